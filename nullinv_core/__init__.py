@@ -1,0 +1,43 @@
+"""Null-text inversion (Mokady et al. 2022, arXiv 2211.09794) and Prompt-to-Prompt editing in plain PyTorch."""
+
+from .denoiser import AttentionControl, Counted, Denoiser
+from .editing import EditResult, edit, reconstruct
+from .errors import InputError, NonFiniteError
+from .inversion import invert
+from .null_text import PAPER, NullTextSettings, optimize_null_text
+from .prompt_to_prompt.attention import batch_edits
+from .prompt_to_prompt.edit import Edit, EditSettings, plan_edit
+from .prompt_to_prompt.prompt import Prompt
+from .schedule import Schedule, leading_schedule
+from .store import Inversion, load_inversion, save_inversion
+from .types import Event, NullEmbeddings, Trajectory
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PAPER",
+    "AttentionControl",
+    "Counted",
+    "Denoiser",
+    "Edit",
+    "EditResult",
+    "EditSettings",
+    "Event",
+    "InputError",
+    "Inversion",
+    "NonFiniteError",
+    "NullEmbeddings",
+    "NullTextSettings",
+    "Prompt",
+    "Schedule",
+    "Trajectory",
+    "batch_edits",
+    "edit",
+    "invert",
+    "leading_schedule",
+    "load_inversion",
+    "optimize_null_text",
+    "plan_edit",
+    "reconstruct",
+    "save_inversion",
+]

@@ -1,0 +1,257 @@
+"""The diffusers backend: Stable Diffusion 1.x and 2.x architectures of any width, from a local folder or file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..denoiser import AttentionControl, no_gradients
+from ..errors import InputError
+from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
+from ..schedule import NoiseLevel, Schedule, epsilon_from_v, leading_schedule
+from ..store import Inversion, fingerprint
+
+DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusersDenoiser:
+    """``Denoiser`` of a diffusers UNet. The UNet may run in any precision; what comes out has the latents' dtype."""
+
+    unet: Any
+    prediction: str
+
+    def __call__(
+        self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None
+    ) -> Tensor:
+        predicted = self.unet(
+            latents.to(self.unet.dtype),
+            torch.tensor(level.timestep, device=latents.device),
+            context.to(self.unet.dtype),
+            cross_attention_kwargs=None if attention is None else {"control": attention},
+        ).sample.to(latents.dtype)
+        return predicted if self.prediction == "epsilon" else epsilon_from_v(latents, predicted, level.alpha)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DiffusersModel:
+    """A loaded Stable Diffusion model and what the core needs of it.
+
+    ``alphas_cumprod``: ᾱ of every training timestep. ``fingerprint``: tells models apart, whatever their precision.
+    """
+
+    denoiser: DiffusersDenoiser
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    alphas_cumprod: tuple[float, ...]
+    fingerprint: str
+    name: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.denoiser.unet.device
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent position along one side (8)."""
+        config = self.vae.config
+        blocks = config.block_out_channels if "block_out_channels" in config else config.encoder_block_out_channels
+        return 2 ** (len(blocks) - 1)
+
+    @property
+    def native_size(self) -> int:
+        """Side in pixels that the model was trained at."""
+        return int(self.denoiser.unet.config.sample_size) * self.factor
+
+    def check_size(self, side: int) -> int:
+        """Return ``side``; raise InputError where it is no multiple of the latent grid the UNet can halve."""
+        grid = self.factor * 2 ** (len(self.denoiser.unet.config.block_out_channels) - 1)
+        if not grid <= side <= 4096 or side % grid:
+            raise InputError(f"size must be a multiple of {grid} up to 4096, not {side}")
+        return side
+
+    def schedule(self, steps: int) -> Schedule:
+        """The authors' schedule of so many steps on this model's noise levels."""
+        return leading_schedule(self.alphas_cumprod, steps)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Clean latents, float32 (B, 4, H/8, W/8), of images (B, H, W, 3) in 0…1."""
+        with no_gradients():
+            pixels = images.to(self.device, self.vae.dtype).permute(0, 3, 1, 2) * 2 - 1
+            encoded = self.vae.encode(pixels)
+            latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+            return latents.float() * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images, float32 (B, H, W, 3) in 0…1 on the CPU, of clean latents (B, 4, h, w)."""
+        with no_gradients():
+            pixels = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+            return (pixels.float().permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).cpu()
+
+    def prompt(self, text: str) -> Prompt:
+        """Tokens and words of a text; raises InputError where it is longer than the encoder reads."""
+        length = int(self.tokenizer.model_max_length)
+        ids = self.tokenizer(text, padding="max_length", max_length=length).input_ids
+        if len(ids) > length:
+            raise InputError(
+                f'the prompt "{text[:40]}…" takes {len(ids) - 2} tokens, the model reads {length - 2}; shorten it'
+            )
+        return prompt_of_ids(self.tokenizer, text, ids)
+
+    def encode_prompts(self, prompts: list[Prompt]) -> Tensor:
+        """Contexts, float32 (B, tokens, width)."""
+        with no_gradients():
+            ids = torch.tensor([p.token_ids for p in prompts], device=self.device)
+            return self.text_encoder(ids).last_hidden_state.float()
+
+
+def prompt_of_ids(tokenizer: Any, text: str, ids: list[int]) -> Prompt:
+    """A prompt from CLIP token ids; a word ends with the token that ends in ``</w>``."""
+    pieces = tokenizer.convert_ids_to_tokens(ids)
+    end = ids.index(tokenizer.eos_token_id, 1)
+    places, words, open_word = [START], [], []
+    for token, piece in zip(ids[1:end], pieces[1:end], strict=True):
+        places.append(len(words))
+        open_word.append(token)
+        if piece.endswith("</w>"):
+            words.append(tokenizer.decode(open_word).strip())
+            open_word = []
+    if open_word:
+        words.append(tokenizer.decode(open_word).strip())
+    places += [END] + [PAD] * (len(ids) - end - 1)
+    return Prompt(text, tuple(ids), tuple(words), tuple(places))
+
+
+def load_model(path: Path | str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> DiffusersModel:
+    """Load a model folder in diffusers' layout or a single ``.safetensors`` checkpoint; ``demo`` is the one that ships.
+
+    Only local safetensors files are read. ``dtype`` is the UNet's and text encoder's; the autoencoder stays float32.
+    Raises InputError for a missing or broken model and for kinds that null-text inversion does not apply to.
+    """
+    path = DEMO_MODEL if str(path) == "demo" else Path(path)
+    if not path.exists():
+        raise InputError(f'there is no model at "{path}"; give a diffusers folder, a .safetensors file, or "demo"')
+    with _quiet():
+        pipeline = _load_folder(path) if path.is_dir() else _load_single_file(path)
+        return wrap_pipeline(pipeline, path.name, device, dtype)
+
+
+def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> DiffusersModel:
+    """The model of a loaded StableDiffusionPipeline, its UNet prepared for attention control."""
+    from .diffusers_attention import ControlledAttention
+
+    unet, scheduler = pipeline.unet, pipeline.scheduler
+    if unet.config.in_channels != 4:
+        raise InputError(
+            f'"{name}" has a UNet with {unet.config.in_channels} input channels (inpainting or depth); '
+            "use the text-to-image model of the family"
+        )
+    prediction = scheduler.config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise InputError(f'"{name}" predicts "{prediction}"; supported are {", ".join(PREDICTIONS)}')
+    weights = {f"unet.{k}": v for k, v in unet.state_dict().items()}
+    weights |= {f"text.{k}": v for k, v in pipeline.text_encoder.state_dict().items()}
+    identity = fingerprint(weights)
+    for module in (unet, pipeline.text_encoder):
+        module.requires_grad_(False).eval().to(device, dtype)
+    pipeline.vae.requires_grad_(False).eval().to(device, torch.float32)
+    unet.set_attn_processor(ControlledAttention())
+    return DiffusersModel(
+        denoiser=DiffusersDenoiser(unet, prediction),
+        vae=pipeline.vae,
+        text_encoder=pipeline.text_encoder,
+        tokenizer=pipeline.tokenizer,
+        alphas_cumprod=tuple(scheduler.alphas_cumprod.double().tolist()),
+        fingerprint=identity,
+        name=name,
+    )
+
+
+def check_inversion(inversion: Inversion, model: DiffusersModel) -> Inversion:
+    """The inversion on the model's device; raises InputError where another model or schedule made it."""
+    if inversion.fingerprint != model.fingerprint:
+        made_with = f' (with "{inversion.model}")' if inversion.model else ""
+        raise InputError(
+            f'this inversion was made with another model{made_with}, not "{model.name}"; '
+            "use that model or invert the image again"
+        )
+    if inversion.null is None:
+        raise InputError("this inversion holds no null embeddings; invert the image again")
+    schedule, known = inversion.trajectory.schedule, model.alphas_cumprod
+    for timestep, alpha in zip(schedule.timesteps, schedule.alphas_cumprod[1:], strict=True):
+        if not (timestep == int(timestep) and 0 <= timestep < len(known) and known[int(timestep)] == alpha):
+            raise InputError(
+                f"this inversion was made on another noise schedule (timestep {timestep:g}); invert the image again"
+            )
+    return inversion.to(model.device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Load without the libraries' own log lines and progress bars; their settings are put back."""
+    from diffusers.utils import logging as ours
+    from transformers.utils import logging as theirs
+
+    levels = [(log, log.get_verbosity()) for log in (ours, theirs)]
+    for log, _ in levels:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, level in levels:
+            log.set_verbosity(level)
+            log.enable_progress_bar()
+
+
+def _load_folder(folder: Path) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    index = folder / "model_index.json"
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f'"{folder}" is not a diffusers model folder: {index.name} is missing or broken') from error
+    if kind != "StableDiffusionPipeline":
+        raise InputError(
+            f'"{folder}" holds a {kind}; null-text inversion here needs a Stable Diffusion 1.x or 2.x text-to-image '
+            "model (StableDiffusionPipeline)"
+        )
+    try:
+        return StableDiffusionPipeline.from_pretrained(
+            folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+            use_safetensors=True, local_files_only=True,
+        )  # fmt: skip
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise InputError(f'the model in "{folder}" cannot be read: {_first_line(error)}') from error
+
+
+def _load_single_file(path: Path) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    if path.suffix != ".safetensors":
+        raise InputError(f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused')
+    try:
+        return StableDiffusionPipeline.from_single_file(
+            path, safety_checker=None, feature_extractor=None, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f'"{path.name}" cannot be read as a Stable Diffusion 1.x or 2.x checkpoint without the network '
+            f"({_first_line(error)}); convert it to a diffusers folder"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,265 @@
+"""The command line: ``python -m nullinv_core demo | invert | reconstruct | edit``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .errors import InputError, NonFiniteError
+
+if TYPE_CHECKING:
+    from .backends.diffusers import DiffusersModel
+    from .store import Inversion
+    from .types import Callback, Event
+
+app = typer.Typer(
+    help="Edit real images by their text prompt: null-text inversion and Prompt-to-Prompt.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console(stderr=True)
+
+DEVICE_HELP = "cpu, cuda, mps …; by default a GPU where there is one."
+Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
+Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of the network.")]
+InversionFile = Annotated[Path, typer.Option(help="File that `invert` wrote.")]
+OtherModel = Annotated[str, typer.Option(help="Where the model is now, if it moved since `invert`.")]
+PHASES = {"invert": "inverting", "optimize": "optimizing", "sample": "sampling"}
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    pass
+
+
+@contextmanager
+def _progress() -> Iterator[Callback]:
+    """A progress bar per phase with the live loss, as a callback for the core."""
+    columns = (TextColumn("{task.description:<11}"), BarColumn(), TextColumn("{task.completed:>3.0f}/{task.total:.0f}"))
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console) as bars:
+        tasks: dict[tuple[str, int], int] = {}
+        runs: dict[str, tuple[int, int]] = {}
+
+        def show(event: Event) -> None:
+            run, last = runs.get(event.phase, (0, 0))
+            run += event.step < last
+            runs[event.phase] = (run, event.step)
+            key = (event.phase, run)
+            if key not in tasks:
+                tasks[key] = bars.add_task(PHASES[event.phase], total=event.total, note="")
+            note = "" if event.loss is None else f"loss {max(event.loss):.1e} (iteration {event.iteration})"
+            bars.update(tasks[key], completed=event.step, note=note)
+
+        yield show
+
+
+def _pick_device(device: str) -> str:
+    import torch
+
+    if device:
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f'device "{device}" cannot be used here; try --device cpu') from error
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _load(model: str, device: str, dtype: str) -> DiffusersModel:
+    import torch
+
+    from .backends.diffusers import load_model
+
+    return load_model(model, _pick_device(device), getattr(torch, dtype))
+
+
+def _check_out(path: Path, suffix: str) -> None:
+    if path.suffix.lower() != suffix:
+        raise InputError(f'--out "{path}" must end in {suffix}')
+    if not path.parent.is_dir():
+        raise InputError(f'cannot write "{path}": the folder "{path.parent}" does not exist')
+
+
+def _reopen(inversion: Path, model: str, device: str, dtype: str) -> tuple[Inversion, DiffusersModel]:
+    """An inversion and the model that made it, both checked to belong together."""
+    from .backends.diffusers import check_inversion
+    from .store import load_inversion
+
+    stored = load_inversion(inversion)
+    loaded = _load(model or stored.model, device, dtype)
+    return check_inversion(stored, loaded), loaded
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and report.json.")] = Path("demo-out"),
+    seed: Annotated[int, typer.Option(min=0, help="Which held-out scene and edit.")] = 0,
+    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
+    guidance: Annotated[float, typer.Option(help="Guidance of the reconstruction.")] = 7.5,
+) -> None:
+    """Invert, reconstruct and edit a scene that the demo model never saw."""
+    from .demo.run import demo_case, run_case, write_demo
+
+    model = _load("demo", "cpu", "float32")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'cannot make the folder "{out}": {error.strerror}') from error
+    with _progress() as callback:
+        report, pictures = run_case(model, demo_case(seed), seed, steps, guidance, callback=callback)
+    write_demo(out, report, pictures)
+    table = Table(title=f'"{report.source_prompt}" -> "{report.edit_prompt}"', show_header=False)
+    for name, value in asdict(report).items():
+        if name.startswith(("psnr", "background", "changed")):
+            table.add_row(name, f"{value:.2f} dB")
+        elif name.startswith(("edit_judged", "unet")):
+            table.add_row(name, str(value))
+        elif name.startswith("seconds"):
+            table.add_row(name, f"{value:.1f} s")
+    Console().print(table)
+    typer.echo(f"pictures: {out.resolve()}")
+
+
+@app.command()
+def invert(
+    model: Annotated[str, typer.Option(help='Diffusers folder, .safetensors checkpoint, or "demo".')],
+    image: Annotated[Path, typer.Option(help="The picture; resized and centre-cropped to a square.")],
+    prompt: Annotated[str, typer.Option(help="What the picture shows.")],
+    out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
+    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
+    guidance: Annotated[float, typer.Option(help="Guidance that reconstruction and edits will use.")] = 7.5,
+    inner_steps: Annotated[int, typer.Option(help="Optimizer steps per timestep at most.")] = 10,
+    size: Annotated[int, typer.Option(help="Side in pixels; 0: what the model was trained at.")] = 0,
+    device: Device = "",
+    dtype: Dtype = "float32",
+) -> None:
+    """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
+    from .images import load_image
+    from .inversion import invert as run_inversion
+    from .null_text import NullTextSettings, optimize_null_text
+    from .store import Inversion, save_inversion
+
+    _check_out(out, ".safetensors")
+    settings = NullTextSettings(guidance=guidance, inner_steps=inner_steps)
+    loaded = _load(model, device, dtype)
+    schedule = loaded.schedule(steps)
+    side = loaded.check_size(size or loaded.native_size)
+    context, empty = loaded.encode_prompts([loaded.prompt(prompt), loaded.prompt("")]).split(1)
+    latents = loaded.encode_image(load_image(image, side))
+    with _progress() as callback:
+        trajectory = run_inversion(loaded.denoiser, latents, context, schedule, callback)
+        null, _ = optimize_null_text(loaded.denoiser, trajectory, empty, settings, callback)
+    place = model if model == "demo" else str(Path(model).resolve())
+    save_inversion(out, Inversion(trajectory, null, (prompt,), loaded.fingerprint, place))
+    typer.echo(f"saved: {out}")
+
+
+@app.command()
+def reconstruct(
+    inversion: InversionFile,
+    out: Annotated[Path, typer.Option(help="Picture to write, .png.")],
+    model: OtherModel = "",
+    device: Device = "",
+    dtype: Dtype = "float32",
+) -> None:
+    """Reconstruct the picture from its inversion, at the guidance it was optimized for."""
+    from .editing import reconstruct as run_reconstruction
+    from .images import save_image
+
+    _check_out(out, ".png")
+    stored, loaded = _reopen(inversion, model, device, dtype)
+    with _progress() as callback:
+        latents = run_reconstruction(loaded.denoiser, stored.trajectory, stored.null, stored.null.guidance, None, callback)
+    save_image(loaded.decode(latents)[0], out)
+    typer.echo(f"saved: {out}")
+
+
+@app.command()
+def edit(
+    inversion: InversionFile,
+    prompt: Annotated[list[str], typer.Option(help="Edit prompt; give several for several edits in one run.")],
+    out: Annotated[Path, typer.Option(help="Picture to write, .png; several edits are numbered.")],
+    mode: Annotated[Literal["auto", "replace", "refine"], typer.Option(help="How attention is carried over.")] = "auto",
+    cross_replace: Annotated[float, typer.Option(help="Share of steps with the source's cross-attention.")] = 0.8,
+    self_replace: Annotated[float, typer.Option(help="Share of steps with the source's self-attention.")] = 0.4,
+    blend: Annotated[list[str] | None, typer.Option(help="Word whose region may change; may repeat.")] = None,
+    blend_exclude: Annotated[list[str] | None, typer.Option(help="Word whose region may not; may repeat.")] = None,
+    weight: Annotated[list[str] | None, typer.Option(help="WORD=2.0, factor on a word's attention; may repeat.")] = None,
+    guidance: Annotated[float, typer.Option(help="Guidance; 0: what the inversion was optimized for.")] = 0.0,
+    save_attention: Annotated[Path | None, typer.Option(help="Folder for a heat map per word.")] = None,
+    model: OtherModel = "",
+    device: Device = "",
+    dtype: Dtype = "float32",
+) -> None:
+    """Edit the picture: say what it shall show instead."""
+    from .editing import edit as run_edit
+    from .figures import word_maps
+    from .images import save_image, save_pil
+    from .prompt_to_prompt.attention import batch_edits
+    from .prompt_to_prompt.edit import EditSettings, plan_edit
+
+    _check_out(out, ".png")
+    settings = EditSettings(
+        mode=mode,
+        cross_replace=cross_replace,
+        self_replace=self_replace,
+        weights=dict(_weight(w) for w in weight or []),
+        blend=blend or [],
+        blend_exclude=blend_exclude or [],
+    )
+    stored, loaded = _reopen(inversion, model, device, dtype)
+    source = loaded.prompt(stored.prompts[0])
+    prompts = [loaded.prompt(text) for text in prompt]
+    plans = [plan_edit(source, p, stored.trajectory.schedule.steps, settings) for p in prompts]
+    contexts = loaded.encode_prompts(prompts)[None]
+    with _progress() as callback:
+        result = run_edit(
+            loaded.denoiser, stored.trajectory, stored.null, contexts,
+            batch_edits([plans], loaded.device), guidance or stored.null.guidance, callback,
+        )  # fmt: skip
+    pictures = loaded.decode(result.latents[0])
+    numbered = [out] if len(prompts) == 1 else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(len(prompts))]
+    for path, picture in zip(numbered, pictures, strict=True):
+        save_image(picture, path)
+        typer.echo(f"saved: {path}")
+    if save_attention is not None:
+        save_attention.mkdir(parents=True, exist_ok=True)
+        for branch, one in enumerate([source, *prompts]):
+            picture = loaded.decode(result.source)[0] if branch == 0 else pictures[branch - 1]
+            name = "source" if branch == 0 else f"edit-{branch}"
+            save_pil(word_maps(picture, result.maps[0, branch].cpu(), one), save_attention / f"{name}.png")
+        typer.echo(f"attention: {save_attention}")
+
+
+def _weight(text: str) -> tuple[str, float]:
+    word, _, value = text.rpartition("=")
+    try:
+        return word, float(value)
+    except ValueError as error:
+        raise InputError(f'--weight "{text}" must look like WORD=2.0') from error
+
+
+def main() -> None:
+    """Entry point: errors that are meant for people end in one line and exit status 2."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        app(arguments)
+    except (InputError, NonFiniteError) as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("cancelled; nothing was written", err=True)
+        sys.exit(130)

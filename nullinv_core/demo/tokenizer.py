@@ -1,0 +1,75 @@
+"""The demo's CLIP tokenizer: byte-level BPE with a vocabulary small enough that some words split in several tokens."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+from .scenes import COLOURS, TEXTURES
+from .shapes import SHAPES
+
+MERGES = 85
+START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
+LENGTH = 77
+
+
+def byte_symbols() -> list[str]:
+    """The 256 printable stand-ins for bytes that GPT-2's and CLIP's tokenizers use, printable bytes first."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    rest = [b for b in range(256) if b not in printable]
+    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(rest))]
+
+
+def word_counts() -> Counter[str]:
+    """How often captions use each word, roughly; ties are broken by the alphabet."""
+    counts: Counter[str] = Counter({"a": 60, "on": 40, "background": 40, "and": 25, "an": 8})
+    counts |= Counter(dict.fromkeys(["small", "large", *TEXTURES[1:]], 14))
+    counts |= Counter(dict.fromkeys([*COLOURS, *SHAPES], 6))
+    return counts
+
+
+def learn_merges(counts: Counter[str], number: int) -> list[tuple[str, str]]:
+    """Byte-pair merges (Sennrich et al. 2016) of the most frequent pairs, in order."""
+    words = {w: [*w[:-1], w[-1] + "</w>"] for w in sorted(counts)}
+    merges: list[tuple[str, str]] = []
+    while len(merges) < number:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in words.items():
+            for pair in zip(parts, parts[1:], strict=False):
+                pairs[pair] += counts[word]
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        words = {w: _merge(parts, best) for w, parts in words.items()}
+    return merges
+
+
+def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for part in parts:
+        if merged and (merged[-1], part) == pair:
+            merged[-1] += part
+        else:
+            merged.append(part)
+    return merged
+
+
+def write_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Write vocab.json, merges.txt and the configuration to ``folder``; return the tokenizer they make."""
+    folder.mkdir(parents=True, exist_ok=True)
+    merges = learn_merges(word_counts(), MERGES)
+    symbols = byte_symbols()
+    entries = [*symbols, *(s + "</w>" for s in symbols), *("".join(m) for m in merges), START_TOKEN, END_TOKEN]
+    vocabulary = {entry: index for index, entry in enumerate(dict.fromkeys(entries))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    special = {"bos_token": START_TOKEN, "eos_token": END_TOKEN, "unk_token": END_TOKEN, "pad_token": END_TOKEN}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2), encoding="utf-8")
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, "do_lower_case": True, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

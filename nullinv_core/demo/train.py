@@ -1,0 +1,77 @@
+"""Train the demo model from nothing: ``python -m nullinv_core.demo.train``. Resumable; the same command goes on.
+
+Stages: tokenizer, autoencoder, decoder (sharper pictures, encoder fixed), text encoder, UNet. Each keeps its state
+in the work folder as safetensors; the finished model is written as a diffusers folder in fp16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
+
+from . import train_autoencoder, train_text, train_unet
+from .tokenizer import write_tokenizer
+from .training_loop import Budget
+
+MODEL = Path(__file__).parent / "model"
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule, with the clean end at ᾱ_0 and timesteps offset by one as the authors use."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+def train(work: Path, out: Path, device: str, budget: Budget) -> bool:
+    """Run the stages that are left; return whether the model is finished and written to ``out``."""
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = write_tokenizer(work / "tokenizer")
+    vae = train_autoencoder.train(work, device, budget)
+    text = train_text.train(work, tokenizer, device, budget) if vae else None
+    if vae is None or text is None:
+        return False
+    trained = train_unet.train(work, vae, text, tokenizer, device, budget)
+    if trained is None:
+        return False
+    sharper = train_autoencoder.train(work, device, budget, "decoder")
+    if sharper is None:
+        return False
+    write_model(out, sharper, *trained, tokenizer)
+    return True
+
+
+def write_model(out: Path, vae: AutoencoderTiny, unet, text_encoder, tokenizer) -> None:
+    """Write a diffusers folder in fp16 safetensors."""
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.to("cpu", torch.float16).save_pretrained(out, safe_serialization=True)
+    write_tokenizer(out / "tokenizer")
+
+
+def main() -> None:
+    """Command line of the training."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("demo-training"), help="folder of the resumable state")
+    parser.add_argument("--out", type=Path, default=MODEL, help="where the finished model goes")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; run again to go on")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    done = train(options.work, options.out, options.device, Budget(options.minutes))
+    print(f"finished: {options.out}" if done else "stopped by --minutes; run the same command to go on")
+
+
+if __name__ == "__main__":
+    main()

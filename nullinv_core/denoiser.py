@@ -1,0 +1,88 @@
+"""What the core asks of a host framework: one function that predicts ε, and a way into its attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import NonFiniteError
+from .schedule import NoiseLevel
+
+
+class AttentionControl(Protocol):
+    """Edits attention while a network runs. Rows are samples of the network's batch."""
+
+    @property
+    def rows(self) -> slice:
+        """The rows that are controlled; all others must stay untouched."""
+        ...
+
+    def wants_self(self, positions: int) -> bool:
+        """Whether the self-attention of a layer with that many positions is edited now."""
+        ...
+
+    def self_attention(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Query and key to use instead of those of the controlled rows, (rows, heads, positions, width) each."""
+        ...
+
+    def wants_cross(self, positions: int) -> bool:
+        """Whether the cross-attention of a layer with that many positions is read or edited now."""
+        ...
+
+    def cross_attention(self, probabilities: Tensor) -> Tensor:
+        """Probabilities to use instead of those of the controlled rows, (rows, heads, positions, tokens)."""
+        ...
+
+
+class Denoiser(Protocol):
+    """A text-conditioned noise predictor. Differentiable with respect to ``context``."""
+
+    def __call__(
+        self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None
+    ) -> Tensor:
+        """ε for latents (B, C, h, w) at a noise level under contexts (B, tokens, width); same shape and dtype as
+        the latents, whatever precision the network runs in."""
+        ...
+
+
+@dataclass
+class Counted:
+    """A denoiser that counts samples (not calls): ``forwards`` evaluated, ``backwards`` differentiated."""
+
+    denoiser: Denoiser
+    forwards: int = 0
+    backwards: int = 0
+
+    def __call__(
+        self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None
+    ) -> Tensor:
+        epsilon = self.denoiser(latents, level, context, attention)
+        self.forwards += len(latents)
+        if epsilon.requires_grad:
+            epsilon.register_hook(self._count)
+        return epsilon
+
+    def _count(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+def check_finite(epsilon: Tensor, level: NoiseLevel, step: int) -> Tensor:
+    """Return ``epsilon``; raise NonFiniteError where it holds NaN or infinity."""
+    if not bool(torch.isfinite(epsilon).all()):
+        raise NonFiniteError(
+            f"the network produced NaN or infinity at step {step} (timestep {level.timestep:g}); "
+            "try float32 or bfloat16 instead of float16"
+        )
+    return epsilon
+
+
+@contextmanager
+def no_gradients() -> Iterator[None]:
+    """Evaluate without a graph, yet with ordinary tensors that may enter one later."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield

@@ -1,0 +1,136 @@
+"""Guided DDIM sampling from the end of a trajectory: reconstruction, and editing with Prompt-to-Prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser, check_finite, no_gradients
+from .errors import InputError
+from .prompt_to_prompt.attention import AttentionMaps, EditBatch, StepControl, map_grid
+from .prompt_to_prompt.local_blend import blend_mask, uses_blend
+from .schedule import ddim_step, guide, predicted_clean
+from .types import Callback, Event, NullEmbeddings, Trajectory, ignore
+
+
+@dataclass(frozen=True, repr=False)
+class EditResult:
+    """Edited latents and what explains them.
+
+    ``latents``: (B, E, C, h, w), clean. ``source``: (B, C, h, w), what the source branch reached. ``mask``: bool
+    (B, E, h, w), where the last local blend let the edit through. ``maps``: mean cross-attention of source and edit
+    branches, float32 (B, 1+E, grid h, grid w, tokens).
+    """
+
+    latents: Tensor
+    source: Tensor
+    mask: Tensor
+    maps: Tensor
+
+    def __repr__(self) -> str:
+        batch, edits, channels, height, width = self.latents.shape
+        return f"EditResult({batch}×{edits} edits, latents {channels}×{height}×{width})"
+
+
+def _null_rows(null: NullEmbeddings | Tensor, trajectory: Trajectory, step: int) -> Tensor:
+    """∅ of a step for each image: (B, tokens, width)."""
+    rows = null.at(step) if isinstance(null, NullEmbeddings) else null
+    return rows.expand(trajectory.batch, *rows.shape[-2:])
+
+
+def _check_null(null: NullEmbeddings | Tensor, trajectory: Trajectory) -> None:
+    if not isinstance(null, NullEmbeddings):
+        return
+    if null.steps != trajectory.schedule.steps or null.embeddings.shape[1] not in (1, trajectory.batch):
+        raise InputError(
+            f"null embeddings for {null.steps} steps and {null.embeddings.shape[1]} images do not belong to a "
+            f"trajectory of {trajectory.schedule.steps} steps and {trajectory.batch} images"
+        )
+
+
+def reconstruct(
+    denoiser: Denoiser,
+    trajectory: Trajectory,
+    null: NullEmbeddings | Tensor,
+    guidance: float,
+    context: Tensor | None = None,
+    callback: Callback = ignore,
+) -> Tensor:
+    """Clean latents (B, C, h, w) that guided DDIM reaches from z*_T.
+
+    With optimized embeddings and their guidance it retraces the trajectory; with a plain null context
+    (tokens, width) it is the DDIM baseline. ``context``: another prompt's, without attention control (B, tokens,
+    width). Costs 2T samples an image.
+    """
+    _check_null(null, trajectory)
+    schedule = trajectory.schedule
+    text = trajectory.context if context is None else context
+    with no_gradients():
+        latents = trajectory.noisiest
+        for step in range(schedule.steps, 0, -1):
+            level = schedule.level(step)
+            contexts = torch.cat([_null_rows(null, trajectory, step).to(text), text])
+            predicted = check_finite(denoiser(latents.repeat(2, 1, 1, 1), level, contexts), level, step)
+            epsilon = guide(*predicted.chunk(2), guidance)
+            clean = predicted_clean(latents, epsilon, level.alpha)
+            latents = ddim_step(latents, epsilon, schedule, step)
+            callback(Event("sample", schedule.steps - step + 1, schedule.steps, clean))
+        return latents
+
+
+def edit(
+    denoiser: Denoiser,
+    trajectory: Trajectory,
+    null: NullEmbeddings | Tensor,
+    contexts: Tensor,
+    edits: EditBatch,
+    guidance: float,
+    callback: Callback = ignore,
+) -> EditResult:
+    """Sample source and edits of every image in one batch, with attention control and local blend.
+
+    ``contexts``: the edit prompts' (B, E, tokens, width). ``null``: ∅_t of the inversion, which serves all branches
+    of its image, or a plain null context. Costs 2·(1+E)·T samples an image.
+    """
+    _check_null(null, trajectory)
+    schedule, batch, branches = trajectory.schedule, trajectory.batch, edits.branches
+    if contexts.shape[:2] != (batch, branches - 1) or len(edits.edits) != batch:
+        raise InputError(
+            f"{batch} images with {branches - 1} edits each need contexts ({batch}, {branches - 1}, tokens, width), "
+            f"not {tuple(contexts.shape)}"
+        )
+    if edits.self_window.shape[2] != schedule.steps:
+        raise InputError(f"the edits were planned for {edits.self_window.shape[2]} steps, not {schedule.steps}")
+    with no_gradients():
+        text = torch.cat([trajectory.context[:, None], contexts], 1).flatten(0, 1)
+        size = (trajectory.clean.shape[-2], trajectory.clean.shape[-1])
+        maps = AttentionMaps(map_grid(*size))
+        mask = torch.ones(batch, branches - 1, *size, dtype=torch.bool, device=text.device)
+        latents = trajectory.noisiest.repeat_interleave(branches, 0)
+        for index, step in enumerate(range(schedule.steps, 0, -1)):
+            level = schedule.level(step)
+            rows = _null_rows(null, trajectory, step).to(text).repeat_interleave(branches, 0)
+            control = StepControl(edits, index, maps, slice(len(rows), 2 * len(rows)))
+            predicted = denoiser(latents.repeat(2, 1, 1, 1), level, torch.cat([rows, text]), control)
+            epsilon = guide(*check_finite(predicted, level, step).chunk(2), guidance)
+            clean = predicted_clean(latents, epsilon, level.alpha)
+            latents = ddim_step(latents, epsilon, schedule, step)
+            latents = _blend(latents, maps, edits, index, schedule.steps, mask)
+            callback(Event("sample", index + 1, schedule.steps, clean))
+        reached = latents.unflatten(0, (batch, branches))
+        return EditResult(reached[:, 1:], reached[:, 0], mask, maps.mean())
+
+
+def _blend(latents: Tensor, maps: AttentionMaps, edits: EditBatch, index: int, steps: int, mask: Tensor) -> Tensor:
+    """Latents with the source put back outside each edit's mask; writes the masks of this step into ``mask``."""
+    split = latents.unflatten(0, (-1, edits.branches)).clone()
+    for b, row in enumerate(edits.edits):
+        for e, one in enumerate(row):
+            if uses_blend(one) and index >= int(one.settings.blend_start * steps):
+                pair = maps.mean()[b, [0, 1 + e]]
+                inside = blend_mask(pair, one, (latents.shape[-2], latents.shape[-1]))
+                mask[b, e] = inside[0]
+                split[b, 1 + e] = torch.where(inside, split[b, 1 + e], split[b, 0])
+    return split.flatten(0, 1)

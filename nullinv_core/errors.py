@@ -1,0 +1,11 @@
+"""Errors that are meant for people: what is wrong, which input, what to do."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Something the caller gave cannot be used. The message is one sentence that names the way out."""
+
+
+class NonFiniteError(ArithmeticError):
+    """The network produced NaN or infinity. The message names the step and what to try."""

@@ -1,0 +1,81 @@
+"""Labelled picture strips and simple line plots, drawn with Pillow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .images import to_pil
+from .prompt_to_prompt.prompt import Prompt
+
+INK, PAPER, GRID, LINE = (30, 30, 30), (255, 255, 255), (225, 225, 225), (30, 90, 200)
+
+
+def side_by_side(pictures: Mapping[str, Tensor | np.ndarray], side: int = 256) -> Image.Image:
+    """Pictures (H, W, 3) in 0…1 in a row, each ``side`` pixels high with its label above."""
+    tiles = {label: to_pil(p) for label, p in pictures.items()}
+    tiles = {k: t.resize((round(side * t.width / t.height), side), Image.LANCZOS) for k, t in tiles.items()}
+    gap, head = 8, 30
+    font = ImageFont.load_default(15)
+    strip = Image.new("RGB", (sum(t.width + gap for t in tiles.values()) + gap, side + head + gap), PAPER)
+    draw = ImageDraw.Draw(strip)
+    left = gap
+    for label, tile in tiles.items():
+        draw.text((left, 7), label, INK, font)
+        strip.paste(tile, (left, head))
+        left += tile.width + gap
+    return strip
+
+
+def heat_map(picture: Tensor | np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) darkened where ``weights`` (h, w) are low against their maximum, reddened where high."""
+    base = np.asarray(picture, np.float32)
+    scaled = Image.fromarray((weights / max(float(weights.max()), 1e-12) * 255).astype(np.uint8))
+    share = np.asarray(scaled.resize((base.shape[1], base.shape[0]), Image.BICUBIC), np.float32)[..., None] / 255
+    return base * (0.25 + 0.45 * share) + share * np.asarray([0.3, 0.05, 0.0], np.float32)
+
+
+def word_maps(picture: Tensor | np.ndarray, maps: Tensor, prompt: Prompt) -> Image.Image:
+    """One labelled heat map per word of a prompt. ``maps``: mean attention (h, w, tokens)."""
+    tiles = {"picture": picture}
+    for index, word in enumerate(prompt.words):
+        weights = maps[..., prompt.tokens_of_word(index)].sum(-1).numpy()
+        tiles[f"{index + 1} {word}"] = heat_map(picture, weights)
+    return side_by_side(tiles, side=128)
+
+
+def log_plot(values: Sequence[float], title: str, x_label: str, bars: Sequence[float] = ()) -> Image.Image:
+    """A line of positive values on a logarithmic axis, over optional light bars on a linear one (their maximum on top)."""
+    width, height, left, top, right, bottom = 760, 420, 80, 50, 30, 55
+    picture = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(picture)
+    font, large = ImageFont.load_default(13), ImageFont.load_default(17)
+    logs = [math.log10(max(v, 1e-12)) for v in values]
+    low, high = math.floor(min(logs)), math.ceil(max(logs))
+    high += high == low
+
+    def x_of(index: float) -> float:
+        return left + (index + 0.5) * (width - left - right) / len(values)
+
+    def y_of(value: float) -> float:
+        return top + (high - value) / (high - low) * (height - top - bottom)
+
+    floor = height - bottom
+    for index, value in enumerate(bars):
+        half = 0.4 * (width - left - right) / len(values)
+        reach = value / max(bars) * (floor - top)
+        draw.rectangle([x_of(index) - half, floor - reach, x_of(index) + half, floor], (222, 232, 248))
+    for decade in range(low, high + 1):
+        draw.line([(left, y_of(decade)), (width - right, y_of(decade))], GRID)
+        draw.text((left - 10, y_of(decade)), f"1e{decade}", INK, font, anchor="rm")
+    for index in range(0, len(values), max(1, len(values) // 10)):
+        draw.text((x_of(index), floor + 8), str(index + 1), INK, font, anchor="mt")
+    draw.line([(x_of(i), y_of(v)) for i, v in enumerate(logs)], LINE, 2, joint="curve")
+    draw.line([(left, top), (left, floor), (width - right, floor)], INK)
+    draw.text((left, 16), title, INK, large)
+    draw.text(((left + width - right) / 2, height - 12), x_label, INK, font, anchor="mb")
+    return picture

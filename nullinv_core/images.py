@@ -1,0 +1,70 @@
+"""Pictures on disk and as tensors: float32 (B, H, W, 3) in 0…1, as ComfyUI has them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import InputError
+
+LARGEST = 100_000_000
+"""Most pixels of a picture that is read."""
+
+
+def load_image(path: Path | str, size: int) -> Tensor:
+    """Read a picture, resize its shorter side to ``size`` and crop the centre: float32 (1, size, size, 3) in 0…1.
+
+    Raises InputError for a file that is missing, no picture, or larger than 100 megapixels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f'there is no image file "{path}"')
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > LARGEST:
+                raise InputError(
+                    f'"{path}" has {picture.width}×{picture.height} pixels; scale it below {LARGEST // 10**6} megapixels'
+                )
+            upright = ImageOps.exif_transpose(picture).convert("RGB")
+            fitted = upright if upright.size == (size, size) else ImageOps.fit(upright, (size, size), Image.LANCZOS)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f'"{path}" cannot be read as an image; give a PNG, JPEG or WebP file') from error
+    return torch.from_numpy(np.asarray(fitted, np.float32) / 255)[None]
+
+
+def to_pil(image: Tensor | np.ndarray) -> Image.Image:
+    """A picture (H, W, 3) in 0…1 as 8-bit RGB."""
+    return Image.fromarray((np.asarray(image).clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def save_image(image: Tensor | np.ndarray, path: Path | str) -> None:
+    """Write a picture (H, W, 3) in 0…1 as PNG. Raises InputError where that is not possible."""
+    save_pil(to_pil(image), path)
+
+
+def save_pil(picture: Image.Image, path: Path | str) -> None:
+    """Write a finished picture as PNG. Raises InputError where that is not possible."""
+    try:
+        picture.save(path, format="PNG")
+    except OSError as error:
+        raise InputError(f'cannot write "{path}": {error.strerror or error}') from error
+
+
+def psnr(image: Tensor | np.ndarray, reference: Tensor | np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in 0…1, over the pixels of ``mask`` (H, W) if given.
+
+    Infinite for equal pictures; NaN where the mask is empty.
+    """
+    error = (np.asarray(image, np.float64) - np.asarray(reference, np.float64)) ** 2
+    chosen = error if mask is None else error[..., mask, :]
+    if chosen.size == 0:
+        return math.nan
+    mean = float(chosen.mean())
+    return math.inf if mean == 0 else -10 * math.log10(mean)

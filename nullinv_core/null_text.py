@@ -1,0 +1,139 @@
+"""Null-text optimization (Mokady et al. 2022, section 3.3, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser, check_finite, no_gradients
+from .errors import InputError, NonFiniteError
+from .schedule import NoiseLevel, Schedule, ddim_step, guide, predicted_clean
+from .types import Callback, Event, NullEmbeddings, Trajectory, ignore
+
+LOSS_SCALE = 2.0**12
+"""Gradients of the mean loss are near 1e-8 and vanish in float16. A power of two changes no bit elsewhere."""
+
+
+@dataclass(frozen=True)
+class NullTextSettings:
+    """Constants of the optimization; the defaults are the authors' (preset ``paper``).
+
+    ``guidance`` w. ``inner_steps`` N: Adam steps per timestep at most, at least one is always taken.
+    ``learning_rate`` at the noisiest step; it falls linearly to half of it over T steps (100 steps: to zero).
+    ``early_stop`` and ``early_stop_growth``: a timestep ends once its loss is below early_stop + growth·i, i = 0 at
+    the noisiest step.
+    """
+
+    guidance: float = 7.5
+    inner_steps: int = 10
+    learning_rate: float = 1e-2
+    early_stop: float = 1e-5
+    early_stop_growth: float = 2e-5
+
+    def __post_init__(self) -> None:
+        if self.inner_steps < 1:
+            raise InputError(f"inner steps must be at least 1, not {self.inner_steps}")
+        if not self.learning_rate > 0:
+            raise InputError(f"the learning rate must be positive, not {self.learning_rate}")
+
+    def rate(self, index: int, steps: int) -> float:
+        """Learning rate of the ``index``-th timestep from the noisiest; stays positive beyond 100 steps."""
+        return self.learning_rate * (1 - index / max(100, steps))
+
+    def threshold(self, index: int) -> float:
+        """Loss under which the ``index``-th timestep from the noisiest ends early."""
+        return self.early_stop + self.early_stop_growth * index
+
+
+PAPER = NullTextSettings()
+
+
+def optimize_null_text(
+    denoiser: Denoiser,
+    trajectory: Trajectory,
+    null_context: Tensor,
+    settings: NullTextSettings = PAPER,
+    callback: Callback = ignore,
+) -> tuple[NullEmbeddings, Tensor]:
+    """Return ∅_1 … ∅_T under which guided sampling retraces the trajectory, and the latents z_0 that it reaches.
+
+    ``null_context``: the empty prompt's encoding, (tokens, width) or (B, tokens, width). Every image of the batch
+    has its own loss, stop and result. For t = T … 1: ∅_t starts from ∅_{t+1}, is moved by a fresh Adam until
+    MSE(z_{t-1}, z*_{t-1}) is small, then z_{t-1} follows from the optimized ∅_t (eq. 5 and algorithm 1).
+    """
+    schedule, batch = trajectory.schedule, trajectory.batch
+    with no_gradients():
+        null = null_context.detach().to(torch.promote_types(null_context.dtype, torch.float32)).clone()
+        null = null.expand(batch, *null.shape[-2:])
+        latents = trajectory.noisiest
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for index, step in enumerate(range(schedule.steps, 0, -1)):
+            level = schedule.level(step)
+            epsilon_text = check_finite(denoiser(latents, level, trajectory.context), level, step)
+
+            def report(iteration: int, losses: Tensor, preview: Tensor, index: int = index) -> None:
+                values = tuple(losses.tolist())
+                callback(Event("optimize", index + 1, schedule.steps, preview, iteration, values))
+
+            null, losses, iterations = _optimize_step(
+                denoiser, latents, trajectory.latents[step - 1], epsilon_text, null, schedule, step,
+                settings, settings.rate(index, schedule.steps), settings.threshold(index), report,
+            )  # fmt: skip
+            found.append((null, losses, iterations))
+            epsilon = guide(denoiser(latents, level, null), epsilon_text, settings.guidance)
+            latents = ddim_step(latents, check_finite(epsilon, level, step), schedule, step)
+        embeddings, losses, iterations = (torch.stack(column[::-1]) for column in zip(*found, strict=True))
+        return NullEmbeddings(embeddings, settings.guidance, losses, iterations), latents
+
+
+def _optimize_step(
+    denoiser: Denoiser,
+    latents: Tensor,
+    target: Tensor,
+    epsilon_text: Tensor,
+    null: Tensor,
+    schedule: Schedule,
+    step: int,
+    settings: NullTextSettings,
+    rate: float,
+    threshold: float,
+    report: Callable[[int, Tensor, Tensor], None],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """∅_t (B, tokens, width), its losses (B,) and iterations (B,). Images that are done leave the batch."""
+    level = schedule.level(step)
+    rows = [row.clone().requires_grad_(True) for row in null]
+    optimizer = torch.optim.Adam(rows, lr=rate)
+    losses = torch.full((len(rows),), torch.inf, dtype=null.dtype)
+    iterations = torch.zeros(len(rows), dtype=torch.int64)
+    active = list(range(len(rows)))
+    for iteration in range(1, settings.inner_steps + 1):
+        with torch.enable_grad():
+            embedding = torch.stack([rows[i] for i in active])
+            epsilon_null = denoiser(latents[active], level, embedding)
+            epsilon = guide(epsilon_null, epsilon_text[active], settings.guidance)
+            reached = ddim_step(latents[active], epsilon, schedule, step)
+            loss = (reached - target[active]).square().mean((1, 2, 3))
+            optimizer.zero_grad(set_to_none=True)
+            (loss.sum() * LOSS_SCALE).backward()
+        _unscale([rows[i] for i in active], level, step)
+        optimizer.step()
+        losses[active] = loss.detach().to("cpu", losses.dtype)
+        iterations[active] += 1
+        report(iteration, losses, predicted_clean(latents[active], epsilon.detach(), level.alpha))
+        # the step just taken was worth its price, so the loss from before it decides (as the authors' code does)
+        active = [i for i in active if losses[i] >= threshold]
+        if not active:
+            break
+    return torch.stack([row.detach() for row in rows]), losses, iterations
+
+
+def _unscale(rows: list[Tensor], level: NoiseLevel, step: int) -> None:
+    """Divide the gradients by LOSS_SCALE; raise NonFiniteError where one is NaN or infinite."""
+    for row in rows:
+        if row.grad is None:
+            raise InputError("the network passes no gradient to its context; turn off custom attention kernels")
+        check_finite(row.grad, level, step)
+        row.grad /= LOSS_SCALE

@@ -1,0 +1,150 @@
+"""Attention edits of Prompt-to-Prompt (Hertz et al. 2022, section 3.2), for a batch of images with edits each.
+
+Branches of an image are (source, edit 1, …, edit E). Only conditional rows are edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .edit import Edit
+
+SELF_REPLACE_POSITIONS = 32 * 32
+"""Self-attention is replaced only in layers of at most this many positions (the authors' choice)."""
+MAP_SIDE = 16
+"""Word maps are read from layers of about 16×16 positions (exactly that at 512×512 pixels)."""
+
+
+@dataclass(frozen=True)
+class EditBatch:
+    """Edits of B images, E each, as tensors that broadcast over (B, E, heads, positions, K)."""
+
+    mapping: Tensor
+    keep: Tensor
+    equalizer: Tensor
+    cross_window: Tensor
+    self_window: Tensor
+    edits: tuple[tuple[Edit, ...], ...]
+
+    @property
+    def branches(self) -> int:
+        """1 + E."""
+        return 1 + len(self.edits[0])
+
+
+def batch_edits(edits: Sequence[Sequence[Edit]], device: torch.device | str = "cpu") -> EditBatch:
+    """Stack edits (outer: images, inner: edits of an image); every image needs equally many, at least one."""
+    counts = {len(row) for row in edits}
+    if len(counts) != 1 or counts == {0}:
+        raise InputError(f"every image needs the same number of edits, at least one; got {sorted(counts)}")
+    lengths = {(e.source.length, len(e.self_window)) for row in edits for e in row}
+    if len(lengths) != 1:
+        raise InputError(f"edits of one batch need the same number of tokens and of steps; got {sorted(lengths)}")
+
+    def stack(pick) -> Tensor:
+        return torch.stack([torch.stack([pick(e) for e in row]) for row in edits]).to(device)
+
+    return EditBatch(
+        mapping=stack(lambda e: e.alignment.mapping),
+        keep=stack(lambda e: e.alignment.keep[None, None]),
+        equalizer=stack(lambda e: e.equalizer[None, None]),
+        cross_window=stack(lambda e: e.cross_window[:, None, None]),
+        self_window=stack(lambda e: e.self_window),
+        edits=tuple(tuple(row) for row in edits),
+    )
+
+
+def edit_cross_attention(
+    source: Tensor, own: Tensor, mapping: Tensor, keep: Tensor, equalizer: Tensor, window: Tensor
+) -> Tensor:
+    """Attention of the edit branches, same shape as ``own``: (B, E, heads, positions, K).
+
+    Inside its window a column is the source's attention through ``mapping`` where ``keep`` is 1, its own elsewhere,
+    times the equalizer, without renormalising; outside it is its own. ``source``: (B, 1, heads, positions, K).
+    """
+    carried = torch.einsum("bxhpk,bekl->behpl", source, mapping)
+    edited = (carried * keep + own * (1 - keep)) * equalizer
+    return torch.where(window, edited, own)
+
+
+@dataclass
+class AttentionMaps:
+    """Running sum of conditional cross-attention, over steps, layers and heads, of the layers of one grid.
+
+    ``total``: float32 (B, 1+E, h, w, K), None before the first layer was seen. ``count``: how many matrices went in.
+    """
+
+    grid: tuple[int, int]
+    total: Tensor | None = None
+    count: int = 0
+
+    def add(self, probabilities: Tensor) -> None:
+        """Add (B, 1+E, heads, positions, K)."""
+        summed = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32)).sum(2)
+        summed = summed.unflatten(2, self.grid)
+        self.total = summed if self.total is None else self.total + summed
+        self.count += probabilities.shape[2]
+
+    def mean(self) -> Tensor:
+        """Mean attention per position and token, 0…1: float32 (B, 1+E, h, w, K)."""
+        if self.total is None:
+            raise InputError("no attention of that grid was seen; the model has no such layer")
+        return self.total / self.count
+
+
+def map_grid(height: int, width: int) -> tuple[int, int]:
+    """Grid of the layers whose maps are read, for latents of that size: the halving nearest to 16×16 positions."""
+    grids = [(height, width)]
+    while min(grids[-1]) > 1:
+        grids.append((-(-grids[-1][0] // 2), -(-grids[-1][1] // 2)))
+    return min(grids, key=lambda g: max(g[0] * g[1] / MAP_SIDE**2, MAP_SIDE**2 / (g[0] * g[1])))
+
+
+@dataclass(frozen=True)
+class StepControl:
+    """The attention control of one sampling step; ``index`` counts from 0 at the noisiest step."""
+
+    edits: EditBatch
+    index: int
+    maps: AttentionMaps
+    rows: slice
+
+    def wants_self(self, positions: int) -> bool:
+        """Inside a self-replace window, in layers that are small enough."""
+        return positions <= SELF_REPLACE_POSITIONS and bool(self.edits.self_window[:, :, self.index].any())
+
+    def self_attention(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """The source's query and key for the edit branches, so their attention is the source's."""
+        return self._from_source(query), self._from_source(key)
+
+    def wants_cross(self, positions: int) -> bool:
+        """Where a word's window is open, or the layer's maps are read."""
+        return self._reads(positions) or bool(self.edits.cross_window[:, :, self.index].any())
+
+    def cross_attention(self, probabilities: Tensor) -> Tensor:
+        """Edited attention; also added to the maps, after the edit."""
+        split = probabilities.unflatten(0, (-1, self.edits.branches))
+        source, own = split[:, :1], split[:, 1:]
+        batch, dtype = self.edits, probabilities.dtype
+        edited = edit_cross_attention(
+            source, own, batch.mapping.to(dtype), batch.keep.to(dtype),
+            batch.equalizer.to(dtype), batch.cross_window[:, :, self.index],
+        )  # fmt: skip
+        both = torch.cat([source, edited], 1)
+        if self._reads(probabilities.shape[2]):
+            self.maps.add(both)
+        return both.flatten(0, 1)
+
+    def _reads(self, positions: int) -> bool:
+        return positions == self.maps.grid[0] * self.maps.grid[1]
+
+    def _from_source(self, tensor: Tensor) -> Tensor:
+        split = tensor.unflatten(0, (-1, self.edits.branches))
+        window = self.edits.self_window[:, :, self.index, None, None, None]
+        edited = torch.where(window, split[:, :1], split[:, 1:])
+        return torch.cat([split[:, :1], edited], 1).flatten(0, 1)

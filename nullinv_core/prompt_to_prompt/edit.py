@@ -1,0 +1,142 @@
+"""What an edit is: the source prompt, one edit prompt and the knobs of Prompt-to-Prompt, turned into tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .alignment import Mode, Pair, TokenAlignment, align_tokens, align_words
+from .prompt import Prompt, find_phrase
+
+Window = float | tuple[float, float]
+"""Share of the steps, from the noisiest, in which attention is replaced: an end, or a (start, end) in 0…1."""
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """Knobs of Prompt-to-Prompt; the defaults are the authors'.
+
+    ``mode``: replace, refine, or auto (by the prompts' words). ``cross_replace``, ``self_replace``: windows;
+    ``word_cross_replace``: other windows for single words of the edit prompt. ``weights``: words of the edit prompt
+    and the factor on their attention (2.0 strengthens, 0 removes). ``blend``: words whose region may change,
+    ``blend_exclude``: words whose region may not; of either prompt. Local blend starts at ``blend_start`` of the
+    steps and takes maps above ``blend_threshold`` (0…1) of their maximum.
+    """
+
+    mode: Mode = "auto"
+    cross_replace: Window = 0.8
+    self_replace: Window = 0.4
+    word_cross_replace: Mapping[str, Window] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    blend: Sequence[str] = ()
+    blend_exclude: Sequence[str] = ()
+    blend_start: float = 0.2
+    blend_threshold: float = 0.3
+
+    def __post_init__(self) -> None:
+        named = {"cross replace": self.cross_replace, "self replace": self.self_replace}
+        named |= {f'cross replace of "{word}"': w for word, w in self.word_cross_replace.items()}
+        for name, window in named.items():
+            start, end = bounds(window)
+            if not 0 <= start <= end <= 1:
+                raise InputError(f"{name} must lie in 0…1 with its start before its end, not {window}")
+        for name, value in (("blend start", self.blend_start), ("blend threshold", self.blend_threshold)):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} must lie in 0…1, not {value}")
+
+
+def bounds(window: Window) -> tuple[float, float]:
+    """(start, end) of a window."""
+    return (0.0, float(window)) if isinstance(window, int | float) else (float(window[0]), float(window[1]))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit of one image, ready for the sampler. K: tokens, the same for both prompts.
+
+    ``cross_window``: bool (T, K), in the order of sampling. ``self_window``: bool (T,). ``equalizer``: (K,).
+    ``blend``, ``exclude``: (2, K) 0 or 1, source row first; all zero where unused.
+    """
+
+    source: Prompt
+    prompt: Prompt
+    alignment: TokenAlignment
+    equalizer: Tensor
+    cross_window: Tensor
+    self_window: Tensor
+    blend: Tensor
+    exclude: Tensor
+    settings: EditSettings
+
+
+def plan_edit(source: Prompt, prompt: Prompt, steps: int, settings: EditSettings | None = None) -> Edit:
+    """Turn prompts and settings into the tensors of an edit over ``steps`` steps.
+
+    Raises InputError for words that are not in the prompt, and for prompts of different padded length.
+    """
+    settings = settings or EditSettings()
+    if source.length != prompt.length:
+        raise InputError(
+            f"source and edit prompt take {source.length} and {prompt.length} tokens; shorten the longer one"
+        )
+    equalizer = torch.ones(prompt.length)
+    for word, weight in settings.weights.items():
+        equalizer[find_phrase(prompt, word, "weight word")] = float(weight)
+    cross_window = _steps_inside(settings.cross_replace, steps)[:, None].repeat(1, prompt.length)
+    for word, window in settings.word_cross_replace.items():
+        tokens = find_phrase(prompt, word, "word with a replace window")
+        cross_window[:, tokens] = _steps_inside(window, steps)[:, None]
+    return Edit(
+        source=source,
+        prompt=prompt,
+        alignment=align_tokens(source, prompt, settings.mode),
+        equalizer=equalizer,
+        cross_window=cross_window,
+        self_window=_steps_inside(settings.self_replace, steps),
+        blend=_select(source, prompt, settings.blend, "blend word"),
+        exclude=_select(source, prompt, settings.blend_exclude, "blend-exclude word"),
+        settings=settings,
+    )
+
+
+def _steps_inside(window: Window, steps: int) -> Tensor:
+    start, end = bounds(window)
+    index = torch.arange(steps)
+    return (index >= int(start * steps)) & (index < int(end * steps))
+
+
+def _select(source: Prompt, prompt: Prompt, phrases: Sequence[str], what: str) -> Tensor:
+    """(2, K): tokens of the phrases in the source and in the edit; where one lacks a phrase, its counterpart."""
+    chosen = torch.zeros(2, source.length)
+    for phrase in phrases:
+        found = [_tokens_or_none(p, phrase, what) for p in (source, prompt)]
+        if found == [None, None]:
+            words = ", ".join(dict.fromkeys([*source.words, *prompt.words]))
+            raise InputError(f'{what} "{phrase}" is in neither prompt; their words are: {words}')
+        if found[0] is None and found[1] is not None:
+            found[0] = _counterpart(prompt, source, found[1])
+        if found[1] is None and found[0] is not None:
+            found[1] = _counterpart(source, prompt, found[0])
+        for row, tokens in enumerate(found):
+            chosen[row, tokens or []] = 1
+    return chosen
+
+
+def _tokens_or_none(prompt: Prompt, phrase: str, what: str) -> list[int] | None:
+    try:
+        return find_phrase(prompt, phrase, what)
+    except InputError:
+        return None
+
+
+def _counterpart(here: Prompt, there: Prompt, tokens: list[int]) -> list[int]:
+    """Tokens of the words that stand for those of ``tokens`` in the other prompt; empty where none do."""
+    words = {here.word_of_token[t] for t in tokens}
+    aligned = align_words(here.words, there.words)
+    pairs: list[Pair] = [((i,), (j,)) for i, j in aligned.same] + list(aligned.replaced)
+    partners = [j for olds, news in pairs if words & set(olds) for j in news]
+    return [t for word in partners for t in there.tokens_of_word(word)]

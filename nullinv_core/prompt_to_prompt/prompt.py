@@ -1,0 +1,58 @@
+"""A prompt as its tokens and words, and finding words in it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+START, END, PAD = -1, -2, -3
+"""Entries of ``Prompt.word_of_token`` for tokens that belong to no word."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt as a text encoder sees it.
+
+    ``token_ids``: every token, special and padding ones included. ``words``: the words in order, lower case.
+    ``word_of_token``: for each token the index of its word, or START, END or PAD.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    words: tuple[str, ...]
+    word_of_token: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.token_ids) != len(self.word_of_token):
+            raise InputError("a prompt needs one word index for each token")
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, padding included."""
+        return len(self.token_ids)
+
+    def tokens_of_word(self, word: int) -> list[int]:
+        """Positions of the tokens of a word."""
+        return [i for i, w in enumerate(self.word_of_token) if w == word]
+
+    def positions(self, kind: int) -> list[int]:
+        """Positions of the tokens that are START, END or PAD."""
+        return [i for i, w in enumerate(self.word_of_token) if w == kind]
+
+
+def split_words(text: str) -> list[str]:
+    """Words as CLIP's tokenizer separates them: letters, single digits, runs of other signs; lower case."""
+    return re.findall(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+|_+", text.lower())
+
+
+def find_phrase(prompt: Prompt, phrase: str, what: str = "word") -> list[int]:
+    """Token positions of every occurrence of a word or phrase; raises InputError that lists the prompt's words."""
+    wanted = split_words(phrase)
+    starts = range(len(prompt.words) - len(wanted) + 1) if wanted else range(0)
+    hits = [w for s in starts if list(prompt.words[s : s + len(wanted)]) == wanted for w in range(s, s + len(wanted))]
+    if not hits:
+        known = ", ".join(dict.fromkeys(prompt.words)) or "(none)"
+        raise InputError(f'{what} "{phrase}" is not in the prompt "{prompt.text}"; its words are: {known}')
+    return [token for word in dict.fromkeys(hits) for token in prompt.tokens_of_word(word)]

@@ -1,0 +1,120 @@
+"""Noise levels, the DDIM step and its inverse (Song et al. 2021, arXiv 2010.02502; Mokady et al. 2022, eq. 2 and 3).
+
+Latents are variance preserving: z_t = √ᾱ_t·z_0 + √(1-ᾱ_t)·ε. Steps are numbered 1 … T from clean to noise; level 0
+is the clean end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+
+class NoiseLevel(NamedTuple):
+    """Where on the schedule a network is asked: its ``timestep`` (0…999 for Stable Diffusion) and ᾱ in 0…1."""
+
+    timestep: float
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """T steps from clean to noisiest.
+
+    ``timesteps``: t_1 … t_T, ascending. ``alphas_cumprod``: ᾱ_0 … ᾱ_T, descending, one more than the timesteps;
+    ᾱ_0 belongs to the clean end.
+    """
+
+    timesteps: tuple[float, ...]
+    alphas_cumprod: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.timesteps:
+            raise InputError("a schedule needs at least one step")
+        if len(self.alphas_cumprod) != len(self.timesteps) + 1:
+            raise InputError(
+                f"a schedule of {len(self.timesteps)} steps needs {len(self.timesteps) + 1} values of alphas_cumprod "
+                f"(the clean end included), not {len(self.alphas_cumprod)}"
+            )
+        if any(not 0 < a <= 1 for a in self.alphas_cumprod):
+            raise InputError("alphas_cumprod must lie in (0, 1]")
+        if any(b >= a for a, b in zip(self.alphas_cumprod, self.alphas_cumprod[1:], strict=False)):
+            raise InputError("alphas_cumprod must fall from the clean end to the noisiest step")
+
+    @property
+    def steps(self) -> int:
+        """T, the number of steps."""
+        return len(self.timesteps)
+
+    def level(self, step: int) -> NoiseLevel:
+        """Noise level of step 1 … T."""
+        return NoiseLevel(self.timesteps[step - 1], self.alphas_cumprod[step])
+
+
+def scaled_linear_alphas(beta_start: float = 0.00085, beta_end: float = 0.012, train_steps: int = 1000) -> list[float]:
+    """ᾱ of every training timestep of Stable Diffusion's ``scaled_linear`` schedule."""
+    betas = torch.linspace(beta_start**0.5, beta_end**0.5, train_steps, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0).tolist()
+
+
+def leading_schedule(
+    alphas_cumprod: Sequence[float], steps: int, offset: int = 1, clean_alpha: float | None = None
+) -> Schedule:
+    """The authors' schedule: "leading" spacing, t = offset, offset + 1000//T, … (1, 21, …, 981 for 50 steps).
+
+    ``alphas_cumprod`` holds ᾱ of every training timestep. ``clean_alpha`` is ᾱ of the clean end; by default ᾱ of
+    timestep 0, as with ``set_alpha_to_one=False``. Raises InputError where that many steps do not exist.
+    """
+    trained = len(alphas_cumprod)
+    if not 1 <= steps <= trained:
+        raise InputError(f"steps must be between 1 and {trained}, not {steps}")
+    spacing = trained // steps
+    timesteps = [min(i * spacing + offset, trained - 1) for i in range(steps)]
+    clean = alphas_cumprod[0] if clean_alpha is None else clean_alpha
+    if timesteps[0] == 0 and clean_alpha is None or len(set(timesteps)) != steps:
+        raise InputError(f"{steps} steps with offset {offset} leave no room on {trained} timesteps; ask for fewer")
+    return Schedule(
+        tuple(float(t) for t in timesteps),
+        (float(clean), *(float(alphas_cumprod[t]) for t in timesteps)),
+    )
+
+
+def move(latents: Tensor, epsilon: Tensor, alpha_from: float, alpha_to: float) -> Tensor:
+    """Carry latents from one noise level to another along a fixed ε; exact in both directions.
+
+    Mokady et al. 2022, eq. 2 (to less noise) and eq. 3 (to more): z' = √(ᾱ'/ᾱ)·z + √ᾱ'·(√(1/ᾱ'-1) - √(1/ᾱ-1))·ε.
+    """
+    shift = math.sqrt(alpha_to) * (math.sqrt(1 / alpha_to - 1) - math.sqrt(1 / alpha_from - 1))
+    return math.sqrt(alpha_to / alpha_from) * latents + shift * epsilon
+
+
+def ddim_step(latents: Tensor, epsilon: Tensor, schedule: Schedule, step: int) -> Tensor:
+    """z_{t-1} from z_t at ``step`` = t in 1 … T (eq. 2, σ = 0)."""
+    return move(latents, epsilon, schedule.alphas_cumprod[step], schedule.alphas_cumprod[step - 1])
+
+
+def ddim_inverse_step(latents: Tensor, epsilon: Tensor, schedule: Schedule, step: int) -> Tensor:
+    """z_t from z_{t-1} at ``step`` = t in 1 … T (eq. 3)."""
+    return move(latents, epsilon, schedule.alphas_cumprod[step - 1], schedule.alphas_cumprod[step])
+
+
+def predicted_clean(latents: Tensor, epsilon: Tensor, alpha: float) -> Tensor:
+    """The clean latents that (z_t, ε) imply: what a preview shows."""
+    return (latents - math.sqrt(1 - alpha) * epsilon) / math.sqrt(alpha)
+
+
+def epsilon_from_v(latents: Tensor, velocity: Tensor, alpha: float) -> Tensor:
+    """ε of a v-prediction network (Salimans & Ho 2022, arXiv 2202.00512, appendix D): ε = √ᾱ·v + √(1-ᾱ)·z."""
+    return math.sqrt(alpha) * velocity + math.sqrt(1 - alpha) * latents
+
+
+def guide(epsilon_null: Tensor, epsilon_text: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance (Mokady et al. 2022, eq. 1): w·ε(C) + (1-w)·ε(∅)."""
+    return epsilon_null + guidance * (epsilon_text - epsilon_null)

@@ -1,0 +1,156 @@
+"""An inversion as one safetensors file: saved atomically, every field checked when it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import InputError
+from .schedule import Schedule
+from .types import NullEmbeddings, Trajectory
+
+FORMAT = "nullinv-inversion"
+VERSION = 1
+FIELDS = {"trajectory", "context", "timesteps", "alphas_cumprod", "null_embeddings", "losses", "iterations"}
+REQUIRED = {"trajectory", "context", "timesteps", "alphas_cumprod"}
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """An inverted batch of images and what is needed to use it again.
+
+    ``prompts``: the source prompt of each image. ``null``: None where nothing was optimized. ``fingerprint``: of the
+    model that made it (see ``fingerprint``). ``model``: how the user named that model; may be empty.
+    """
+
+    trajectory: Trajectory
+    null: NullEmbeddings | None
+    prompts: tuple[str, ...]
+    fingerprint: str
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) != self.trajectory.batch:
+            raise InputError(f"{self.trajectory.batch} images need as many prompts, not {len(self.prompts)}")
+
+    def to(self, device: torch.device | str) -> Inversion:
+        """The same on another device."""
+        null = None if self.null is None else self.null.to(device)
+        return replace(self, trajectory=self.trajectory.to(device), null=null)
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, shapes and 64 spread values of every weight: tells models apart, not tampering."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name]
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_inversion(path: Path | str, inversion: Inversion) -> None:
+    """Write an inversion to ``path``, which then is either the old file or the whole new one.
+
+    Raises InputError where the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    trajectory, null = inversion.trajectory, inversion.null
+    tensors = {
+        "trajectory": trajectory.latents,
+        "context": trajectory.context,
+        "timesteps": torch.tensor(trajectory.schedule.timesteps, dtype=torch.float64),
+        "alphas_cumprod": torch.tensor(trajectory.schedule.alphas_cumprod, dtype=torch.float64),
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "prompts": json.dumps(inversion.prompts),
+        "fingerprint": inversion.fingerprint,
+        "model": inversion.model,
+    }
+    if null is not None:
+        tensors |= {"null_embeddings": null.embeddings, "losses": null.losses, "iterations": null.iterations}
+        metadata["guidance"] = repr(float(null.guidance))
+    if not path.parent.is_dir():
+        raise InputError(f'cannot save to "{path}": the folder "{path.parent}" does not exist')
+    _replace_whole(path, {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+
+
+def _replace_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise InputError(f'cannot save to "{path}": {error.strerror or error}') from error
+    partial = Path(name)
+    try:
+        save_file(tensors, partial, metadata)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f'cannot save to "{path}": {error}') from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_inversion(path: Path | str) -> Inversion:
+    """Read what ``save_inversion`` wrote, bit for bit. Raises InputError that says what is wrong with the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f'there is no inversion file "{path}"')
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = _checked_metadata(path, file.metadata() or {})
+            names = set(file.keys())
+            if not REQUIRED <= names <= FIELDS or ("null_embeddings" in names) != ("guidance" in metadata):
+                raise InputError(f'"{path}" lacks fields of an inversion or has others; invert the image again')
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f'"{path}" is not a whole safetensors file ({error}); invert the image again') from error
+    try:
+        return _assemble(tensors, metadata)
+    except (InputError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f'"{path}" is damaged: {error}; invert the image again') from error
+
+
+def _checked_metadata(path: Path, metadata: dict[str, str]) -> dict[str, str]:
+    if metadata.get("format") != FORMAT:
+        raise InputError(f'"{path}" is a safetensors file but not an inversion')
+    if metadata.get("version") != str(VERSION):
+        raise InputError(
+            f'"{path}" has format version {metadata.get("version")}, this program reads version {VERSION}; '
+            "invert the image again"
+        )
+    return metadata
+
+
+def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Inversion:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{name} holds NaN or infinity")
+    schedule = Schedule(tuple(tensors["timesteps"].tolist()), tuple(tensors["alphas_cumprod"].tolist()))
+    trajectory = Trajectory(tensors["trajectory"], tensors["context"], schedule)
+    null = None
+    if "null_embeddings" in tensors:
+        null = NullEmbeddings(
+            tensors["null_embeddings"], float(metadata["guidance"]), tensors["losses"], tensors["iterations"]
+        )
+        if null.embeddings.shape[:2] != (schedule.steps, trajectory.batch):
+            raise InputError(f"its null embeddings are {tuple(null.embeddings.shape)}, not ({schedule.steps}, …)")
+    prompts: Any = json.loads(metadata["prompts"])
+    if not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts):
+        raise InputError("its prompts are not a list of texts")
+    return Inversion(trajectory, null, tuple(prompts), metadata["fingerprint"], metadata["model"])

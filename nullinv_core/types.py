@@ -1,0 +1,131 @@
+"""What travels between the stages: immutable dataclasses of tensors with what is needed to use them again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .schedule import Schedule
+
+Phase = Literal["invert", "optimize", "sample"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a callback gets after every network call that moved something.
+
+    ``step`` counts 1 … ``total`` in the order of work. ``iteration`` and ``loss`` (B values) are set while
+    optimizing. ``preview``: the clean latents (B, C, h, w) that the current state implies.
+    """
+
+    phase: Phase
+    step: int
+    total: int
+    preview: Tensor
+    iteration: int | None = None
+    loss: tuple[float, ...] | None = None
+
+
+Callback = Callable[[Event], None]
+"""Progress, preview and cancel in one: raise any exception to stop; it reaches the caller unchanged."""
+
+
+def ignore(event: Event) -> None:
+    """The callback that does nothing."""
+
+
+@dataclass(frozen=True, repr=False)
+class Trajectory:
+    """The pivot z*_0 … z*_T of each image.
+
+    ``latents``: (T+1, B, C, h, w), index 0 clean, variance preserving. ``context``: the source prompts' encoding
+    (B, tokens, width) that the trajectory was made with.
+    """
+
+    latents: Tensor
+    context: Tensor
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        if self.latents.ndim != 5 or len(self.latents) != self.schedule.steps + 1:
+            raise InputError(
+                f"a trajectory of {self.schedule.steps} steps has shape ({self.schedule.steps + 1}, B, C, h, w), "
+                f"not {tuple(self.latents.shape)}"
+            )
+        if self.context.ndim != 3 or len(self.context) != self.batch:
+            raise InputError(
+                f"a trajectory of {self.batch} images needs a context ({self.batch}, tokens, width), "
+                f"not {tuple(self.context.shape)}"
+            )
+
+    @property
+    def batch(self) -> int:
+        """Number of images B."""
+        return self.latents.shape[1]
+
+    @property
+    def clean(self) -> Tensor:
+        """z*_0: (B, C, h, w)."""
+        return self.latents[0]
+
+    @property
+    def noisiest(self) -> Tensor:
+        """z*_T: (B, C, h, w)."""
+        return self.latents[-1]
+
+    def to(self, device: torch.device | str) -> Trajectory:
+        """The same on another device."""
+        return replace(self, latents=self.latents.to(device), context=self.context.to(device))
+
+    def __repr__(self) -> str:
+        _, batch, channels, height, width = self.latents.shape
+        return (
+            f"Trajectory({self.schedule.steps} steps, {batch} image{'s' * (batch > 1)}, "
+            f"latents {channels}×{height}×{width})"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class NullEmbeddings:
+    """∅_1 … ∅_T of each image, for one guidance scale.
+
+    ``embeddings``: float32 (T, B, tokens, width), index 0 belongs to step 1. ``losses`` and ``iterations``: (T, B),
+    the last loss that was seen and how many optimizer steps were taken; step 1 first.
+    """
+
+    embeddings: Tensor
+    guidance: float
+    losses: Tensor
+    iterations: Tensor
+
+    def __post_init__(self) -> None:
+        if self.embeddings.ndim != 4:
+            raise InputError(f"null embeddings have shape (T, B, tokens, width), not {tuple(self.embeddings.shape)}")
+        for name in ("losses", "iterations"):
+            if getattr(self, name).shape != self.embeddings.shape[:2]:
+                raise InputError(f"{name} of null embeddings must be (T, B) = {tuple(self.embeddings.shape[:2])}")
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.embeddings)
+
+    def at(self, step: int) -> Tensor:
+        """∅_t of step 1 … T: (B, tokens, width)."""
+        return self.embeddings[step - 1]
+
+    def to(self, device: torch.device | str) -> NullEmbeddings:
+        """The same on another device."""
+        return replace(self, embeddings=self.embeddings.to(device))
+
+    def __repr__(self) -> str:
+        steps, batch, tokens, width = self.embeddings.shape
+        return (
+            f"NullEmbeddings({steps} steps, {batch} image{'s' * (batch > 1)}, {tokens}×{width}, "
+            f"guidance {self.guidance:g}, final loss {self.losses[0].max().item():.2e})"
+        )
