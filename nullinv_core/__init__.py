@@ -1,5 +1,12 @@
 """Null-text inversion (Mokady et al. 2022, arXiv 2211.09794) and Prompt-to-Prompt editing in plain PyTorch."""
 
+import torch
+
+from .version import __version__, check_torch
+
+check_torch(torch.__version__)
+
+# ruff: noqa: E402
 from .denoiser import AttentionControl, Counted, Denoiser
 from .editing import EditResult, edit, reconstruct
 from .errors import InputError, NonFiniteError
@@ -11,8 +18,6 @@ from .prompt_to_prompt.prompt import Prompt
 from .schedule import Schedule, leading_schedule
 from .store import Inversion, load_inversion, save_inversion
 from .types import Event, NullEmbeddings, Trajectory
-
-__version__ = "0.1.0"
 
 __all__ = [
     "PAPER",
@@ -31,6 +36,7 @@ __all__ = [
     "Prompt",
     "Schedule",
     "Trajectory",
+    "__version__",
     "batch_edits",
     "edit",
     "invert",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .errors import InputError, NonFiniteError
@@ -19,7 +19,7 @@ from .errors import InputError, NonFiniteError
 if TYPE_CHECKING:
     from .backends.diffusers import DiffusersModel
     from .store import Inversion
-    from .types import Callback, Event
+    from .types import Callback, Event, NullEmbeddings
 
 app = typer.Typer(
     help="Edit real images by their text prompt: null-text inversion and Prompt-to-Prompt.",
@@ -47,7 +47,7 @@ def _progress() -> Iterator[Callback]:
     """A progress bar per phase with the live loss, as a callback for the core."""
     columns = (TextColumn("{task.description:<11}"), BarColumn(), TextColumn("{task.completed:>3.0f}/{task.total:.0f}"))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console) as bars:
-        tasks: dict[tuple[str, int], int] = {}
+        tasks: dict[tuple[str, int], TaskID] = {}
         runs: dict[str, tuple[int, int]] = {}
 
         def show(event: Event) -> None:
@@ -90,14 +90,15 @@ def _check_out(path: Path, suffix: str) -> None:
         raise InputError(f'cannot write "{path}": the folder "{path.parent}" does not exist')
 
 
-def _reopen(inversion: Path, model: str, device: str, dtype: str) -> tuple[Inversion, DiffusersModel]:
-    """An inversion and the model that made it, both checked to belong together."""
+def _reopen(inversion: Path, model: str, device: str, dtype: str) -> tuple[Inversion, NullEmbeddings, DiffusersModel]:
+    """An inversion, its null embeddings and the model that made it, checked to belong together."""
     from .backends.diffusers import check_inversion
     from .store import load_inversion
 
     stored = load_inversion(inversion)
     loaded = _load(model or stored.model, device, dtype)
-    return check_inversion(stored, loaded), loaded
+    checked, null = check_inversion(stored, loaded)
+    return checked, null, loaded
 
 
 @app.command()
@@ -177,9 +178,9 @@ def reconstruct(
     from .images import save_image
 
     _check_out(out, ".png")
-    stored, loaded = _reopen(inversion, model, device, dtype)
+    stored, null, loaded = _reopen(inversion, model, device, dtype)
     with _progress() as callback:
-        latents = run_reconstruction(loaded.denoiser, stored.trajectory, stored.null, stored.null.guidance, None, callback)
+        latents = run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback)
     save_image(loaded.decode(latents)[0], out)
     typer.echo(f"saved: {out}")
 
@@ -194,7 +195,9 @@ def edit(
     self_replace: Annotated[float, typer.Option(help="Share of steps with the source's self-attention.")] = 0.4,
     blend: Annotated[list[str] | None, typer.Option(help="Word whose region may change; may repeat.")] = None,
     blend_exclude: Annotated[list[str] | None, typer.Option(help="Word whose region may not; may repeat.")] = None,
-    weight: Annotated[list[str] | None, typer.Option(help="WORD=2.0, factor on a word's attention; may repeat.")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="WORD=2.0, factor on a word's attention; may repeat.")
+    ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance; 0: what the inversion was optimized for.")] = 0.0,
     save_attention: Annotated[Path | None, typer.Option(help="Folder for a heat map per word.")] = None,
     model: OtherModel = "",
@@ -217,15 +220,15 @@ def edit(
         blend=blend or [],
         blend_exclude=blend_exclude or [],
     )
-    stored, loaded = _reopen(inversion, model, device, dtype)
+    stored, null, loaded = _reopen(inversion, model, device, dtype)
     source = loaded.prompt(stored.prompts[0])
     prompts = [loaded.prompt(text) for text in prompt]
     plans = [plan_edit(source, p, stored.trajectory.schedule.steps, settings) for p in prompts]
     contexts = loaded.encode_prompts(prompts)[None]
     with _progress() as callback:
         result = run_edit(
-            loaded.denoiser, stored.trajectory, stored.null, contexts,
-            batch_edits([plans], loaded.device), guidance or stored.null.guidance, callback,
+            loaded.denoiser, stored.trajectory, null, contexts,
+            batch_edits([plans], loaded.device), guidance or null.guidance, callback,
         )  # fmt: skip
     pictures = loaded.decode(result.latents[0])
     numbered = [out] if len(prompts) == 1 else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(len(prompts))]

@@ -18,7 +18,7 @@ INK, PAPER, GRID, LINE = (30, 30, 30), (255, 255, 255), (225, 225, 225), (30, 90
 def side_by_side(pictures: Mapping[str, Tensor | np.ndarray], side: int = 256) -> Image.Image:
     """Pictures (H, W, 3) in 0…1 in a row, each ``side`` pixels high with its label above."""
     tiles = {label: to_pil(p) for label, p in pictures.items()}
-    tiles = {k: t.resize((round(side * t.width / t.height), side), Image.LANCZOS) for k, t in tiles.items()}
+    tiles = {k: t.resize((round(side * t.width / t.height), side), Image.Resampling.LANCZOS) for k, t in tiles.items()}
     gap, head = 8, 30
     font = ImageFont.load_default(15)
     strip = Image.new("RGB", (sum(t.width + gap for t in tiles.values()) + gap, side + head + gap), PAPER)
@@ -35,7 +35,9 @@ def heat_map(picture: Tensor | np.ndarray, weights: np.ndarray) -> np.ndarray:
     """A picture (H, W, 3) darkened where ``weights`` (h, w) are low against their maximum, reddened where high."""
     base = np.asarray(picture, np.float32)
     scaled = Image.fromarray((weights / max(float(weights.max()), 1e-12) * 255).astype(np.uint8))
-    share = np.asarray(scaled.resize((base.shape[1], base.shape[0]), Image.BICUBIC), np.float32)[..., None] / 255
+    share = (
+        np.asarray(scaled.resize((base.shape[1], base.shape[0]), Image.Resampling.BICUBIC), np.float32)[..., None] / 255
+    )
     return base * (0.25 + 0.45 * share) + share * np.asarray([0.3, 0.05, 0.0], np.float32)
 
 
@@ -49,7 +51,7 @@ def word_maps(picture: Tensor | np.ndarray, maps: Tensor, prompt: Prompt) -> Ima
 
 
 def log_plot(values: Sequence[float], title: str, x_label: str, bars: Sequence[float] = ()) -> Image.Image:
-    """A line of positive values on a logarithmic axis, over optional light bars on a linear one (their maximum on top)."""
+    """A line of positive values on a logarithmic axis, over optional light bars on a linear one."""
     width, height, left, top, right, bottom = 760, 420, 80, 50, 30, 55
     picture = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(picture)

@@ -28,10 +28,15 @@ def load_image(path: Path | str, size: int) -> Tensor:
         with Image.open(path) as picture:
             if picture.width * picture.height > LARGEST:
                 raise InputError(
-                    f'"{path}" has {picture.width}×{picture.height} pixels; scale it below {LARGEST // 10**6} megapixels'
+                    f'"{path}" has {picture.width}×{picture.height} pixels; '
+                    f"scale it below {LARGEST // 10**6} megapixels"
                 )
             upright = ImageOps.exif_transpose(picture).convert("RGB")
-            fitted = upright if upright.size == (size, size) else ImageOps.fit(upright, (size, size), Image.LANCZOS)
+            fitted = (
+                upright
+                if upright.size == (size, size)
+                else ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
+            )
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         if isinstance(error, InputError):
             raise

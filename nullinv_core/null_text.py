@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser, check_finite, no_gradients
-from .errors import InputError, NonFiniteError
+from .errors import InputError
 from .schedule import NoiseLevel, Schedule, ddim_step, guide, predicted_clean
 from .types import Callback, Event, NullEmbeddings, Trajectory, ignore
 

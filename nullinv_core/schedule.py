@@ -78,7 +78,7 @@ def leading_schedule(
     spacing = trained // steps
     timesteps = [min(i * spacing + offset, trained - 1) for i in range(steps)]
     clean = alphas_cumprod[0] if clean_alpha is None else clean_alpha
-    if timesteps[0] == 0 and clean_alpha is None or len(set(timesteps)) != steps:
+    if (timesteps[0] == 0 and clean_alpha is None) or len(set(timesteps)) != steps:
         raise InputError(f"{steps} steps with offset {offset} leave no room on {trained} timesteps; ask for fewer")
     return Schedule(
         tuple(float(t) for t in timesteps),

@@ -22,6 +22,8 @@ from .types import NullEmbeddings, Trajectory
 
 FORMAT = "nullinv-inversion"
 VERSION = 1
+HEADER = "inversion"
+"""The metadata entry, JSON, that holds all that is no tensor."""
 FIELDS = {"trajectory", "context", "timesteps", "alphas_cumprod", "null_embeddings", "losses", "iterations"}
 REQUIRED = {"trajectory", "context", "timesteps", "alphas_cumprod"}
 
@@ -75,19 +77,21 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
         "timesteps": torch.tensor(trajectory.schedule.timesteps, dtype=torch.float64),
         "alphas_cumprod": torch.tensor(trajectory.schedule.alphas_cumprod, dtype=torch.float64),
     }
-    metadata = {
+    metadata: dict[str, Any] = {
         "format": FORMAT,
-        "version": str(VERSION),
-        "prompts": json.dumps(inversion.prompts),
+        "version": VERSION,
+        "prompts": list(inversion.prompts),
         "fingerprint": inversion.fingerprint,
         "model": inversion.model,
     }
     if null is not None:
         tensors |= {"null_embeddings": null.embeddings, "losses": null.losses, "iterations": null.iterations}
-        metadata["guidance"] = repr(float(null.guidance))
+        metadata["guidance"] = float(null.guidance)
     if not path.parent.is_dir():
         raise InputError(f'cannot save to "{path}": the folder "{path.parent}" does not exist')
-    _replace_whole(path, {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+    # one entry alone: several would be written in an order that changes from run to run
+    header = {HEADER: json.dumps(metadata, sort_keys=True)}
+    _replace_whole(path, {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, header)
 
 
 def _replace_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -126,10 +130,14 @@ def load_inversion(path: Path | str) -> Inversion:
         raise InputError(f'"{path}" is damaged: {error}; invert the image again') from error
 
 
-def _checked_metadata(path: Path, metadata: dict[str, str]) -> dict[str, str]:
-    if metadata.get("format") != FORMAT:
+def _checked_metadata(path: Path, header: dict[str, str]) -> dict[str, Any]:
+    try:
+        metadata = json.loads(header.get(HEADER, "{}"))
+    except ValueError as error:
+        raise InputError(f'"{path}" has a damaged header; invert the image again') from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise InputError(f'"{path}" is a safetensors file but not an inversion')
-    if metadata.get("version") != str(VERSION):
+    if metadata.get("version") != VERSION:
         raise InputError(
             f'"{path}" has format version {metadata.get("version")}, this program reads version {VERSION}; '
             "invert the image again"
@@ -137,7 +145,7 @@ def _checked_metadata(path: Path, metadata: dict[str, str]) -> dict[str, str]:
     return metadata
 
 
-def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Inversion:
+def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{name} holds NaN or infinity")
@@ -150,7 +158,7 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Inversion
         )
         if null.embeddings.shape[:2] != (schedule.steps, trajectory.batch):
             raise InputError(f"its null embeddings are {tuple(null.embeddings.shape)}, not ({schedule.steps}, …)")
-    prompts: Any = json.loads(metadata["prompts"])
-    if not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts):
-        raise InputError("its prompts are not a list of texts")
-    return Inversion(trajectory, null, tuple(prompts), metadata["fingerprint"], metadata["model"])
+    prompts, identity, model = metadata["prompts"], metadata["fingerprint"], metadata["model"]
+    if not isinstance(prompts, list) or not all(isinstance(text, str) for text in (*prompts, identity, model)):
+        raise InputError("its prompts, fingerprint or model are not texts")
+    return Inversion(trajectory, null, tuple(prompts), identity, model)

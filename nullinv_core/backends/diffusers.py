@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
 from ..schedule import NoiseLevel, Schedule, epsilon_from_v, leading_schedule
 from ..store import Inversion, fingerprint
+from ..types import NullEmbeddings
 
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -120,7 +121,9 @@ def prompt_of_ids(tokenizer: Any, text: str, ids: list[int]) -> Prompt:
     """A prompt from CLIP token ids; a word ends with the token that ends in ``</w>``."""
     pieces = tokenizer.convert_ids_to_tokens(ids)
     end = ids.index(tokenizer.eos_token_id, 1)
-    places, words, open_word = [START], [], []
+    places: list[int] = [START]
+    words: list[str] = []
+    open_word: list[int] = []
     for token, piece in zip(ids[1:end], pieces[1:end], strict=True):
         places.append(len(words))
         open_word.append(token)
@@ -178,8 +181,11 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
     )
 
 
-def check_inversion(inversion: Inversion, model: DiffusersModel) -> Inversion:
-    """The inversion on the model's device; raises InputError where another model or schedule made it."""
+def check_inversion(inversion: Inversion, model: DiffusersModel) -> tuple[Inversion, NullEmbeddings]:
+    """The inversion and its null embeddings on the model's device.
+
+    Raises InputError where another model or schedule made it, or nothing was optimized.
+    """
     if inversion.fingerprint != model.fingerprint:
         made_with = f' (with "{inversion.model}")' if inversion.model else ""
         raise InputError(
@@ -194,7 +200,7 @@ def check_inversion(inversion: Inversion, model: DiffusersModel) -> Inversion:
             raise InputError(
                 f"this inversion was made on another noise schedule (timestep {timestep:g}); invert the image again"
             )
-    return inversion.to(model.device)
+    return inversion.to(model.device), inversion.null.to(model.device)
 
 
 @contextmanager
@@ -241,7 +247,9 @@ def _load_single_file(path: Path) -> Any:
     from diffusers import StableDiffusionPipeline
 
     if path.suffix != ".safetensors":
-        raise InputError(f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused')
+        raise InputError(
+            f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused'
+        )
     try:
         return StableDiffusionPipeline.from_single_file(
             path, safety_checker=None, feature_extractor=None, local_files_only=True

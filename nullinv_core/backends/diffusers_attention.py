@@ -46,11 +46,10 @@ class ControlledAttention:
         return attended
 
 
-def _with_edited_rows(
-    attn: Attention, query: Tensor, key: Tensor, value: Tensor, control: AttentionControl
-) -> Tensor:
+def _with_edited_rows(attn: Attention, query: Tensor, key: Tensor, value: Tensor, control: AttentionControl) -> Tensor:
     rows = control.rows
-    scores = query[rows].float() @ key[rows].float().transpose(-1, -2) * attn.scale
+    exact = torch.promote_types(query.dtype, torch.float32)
+    scores = query[rows].to(exact) @ key[rows].to(exact).transpose(-1, -2) * attn.scale
     edited = control.cross_attention(scores.softmax(-1)).to(value.dtype) @ value[rows]
     attended = torch.empty_like(query[..., : value.shape[-1]])
     attended[rows] = edited

@@ -218,10 +218,8 @@ def texture_weight(background: Background) -> np.ndarray:
     u = (x * np.cos(turn) + y * np.sin(turn)) / background.period + background.phase[0]
     v = (-x * np.sin(turn) + y * np.cos(turn)) / background.period + background.phase[1]
     to_edge_u, to_edge_v = np.abs(u % 1 - 0.5), np.abs(v % 1 - 0.5)
-    if background.texture == "striped":
-        inside = 0.25 - to_edge_u
-    else:
-        inside = 0.3 - np.hypot(to_edge_u, to_edge_v)
+    striped = background.texture == "striped"
+    inside = 0.25 - to_edge_u if striped else 0.3 - np.hypot(to_edge_u, to_edge_v)
     return np.clip(inside * background.period / (3 * SOFTNESS) + 0.5, 0, 1).astype(np.float32)
 
 
@@ -240,7 +238,7 @@ def dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
     """Grow a boolean mask by a square of ``pixels`` on every side."""
     padded = np.pad(mask, pixels)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * pixels + 1, 2 * pixels + 1))
-    return windows.any((-2, -1))
+    return np.asarray(windows.any((-2, -1)))
 
 
 def change_mask(source: Scene, target: Scene, margin: int = 2) -> np.ndarray:

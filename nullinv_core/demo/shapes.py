@@ -26,7 +26,7 @@ def _square() -> list[Polygon]:
 
 
 def _triangle() -> list[Polygon]:
-    return [(_arc(1.0, points=4)[:3] + (0.0, 0.12), True)]
+    return [(_arc(1.0, points=4)[:3] + np.asarray([0.0, 0.12]), True)]
 
 
 def _star() -> list[Polygon]:

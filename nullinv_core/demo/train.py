@@ -11,7 +11,8 @@ import math
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from . import train_autoencoder, train_text, train_unet
 from .tokenizer import write_tokenizer
@@ -51,13 +52,21 @@ def train(work: Path, out: Path, device: str, budget: Budget) -> bool:
     return True
 
 
-def write_model(out: Path, vae: AutoencoderTiny, unet, text_encoder, tokenizer) -> None:
+def write_model(
+    out: Path,
+    vae: AutoencoderTiny,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+) -> None:
     """Write a diffusers folder in fp16 safetensors."""
+    for module in (vae, unet, text_encoder):
+        module.half()
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
-    pipeline.to("cpu", torch.float16).save_pretrained(out, safe_serialization=True)
+    pipeline.save_pretrained(out, safe_serialization=True)
     write_tokenizer(out / "tokenizer")
 
 

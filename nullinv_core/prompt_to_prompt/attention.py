@@ -5,7 +5,7 @@ Branches of an image are (source, edit 1, …, edit E). Only conditional rows ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +46,7 @@ def batch_edits(edits: Sequence[Sequence[Edit]], device: torch.device | str = "c
     if len(lengths) != 1:
         raise InputError(f"edits of one batch need the same number of tokens and of steps; got {sorted(lengths)}")
 
-    def stack(pick) -> Tensor:
+    def stack(pick: Callable[[Edit], Tensor]) -> Tensor:
         return torch.stack([torch.stack([pick(e) for e in row]) for row in edits]).to(device)
 
     return EditBatch(

@@ -1,0 +1,32 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up their own .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint evaluate clean
+
+demo: .venv/.installed
+	$(BIN)/python -m nullinv_core demo --out demo-out
+
+test: .venv/.installed-dev lint
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+evaluate: .venv/.installed
+	$(BIN)/python -m nullinv_core.demo.evaluate
+
+.venv/.installed: requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) --requirement requirements.txt
+	touch $@
+
+.venv/.installed-dev: .venv/.installed requirements-dev.txt
+	$(PIP) --requirement requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv demo-out

@@ -1,0 +1,96 @@
+"""Builders of tiny random networks, prompts and denoisers for tests."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from nullinv_core import Prompt, leading_schedule
+from nullinv_core.backends.diffusers import DiffusersDenoiser
+from nullinv_core.backends.diffusers_attention import ControlledAttention
+from nullinv_core.demo.tokenizer import write_tokenizer
+from nullinv_core.demo.train import write_model
+from nullinv_core.prompt_to_prompt.prompt import END, PAD, START
+from nullinv_core.schedule import scaled_linear_alphas
+
+WIDTH, TOKENS = 12, 10
+
+
+def tiny_unet(dtype=torch.float32, seed=0, width=WIDTH, sample_size=8):
+    """Two levels with attention at both; cross-attention scaled up so that the prompt matters."""
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=sample_size,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=width,
+        attention_head_dim=2,
+    )
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            if "attn" in name and parameter.ndim == 2:
+                parameter *= 3.0
+    return unet.to(dtype).eval().requires_grad_(False)
+
+
+def controlled(unet, prediction="epsilon"):
+    """A denoiser of ours around a UNet."""
+    unet.set_attn_processor(ControlledAttention())
+    return DiffusersDenoiser(unet, prediction)
+
+
+def tiny_schedule(steps=4):
+    """The paper's spacing with so few steps that tests stay quick."""
+    return leading_schedule(scaled_linear_alphas(), steps)
+
+
+def word_prompt(text, length=TOKENS, vocabulary=97):
+    """A prompt of one token per word, two for words of more than five letters; ids depend on the word alone."""
+    ids, places, words = [0], [START], text.split()
+    for index, word in enumerate(words):
+        for part in range(1 + (len(word) > 5)):
+            ids.append(1 + sum(map(ord, word)) % vocabulary + part)
+            places.append(index)
+    ids.append(vocabulary + 3)
+    places.append(END)
+    places += [PAD] * (length - len(ids))
+    ids += [vocabulary + 3] * (length - len(ids))
+    assert len(ids) == length, f"{text!r} needs {len(ids)} tokens"
+    return Prompt(text, tuple(ids), tuple(words), tuple(places))
+
+
+def context_of(prompt, dtype=torch.float64, width=WIDTH):
+    """A context that depends on token ids and positions: (tokens, width)."""
+    rows = [torch.randn(width, generator=torch.Generator().manual_seed(i)) for i in prompt.token_ids]
+    position = torch.randn(len(rows), width, generator=torch.Generator().manual_seed(999))
+    return (torch.stack(rows) + 0.3 * position).to(dtype)
+
+
+def empty_context(dtype=torch.float64, length=TOKENS):
+    """Context of the empty prompt."""
+    return context_of(word_prompt("", length), dtype)
+
+
+def latents_of(batch=1, size=8, dtype=torch.float64, seed=5):
+    """Random clean latents (batch, 4, size, size)."""
+    return torch.randn(batch, 4, size, size, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def tiny_vae_folder(folder: Path) -> Path:
+    """Write a tiny but complete Stable Diffusion folder: 32×32 pixels, random weights."""
+    tokenizer = write_tokenizer(folder / "tokenizer")
+    torch.manual_seed(3)
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    unet = tiny_unet(width=16, sample_size=4)
+    write_model(folder, AutoencoderTiny(scaling_factor=1.0), unet, text, tokenizer)
+    return folder

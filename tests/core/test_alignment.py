@@ -1,0 +1,153 @@
+"""Token alignment under random word edits."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nullinv_core.errors import InputError
+from nullinv_core.prompt_to_prompt.alignment import align_tokens, align_words, choose_mode, explain
+from nullinv_core.prompt_to_prompt.prompt import END, PAD, START, find_phrase
+
+from .helpers import word_prompt
+
+LENGTH = 40
+WORDS = ["cat", "dog", "leopard", "red", "yellowish", "on", "grass", "a", "elephant", "tree", "near", "beautiful"]
+texts = st.lists(st.sampled_from(WORDS), max_size=10).map(" ".join)
+distinct = st.lists(st.sampled_from(WORDS), min_size=2, max_size=10, unique=True)
+
+
+def prompts(*texts):
+    return [word_prompt(t, LENGTH) for t in texts]
+
+
+@given(texts, texts)
+def test_replace_keeps_every_source_row_whole(a, b):
+    """Guards that no attention is lost or made in replace mode: rows sum to 1, padding and removed words included."""
+    mapping = align_tokens(*prompts(a, b), "replace").mapping
+    assert torch.allclose(mapping.sum(1), torch.ones(LENGTH), atol=1e-6)
+    assert (mapping >= 0).all()
+
+
+@given(texts, texts, st.sampled_from(["replace", "refine"]))
+def test_kept_words_map_to_themselves(a, b, mode):
+    """Guards kept words: each of their tokens takes from its own source token and from nothing else of the words."""
+    source, edit = prompts(a, b)
+    alignment = align_tokens(source, edit, mode)
+    for i, j in align_words(source.words, edit.words).same:
+        for old, new in zip(source.tokens_of_word(i), edit.tokens_of_word(j), strict=True):
+            assert alignment.mapping[old, new] == 1 and alignment.keep[new] == 1
+
+
+@given(texts, st.sampled_from(["auto", "replace", "refine"]))
+def test_the_same_prompt_maps_by_identity(text, mode):
+    """Guards that an edit that changes nothing changes nothing."""
+    alignment = align_tokens(*prompts(text, text), mode)
+    assert torch.equal(alignment.mapping, torch.eye(LENGTH)) and bool((alignment.keep == 1).all())
+
+
+@given(distinct, st.data())
+def test_a_moved_word_takes_from_its_source_column(words, data):
+    """Guards moves: one word taken out and put elsewhere still attends where it did."""
+    start = data.draw(st.integers(0, len(words) - 1))
+    rest = words[:start] + words[start + 1 :]
+    stop = data.draw(st.integers(0, len(rest)))
+    moved = [*rest[:stop], words[start], *rest[stop:]]
+    source, edit = prompts(" ".join(words), " ".join(moved))
+    for mode in ("replace", "refine"):
+        mapping = align_tokens(source, edit, mode).mapping
+        for i, word in enumerate(words):
+            columns = edit.tokens_of_word(moved.index(word))
+            assert torch.equal(mapping[source.tokens_of_word(i)][:, columns], torch.eye(len(columns)))
+
+
+@given(texts, texts, st.sampled_from(["replace", "refine"]))
+def test_special_tokens_and_padding_keep_their_order(a, b, mode):
+    """Guards the frame: start to start, end to end, the k-th padding token to the k-th."""
+    source, edit = prompts(a, b)
+    mapping = align_tokens(source, edit, mode).mapping
+    assert mapping[source.positions(START)[0], edit.positions(START)[0]] == 1
+    assert mapping[source.positions(END)[0], edit.positions(END)[0]] == 1
+    pads = list(zip(source.positions(PAD), edit.positions(PAD), strict=False))
+    for old, new in pads[:-1]:
+        assert mapping[old, new] == 1
+    first = [int(mapping[:, new].nonzero()[0]) for new in edit.positions(PAD)]
+    assert first == sorted(first)
+
+
+@given(texts, texts)
+def test_refine_takes_each_column_from_at_most_one_token(a, b):
+    """Guards refine mode: columns are copied whole; those without a source keep their own attention."""
+    alignment = align_tokens(*prompts(a, b), "refine")
+    assert set(alignment.mapping.unique().tolist()) <= {0.0, 1.0}
+    assert torch.equal(alignment.keep, (alignment.mapping.sum(0) > 0).float())
+    assert alignment.mapping.sum(0).max() <= 1
+
+
+@given(texts, texts)
+@settings(max_examples=50)
+def test_prompts_without_padding_align_too(a, b):
+    """Guards prompts that fill the encoder: shapes and row sums hold where one side has no padding."""
+    longest = max(word_prompt(t, LENGTH).positions(END)[0] + 1 for t in (a, b))
+    source, edit = word_prompt(a, longest), word_prompt(b, longest)
+    mapping = align_tokens(source, edit, "replace").mapping
+    assert torch.allclose(mapping.sum(1), torch.ones(longest), atol=1e-6)
+
+
+def test_a_word_of_two_tokens_shares_the_attention_of_one():
+    """Guards the authors' rule for words of different token counts: 1/m to each new token."""
+    source, edit = prompts("a cat", "a leopard")
+    mapping = align_tokens(source, edit, "replace").mapping
+    assert mapping[2, 2] == mapping[2, 3] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "mode"),
+    [
+        ("a red cat", "a blue cat", "replace"),
+        ("a red cat", "a red fluffy cat", "refine"),
+        ("a red cat", "a cat", "refine"),
+        ("a red cat near a blue dog", "a blue cat near a red dog", "replace"),
+        ("a cat", "two dogs", "replace"),
+    ],
+)
+def test_the_mode_chooses_itself(a, b, mode):
+    """Guards the automatic choice: replace for words that stand in for words, else refine."""
+    assert choose_mode(align_words(tuple(a.split()), tuple(b.split()))) == mode
+
+
+def test_swapped_colours_are_replaced_in_place():
+    """Guards swaps: the new word at a place attends where the old word of that place did."""
+    source, edit = prompts("a red cat near a big dog", "a big cat near a red dog")
+    mapping = align_tokens(source, edit).mapping
+    assert mapping[2, 2] == 1 and mapping[6, 6] == 1 and mapping[2, 6] == 0
+
+
+def test_unknown_modes_are_refused():
+    """Guards the edge."""
+    with pytest.raises(InputError, match="auto, replace or refine"):
+        align_tokens(*prompts("a", "a"), "swap")
+
+
+def test_missing_words_are_listed():
+    """Guards the message for a blend or weight word that is not there: it lists the prompt's words."""
+    with pytest.raises(InputError, match=r'blend word "zebra" is not in the prompt "a red cat"; .*a, red, cat'):
+        find_phrase(word_prompt("a red cat"), "zebra", "blend word")
+
+
+def test_phrases_and_repeated_words_are_found_everywhere():
+    """Guards phrases: several words in a row, every occurrence, all of their tokens."""
+    prompt = word_prompt("a leopard near a leopard", 12)
+    assert find_phrase(prompt, "a leopard") == [1, 2, 3, 5, 6, 7]
+    assert find_phrase(prompt, "leopard") == [2, 3, 6, 7]
+
+
+def test_the_explanation_names_sources():
+    """Guards the text for people."""
+    source, edit = prompts("a red cat", "a red fluffy dog")
+    alignment = align_tokens(source, edit, "refine")
+    assert explain(source, edit, alignment).splitlines()[:3] == [
+        "a <- a",
+        "red <- red",
+        "fluffy <- (its own attention)",
+    ]

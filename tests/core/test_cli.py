@@ -1,0 +1,179 @@
+"""The command line, on a tiny random model: files, several edits, and one sentence for every bad input."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from nullinv_core.cli import main
+from nullinv_core.images import save_image
+from nullinv_core.store import load_inversion
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Exit status, what was printed, and the error line of a command."""
+    monkeypatch.setattr(sys, "argv", ["nullinv", *map(str, arguments)])
+    status = 0
+    try:
+        main()
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    return lambda *arguments: run(monkeypatch, capsys, *arguments)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    y, x = np.mgrid[0:50, 0:70] / 70
+    save_image(np.stack([x, y, 1 - x], -1), path)
+    return path
+
+
+@pytest.fixture
+def inverted(command, model_folder, photo, tmp_path):
+    """An inversion file of two quick steps."""
+    out = tmp_path / "photo.safetensors"
+    status, _, err = command(
+        "invert", "--model", model_folder, "--image", photo, "--prompt", "a red star on a blue background",
+        "--out", out, "--steps", 2, "--inner-steps", 2, "--device", "cpu",
+    )  # fmt: skip
+    assert status == 0, err
+    return out
+
+
+def test_invert_reconstruct_and_edit(command, inverted, tmp_path):
+    """Guards the main path: one file from invert, pictures of the model's size from the other two."""
+    assert command("reconstruct", "--inversion", inverted, "--out", tmp_path / "r.png", "--device", "cpu")[0] == 0
+    assert Image.open(tmp_path / "r.png").size == (32, 32)
+    status, _, err = command(
+        "edit", "--inversion", inverted, "--prompt", "a green star on a blue background",
+        "--prompt", "a large red star on a blue background", "--out", tmp_path / "e.png", "--blend", "star",
+        "--weight", "star=2.0", "--save-attention", tmp_path / "maps", "--device", "cpu",
+    )  # fmt: skip
+    assert status == 0, err
+    assert {p.name for p in tmp_path.glob("e*.png")} == {"e-1.png", "e-2.png"}
+    assert {p.name for p in (tmp_path / "maps").iterdir()} == {"source.png", "edit-1.png", "edit-2.png"}
+
+
+def test_the_same_command_gives_the_same_bytes(command, inverted, model_folder, photo, tmp_path):
+    """Guards determinism across runs."""
+    again = tmp_path / "again.safetensors"
+    command(
+        "invert", "--model", model_folder, "--image", photo, "--prompt", "a red star on a blue background",
+        "--out", again, "--steps", 2, "--inner-steps", 2, "--device", "cpu",
+    )  # fmt: skip
+    assert again.read_bytes() == inverted.read_bytes()
+
+
+def test_the_inversion_remembers_what_it_needs(inverted, model_folder):
+    """Guards that later commands need the file alone."""
+    stored = load_inversion(inverted)
+    assert stored.prompts == ("a red star on a blue background",)
+    assert stored.model == str(model_folder)
+    assert stored.null.guidance == 7.5
+
+
+def base(model_folder, photo, tmp_path, **changes):
+    options = {
+        "model": model_folder, "image": photo, "prompt": "a cat", "out": tmp_path / "x.safetensors", "steps": 1,
+    } | changes  # fmt: skip
+    return [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "/none"}, 'there is no model at "/none"'),
+        ({"image": "/none.png"}, "there is no image file"),
+        ({"steps": 0}, "steps must be between 1 and 1000, not 0"),
+        ({"inner_steps": 0}, "inner steps must be at least 1"),
+        ({"out": "/none/x.safetensors"}, "the folder"),
+        ({"out": "x.ckpt"}, "must end in .safetensors"),
+        ({"size": 33}, "size must be a multiple of 16"),
+        ({"device": "warp"}, 'device "warp" cannot be used'),
+        ({"prompt": "a " * 90}, "takes 90 tokens"),
+    ],
+)
+def test_bad_input_to_invert(command, model_folder, photo, tmp_path, changes, message):
+    """Guards the edge: exit status 2, one line that names the input, no file."""
+    status, _, err = command("invert", *base(model_folder, photo, tmp_path, **changes))
+    assert status == 2
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_broken_and_huge_images(command, model_folder, tmp_path, monkeypatch):
+    """Guards images: neither garbage nor a picture beyond the limit is decoded."""
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    status, _, err = command("invert", *base(model_folder, tmp_path / "bad.png", tmp_path))
+    assert status == 2 and "cannot be read as an image" in err
+    monkeypatch.setattr("nullinv_core.images.LARGEST", 10)
+    Image.new("RGB", (4, 4)).save(tmp_path / "huge.png")
+    status, _, err = command("invert", *base(model_folder, tmp_path / "huge.png", tmp_path))
+    assert status == 2 and "4×4 pixels" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--blend", "zebra"], 'blend word "zebra" is in neither prompt; their words are: a, red, star'),
+        (["--blend-exclude", "zebra"], 'blend-exclude word "zebra"'),
+        (["--weight", "zebra=2"], 'weight word "zebra" is not in the prompt'),
+        (["--weight", "star"], "must look like WORD=2.0"),
+        (["--cross-replace", "1.5"], "cross replace must lie in 0…1"),
+        (["--out", "x.jpg"], "must end in .png"),
+    ],
+)
+def test_bad_input_to_edit(command, inverted, tmp_path, options, message):
+    """Guards the edge of editing: exit status 2, one line, no picture."""
+    standard = ["--prompt", "a green star on a blue background", "--out", tmp_path / "e.png", "--device", "cpu"]
+    status, _, err = command("edit", "--inversion", inverted, *standard, *options)
+    assert status == 2 and err.count("\n") == 1 and message in err
+    assert not (tmp_path / "e.png").exists()
+
+
+def test_an_inversion_of_another_model_or_a_cut_file(command, inverted, model_folder, tmp_path):
+    """Guards reuse: another model's fingerprint and a truncated file end in one line."""
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(model_folder, other)
+    weights = other / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({k: v + 1 for k, v in load_file(weights).items()}, weights, {"format": "pt"})
+    arguments = ["reconstruct", "--out", tmp_path / "r.png", "--device", "cpu"]
+    status, _, err = command(*arguments, "--inversion", inverted, "--model", other)
+    assert status == 2 and "made with another model" in err
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(inverted.read_bytes()[:-100])
+    status, _, err = command(*arguments, "--inversion", cut)
+    assert status == 2 and "not a whole safetensors file" in err
+    assert not (tmp_path / "r.png").exists()
+
+
+def test_nan_in_the_network_is_named(command, model_folder, photo, tmp_path, monkeypatch):
+    """Guards numeric failure: the step and the way out, nothing written."""
+    from nullinv_core.backends.diffusers import DiffusersDenoiser
+
+    monkeypatch.setattr(DiffusersDenoiser, "__call__", lambda self, z, level, c, a=None: z * torch.nan)
+    status, _, err = command("invert", *base(model_folder, photo, tmp_path))
+    assert status == 2 and "NaN" in err and "step 1" in err and "float32 or bfloat16" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback():
+    """Guards --debug, and that the module runs as a program."""
+    command = [sys.executable, "-m", "nullinv_core", "reconstruct", "--inversion", "none", "--out", "x.png"]
+    plain = subprocess.run(command, capture_output=True, text=True, check=False)
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
+    assert plain.returncode == 2 and plain.stderr == 'error: there is no inversion file "none"\n'
+    assert debug.returncode != 0 and "Traceback" in debug.stderr

@@ -1,0 +1,227 @@
+"""The diffusers backend: attention processor, loading, refusals."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from nullinv_core import InputError, Inversion, invert, optimize_null_text
+from nullinv_core.backends.diffusers import check_inversion, load_model, wrap_pipeline
+from nullinv_core.backends.diffusers_attention import ControlledAttention
+from nullinv_core.demo.tokenizer import write_tokenizer
+from nullinv_core.null_text import NullTextSettings
+from nullinv_core.schedule import NoiseLevel
+
+from .helpers import context_of, controlled, latents_of, tiny_unet, word_prompt
+
+LEVEL = NoiseLevel(500.0, 0.3)
+
+
+class Passive:
+    """A control that looks at everything and changes nothing."""
+
+    def __init__(self, rows):
+        self.rows, self.seen = rows, []
+
+    def wants_self(self, positions):
+        return True
+
+    def wants_cross(self, positions):
+        return True
+
+    def self_attention(self, query, key):
+        self.seen.append(("self", tuple(query.shape)))
+        return query, key
+
+    def cross_attention(self, probabilities):
+        self.seen.append(("cross", tuple(probabilities.shape)))
+        assert torch.allclose(probabilities.sum(-1), torch.ones_like(probabilities[..., 0]))
+        return probabilities
+
+
+def test_without_control_the_unet_is_untouched():
+    """Guards the fast path: our processor equals diffusers' own."""
+    unet, context = tiny_unet(torch.float64), context_of(word_prompt("a cat"))[None]
+    unet.set_attn_processor(AttnProcessor2_0())
+    theirs = unet(latents_of(), torch.tensor(500.0), context).sample
+    assert torch.allclose(controlled(unet)(latents_of(), LEVEL, context), theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 3), slice(1, 3), slice(0, 2)])
+def test_a_passive_control_sees_every_layer_and_changes_nothing(rows):
+    """Guards the controlled path: dense and fast attention agree, and only the chosen rows are shown."""
+    denoiser, context = controlled(tiny_unet(torch.float64)), context_of(word_prompt("a cat"))[None].expand(3, -1, -1)
+    control = Passive(rows)
+    plain = denoiser(latents_of(3), LEVEL, context)
+    assert torch.allclose(denoiser(latents_of(3), LEVEL, context, control), plain, rtol=1e-9, atol=1e-12)
+    layers = sum(isinstance(p, ControlledAttention) for p in denoiser.unet.attn_processors.values())
+    assert len(control.seen) == layers == 14
+    assert {shape[0] for _, shape in control.seen} == {rows.stop - rows.start}
+    assert {kind for kind, _ in control.seen} == {"self", "cross"}
+
+
+def test_untouched_layers_stay_on_the_fast_path(monkeypatch):
+    """Guards speed: a control that wants nothing leaves every layer to scaled_dot_product_attention."""
+    calls = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def counting(*args, **kwargs):
+        calls.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr("nullinv_core.backends.diffusers_attention.scaled_dot_product_attention", counting)
+    control = Passive(slice(0, 1))
+    control.wants_self = control.wants_cross = lambda positions: False
+    context = context_of(word_prompt("a cat"))[None]
+    controlled(tiny_unet(torch.float64))(latents_of(), LEVEL, context, control)
+    assert len(calls) == 14 and control.seen == []
+
+
+def test_v_prediction_becomes_epsilon():
+    """Guards SD 2.x: the denoiser turns v into the ε of the same point."""
+    unet, context, z = tiny_unet(torch.float64), context_of(word_prompt("a cat"))[None], latents_of()
+    raw = controlled(unet)(z, LEVEL, context)
+    expected = LEVEL.alpha**0.5 * raw + (1 - LEVEL.alpha) ** 0.5 * z
+    assert torch.allclose(controlled(unet, "v_prediction")(z, LEVEL, context), expected)
+
+
+def test_half_precision_networks_return_the_latents_dtype():
+    """Guards precision at the border: a bf16 UNet takes and gives float32, and a gradient reaches the context."""
+    denoiser = controlled(tiny_unet(torch.bfloat16))
+    context = context_of(word_prompt("a cat"), torch.float32)[None].requires_grad_(True)
+    epsilon = denoiser(latents_of(dtype=torch.float32), LEVEL, context)
+    assert epsilon.dtype == torch.float32
+    epsilon.square().mean().backward()
+    assert context.grad.dtype == torch.float32 and context.grad.abs().sum() > 0
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return load_model(model_folder)
+
+
+def test_the_pipeline_gives_the_same_noise_prediction(model_folder, model):
+    """Guards loading: contexts and ε equal those of diffusers' own pipeline from the same folder."""
+    pipeline = StableDiffusionPipeline.from_pretrained(model_folder, local_files_only=True).to(dtype=torch.float32)
+    text = "a yellow star, on a striped blue background"
+    embedded, _ = pipeline.encode_prompt(text, "cpu", 1, False)
+    context = model.encode_prompts([model.prompt(text)])
+    assert torch.allclose(context, embedded, atol=1e-6)
+    z = latents_of(size=4, dtype=torch.float32)
+    theirs = pipeline.unet(z, torch.tensor(500), embedded).sample
+    assert torch.allclose(model.denoiser(z, LEVEL, context), theirs, atol=1e-5)
+
+
+def test_images_go_to_latents_and_back_in_shape(model):
+    """Guards the autoencoder's border: (B, H, W, 3) in 0…1 to (B, 4, h, w) float32 and back."""
+    latents = model.encode_image(torch.rand(2, 32, 48, 3))
+    assert latents.shape == (2, 4, 4, 6) and latents.dtype == torch.float32
+    image = model.decode(latents)
+    assert image.shape == (2, 32, 48, 3) and image.min() >= 0 and image.max() <= 1
+    assert (model.factor, model.native_size) == (8, 32)
+
+
+@given(st.text(max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_prompts_of_any_text_are_split_whole(tokenizer_model, text):
+    """Guards the tokenizer and the word table: any text, every inner token belongs to a word, in order."""
+    prompt = tokenizer_model.prompt(text)
+    inner = [w for w in prompt.word_of_token if w >= 0]
+    assert prompt.length == 77 and inner == sorted(inner)
+    assert set(inner) == set(range(len(prompt.words)))
+
+
+@pytest.fixture(scope="module")
+def tokenizer_model(model):
+    return model
+
+
+def test_words_of_several_tokens_are_kept_together(model):
+    """Guards words that the small vocabulary splits."""
+    prompt = model.prompt("A yellow triangle, on gray")
+    assert prompt.words == ("a", "yellow", "triangle", ",", "on", "gray")
+    assert len(prompt.tokens_of_word(2)) > 1
+
+
+def test_a_prompt_that_is_too_long_is_refused(model):
+    """Guards silent truncation."""
+    with pytest.raises(InputError, match="takes 100 tokens, the model reads 75"):
+        model.prompt("a " * 100)
+
+
+def test_an_inversion_of_another_model_or_schedule_is_refused(model, tmp_path):
+    """Guards reuse: fingerprint and noise levels must be this model's; what fits passes unchanged."""
+    context = model.encode_prompts([model.prompt("a cat")])
+    trajectory = invert(model.denoiser, latents_of(size=4, dtype=torch.float32), context, model.schedule(2))
+    null, _ = optimize_null_text(model.denoiser, trajectory, context[0], NullTextSettings(inner_steps=1))
+    good = Inversion(trajectory, null, ("a cat",), model.fingerprint, "m")
+    assert check_inversion(good, model)[1].embeddings.equal(null.embeddings)
+    with pytest.raises(InputError, match="another model"):
+        check_inversion(Inversion(trajectory, null, ("a cat",), "0" * 64, "m"), model)
+    with pytest.raises(InputError, match="no null embeddings"):
+        check_inversion(Inversion(trajectory, None, ("a cat",), model.fingerprint), model)
+    object.__setattr__(trajectory.schedule, "alphas_cumprod", (0.999, 0.99, 0.5))
+    with pytest.raises(InputError, match="another noise schedule"):
+        check_inversion(good, model)
+
+
+def test_other_kinds_of_models_are_refused(model_folder, tmp_path):
+    """Guards the edge: Flux and SD3 folders, inpainting UNets, folders without an index, missing weights."""
+    with pytest.raises(InputError, match="there is no model"):
+        load_model(tmp_path / "none")
+    with pytest.raises(InputError, match=r"model_index.json is missing"):
+        load_model(tmp_path)
+    for kind in ("FluxPipeline", "StableDiffusion3Pipeline"):
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+        with pytest.raises(InputError, match=f"holds a {kind}"):
+            load_model(tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(model_folder, broken)
+    (broken / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        load_model(broken)
+
+
+def test_an_inpainting_unet_is_refused(model_folder):
+    """Guards models with more input channels than latents have."""
+    from diffusers import UNet2DConditionModel
+
+    pipeline = StableDiffusionPipeline.from_pretrained(model_folder, local_files_only=True)
+    pipeline.unet = UNet2DConditionModel.from_config({**pipeline.unet.config, "in_channels": 9})
+    with pytest.raises(InputError, match="9 input channels"):
+        wrap_pipeline(pipeline, "inpaint", "cpu", torch.float32)
+
+
+def test_pickles_are_never_read(model_folder, tmp_path):
+    """Guards security: .ckpt files and folders that hold only .bin weights are refused."""
+    (tmp_path / "model.ckpt").write_bytes(b"\x80\x04.")
+    with pytest.raises(InputError, match=r"not a \.safetensors file"):
+        load_model(tmp_path / "model.ckpt")
+    folder = tmp_path / "bin"
+    shutil.copytree(model_folder, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        load_model(folder)
+
+
+def test_a_single_file_that_is_no_checkpoint_is_refused(tmp_path):
+    """Guards single files: random tensors end in one sentence, without a look at the network."""
+    save_file({"x": torch.zeros(3)}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="cannot be read as a Stable Diffusion"):
+        load_model(tmp_path / "x.safetensors")
+
+
+def test_the_tokenizer_reads_what_it_wrote(tmp_path):
+    """Guards reproducibility: writing the tokenizer twice gives the same files."""
+    write_tokenizer(tmp_path / "a")
+    write_tokenizer(tmp_path / "b")
+    for name in ("vocab.json", "merges.txt"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -1,0 +1,297 @@
+"""What must hold whatever the network is."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from nullinv_core import (
+    Counted,
+    EditSettings,
+    InputError,
+    NonFiniteError,
+    NullTextSettings,
+    batch_edits,
+    edit,
+    invert,
+    optimize_null_text,
+    plan_edit,
+    reconstruct,
+)
+from nullinv_core.schedule import Schedule
+
+from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
+
+SOURCE = word_prompt("a red cat on grass")
+EDIT = word_prompt("a blue cat on grass")
+QUICK = NullTextSettings(inner_steps=2)
+
+
+@pytest.fixture
+def denoiser():
+    return controlled(tiny_unet(torch.float64))
+
+
+def inverted(denoiser, batch=1, steps=4, prompt=SOURCE):
+    context = context_of(prompt)[None].expand(batch, -1, -1)
+    return invert(denoiser, latents_of(batch), context, tiny_schedule(steps))
+
+
+def edited(denoiser, trajectory, null, prompt, settings, guidance=7.5):
+    plan = plan_edit(SOURCE, prompt, trajectory.schedule.steps, settings)
+    contexts = context_of(prompt)[None, None].expand(trajectory.batch, 1, -1, -1)
+    return edit(denoiser, trajectory, null, contexts, batch_edits([[plan]] * trajectory.batch), guidance)
+
+
+def close(a, b, tolerance=1e-9):
+    return bool((a - b).norm() <= tolerance * b.norm())
+
+
+def test_guidance_one_with_the_source_prompt_reconstructs():
+    """Guards the pivot: at w = 1 the way back leads to the image, the better the finer the steps.
+
+    The network is the exact one for Gaussian data, so only the discretization keeps the two apart.
+    """
+
+    def gaussian(latents, level, context, attention=None):
+        return (1 - level.alpha) ** 0.5 / (0.25 * level.alpha + 1 - level.alpha) * latents
+
+    def error(steps):
+        trajectory = invert(gaussian, latents_of(2), context_of(SOURCE)[None].expand(2, -1, -1), tiny_schedule(steps))
+        back = reconstruct(gaussian, trajectory, empty_context(), 1.0)
+        return float((back - trajectory.clean).norm() / trajectory.clean.norm())
+
+    assert error(500) < 0.02 < error(20)
+
+
+def test_guidance_one_retraces_a_constant_epsilon_exactly():
+    """Guards the loop's bookkeeping: for constant ε inversion and sampling are each other's inverse."""
+    epsilon = latents_of(1, seed=9)
+    trajectory = invert(
+        lambda z, level, c, a=None: epsilon.expand_as(z), latents_of(), context_of(SOURCE)[None], tiny_schedule()
+    )
+    back = reconstruct(lambda z, level, c, a=None: epsilon.expand_as(z), trajectory, empty_context(), 1.0)
+    assert close(back, trajectory.clean)
+
+
+@pytest.mark.parametrize("mode", ["replace", "refine", "auto"])
+def test_an_edit_that_changes_no_word_gives_the_reconstruction(denoiser, mode):
+    """Guards the edit path: equal prompts, any mode, equal the plain reconstruction."""
+    trajectory = inverted(denoiser)
+    null, reached = optimize_null_text(denoiser, trajectory, empty_context(), QUICK)
+    result = edited(denoiser, trajectory, null, SOURCE, EditSettings(mode=mode))
+    assert close(result.latents[:, 0], reached) and close(result.source, reached)
+
+
+def test_the_source_branch_of_an_edit_is_the_reconstruction(denoiser):
+    """Guards the source branch: edits beside it in the batch leave it alone."""
+    trajectory = inverted(denoiser)
+    null, reached = optimize_null_text(denoiser, trajectory, empty_context(), QUICK)
+    result = edited(denoiser, trajectory, null, EDIT, EditSettings(weights={"blue": 3.0}))
+    assert close(result.source, reached)
+    assert not close(result.latents[:, 0], reached, 1e-3)
+
+
+def test_weight_one_changes_nothing_and_other_weights_do(denoiser):
+    """Guards the equalizer: 1.0 is the identity, 3.0 is not."""
+    trajectory, null = inverted(denoiser), empty_context()
+    plain, one, three = (
+        edited(denoiser, trajectory, null, EDIT, EditSettings(weights=w)).latents
+        for w in ({}, {"cat": 1.0}, {"cat": 3.0})
+    )
+    assert torch.equal(plain, one)
+    assert not close(plain, three, 1e-4)
+
+
+def test_windows_of_no_length_are_a_plain_prompt_swap(denoiser):
+    """Guards the windows: nothing replaced at all is sampling with the other prompt."""
+    trajectory, null = inverted(denoiser), empty_context()
+    result = edited(denoiser, trajectory, null, EDIT, EditSettings(cross_replace=0.0, self_replace=0.0))
+    swap = reconstruct(denoiser, trajectory, null, 7.5, context_of(EDIT)[None])
+    assert close(result.latents[:, 0], swap)
+
+
+def test_a_words_own_window_overrides_the_common_one(denoiser):
+    """Guards per-word windows: a word can start later and end earlier than the others."""
+    plan = plan_edit(SOURCE, EDIT, 10, EditSettings(cross_replace=0.8, word_cross_replace={"blue": (0.2, 0.5)}))
+    token = EDIT.tokens_of_word(1)[0]
+    assert plan.cross_window[:, token].nonzero().flatten().tolist() == [2, 3, 4]
+    assert plan.cross_window[:, token + 1].nonzero().flatten().tolist() == list(range(8))
+
+
+def test_local_blend_keeps_the_source_outside_its_mask(denoiser):
+    """Guards local blend: outside the reported mask the edit equals the source branch to the bit, inside it differs."""
+    trajectory, null = inverted(denoiser), empty_context()
+    settings = EditSettings(blend=["cat"], blend_threshold=0.75)
+    result = edited(denoiser, trajectory, null, EDIT, settings)
+    mask = result.mask[:, 0, None].expand_as(result.source)
+    assert 0 < mask.double().mean() < 1
+    assert torch.equal(result.latents[:, 0][~mask], result.source[~mask])
+    assert not torch.equal(result.latents[:, 0][mask], result.source[mask])
+
+
+def test_excluded_words_shrink_the_mask(denoiser):
+    """Guards exclude words: their region leaves the mask."""
+    trajectory, null = inverted(denoiser), empty_context()
+    plain = edited(denoiser, trajectory, null, EDIT, EditSettings(blend=["cat"], blend_threshold=0.6)).mask
+    less = edited(
+        denoiser, trajectory, null, EDIT, EditSettings(blend=["cat"], blend_exclude=["grass"], blend_threshold=0.6)
+    ).mask
+    assert less.sum() < plain.sum() and not (less & ~plain).any()
+
+
+def test_a_batch_equals_its_single_runs(denoiser):
+    """Guards batches: each image keeps its own loss, stop, embedding and edit."""
+    prompts = [SOURCE, word_prompt("two dogs")]
+    context, latents = torch.stack([context_of(p) for p in prompts]), latents_of(2)
+    # the second image has tiny latents, so its timesteps end early while the first one's go on
+    latents[1] *= 0.1
+    settings = NullTextSettings(inner_steps=3, early_stop=30.0)
+    schedule = tiny_schedule()
+
+    def run(rows):
+        trajectory = invert(denoiser, latents[rows], context[rows], schedule)
+        null, reached = optimize_null_text(denoiser, trajectory, empty_context(), settings)
+        plans = [[plan_edit(p, EDIT, 4), plan_edit(p, SOURCE, 4)] for p in prompts[rows]]
+        contexts = torch.stack([context_of(EDIT), context_of(SOURCE)])[None].expand(len(plans), -1, -1, -1)
+        return null, reached, edit(denoiser, trajectory, null, contexts, batch_edits(plans), 7.5).latents
+
+    both, singles = run(slice(0, 2)), [run(slice(i, i + 1)) for i in range(2)]
+    assert len(set(both[0].iterations.flatten().tolist())) > 1
+    for row, single in enumerate(singles):
+        assert torch.equal(both[0].iterations[:, row], single[0].iterations[:, 0])
+        assert close(both[0].embeddings[:, row], single[0].embeddings[:, 0], 1e-7)
+        assert close(both[1][row], single[1][0], 1e-7) and close(both[2][row], single[2][0], 1e-7)
+
+
+def test_optimization_lowers_the_loss():
+    """Guards that the optimization optimizes: ten steps end nearer to the pivot than one."""
+    denoiser = controlled(tiny_unet(torch.float64))
+    trajectory = inverted(denoiser, steps=10)
+    one, ten = (
+        optimize_null_text(denoiser, trajectory, empty_context(), NullTextSettings(guidance=2.0, inner_steps=n))[1]
+        for n in (1, 10)
+    )
+    assert (ten - trajectory.clean).norm() < (one - trajectory.clean).norm()
+
+
+def test_the_gradient_is_the_finite_difference():
+    """Guards the backward pass: one directional derivative of the loss against a central difference."""
+    denoiser, null = controlled(tiny_unet(torch.float64)), empty_context()[None]
+    trajectory = inverted(denoiser)
+    level, direction = trajectory.schedule.level(4), torch.randn_like(null)
+
+    def loss(embedding):
+        return denoiser(trajectory.noisiest, level, embedding).square().mean()
+
+    variable = null.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(loss(variable), variable)
+    numeric = (loss(null + 1e-5 * direction) - loss(null - 1e-5 * direction)) / 2e-5
+    assert torch.isclose((gradient * direction).sum(), numeric, rtol=1e-5)
+
+
+def test_counts_are_samples(denoiser):
+    """Guards the cost figures: T to invert, 2·T + inner to optimize, 2·(1+E)·T to edit."""
+    counted = Counted(denoiser)
+    trajectory = inverted(counted, batch=2)
+    assert (counted.forwards, counted.backwards) == (8, 0)
+    null, _ = optimize_null_text(counted, trajectory, empty_context(), QUICK)
+    inner = int(null.iterations.sum())
+    assert (counted.forwards, counted.backwards) == (8 + 16 + inner, inner)
+    before = counted.forwards
+    edited(counted, trajectory, null, EDIT, EditSettings())
+    assert counted.forwards - before == 2 * 2 * 2 * 4
+
+
+def test_callbacks_see_every_step_and_can_cancel(denoiser):
+    """Guards progress, preview and cancel: events in order with finite previews; an exception stops at once."""
+    events = []
+    trajectory = invert(denoiser, latents_of(), context_of(SOURCE)[None], tiny_schedule(), events.append)
+    optimize_null_text(denoiser, trajectory, empty_context(), QUICK, events.append)
+    reconstruct(denoiser, trajectory, empty_context(), 7.5, callback=events.append)
+    assert [e.phase for e in events] == ["invert"] * 4 + ["optimize"] * 8 + ["sample"] * 4
+    assert [e.step for e in events if e.phase == "sample"] == [1, 2, 3, 4]
+    assert all(torch.isfinite(e.preview).all() and e.preview.shape == (1, 4, 8, 8) for e in events)
+    assert all(e.loss is not None and e.iteration in (1, 2) for e in events if e.phase == "optimize")
+
+    class CancelledError(Exception):
+        pass
+
+    def cancel(event):
+        raise CancelledError
+
+    counted = Counted(denoiser)
+    with pytest.raises(CancelledError):
+        optimize_null_text(counted, trajectory, empty_context(), QUICK, cancel)
+    assert counted.forwards == 2
+
+
+@pytest.mark.parametrize("bad_call", [0, 2])
+def test_nan_is_reported_with_its_step(denoiser, bad_call):
+    """Guards half precision: NaN from the network names the step and the way out."""
+    calls = []
+
+    def broken(latents, level, context, attention=None):
+        calls.append(level)
+        return denoiser(latents, level, context) * (float("nan") if len(calls) - 1 == bad_call else 1.0)
+
+    with pytest.raises(NonFiniteError, match=f"at step {bad_call + 1} .*float32 or bfloat16"):
+        inverted(broken)
+
+
+def test_the_same_inputs_give_the_same_bytes(denoiser):
+    """Guards determinism on the CPU."""
+    runs = []
+    for _ in range(2):
+        trajectory = inverted(denoiser)
+        null, _ = optimize_null_text(denoiser, trajectory, empty_context(), QUICK)
+        runs.append((null.embeddings, edited(denoiser, trajectory, null, EDIT, EditSettings()).latents))
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_inference_mode_around_the_core_does_no_harm(denoiser):
+    """Guards hosts that run nodes under inference mode: results stay ordinary tensors and gradients flow."""
+    context, latents, null = context_of(SOURCE)[None], latents_of(), empty_context()
+    with torch.inference_mode():
+        trajectory = invert(denoiser, latents, context, tiny_schedule())
+        nulls, _ = optimize_null_text(denoiser, trajectory, null, QUICK)
+    assert not nulls.embeddings.is_inference() and not trajectory.latents.is_inference()
+
+
+def test_a_schedule_from_outside_is_used_as_it_is(denoiser):
+    """Guards foreign schedules: fractional timesteps and a clean end at ᾱ = 1."""
+    schedule = Schedule((10.5, 400.25, 990.0), (1.0, 0.95, 0.4, 0.006))
+    trajectory = invert(denoiser, latents_of(), context_of(SOURCE)[None], schedule)
+    null, reached = optimize_null_text(denoiser, trajectory, empty_context(), QUICK)
+    assert close(reconstruct(denoiser, trajectory, null, 7.5), reached)
+
+
+def test_inputs_that_do_not_fit_are_refused(denoiser):
+    """Guards the edges: one sentence each for shapes, counts, words and settings."""
+    trajectory = inverted(denoiser)
+    null, _ = optimize_null_text(denoiser, trajectory, empty_context(), QUICK)
+    shorter = dataclasses.replace(
+        null, embeddings=null.embeddings[1:], losses=null.losses[1:], iterations=null.iterations[1:]
+    )
+    plan = plan_edit(SOURCE, EDIT, 4)
+    contexts = context_of(EDIT)[None, None]
+    cases = [
+        ("same B", lambda: invert(denoiser, latents_of(2), context_of(SOURCE)[None], tiny_schedule())),
+        ("NaN", lambda: invert(denoiser, latents_of() * float("nan"), context_of(SOURCE)[None], tiny_schedule())),
+        ("do not belong", lambda: reconstruct(denoiser, trajectory, shorter, 7.5)),
+        ("need contexts", lambda: edit(denoiser, trajectory, null, contexts[0], batch_edits([[plan]]), 7.5)),
+        ("planned for 7 steps", lambda: edit(
+            denoiser, trajectory, null, contexts, batch_edits([[plan_edit(SOURCE, EDIT, 7)]]), 7.5)),
+        ("same number of edits", lambda: batch_edits([[plan], []])),
+        ("same number of tokens", lambda: batch_edits([[plan, plan_edit(SOURCE, EDIT, 9)]])),
+        ("at least 1", lambda: NullTextSettings(inner_steps=0)),
+        ("must be positive", lambda: NullTextSettings(learning_rate=0.0)),
+        ("cross replace must lie", lambda: EditSettings(cross_replace=1.5)),
+        ("blend threshold", lambda: EditSettings(blend_threshold=-1)),
+        ("weight word", lambda: plan_edit(SOURCE, EDIT, 4, EditSettings(weights={"dog": 2.0}))),
+        ("in neither prompt", lambda: plan_edit(SOURCE, EDIT, 4, EditSettings(blend=["dog"]))),
+        ("shorten the longer", lambda: plan_edit(SOURCE, word_prompt("a", 12), 4)),
+    ]  # fmt: skip
+    for message, call in cases:
+        with pytest.raises(InputError, match=message):
+            call()
