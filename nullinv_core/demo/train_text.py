@@ -20,7 +20,7 @@ from .tokenizer import LENGTH
 from .training_loop import Budget, run_steps, warmup_cosine
 
 WIDTH = 128
-STEPS = 1_200
+STEPS = 350
 BATCH = 64
 TASKS = {"shape": list(SHAPES), "colour": list(COLOURS), "size": list(RADII), "texture": list(TEXTURES)}
 
