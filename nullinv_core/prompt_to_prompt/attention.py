@@ -16,6 +16,8 @@ from .edit import Edit
 
 SELF_REPLACE_POSITIONS = 32 * 32
 """Self-attention is replaced only in layers of at most this many positions (the authors' choice)."""
+MOST_HALVINGS = 3
+"""How often Stable Diffusion's UNets halve their grid at most."""
 MAP_SIDE = 16
 """Word maps are read from layers of about 16×16 positions (exactly that at 512×512 pixels)."""
 
@@ -100,7 +102,7 @@ class AttentionMaps:
 def map_grid(height: int, width: int) -> tuple[int, int]:
     """Grid of the layers whose maps are read, for latents of that size: the halving nearest to 16×16 positions."""
     grids = [(height, width)]
-    while min(grids[-1]) > 1:
+    while min(grids[-1]) > 1 and len(grids) <= MOST_HALVINGS:
         grids.append((-(-grids[-1][0] // 2), -(-grids[-1][1] // 2)))
     return min(grids, key=lambda g: max(g[0] * g[1] / MAP_SIDE**2, MAP_SIDE**2 / (g[0] * g[1])))
 
