@@ -34,6 +34,10 @@ Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of the network.")]
 InversionFile = Annotated[Path, typer.Option(help="File that `invert` wrote.")]
 OtherModel = Annotated[str, typer.Option(help="Where the model is now, if it moved since `invert`.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="For a .safetensors checkpoint: a diffusers folder of its family, if none is cached."),
+]
 PHASES = {"invert": "inverting", "optimize": "optimizing", "sample": "sampling"}
 
 
@@ -75,12 +79,12 @@ def _pick_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _load(model: str, device: str, dtype: str) -> DiffusersModel:
+def _load(model: str, device: str, dtype: str, config: Path | None = None) -> DiffusersModel:
     import torch
 
     from .backends.diffusers import load_model
 
-    return load_model(model, _pick_device(device), getattr(torch, dtype))
+    return load_model(model, _pick_device(device), getattr(torch, dtype), config)
 
 
 def _check_out(path: Path, suffix: str) -> None:
@@ -90,13 +94,15 @@ def _check_out(path: Path, suffix: str) -> None:
         raise InputError(f'cannot write "{path}": the folder "{path.parent}" does not exist')
 
 
-def _reopen(inversion: Path, model: str, device: str, dtype: str) -> tuple[Inversion, NullEmbeddings, DiffusersModel]:
+def _reopen(
+    inversion: Path, model: str, device: str, dtype: str, config: Path | None
+) -> tuple[Inversion, NullEmbeddings, DiffusersModel]:
     """An inversion, its null embeddings and the model that made it, checked to belong together."""
     from .backends.diffusers import check_inversion
     from .store import load_inversion
 
     stored = load_inversion(inversion)
-    loaded = _load(model or stored.model, device, dtype)
+    loaded = _load(model or stored.model, device, dtype, config)
     checked, null = check_inversion(stored, loaded)
     return checked, null, loaded
 
@@ -143,6 +149,7 @@ def invert(
     size: Annotated[int, typer.Option(help="Side in pixels; 0: what the model was trained at.")] = 0,
     device: Device = "",
     dtype: Dtype = "float32",
+    config: Config = None,
 ) -> None:
     """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
     from .images import load_image
@@ -152,7 +159,7 @@ def invert(
 
     _check_out(out, ".safetensors")
     settings = NullTextSettings(guidance=guidance, inner_steps=inner_steps)
-    loaded = _load(model, device, dtype)
+    loaded = _load(model, device, dtype, config)
     schedule = loaded.schedule(steps)
     side = loaded.check_size(size or loaded.native_size)
     context, empty = loaded.encode_prompts([loaded.prompt(prompt), loaded.prompt("")]).split(1)
@@ -172,13 +179,14 @@ def reconstruct(
     model: OtherModel = "",
     device: Device = "",
     dtype: Dtype = "float32",
+    config: Config = None,
 ) -> None:
     """Reconstruct the picture from its inversion, at the guidance it was optimized for."""
     from .editing import reconstruct as run_reconstruction
     from .images import save_image
 
     _check_out(out, ".png")
-    stored, null, loaded = _reopen(inversion, model, device, dtype)
+    stored, null, loaded = _reopen(inversion, model, device, dtype, config)
     with _progress() as callback:
         latents = run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback)
     save_image(loaded.decode(latents)[0], out)
@@ -203,6 +211,7 @@ def edit(
     model: OtherModel = "",
     device: Device = "",
     dtype: Dtype = "float32",
+    config: Config = None,
 ) -> None:
     """Edit the picture: say what it shall show instead."""
     from .editing import edit as run_edit
@@ -220,7 +229,7 @@ def edit(
         blend=blend or [],
         blend_exclude=blend_exclude or [],
     )
-    stored, null, loaded = _reopen(inversion, model, device, dtype)
+    stored, null, loaded = _reopen(inversion, model, device, dtype, config)
     source = loaded.prompt(stored.prompts[0])
     prompts = [loaded.prompt(text) for text in prompt]
     plans = [plan_edit(source, p, stored.trajectory.schedule.steps, settings) for p in prompts]

@@ -136,17 +136,23 @@ def prompt_of_ids(tokenizer: Any, text: str, ids: list[int]) -> Prompt:
     return Prompt(text, tuple(ids), tuple(words), tuple(places))
 
 
-def load_model(path: Path | str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> DiffusersModel:
+def load_model(
+    path: Path | str, device: str = "cpu", dtype: torch.dtype = torch.float32, config: Path | str | None = None
+) -> DiffusersModel:
     """Load a model folder in diffusers' layout or a single ``.safetensors`` checkpoint; ``demo`` is the one that ships.
 
-    Only local safetensors files are read. ``dtype`` is the UNet's and text encoder's; the autoencoder stays float32.
+    Only local safetensors files are read, never the network. ``dtype`` is the UNet's and text encoder's; the
+    autoencoder stays float32. ``config``: for a single file, a diffusers folder of the same family to take the
+    configuration and tokenizer from; by default that family's in the local Hugging Face cache.
     Raises InputError for a missing or broken model and for kinds that null-text inversion does not apply to.
     """
     path = DEMO_MODEL if str(path) == "demo" else Path(path)
     if not path.exists():
         raise InputError(f'there is no model at "{path}"; give a diffusers folder, a .safetensors file, or "demo"')
     with _quiet():
-        pipeline = _load_folder(path) if path.is_dir() else _load_single_file(path)
+        pipeline = (
+            _load_folder(path) if path.is_dir() else _load_single_file(path, None if config is None else Path(config))
+        )
         return wrap_pipeline(pipeline, path.name, device, dtype)
 
 
@@ -221,9 +227,8 @@ def _quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _load_folder(folder: Path) -> Any:
-    from diffusers import StableDiffusionPipeline
-
+def _check_index(folder: Path) -> None:
+    """Raise InputError unless a folder is a Stable Diffusion 1.x or 2.x text-to-image pipeline by its index."""
     index = folder / "model_index.json"
     try:
         kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
@@ -234,6 +239,12 @@ def _load_folder(folder: Path) -> Any:
             f'"{folder}" holds a {kind}; null-text inversion here needs a Stable Diffusion 1.x or 2.x text-to-image '
             "model (StableDiffusionPipeline)"
         )
+
+
+def _load_folder(folder: Path) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    _check_index(folder)
     try:
         return StableDiffusionPipeline.from_pretrained(
             folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
@@ -243,7 +254,7 @@ def _load_folder(folder: Path) -> Any:
         raise InputError(f'the model in "{folder}" cannot be read: {_first_line(error)}') from error
 
 
-def _load_single_file(path: Path) -> Any:
+def _load_single_file(path: Path, config: Path | None) -> Any:
     from diffusers import StableDiffusionPipeline
 
     if path.suffix != ".safetensors":
@@ -251,14 +262,36 @@ def _load_single_file(path: Path) -> Any:
             f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused'
         )
     try:
+        folder = _cached_configuration(path) if config is None else config
+        _check_index(folder)
         return StableDiffusionPipeline.from_single_file(
-            path, safety_checker=None, feature_extractor=None, local_files_only=True
+            path, config=str(folder), safety_checker=None, feature_extractor=None, local_files_only=True
         )
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise InputError(
-            f'"{path.name}" cannot be read as a Stable Diffusion 1.x or 2.x checkpoint without the network '
-            f"({_first_line(error)}); convert it to a diffusers folder"
+            f'"{path.name}" cannot be read as a Stable Diffusion 1.x or 2.x checkpoint ({_first_line(error)})'
         ) from error
+
+
+def _cached_configuration(path: Path) -> Path:
+    """The folder of a checkpoint's family in the local Hugging Face cache.
+
+    Looked up here because diffusers would ask the network for it.
+    """
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+    from huggingface_hub import try_to_load_from_cache
+
+    family = fetch_diffusers_config(load_single_file_checkpoint(str(path), local_files_only=True))
+    repository = family["pretrained_model_name_or_path"]
+    index = try_to_load_from_cache(repository, "model_index.json")
+    if not isinstance(index, str):
+        raise InputError(
+            f'"{path.name}" alone does not say how to build its model, and "{repository}" is not in the local cache; '
+            "name any diffusers folder of the same family with --config, or convert the file to such a folder"
+        )
+    return Path(index).parent
 
 
 def _first_line(error: Exception) -> str:

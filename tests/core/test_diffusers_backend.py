@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +19,7 @@ from nullinv_core.null_text import NullTextSettings
 from nullinv_core.schedule import NoiseLevel
 
 from .helpers import context_of, controlled, latents_of, tiny_unet, word_prompt
+from .single_file import write_single_file
 
 LEVEL = NoiseLevel(500.0, 0.3)
 
@@ -212,11 +213,40 @@ def test_pickles_are_never_read(model_folder, tmp_path):
         load_model(folder)
 
 
-def test_a_single_file_that_is_no_checkpoint_is_refused(tmp_path):
-    """Guards single files: random tensors end in one sentence, without a look at the network."""
+def test_a_single_file_gives_the_same_model_as_its_folder(model_folder, tmp_path):
+    """Guards single-file checkpoints: read offline with a folder's configuration, they predict the same noise."""
+    torch.manual_seed(0)
+    pipeline = StableDiffusionPipeline.from_pretrained(model_folder, local_files_only=True)
+    pipeline.vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    pipeline.save_pretrained(tmp_path / "folder")
+    write_single_file(pipeline, tmp_path / "one.safetensors")
+    folder = load_model(tmp_path / "folder")
+    single = load_model(tmp_path / "one.safetensors", config=tmp_path / "folder")
+    context = folder.encode_prompts([folder.prompt("a red star")])
+    assert torch.equal(single.encode_prompts([single.prompt("a red star")]), context)
+    z = latents_of(size=4, dtype=torch.float32)
+    assert torch.allclose(single.denoiser(z, LEVEL, context), folder.denoiser(z, LEVEL, context), atol=1e-5)
+    assert torch.allclose(single.decode(z), folder.decode(z), atol=1e-5)
+    assert single.fingerprint == folder.fingerprint
+
+
+def test_a_single_file_without_configuration_is_refused_without_the_network(tmp_path, monkeypatch):
+    """Guards against silent downloads: nothing in the cache ends in one sentence, and no socket is opened."""
+    import socket
+
+    def no_network(*args, **kwargs):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
     save_file({"x": torch.zeros(3)}, tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match="cannot be read as a Stable Diffusion"):
+    with pytest.raises(InputError, match="--config"):
         load_model(tmp_path / "x.safetensors")
+    (tmp_path / "y.safetensors").write_bytes(b"garbage")
+    with pytest.raises(InputError, match="cannot be read as a Stable Diffusion"):
+        load_model(tmp_path / "y.safetensors")
 
 
 def test_the_tokenizer_reads_what_it_wrote(tmp_path):
