@@ -21,7 +21,7 @@ from .common import RESULTS, environment, markdown_table, write_json
 MEDIANS = (
     "psnr_autoencoder", "psnr_ddim", "psnr_null_text", "psnr_null_text_vs_autoencoder", "background_psnr",
     "changed_region_psnr", "changed_region_psnr_of_source", "unet_forwards", "unet_backwards", "seconds_invert",
-    "seconds_optimize", "seconds_edit",
+    "seconds_optimize", "seconds_optimize_edit", "seconds_edit",
 )  # fmt: skip
 
 

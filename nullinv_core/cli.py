@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from .errors import InputError, NonFiniteError
+from .files import check_writable
 
 if TYPE_CHECKING:
     from .backends.diffusers import DiffusersModel
@@ -76,7 +78,9 @@ def _pick_device(device: str) -> str:
         except (RuntimeError, AssertionError) as error:
             raise InputError(f'device "{device}" cannot be used here; try --device cpu') from error
         return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _load(model: str, device: str, dtype: str, config: Path | None = None) -> DiffusersModel:
@@ -90,8 +94,15 @@ def _load(model: str, device: str, dtype: str, config: Path | None = None) -> Di
 def _check_out(path: Path, suffix: str) -> None:
     if path.suffix.lower() != suffix:
         raise InputError(f'--out "{path}" must end in {suffix}')
-    if not path.parent.is_dir():
-        raise InputError(f'cannot write "{path}": the folder "{path.parent}" does not exist')
+    check_writable(path)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'cannot make the folder "{folder}": {error.strerror}') from error
+    check_writable(folder / "file")
 
 
 def _reopen(
@@ -102,6 +113,8 @@ def _reopen(
     from .store import load_inversion
 
     stored = load_inversion(inversion)
+    if not (model or stored.model):
+        raise InputError(f'"{inversion}" does not say which model made it; name it with --model')
     loaded = _load(model or stored.model, device, dtype, config)
     checked, null = check_inversion(stored, loaded)
     return checked, null, loaded
@@ -118,10 +131,8 @@ def demo(
     from .demo.run import demo_case, run_case, write_demo
 
     model = _load("demo", "cpu", "float32")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'cannot make the folder "{out}": {error.strerror}') from error
+    model.schedule(steps)
+    _make_folder(out)
     with _progress() as callback:
         report, pictures = run_case(model, demo_case(seed), seed, steps, guidance, callback=callback)
     write_demo(out, report, pictures)
@@ -189,8 +200,9 @@ def reconstruct(
     stored, null, loaded = _reopen(inversion, model, device, dtype, config)
     with _progress() as callback:
         latents = run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback)
-    save_image(loaded.decode(latents)[0], out)
-    typer.echo(f"saved: {out}")
+    for path, picture in zip(_numbered(out, len(latents)), loaded.decode(latents), strict=True):
+        save_image(picture, path)
+        typer.echo(f"saved: {path}")
 
 
 @app.command()
@@ -229,7 +241,11 @@ def edit(
         blend=blend or [],
         blend_exclude=blend_exclude or [],
     )
+    if save_attention is not None:
+        _make_folder(save_attention)
     stored, null, loaded = _reopen(inversion, model, device, dtype, config)
+    if len(stored.prompts) != 1:
+        raise InputError(f"this inversion holds {len(stored.prompts)} images; the command line edits one at a time")
     source = loaded.prompt(stored.prompts[0])
     prompts = [loaded.prompt(text) for text in prompt]
     plans = [plan_edit(source, p, stored.trajectory.schedule.steps, settings) for p in prompts]
@@ -240,17 +256,19 @@ def edit(
             batch_edits([plans], loaded.device), guidance or null.guidance, callback,
         )  # fmt: skip
     pictures = loaded.decode(result.latents[0])
-    numbered = [out] if len(prompts) == 1 else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(len(prompts))]
-    for path, picture in zip(numbered, pictures, strict=True):
+    for path, picture in zip(_numbered(out, len(prompts)), pictures, strict=True):
         save_image(picture, path)
         typer.echo(f"saved: {path}")
-    if save_attention is not None:
-        save_attention.mkdir(parents=True, exist_ok=True)
+    if save_attention is not None and result.maps is not None:
         for branch, one in enumerate([source, *prompts]):
             picture = loaded.decode(result.source)[0] if branch == 0 else pictures[branch - 1]
             name = "source" if branch == 0 else f"edit-{branch}"
             save_pil(word_maps(picture, result.maps[0, branch].cpu(), one), save_attention / f"{name}.png")
         typer.echo(f"attention: {save_attention}")
+
+
+def _numbered(out: Path, count: int) -> list[Path]:
+    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(count)]
 
 
 def _weight(text: str) -> tuple[str, float]:
@@ -269,9 +287,6 @@ def main() -> None:
         app(arguments)
     except (InputError, NonFiniteError) as error:
         if debug:
-            raise
+            traceback.print_exc()
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("cancelled; nothing was written", err=True)
-        sys.exit(130)

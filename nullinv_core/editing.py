@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,13 +22,13 @@ class EditResult:
 
     ``latents``: (B, E, C, h, w), clean. ``source``: (B, C, h, w), what the source branch reached. ``mask``: bool
     (B, E, h, w), where the last local blend let the edit through. ``maps``: mean cross-attention of source and edit
-    branches, float32 (B, 1+E, grid h, grid w, tokens).
+    branches, float32 (B, 1+E, grid h, grid w, tokens); None where the model has no layer of the grid that is read.
     """
 
     latents: Tensor
     source: Tensor
     mask: Tensor
-    maps: Tensor
+    maps: Tensor | None
 
     def __repr__(self) -> str:
         batch, edits, channels, height, width = self.latents.shape
@@ -40,7 +41,9 @@ def _null_rows(null: NullEmbeddings | Tensor, trajectory: Trajectory, step: int)
     return rows.expand(trajectory.batch, *rows.shape[-2:])
 
 
-def _check_null(null: NullEmbeddings | Tensor, trajectory: Trajectory) -> None:
+def _check_null(null: NullEmbeddings | Tensor, trajectory: Trajectory, guidance: float) -> None:
+    if not math.isfinite(guidance):
+        raise InputError(f"guidance must be a finite number, not {guidance}")
     if not isinstance(null, NullEmbeddings):
         return
     if null.steps != trajectory.schedule.steps or null.embeddings.shape[1] not in (1, trajectory.batch):
@@ -64,7 +67,7 @@ def reconstruct(
     (tokens, width) it is the DDIM baseline. ``context``: another prompt's, without attention control (B, tokens,
     width). Costs 2T samples an image.
     """
-    _check_null(null, trajectory)
+    _check_null(null, trajectory, guidance)
     schedule = trajectory.schedule
     text = trajectory.context if context is None else context
     with no_gradients():
@@ -95,7 +98,7 @@ def edit(
     ``contexts``: the edit prompts' (B, E, tokens, width). ``null``: ∅_t of the inversion, which serves all branches
     of its image, or a plain null context. Costs 2·(1+E)·T samples an image.
     """
-    _check_null(null, trajectory)
+    _check_null(null, trajectory, guidance)
     schedule, batch, branches = trajectory.schedule, trajectory.batch, edits.branches
     if contexts.shape[:2] != (batch, branches - 1) or len(edits.edits) != batch:
         raise InputError(
@@ -122,7 +125,7 @@ def edit(
             latents = _blend(latents, maps, edits, index, schedule.steps, mask)
             callback(Event("sample", index + 1, schedule.steps, clean))
         reached = latents.unflatten(0, (batch, branches))
-        return EditResult(reached[:, 1:], reached[:, 0], mask, maps.mean())
+        return EditResult(reached[:, 1:], reached[:, 0], mask, None if maps.total is None else maps.mean())
 
 
 def _blend(latents: Tensor, maps: AttentionMaps, edits: EditBatch, index: int, steps: int, mask: Tensor) -> Tensor:

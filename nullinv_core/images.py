@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import InputError
+from .files import whole_file
 
 LARGEST = 100_000_000
 """Most pixels of a picture that is read."""
@@ -25,23 +27,33 @@ def load_image(path: Path | str, size: int) -> Tensor:
     if not path.is_file():
         raise InputError(f'there is no image file "{path}"')
     try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > LARGEST:
-                raise InputError(
-                    f'"{path}" has {picture.width}×{picture.height} pixels; '
-                    f"scale it below {LARGEST // 10**6} megapixels"
-                )
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
-            fitted = (
-                upright
-                if upright.size == (size, size)
-                else ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
-            )
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+        with warnings.catch_warnings():
+            # our own limit, below, is the stricter one
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                _check_pixels(path, picture.width * picture.height)
+                upright = _rgb(ImageOps.exif_transpose(picture))
+    except Image.DecompressionBombError as error:
+        raise InputError(f'"{path}" is larger than {LARGEST // 10**6} megapixels; scale it down') from error
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise InputError(f'"{path}" cannot be read as an image; give a PNG, JPEG or WebP file') from error
-    return torch.from_numpy(np.asarray(fitted, np.float32) / 255)[None]
+    if upright.size != (size, size):
+        upright = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(upright, np.float32) / 255)[None]
+
+
+def _check_pixels(path: Path, pixels: int) -> None:
+    if pixels > LARGEST:
+        raise InputError(
+            f'"{path}" has {pixels / 1e6:.0f} megapixels; scale it to at most {LARGEST // 10**6} megapixels'
+        )
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """8-bit RGB; 16-bit grey keeps its upper half, which a plain conversion would clip."""
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    return picture.convert("RGB")
 
 
 def to_pil(image: Tensor | np.ndarray) -> Image.Image:
@@ -56,10 +68,8 @@ def save_image(image: Tensor | np.ndarray, path: Path | str) -> None:
 
 def save_pil(picture: Image.Image, path: Path | str) -> None:
     """Write a finished picture as PNG. Raises InputError where that is not possible."""
-    try:
-        picture.save(path, format="PNG")
-    except OSError as error:
-        raise InputError(f'cannot write "{path}": {error.strerror or error}') from error
+    with whole_file(Path(path)) as partial:
+        picture.save(partial, format="PNG")
 
 
 def psnr(image: Tensor | np.ndarray, reference: Tensor | np.ndarray, mask: np.ndarray | None = None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ class NullTextSettings:
     """Constants of the optimization; the defaults are the authors' (preset ``paper``).
 
     ``guidance`` w. ``inner_steps`` N: Adam steps per timestep at most, at least one is always taken.
-    ``learning_rate`` at the noisiest step; it falls linearly to half of it over T steps (100 steps: to zero).
+    ``learning_rate`` at the noisiest step; it falls linearly with the timesteps, by a hundredth of it at each.
     ``early_stop`` and ``early_stop_growth``: a timestep ends once its loss is below early_stop + growth·i, i = 0 at
     the noisiest step.
     """
@@ -34,9 +35,11 @@ class NullTextSettings:
     early_stop_growth: float = 2e-5
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.guidance):
+            raise InputError(f"guidance must be a finite number, not {self.guidance}")
         if self.inner_steps < 1:
             raise InputError(f"inner steps must be at least 1, not {self.inner_steps}")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise InputError(f"the learning rate must be positive, not {self.learning_rate}")
 
     def rate(self, index: int, steps: int) -> float:
@@ -109,6 +112,7 @@ def _optimize_step(
     losses = torch.full((len(rows),), torch.inf, dtype=null.dtype)
     iterations = torch.zeros(len(rows), dtype=torch.int64)
     active = list(range(len(rows)))
+    preview = latents.clone()
     for iteration in range(1, settings.inner_steps + 1):
         with torch.enable_grad():
             embedding = torch.stack([rows[i] for i in active])
@@ -122,7 +126,8 @@ def _optimize_step(
         optimizer.step()
         losses[active] = loss.detach().to("cpu", losses.dtype)
         iterations[active] += 1
-        report(iteration, losses, predicted_clean(latents[active], epsilon.detach(), level.alpha))
+        preview[active] = predicted_clean(latents[active], epsilon.detach(), level.alpha)
+        report(iteration, losses, preview.clone())
         # the step just taken was worth its price, so the loss from before it decides (as the authors' code does)
         active = [i for i in active if losses[i] >= threshold]
         if not active:

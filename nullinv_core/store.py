@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import InputError
+from .files import whole_file
 from .schedule import Schedule
 from .types import NullEmbeddings, Trajectory
 
@@ -52,9 +51,12 @@ class Inversion:
         return replace(self, trajectory=self.trajectory.to(device), null=null)
 
 
-def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, shapes and 64 spread values of every weight: tells models apart, not tampering."""
-    digest = hashlib.sha256()
+def fingerprint(weights: Mapping[str, Tensor], kind: str = "") -> str:
+    """SHA-256 over ``kind`` and the names, shapes and 64 spread values of every weight.
+
+    Tells models apart; it is no protection against tampering.
+    """
+    digest = hashlib.sha256(kind.encode())
     for name in sorted(weights):
         tensor = weights[name]
         flat = tensor.detach().reshape(-1)
@@ -87,27 +89,13 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
     if null is not None:
         tensors |= {"null_embeddings": null.embeddings, "losses": null.losses, "iterations": null.iterations}
         metadata["guidance"] = float(null.guidance)
-    if not path.parent.is_dir():
-        raise InputError(f'cannot save to "{path}": the folder "{path.parent}" does not exist')
     # one entry alone: several would be written in an order that changes from run to run
     header = {HEADER: json.dumps(metadata, sort_keys=True)}
-    _replace_whole(path, {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, header)
-
-
-def _replace_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(f'cannot save to "{path}": {error.strerror or error}') from error
-    partial = Path(name)
-    try:
-        save_file(tensors, partial, metadata)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f'cannot save to "{path}": {error}') from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, header)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def load_inversion(path: Path | str) -> Inversion:
@@ -147,6 +135,8 @@ def _checked_metadata(path: Path, header: dict[str, str]) -> dict[str, Any]:
 
 def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion:
     for name, tensor in tensors.items():
+        if tensor.is_floating_point() != (name != "iterations"):
+            raise InputError(f"{name} has the type {tensor.dtype}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{name} holds NaN or infinity")
     schedule = Schedule(tuple(tensors["timesteps"].tolist()), tuple(tensors["alphas_cumprod"].tolist()))
@@ -156,8 +146,9 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion
         null = NullEmbeddings(
             tensors["null_embeddings"], float(metadata["guidance"]), tensors["losses"], tensors["iterations"]
         )
-        if null.embeddings.shape[:2] != (schedule.steps, trajectory.batch):
-            raise InputError(f"its null embeddings are {tuple(null.embeddings.shape)}, not ({schedule.steps}, …)")
+        expected = (schedule.steps, *trajectory.context.shape)
+        if null.embeddings.shape != expected:
+            raise InputError(f"its null embeddings are {tuple(null.embeddings.shape)}, not {expected}")
     prompts, identity, model = metadata["prompts"], metadata["fingerprint"], metadata["model"]
     if not isinstance(prompts, list) or not all(isinstance(text, str) for text in (*prompts, identity, model)):
         raise InputError("its prompts, fingerprint or model are not texts")

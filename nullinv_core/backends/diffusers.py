@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..denoiser import AttentionControl, no_gradients
@@ -73,7 +73,8 @@ class DiffusersModel:
     @property
     def native_size(self) -> int:
         """Side in pixels that the model was trained at."""
-        return int(self.denoiser.unet.config.sample_size) * self.factor
+        size = self.denoiser.unet.config.sample_size or 64
+        return (size if isinstance(size, int) else min(size)) * self.factor
 
     def check_size(self, side: int) -> int:
         """Return ``side``; raise InputError where it is no multiple of the latent grid the UNet can halve."""
@@ -161,6 +162,9 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
     from .diffusers_attention import ControlledAttention
 
     unet, scheduler = pipeline.unet, pipeline.scheduler
+    for part in ("unet", "vae", "text_encoder", "tokenizer"):
+        if getattr(pipeline, part) is None:
+            raise InputError(f'"{name}" has no {part}; use a complete model')
     if unet.config.in_channels != 4:
         raise InputError(
             f'"{name}" has a UNet with {unet.config.in_channels} input channels (inpainting or depth); '
@@ -169,9 +173,7 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
     prediction = scheduler.config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise InputError(f'"{name}" predicts "{prediction}"; supported are {", ".join(PREDICTIONS)}')
-    weights = {f"unet.{k}": v for k, v in unet.state_dict().items()}
-    weights |= {f"text.{k}": v for k, v in pipeline.text_encoder.state_dict().items()}
-    identity = fingerprint(weights)
+    identity = fingerprint(_named_weights(pipeline), prediction)
     for module in (unet, pipeline.text_encoder):
         module.requires_grad_(False).eval().to(device, dtype)
     pipeline.vae.requires_grad_(False).eval().to(device, torch.float32)
@@ -187,6 +189,17 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
     )
 
 
+def _named_weights(pipeline: Any) -> dict[str, Tensor]:
+    """Every weight that an inversion depends on, by names that do not depend on the libraries' versions."""
+    parts = {"unet": pipeline.unet, "text": pipeline.text_encoder, "vae": pipeline.vae}
+    return {
+        f"{part}.{name.removeprefix('text_model.')}": weight
+        for part, module in parts.items()
+        for name, weight in module.state_dict().items()
+        if not name.endswith("position_ids")
+    }
+
+
 def check_inversion(inversion: Inversion, model: DiffusersModel) -> tuple[Inversion, NullEmbeddings]:
     """The inversion and its null embeddings on the model's device.
 
@@ -200,13 +213,26 @@ def check_inversion(inversion: Inversion, model: DiffusersModel) -> tuple[Invers
         )
     if inversion.null is None:
         raise InputError("this inversion holds no null embeddings; invert the image again")
-    schedule, known = inversion.trajectory.schedule, model.alphas_cumprod
+    trajectory, config = inversion.trajectory, model.denoiser.unet.config
+    if (trajectory.clean.shape[1], trajectory.context.shape[2]) != (config.in_channels, config.cross_attention_dim):
+        raise InputError(f'this inversion does not have the shapes of "{model.name}"; invert the image again')
+    _check_schedule(trajectory.schedule, model.alphas_cumprod)
+    return inversion.to(model.device), inversion.null.to(model.device)
+
+
+def _check_schedule(schedule: Schedule, known: tuple[float, ...]) -> None:
+    """Raise InputError unless ᾱ of every timestep is the model's, and that of the clean end its first or 1."""
+    last = len(known) - 1
     for timestep, alpha in zip(schedule.timesteps, schedule.alphas_cumprod[1:], strict=True):
-        if not (timestep == int(timestep) and 0 <= timestep < len(known) and known[int(timestep)] == alpha):
+        below = min(max(math.floor(timestep), 0), last)
+        share = timestep - below
+        expected = known[below] * (1 - share) + known[min(below + 1, last)] * share
+        if not (0 <= timestep <= last and math.isclose(expected, alpha, rel_tol=1e-3)):
             raise InputError(
                 f"this inversion was made on another noise schedule (timestep {timestep:g}); invert the image again"
             )
-    return inversion.to(model.device), inversion.null.to(model.device)
+    if not any(math.isclose(schedule.alphas_cumprod[0], clean, rel_tol=1e-3) for clean in (known[0], 1.0)):
+        raise InputError("this inversion's noise schedule ends at another noise level; invert the image again")
 
 
 @contextmanager
@@ -215,16 +241,17 @@ def _quiet() -> Iterator[None]:
     from diffusers.utils import logging as ours
     from transformers.utils import logging as theirs
 
-    levels = [(log, log.get_verbosity()) for log in (ours, theirs)]
-    for log, _ in levels:
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in (ours, theirs)]
+    for log, _, _ in before:
         log.set_verbosity_error()
         log.disable_progress_bar()
     try:
         yield
     finally:
-        for log, level in levels:
+        for log, level, bars in before:
             log.set_verbosity(level)
-            log.enable_progress_bar()
+            if bars:
+                log.enable_progress_bar()
 
 
 def _check_index(folder: Path) -> None:
@@ -250,7 +277,7 @@ def _load_folder(folder: Path) -> Any:
             folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
             use_safetensors=True, local_files_only=True,
         )  # fmt: skip
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+    except Exception as error:
         raise InputError(f'the model in "{folder}" cannot be read: {_first_line(error)}') from error
 
 
@@ -262,29 +289,45 @@ def _load_single_file(path: Path, config: Path | None) -> Any:
             f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused'
         )
     try:
-        folder = _cached_configuration(path) if config is None else config
+        repository = _family(path)
+        folder = _cached_configuration(path, repository) if config is None else config
         _check_index(folder)
         return StableDiffusionPipeline.from_single_file(
             path, config=str(folder), safety_checker=None, feature_extractor=None, local_files_only=True
         )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+    except Exception as error:
         raise InputError(
             f'"{path.name}" cannot be read as a Stable Diffusion 1.x or 2.x checkpoint ({_first_line(error)})'
         ) from error
 
 
-def _cached_configuration(path: Path) -> Path:
+def _family(path: Path) -> str:
+    """Repository that holds the configuration of a checkpoint's family; InputError for kinds that are not supported."""
+    from diffusers.loaders.single_file_utils import (
+        fetch_diffusers_config,
+        infer_diffusers_model_type,
+        load_single_file_checkpoint,
+    )
+
+    checkpoint = load_single_file_checkpoint(str(path), local_files_only=True)
+    kind = infer_diffusers_model_type(checkpoint)
+    if kind not in ("v1", "v2"):
+        raise InputError(
+            f'"{path.name}" looks like a model of the kind "{kind}"; null-text inversion here needs a Stable Diffusion '
+            "1.x or 2.x text-to-image checkpoint"
+        )
+    return str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
+
+
+def _cached_configuration(path: Path, repository: str) -> Path:
     """The folder of a checkpoint's family in the local Hugging Face cache.
 
     Looked up here because diffusers would ask the network for it.
     """
-    from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
     from huggingface_hub import try_to_load_from_cache
 
-    family = fetch_diffusers_config(load_single_file_checkpoint(str(path), local_files_only=True))
-    repository = family["pretrained_model_name_or_path"]
     index = try_to_load_from_cache(repository, "model_index.json")
     if not isinstance(index, str):
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,17 @@ class Quality:
     judge_right_on_true: float
     judge_false_accepts: float
     mistakes: tuple[str, ...]
+
+    def missed(self) -> list[str]:
+        """Targets that are not reached, in words."""
+        bars = [
+            ("autoencoder PSNR", self.autoencoder_psnr >= 32),
+            ("one-object scenes right", self.one_object_right >= 0.95),
+            ("two-object scenes right", self.two_objects_right >= 0.85),
+            ("judge on true scenes", self.judge_right_on_true >= 0.99),
+            ("judge's false accepts", self.judge_false_accepts <= 0.02),
+        ]
+        return [name for name, reached in bars if not reached]
 
 
 def round_trip(model: DiffusersModel, scenes: list[Scene]) -> np.ndarray:
@@ -107,10 +119,12 @@ def main() -> None:
     model = load_model(options.model, options.device)
     quality, pictures = measure(model, options.captions, options.steps, options.guidance)
     card = model_card(quality, pictures, f"{platform.machine()}, torch {torch.__version__}, {options.device}")
-    folder = options.card or options.model
+    folder = options.card or (DEMO_MODEL if str(options.model) == "demo" else options.model)
     folder.mkdir(parents=True, exist_ok=True)
     card.write(folder)
     print(card.text)
+    if quality.missed():
+        sys.exit(f"below target: {', '.join(quality.missed())}")
 
 
 if __name__ == "__main__":

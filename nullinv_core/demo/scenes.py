@@ -44,7 +44,7 @@ DARK = ("black", "blue", "purple")
 """Colours whose second tone is lighter, not darker."""
 TEXTURES = ("plain", "striped", "dotted")
 RADII = {"small": (16.0, 19.0), "medium": (23.0, 27.0), "large": (31.0, 36.0)}
-"""Circumscribed radius in pixels by size word; ``medium`` is what a caption leaves unsaid."""
+"""Radius in pixels by size word (a square's corners reach a tenth further); ``medium`` is left unsaid."""
 
 Split = Literal["train", "held-out"]
 EDITS = (

@@ -1,7 +1,7 @@
 """Train the demo model from nothing: ``python -m nullinv_core.demo.train``. Resumable; the same command goes on.
 
-Stages: tokenizer, autoencoder, decoder (sharper pictures, encoder fixed), text encoder, UNet. Each keeps its state
-in the work folder as safetensors; the finished model is written as a diffusers folder in fp16.
+Stages: tokenizer, autoencoder (in two passes), text encoder, UNet. Each keeps its state in the work folder as
+safetensors; the finished model is written as a diffusers folder in fp16.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from . import train_autoencoder, train_text, train_unet
@@ -45,10 +46,7 @@ def train(work: Path, out: Path, device: str, budget: Budget) -> bool:
     trained = train_unet.train(work, vae, text, tokenizer, device, budget)
     if trained is None:
         return False
-    sharper = train_autoencoder.train(work, device, budget, "decoder")
-    if sharper is None:
-        return False
-    write_model(out, sharper, *trained, tokenizer)
+    write_model(out, vae, *trained, tokenizer)
     return True
 
 
@@ -67,7 +65,14 @@ def write_model(
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(out, safe_serialization=True)
+    _name_as_stable_diffusion(out / "text_encoder" / "model.safetensors")
     write_tokenizer(out / "tokenizer")
+
+
+def _name_as_stable_diffusion(path: Path) -> None:
+    """Give the text encoder's weights the prefix ``text_model.`` that every reader of Stable Diffusion knows."""
+    weights = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in load_file(path).items()}
+    save_file(weights, path, {"format": "pt"})
 
 
 def main() -> None:
@@ -76,7 +81,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("demo-training"), help="folder of the resumable state")
     parser.add_argument("--out", type=Path, default=MODEL, help="where the finished model goes")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; run again to go on")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     done = train(options.work, options.out, options.device, Budget(options.minutes))
     print(f"finished: {options.out}" if done else "stopped by --minutes; run the same command to go on")

@@ -1,4 +1,4 @@
-"""Train the demo's autoencoder (TAESD architecture): first whole, later its decoder alone for sharper pictures."""
+"""Train the demo's autoencoder (TAESD architecture), in two passes: a coarse one, and a fine one in smaller batches."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from diffusers import AutoencoderTiny
 from .scenes import SIZE, render, sample_scene
 from .training_loop import Budget, run_steps, warmup_cosine
 
-STAGES = {"autoencoder": (2_200, 16, 1e-3), "autoencoder-fine": (5_000, 8, 6e-4), "decoder": (3_000, 8, 4e-4)}
-"""Steps, crops a step and peak learning rate of each stage; the last one keeps the encoder fixed."""
+STAGES = {"autoencoder": (2_200, 16, 1e-3), "autoencoder-fine": (5_000, 8, 6e-4)}
+"""Steps, crops a step and peak learning rate of each stage."""
 CROP = 64
 TRIES = 3
 """A crop is the busiest of so many random ones: most of a scene is flat and teaches nothing."""
@@ -52,9 +52,8 @@ def train(work: Path, device: str, budget: Budget, stage: str = "autoencoder-fin
     if model is None:
         return None
     model = model.train().to(memory_format=torch.channels_last)
-    model.encoder.requires_grad_(stage != "decoder")
     total, batch, peak = STAGES[stage]
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=peak, weight_decay=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0)
 
     def loss_of(step: int) -> torch.Tensor:
         images = crops((number, step), batch).to(device, memory_format=torch.channels_last)

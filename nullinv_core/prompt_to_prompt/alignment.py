@@ -6,7 +6,7 @@ Words are aligned first, then their tokens, so an edit may replace words by more
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import SequenceMatcher
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -15,6 +15,10 @@ from torch import Tensor
 from ..errors import InputError
 from .prompt import END, PAD, START, Prompt
 
+ARTICLES = ("a", "an", "the", "and", "or", "is", "are", "its")
+PLACES = ("of", "on", "in", "at", "by", "to", "with")
+SMALL_WORDS = frozenset([*ARTICLES, *PLACES, *",.;:"])
+"""Words and signs that say little about what a picture shows."""
 Mode = Literal["auto", "replace", "refine"]
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 """Source words and the edit words that stand for them."""
@@ -52,17 +56,16 @@ def align_words(source: tuple[str, ...], edit: tuple[str, ...]) -> WordAlignment
     replaced: list[Pair] = []
     removed: list[int] = []
     added: list[int] = []
-    for kind, a, b, c, d in SequenceMatcher(None, source, edit, autojunk=False).get_opcodes():
-        if kind == "equal":
-            same += zip(range(a, b), range(c, d), strict=True)
-        elif kind == "delete":
-            removed += range(a, b)
-        elif kind == "insert":
-            added += range(c, d)
-        elif b - a == d - c:
-            replaced += [((i,), (j,)) for i, j in zip(range(a, b), range(c, d), strict=True)]
+    same += kept_words(source, edit)
+    for (a, c), (b, d) in pairwise([(-1, -1), *same, (len(source), len(edit))]):
+        olds, news = tuple(range(a + 1, b)), tuple(range(c + 1, d))
+        if len(olds) == len(news):
+            replaced += [((i,), (j,)) for i, j in zip(olds, news, strict=True)]
+        elif olds and news:
+            replaced.append((olds, news))
         else:
-            replaced.append((tuple(range(a, b)), tuple(range(c, d))))
+            removed += olds
+            added += news
     for j in tuple(added):
         moved_from = next((i for i in removed if source[i] == edit[j]), None)
         if moved_from is not None:
@@ -70,6 +73,32 @@ def align_words(source: tuple[str, ...], edit: tuple[str, ...]) -> WordAlignment
             removed.remove(moved_from)
             added.remove(j)
     return WordAlignment(tuple(sorted(same)), tuple(replaced), tuple(removed), tuple(added))
+
+
+def kept_words(source: tuple[str, ...], edit: tuple[str, ...]) -> list[tuple[int, int]]:
+    """The heaviest common subsequence of two word lists, as (source word, edit word) in order.
+
+    A word that carries meaning weighs more than any number of small ones beside it, so "a cat" and "cat with a hat"
+    agree in the cat and not in the article.
+    """
+    heavy = len(source) + len(edit)
+    best = [[0] * (len(edit) + 1) for _ in range(len(source) + 1)]
+    for i in reversed(range(len(source))):
+        for j in reversed(range(len(edit))):
+            best[i][j] = max(best[i + 1][j], best[i][j + 1])
+            if source[i] == edit[j]:
+                weight = 1 if source[i] in SMALL_WORDS else heavy
+                best[i][j] = max(best[i][j], best[i + 1][j + 1] + weight)
+    pairs, i, j = [], 0, 0
+    while i < len(source) and j < len(edit):
+        if source[i] == edit[j] and best[i][j] > max(best[i + 1][j], best[i][j + 1]):
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif best[i + 1][j] >= best[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return pairs
 
 
 def choose_mode(words: WordAlignment) -> Literal["replace", "refine"]:

@@ -16,10 +16,10 @@ from .edit import Edit
 
 SELF_REPLACE_POSITIONS = 32 * 32
 """Self-attention is replaced only in layers of at most this many positions (the authors' choice)."""
-MOST_HALVINGS = 3
-"""How often Stable Diffusion's UNets halve their grid at most."""
 MAP_SIDE = 16
-"""Word maps are read from layers of about 16×16 positions (exactly that at 512×512 pixels)."""
+"""Word maps are read from layers of at least 16×16 positions (exactly that at 512×512 pixels)."""
+MOST_HALVINGS = 2
+"""How often the grid is halved where maps are read at most; deeper lies the middle block alone."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,19 @@ class AttentionMaps:
     def mean(self) -> Tensor:
         """Mean attention per position and token, 0…1: float32 (B, 1+E, h, w, K)."""
         if self.total is None:
-            raise InputError("no attention of that grid was seen; the model has no such layer")
+            raise InputError(
+                f"the model has no cross-attention on a {self.grid[0]}×{self.grid[1]} grid, from which word maps are "
+                "read; edit at the size that the model was trained at, or without blend words"
+            )
         return self.total / self.count
 
 
 def map_grid(height: int, width: int) -> tuple[int, int]:
-    """Grid of the layers whose maps are read, for latents of that size: the halving nearest to 16×16 positions."""
+    """Grid of the layers whose maps are read, for latents of that size: the smallest of at least 16×16 positions."""
     grids = [(height, width)]
     while min(grids[-1]) > 1 and len(grids) <= MOST_HALVINGS:
         grids.append((-(-grids[-1][0] // 2), -(-grids[-1][1] // 2)))
-    return min(grids, key=lambda g: max(g[0] * g[1] / MAP_SIDE**2, MAP_SIDE**2 / (g[0] * g[1])))
+    return next((g for g in reversed(grids) if g[0] * g[1] >= MAP_SIDE**2), grids[0])
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -44,6 +45,11 @@ class EditSettings:
             start, end = bounds(window)
             if not 0 <= start <= end <= 1:
                 raise InputError(f"{name} must lie in 0…1 with its start before its end, not {window}")
+        for word, weight in self.weights.items():
+            if not math.isfinite(weight):
+                raise InputError(f'the weight of "{word}" must be a finite number, not {weight}')
+        if isinstance(self.blend, str) or isinstance(self.blend_exclude, str):
+            raise InputError("blend words are a list of words, not one text")
         for name, value in (("blend start", self.blend_start), ("blend threshold", self.blend_threshold)):
             if not 0 <= value <= 1:
                 raise InputError(f"{name} must lie in 0…1, not {value}")

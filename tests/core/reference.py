@@ -8,6 +8,8 @@ import math
 
 import torch
 
+THRESHOLD = 0.3
+
 
 class DenseAttention:
     """A diffusers attention processor that always builds the whole attention matrix and shows it to a controller."""
@@ -38,28 +40,26 @@ class DenseAttention:
 
 
 class Controller:
-    """Cross- and self-attention edits for one source and several edits, and the store that local blend reads."""
+    """Cross- and self-attention edits for one source and several edits, and the store that local blend reads.
 
-    def __init__(self, mappings, keeps, equalizers, cross_end, self_end, steps, map_positions):
-        self.mappings, self.keeps, self.equalizers = mappings, keeps, equalizers
-        self.cross_end, self.self_end = int(cross_end * steps), int(self_end * steps)
-        self.map_positions = map_positions
+    pairs: per edit a list of (source token, edit token, share); columns without a pair keep their own attention.
+    windows: per edit and step the edit tokens whose window is open.
+    """
+
+    def __init__(self, pairs, equalizers, windows, self_end, map_positions):
+        self.pairs, self.equalizers, self.windows = pairs, equalizers, windows
+        self.self_end, self.map_positions = self_end, map_positions
         self.step, self.stored = 0, []
 
     def __call__(self, weights, is_cross):
-        source = weights[0]
+        source = weights[0].clone()
         for e in range(1, len(weights)):
-            if is_cross and self.step < self.cross_end:
-                mapping, keep = self.mappings[e - 1], self.keeps[e - 1]
-                new = torch.zeros_like(source)
-                for j in range(mapping.shape[1]):
-                    if keep[j]:
-                        for i in range(mapping.shape[0]):
-                            new[..., j] += source[..., i] * mapping[i, j]
-                    else:
-                        new[..., j] = weights[e][..., j]
-                weights[e] = new * self.equalizers[e - 1]
-            elif not is_cross and self.step < self.self_end and weights.shape[2] <= 32**2:
+            if is_cross:
+                for j in self.windows[e - 1][self.step]:
+                    sources = [(i, share) for i, column, share in self.pairs[e - 1] if column == j]
+                    column = sum(source[..., i] * share for i, share in sources) if sources else weights[e][..., j]
+                    weights[e][..., j] = column * self.equalizers[e - 1].get(j, 1.0)
+            elif self.step < self.self_end and weights.shape[2] <= 32**2:
                 weights[e] = source
         if is_cross and weights.shape[2] == self.map_positions:
             self.stored.append(weights.clone())
@@ -70,18 +70,25 @@ class Controller:
         return total.reshape(total.shape[0], side, side, -1)
 
 
-def local_blend(latents, maps, words, threshold=0.3):
-    """The source's latents put back outside (source region or edit region). words: one token list per branch."""
-    masks = []
-    for branch, tokens in enumerate(words):
-        heat = maps[branch][..., tokens].sum(-1)[None, None]
+def region(maps, tokens, size, pool):
+    heat = maps[..., tokens].sum(-1)[None, None]
+    if pool:
         heat = torch.nn.functional.max_pool2d(heat, 3, 1, 1)
-        heat = torch.nn.functional.interpolate(heat, size=latents.shape[2:])
-        masks.append(heat / heat.max() > threshold)
+    heat = torch.nn.functional.interpolate(heat, size=size)
+    return (heat / heat.max() > THRESHOLD)[0, 0]
+
+
+def local_blend(latents, maps, words, excluded):
+    """The source's latents put back outside (source region or edit region), and inside the excluded words' regions.
+
+    words, excluded: one token list per branch.
+    """
+    size = latents.shape[2:]
     out = latents.clone()
     for e in range(1, len(latents)):
-        mask = (masks[0] | masks[e])[0].to(latents.dtype)
-        out[e : e + 1] = latents[:1] + mask * (latents[e : e + 1] - latents[:1])
+        inside = region(maps[0], words[0], size, True) | region(maps[e], words[e], size, True)
+        inside &= ~(region(maps[0], excluded[0], size, False) | region(maps[e], excluded[e], size, False))
+        out[e] = latents[0] + inside.to(latents.dtype) * (latents[e] - latents[0])
     return out
 
 
@@ -133,7 +140,7 @@ def null_text(unet, trajectory, context, null, timesteps, alphas, w, inner=10, e
 
 
 def edit(unet, start, contexts, embeddings, timesteps, alphas, w, controller, blend=None, side=None):
-    """Sample all branches (source first) in one batch. blend: (token lists, start share)."""
+    """Sample all branches (source first) in one batch. blend: (token lists, excluded token lists, start share)."""
     branches = len(contexts)
     latents = start.repeat(branches, 1, 1, 1)
     for i in range(len(timesteps)):
@@ -143,6 +150,6 @@ def edit(unet, start, contexts, embeddings, timesteps, alphas, w, controller, bl
         noise = predict(unet, latents.repeat(2, 1, 1, 1), timesteps[index], torch.cat([null, contexts]))
         free, text = noise.chunk(2)
         latents = ddim(latents, free + w * (text - free), alphas[index + 1], alphas[index])
-        if blend is not None and i >= int(blend[1] * len(timesteps)):
-            latents = local_blend(latents, controller.maps(side), blend[0])
+        if blend is not None and i >= int(blend[2] * len(timesteps)):
+            latents = local_blend(latents, controller.maps(side), blend[0], blend[1])
     return latents

@@ -129,7 +129,7 @@ def test_images_go_to_latents_and_back_in_shape(model):
 
 
 @given(st.text(max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_prompts_of_any_text_are_split_whole(tokenizer_model, text):
     """Guards the tokenizer and the word table: any text, every inner token belongs to a word, in order."""
     prompt = tokenizer_model.prompt(text)

@@ -18,7 +18,8 @@ from nullinv_core import (
     plan_edit,
     reconstruct,
 )
-from nullinv_core.schedule import Schedule
+from nullinv_core.null_text import PAPER
+from nullinv_core.schedule import Schedule, ddim_step, guide
 
 from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
 
@@ -144,10 +145,11 @@ def test_a_batch_equals_its_single_runs(denoiser):
     """Guards batches: each image keeps its own loss, stop, embedding and edit."""
     prompts = [SOURCE, word_prompt("two dogs")]
     context, latents = torch.stack([context_of(p) for p in prompts]), latents_of(2)
-    # the second image has tiny latents, so its timesteps end early while the first one's go on
-    latents[1] *= 0.1
-    settings = NullTextSettings(inner_steps=3, early_stop=30.0)
     schedule = tiny_schedule()
+    first = optimize_null_text(
+        denoiser, invert(denoiser, latents, context, schedule), empty_context(), NullTextSettings(inner_steps=1)
+    )[0].losses[-1]
+    settings = NullTextSettings(inner_steps=3, early_stop=float(first.mean()))
 
     def run(rows):
         trajectory = invert(denoiser, latents[rows], context[rows], schedule)
@@ -157,7 +159,7 @@ def test_a_batch_equals_its_single_runs(denoiser):
         return null, reached, edit(denoiser, trajectory, null, contexts, batch_edits(plans), 7.5).latents
 
     both, singles = run(slice(0, 2)), [run(slice(i, i + 1)) for i in range(2)]
-    assert len(set(both[0].iterations.flatten().tolist())) > 1
+    assert both[0].iterations[:, 0].tolist() != both[0].iterations[:, 1].tolist()
     for row, single in enumerate(singles):
         assert torch.equal(both[0].iterations[:, row], single[0].iterations[:, 0])
         assert close(both[0].embeddings[:, row], single[0].embeddings[:, 0], 1e-7)
@@ -176,18 +178,26 @@ def test_optimization_lowers_the_loss():
 
 
 def test_the_gradient_is_the_finite_difference():
-    """Guards the backward pass: one directional derivative of the loss against a central difference."""
+    """Guards the backward pass of the optimizer's own first step against central differences of the loss."""
     denoiser, null = controlled(tiny_unet(torch.float64)), empty_context()[None]
     trajectory = inverted(denoiser)
-    level, direction = trajectory.schedule.level(4), torch.randn_like(null)
+    schedule, settings = trajectory.schedule, NullTextSettings(inner_steps=1)
 
     def loss(embedding):
-        return denoiser(trajectory.noisiest, level, embedding).square().mean()
+        epsilon = guide(
+            denoiser(trajectory.noisiest, schedule.level(4), embedding),
+            denoiser(trajectory.noisiest, schedule.level(4), trajectory.context), 7.5,
+        )  # fmt: skip
+        return (ddim_step(trajectory.noisiest, epsilon, schedule, 4) - trajectory.latents[3]).square().mean()
 
-    variable = null.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(loss(variable), variable)
-    numeric = (loss(null + 1e-5 * direction) - loss(null - 1e-5 * direction)) / 2e-5
-    assert torch.isclose((gradient * direction).sum(), numeric, rtol=1e-5)
+    moved = optimize_null_text(denoiser, trajectory, null, settings)[0].at(4) - null
+    # the first Adam step moves every entry by the learning rate against the sign of its gradient
+    assert torch.allclose(moved.abs(), torch.full_like(moved, 1e-2), rtol=1e-3)
+    for place in ((0, 0, 0), (0, 3, 5), (0, 9, 11)):
+        nudge = torch.zeros_like(null)
+        nudge[place] = 1e-5
+        slope = float(loss(null + nudge) - loss(null - nudge))
+        assert slope != 0 and (slope > 0) == (float(moved[place]) < 0)
 
 
 def test_counts_are_samples(denoiser):
@@ -251,8 +261,9 @@ def test_the_same_inputs_give_the_same_bytes(denoiser):
 
 def test_inference_mode_around_the_core_does_no_harm(denoiser):
     """Guards hosts that run nodes under inference mode: results stay ordinary tensors and gradients flow."""
-    context, latents, null = context_of(SOURCE)[None], latents_of(), empty_context()
     with torch.inference_mode():
+        context, latents, null = context_of(SOURCE)[None] + 0, latents_of() + 0, empty_context() + 0
+        assert latents.is_inference() and null.is_inference()
         trajectory = invert(denoiser, latents, context, tiny_schedule())
         nulls, _ = optimize_null_text(denoiser, trajectory, null, QUICK)
     assert not nulls.embeddings.is_inference() and not trajectory.latents.is_inference()
@@ -264,6 +275,24 @@ def test_a_schedule_from_outside_is_used_as_it_is(denoiser):
     trajectory = invert(denoiser, latents_of(), context_of(SOURCE)[None], schedule)
     null, reached = optimize_null_text(denoiser, trajectory, empty_context(), QUICK)
     assert close(reconstruct(denoiser, trajectory, null, 7.5), reached)
+
+
+def test_the_paper_preset_has_the_authors_constants():
+    """Guards N, w, the learning rate's fall and the growing threshold; beyond 100 steps the rate stays positive."""
+    assert (PAPER.guidance, PAPER.inner_steps) == (7.5, 10)
+    assert [PAPER.rate(i, 50) for i in (0, 1, 49)] == pytest.approx([1e-2, 9.9e-3, 5.1e-3])
+    assert [PAPER.threshold(i) for i in (0, 1, 49)] == pytest.approx([1e-5, 3e-5, 99e-5])
+    assert min(PAPER.rate(i, 500) for i in range(500)) > 0
+
+
+def test_previews_keep_the_whole_batch(denoiser):
+    """Guards live previews: images that ended early stay in the picture while others go on."""
+    trajectory, events = inverted(denoiser, batch=2), []
+    noisiest = optimize_null_text(denoiser, trajectory, empty_context(), NullTextSettings(inner_steps=1))[0].losses[-1]
+    settings = NullTextSettings(inner_steps=3, early_stop=float(noisiest.mean()))
+    null, _ = optimize_null_text(denoiser, trajectory, empty_context(), settings, events.append)
+    assert null.iterations[:, 0].tolist() != null.iterations[:, 1].tolist()
+    assert {e.preview.shape for e in events} == {latents.shape} and {len(e.loss) for e in events} == {2}
 
 
 def test_inputs_that_do_not_fit_are_refused(denoiser):
@@ -286,6 +315,10 @@ def test_inputs_that_do_not_fit_are_refused(denoiser):
         ("same number of tokens", lambda: batch_edits([[plan, plan_edit(SOURCE, EDIT, 9)]])),
         ("at least 1", lambda: NullTextSettings(inner_steps=0)),
         ("must be positive", lambda: NullTextSettings(learning_rate=0.0)),
+        ("guidance must be a finite", lambda: NullTextSettings(guidance=float("nan"))),
+        ("guidance must be a finite", lambda: reconstruct(denoiser, trajectory, null, float("inf"))),
+        ("must be a finite number", lambda: EditSettings(weights={"cat": float("nan")})),
+        ("list of words", lambda: EditSettings(blend="cat")),
         ("cross replace must lie", lambda: EditSettings(cross_replace=1.5)),
         ("blend threshold", lambda: EditSettings(blend_threshold=-1)),
         ("weight word", lambda: plan_edit(SOURCE, EDIT, 4, EditSettings(weights={"dog": 2.0}))),

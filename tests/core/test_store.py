@@ -31,7 +31,7 @@ def some_inversion(batch=2, steps=3, dtype=torch.float32, with_null=True, seed=0
 
 
 @given(st.integers(1, 2), st.integers(1, 5), st.sampled_from([torch.float32, torch.float16]), st.booleans())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_round_trip_changes_no_bit(tmp_path_factory, batch, steps, dtype, with_null):
     """Guards the format: every tensor, the schedule and every text come back as they were."""
     path = tmp_path_factory.mktemp("store") / "x.safetensors"
@@ -85,7 +85,7 @@ def test_every_field_is_checked(tmp_path, change, message):
 
 
 @given(st.integers(0, 4000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_truncated_file_is_refused(tmp_path_factory, length):
     """Guards against half files of any length."""
     folder = tmp_path_factory.mktemp("cut")

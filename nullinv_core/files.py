@@ -1,0 +1,39 @@
+"""Whole files or none: what is written appears under its name only when it is complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import InputError
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError where a file could not be written to ``path``."""
+    if path.is_dir():
+        raise InputError(f'cannot write "{path}": it is a folder')
+    if not path.parent.is_dir():
+        raise InputError(f'cannot write "{path}": the folder "{path.parent}" does not exist')
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f'cannot write "{path}": the folder "{path.parent}" is not writable')
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` to write to; it becomes ``path`` when the block ends well, else it vanishes.
+
+    Raises InputError where the folder or disk does not take it; then the old file is as it was.
+    """
+    check_writable(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f'cannot write "{path}": {error.strerror or error}') from error
+    finally:
+        partial.unlink(missing_ok=True)
