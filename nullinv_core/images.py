@@ -31,7 +31,7 @@ def load_image(path: Path | str, size: int) -> Tensor:
             # our own limit, below, is the stricter one
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
-                _check_pixels(path, picture.width * picture.height)
+                _check_pixels(path, *picture.size)
                 upright = _rgb(ImageOps.exif_transpose(picture))
     except Image.DecompressionBombError as error:
         raise InputError(f'"{path}" is larger than {LARGEST // 10**6} megapixels; scale it down') from error
@@ -42,11 +42,9 @@ def load_image(path: Path | str, size: int) -> Tensor:
     return torch.from_numpy(np.asarray(upright, np.float32) / 255)[None]
 
 
-def _check_pixels(path: Path, pixels: int) -> None:
-    if pixels > LARGEST:
-        raise InputError(
-            f'"{path}" has {pixels / 1e6:.0f} megapixels; scale it to at most {LARGEST // 10**6} megapixels'
-        )
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > LARGEST:
+        raise InputError(f'"{path}" has {width}×{height} pixels; scale it to at most {LARGEST // 10**6} megapixels')
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

@@ -272,6 +272,8 @@ def _edited(scene: Scene, kind: str, rng: np.random.Generator) -> Scene | None:
         things[which] = replace(thing, shape=str(rng.choice([s for s in SHAPES if s != thing.shape])))
     elif kind == "colour":
         things[which] = replace(thing, colour=str(rng.choice([c for c in COLOURS if c != thing.colour])))
+    elif kind == "swap-colours" and things[0].shape == things[1].shape:
+        return None
     elif kind == "swap-colours":
         things = [replace(a, colour=b.colour) for a, b in zip(things, things[::-1], strict=True)]
     elif kind == "background-colour":

@@ -101,6 +101,7 @@ def base(model_folder, photo, tmp_path, **changes):
         ({"out": "x.ckpt"}, "must end in .safetensors"),
         ({"size": 33}, "size must be a multiple of 16"),
         ({"device": "warp"}, 'device "warp" cannot be used'),
+        ({"guidance": "nan"}, "guidance must be a finite number"),
         ({"prompt": "a " * 90}, "takes 90 tokens"),
     ],
 )
@@ -117,6 +118,9 @@ def test_broken_and_huge_images(command, model_folder, tmp_path, monkeypatch):
     (tmp_path / "bad.png").write_bytes(b"not a picture")
     status, _, err = command("invert", *base(model_folder, tmp_path / "bad.png", tmp_path))
     assert status == 2 and "cannot be read as an image" in err
+    Image.new("1", (15_000, 15_000)).save(tmp_path / "bomb.png")
+    status, _, err = command("invert", *base(model_folder, tmp_path / "bomb.png", tmp_path))
+    assert status == 2 and "larger than 100 megapixels" in err
     monkeypatch.setattr("nullinv_core.images.LARGEST", 10)
     Image.new("RGB", (4, 4)).save(tmp_path / "huge.png")
     status, _, err = command("invert", *base(model_folder, tmp_path / "huge.png", tmp_path))
@@ -132,6 +136,9 @@ def test_broken_and_huge_images(command, model_folder, tmp_path, monkeypatch):
         (["--weight", "star"], "must look like WORD=2.0"),
         (["--cross-replace", "1.5"], "cross replace must lie in 0…1"),
         (["--out", "x.jpg"], "must end in .png"),
+        (["--weight", "star=inf"], "must be a finite number"),
+        (["--guidance", "nan"], "guidance must be a finite number"),
+        (["--save-attention", __file__], "cannot make the folder"),
     ],
 )
 def test_bad_input_to_edit(command, inverted, tmp_path, options, message):
@@ -176,4 +183,37 @@ def test_debug_shows_the_traceback():
     plain = subprocess.run(command, capture_output=True, text=True, check=False)
     debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
     assert plain.returncode == 2 and plain.stderr == 'error: there is no inversion file "none"\n'
-    assert debug.returncode != 0 and "Traceback" in debug.stderr
+    assert debug.returncode == 2 and "Traceback" in debug.stderr
+
+
+def test_16_bit_grey_keeps_its_tones(tmp_path):
+    """Guards 16-bit pictures: mid grey stays mid grey."""
+    from nullinv_core.images import load_image
+
+    Image.fromarray(np.full((8, 8), 32768, np.uint16)).save(tmp_path / "grey.png")
+    assert load_image(tmp_path / "grey.png", 8).mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(command, model_folder, photo, tmp_path):
+    """Guards hours of work: a folder under the output's name is noticed at once."""
+    (tmp_path / "x.safetensors").mkdir()
+    status, _, err = command("invert", *base(model_folder, photo, tmp_path))
+    assert status == 2 and "it is a folder" in err
+
+
+def test_saved_inversions_follow_the_umask(inverted):
+    """Guards shared folders: an inversion can be read by whom any other new file could."""
+    import os
+
+    mask = os.umask(0)
+    os.umask(mask)
+    assert inverted.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_refused_torch_version_is_named():
+    """Guards the run-time check of torch."""
+    from nullinv_core.version import check_torch
+
+    check_torch("2.13.0+cpu")
+    with pytest.raises(ImportError, match=r"needs torch 2\.1 or newer, not 1\.13\.1"):
+        check_torch("1.13.1")

@@ -292,7 +292,7 @@ def test_previews_keep_the_whole_batch(denoiser):
     settings = NullTextSettings(inner_steps=3, early_stop=float(noisiest.mean()))
     null, _ = optimize_null_text(denoiser, trajectory, empty_context(), settings, events.append)
     assert null.iterations[:, 0].tolist() != null.iterations[:, 1].tolist()
-    assert {e.preview.shape for e in events} == {latents.shape} and {len(e.loss) for e in events} == {2}
+    assert {e.preview.shape for e in events} == {trajectory.clean.shape} and {len(e.loss) for e in events} == {2}
 
 
 def test_inputs_that_do_not_fit_are_refused(denoiser):
