@@ -231,6 +231,7 @@ def edit(
     from .images import save_image, save_pil
     from .prompt_to_prompt.attention import batch_edits
     from .prompt_to_prompt.edit import EditSettings, plan_edit
+    from .schedule import check_guidance
 
     _check_out(out, ".png")
     settings = EditSettings(
@@ -241,6 +242,7 @@ def edit(
         blend=blend or [],
         blend_exclude=blend_exclude or [],
     )
+    check_guidance(guidance)
     if save_attention is not None:
         _make_folder(save_attention)
     stored, null, loaded = _reopen(inversion, model, device, dtype, config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from .denoiser import Denoiser, check_finite, no_gradients
 from .errors import InputError
 from .prompt_to_prompt.attention import AttentionMaps, EditBatch, StepControl, map_grid
 from .prompt_to_prompt.local_blend import blend_mask, uses_blend
-from .schedule import ddim_step, guide, predicted_clean
+from .schedule import check_guidance, ddim_step, guide, predicted_clean
 from .types import Callback, Event, NullEmbeddings, Trajectory, ignore
 
 
@@ -42,8 +41,7 @@ def _null_rows(null: NullEmbeddings | Tensor, trajectory: Trajectory, step: int)
 
 
 def _check_null(null: NullEmbeddings | Tensor, trajectory: Trajectory, guidance: float) -> None:
-    if not math.isfinite(guidance):
-        raise InputError(f"guidance must be a finite number, not {guidance}")
+    check_guidance(guidance)
     if not isinstance(null, NullEmbeddings):
         return
     if null.steps != trajectory.schedule.steps or null.embeddings.shape[1] not in (1, trajectory.batch):

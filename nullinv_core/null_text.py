@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser, check_finite, no_gradients
 from .errors import InputError
-from .schedule import NoiseLevel, Schedule, ddim_step, guide, predicted_clean
+from .schedule import NoiseLevel, Schedule, check_guidance, ddim_step, guide, predicted_clean
 from .types import Callback, Event, NullEmbeddings, Trajectory, ignore
 
 LOSS_SCALE = 2.0**12
@@ -35,8 +35,7 @@ class NullTextSettings:
     early_stop_growth: float = 2e-5
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.guidance):
-            raise InputError(f"guidance must be a finite number, not {self.guidance}")
+        check_guidance(self.guidance)
         if self.inner_steps < 1:
             raise InputError(f"inner steps must be at least 1, not {self.inner_steps}")
         if not 0 < self.learning_rate < math.inf:

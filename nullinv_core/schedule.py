@@ -115,6 +115,12 @@ def epsilon_from_v(latents: Tensor, velocity: Tensor, alpha: float) -> Tensor:
     return math.sqrt(alpha) * velocity + math.sqrt(1 - alpha) * latents
 
 
+def check_guidance(guidance: float) -> None:
+    """Raise InputError for a guidance scale that is NaN or infinite."""
+    if not math.isfinite(guidance):
+        raise InputError(f"guidance must be a finite number, not {guidance}")
+
+
 def guide(epsilon_null: Tensor, epsilon_text: Tensor, guidance: float) -> Tensor:
     """Classifier-free guidance (Mokady et al. 2022, eq. 1): w·ε(C) + (1-w)·ε(∅)."""
     return epsilon_null + guidance * (epsilon_text - epsilon_null)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .schedule import Schedule
+from .schedule import Schedule, check_guidance
 
 Phase = Literal["invert", "optimize", "sample"]
 
@@ -107,8 +106,7 @@ class NullEmbeddings:
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 4:
             raise InputError(f"null embeddings have shape (T, B, tokens, width), not {tuple(self.embeddings.shape)}")
-        if not math.isfinite(self.guidance):
-            raise InputError(f"guidance must be a finite number, not {self.guidance}")
+        check_guidance(self.guidance)
         for name in ("losses", "iterations"):
             if getattr(self, name).shape != self.embeddings.shape[:2]:
                 raise InputError(f"{name} of null embeddings must be (T, B) = {tuple(self.embeddings.shape[:2])}")
