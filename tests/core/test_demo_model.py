@@ -1,18 +1,32 @@
 """The model that ships: its size, its parts, and one real run of the whole chain."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.demo_scenes import summary
+from nullinv_core import (
+    EditSettings,
+    NullTextSettings,
+    batch_edits,
+    edit,
+    invert,
+    optimize_null_text,
+    plan_edit,
+)
 from nullinv_core.backends.diffusers import DEMO_MODEL, load_model
-from nullinv_core.demo.evaluate import generate, round_trip
+from nullinv_core.backends.diffusers_attention import ControlledAttention
+from nullinv_core.demo.evaluate import generate, judge_quality, round_trip
 from nullinv_core.demo.judge import is_right
 from nullinv_core.demo.run import demo_case, run_case, write_demo
 from nullinv_core.demo.scenes import render, sample_scene
-from nullinv_core.images import psnr
+from nullinv_core.images import psnr, save_image
+
+from . import reference
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +65,6 @@ def test_the_autoencoder_keeps_scenes(model):
     decoded = round_trip(model, scenes)
     assert np.median([psnr(d, render(s)) for d, s in zip(decoded, scenes, strict=True)]) >= 32
     assert sum(is_right(d, s) for d, s in zip(decoded, scenes, strict=True)) == 8
-    import torch
-
     latents = model.encode_image(torch.from_numpy(np.stack([render(s) for s in scenes])))
     assert 0.8 < float(latents.std()) < 1.2
 
@@ -78,3 +90,66 @@ def test_the_main_job(model, tmp_path):
     }  # fmt: skip
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == asdict(report)
     assert summary([report])["scenes"] == 1
+
+
+def test_the_judge_meets_its_targets(model):
+    """Guards every figure that rests on the judge: after the autoencoder right on 99 %, fooled by at most 2 %."""
+    right, fooled = judge_quality(model, 128)
+    assert right >= 0.99 and fooled <= 0.02
+
+
+def test_float32_pictures_equal_the_transcription_to_a_tenth_of_a_decibel(model):
+    """Guards the everyday precision on real weights: reconstruction and edit, ours against the plain transcription."""
+    scene = sample_scene(920_000, "held-out", 1)
+    target = replace(scene, objects=(replace(scene.objects[0], colour="cyan"),))
+    prompts = [model.prompt(text) for text in (scene.caption, target.caption, "")]
+    assert len(prompts[0].words) == len(prompts[1].words)
+    context, edited, empty = model.encode_prompts(prompts).split(1)
+    latents, schedule = model.encode_image(torch.from_numpy(render(scene))[None]), model.schedule(6)
+    trajectory = invert(model.denoiser, latents, context, schedule)
+    null, reached = optimize_null_text(model.denoiser, trajectory, empty, NullTextSettings(inner_steps=3))
+    plan = plan_edit(prompts[0], prompts[1], schedule.steps, EditSettings(mode="replace"))
+    ours = [reached, edit(model.denoiser, trajectory, null, edited[None], batch_edits([[plan]]), 7.5).latents[0]]
+
+    unet, alphas = model.denoiser.unet, schedule.alphas_cumprod
+    timesteps = [int(t) for t in schedule.timesteps]
+    pairs = [
+        (i, j, float(share)) for i, row in enumerate(plan.alignment.mapping.tolist()) for j, share in enumerate(row)
+    ]
+    windows = [[list(range(77)) if i < int(0.8 * 6) else [] for i in range(6)]]
+    controller = reference.Controller([[p for p in pairs if p[2]]], [{}], windows, int(0.4 * 6), 256)
+    try:
+        unet.set_attn_processor(reference.DenseAttention())
+        pivot = reference.inversion(unet, latents, context, timesteps, alphas)
+        embeddings, _, _, end = reference.null_text(unet, pivot, context, empty, timesteps, alphas, 7.5, inner=3)
+        unet.set_attn_processor(reference.DenseAttention(controller))
+        both = torch.cat([context, edited])
+        with torch.no_grad():
+            theirs = [end, reference.edit(unet, pivot[-1], both, embeddings, timesteps, alphas, 7.5, controller)[1:]]
+    finally:
+        unet.set_attn_processor(ControlledAttention())
+    for mine, other, truth in zip(ours, theirs, (scene, target), strict=True):
+        quality = [psnr(model.decode(z.detach())[0], render(truth)) for z in (mine, other)]
+        assert abs(quality[0] - quality[1]) < 0.1
+
+
+def test_the_demo_command_prints_its_figures(monkeypatch, capsys, tmp_path):
+    """Guards the newcomer's first command: exit status 0, a table of figures, the folder's name."""
+    from .test_cli import run
+
+    status, out, err = run(monkeypatch, capsys, "demo", "--out", tmp_path / "out", "--steps", 2, "--seed", 1)
+    assert status == 0, err
+    assert "psnr_null_text" in out and "edit_judged_right" in out and "seconds_edit" in out
+    assert (tmp_path / "out" / "comparison.png").exists()
+    status, _, err = run(monkeypatch, capsys, "demo", "--out", tmp_path / "none", "--steps", 0)
+    assert status == 2 and "steps must be" in err and not (tmp_path / "none").exists()
+
+
+def test_the_readmes_python_runs(monkeypatch, tmp_path):
+    """Guards the README's ten lines, with fewer steps."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    code = readme.split("```python\n")[1].split("```")[0]
+    save_image(render(sample_scene(930_000, "held-out", 1)), tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("50", "2"), "README.md", "exec"), {})
+    assert (tmp_path / "edited.png").exists()
