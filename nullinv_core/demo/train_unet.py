@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -19,13 +20,24 @@ from .scenes import render, sample_scene
 from .train_text import WIDTH, token_ids
 from .training_loop import Budget, run_steps, warmup_cosine
 
-SCENES = 12_288
+
+@dataclass(frozen=True)
+class Pass:
+    """One training pass. The text encoder learns along for ``text_steps``; then its contexts are computed once."""
+
+    steps: int
+    peak_rate: float
+    first_scene: int
+    scenes: int
+    text_steps: int
+
+
+PASSES = {
+    "unet": Pass(4_400, 8e-4, first_scene=0, scenes=12_288, text_steps=800),
+    "unet-fine": Pass(8_000, 5e-4, first_scene=12_288, scenes=12_288, text_steps=0),
+}
 SHARD = 2_048
-STEPS = 4_400
 BATCH = 32
-PEAK_RATE = 8e-4
-TEXT_STEPS = 800
-"""The text encoder learns along for so many steps; then it is fixed, and its contexts are computed once."""
 OFFSET_NOISE = 0.1
 """Deviation of a constant added to each channel's noise. Without it the faint mean of the image that is left at the
 noisiest timesteps tells the background's colour, and the network learns to trust it more than the words."""
@@ -51,10 +63,10 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
-def cached_latents(work: Path, vae: AutoencoderTiny, device: str, budget: Budget) -> torch.Tensor | None:
-    """Latents of the training scenes, float32 (SCENES, 4, 16, 16); None when the budget ran out before."""
+def cached_latents(work: Path, vae: AutoencoderTiny, scenes: range, device: str, budget: Budget) -> torch.Tensor | None:
+    """Latents of training scenes, float32 (scenes, 4, 16, 16); None when the budget ran out before."""
     shards = []
-    for first in range(0, SCENES, SHARD):
+    for first in scenes[::SHARD]:
         path = work / f"latents-{first:06d}.safetensors"
         if not path.exists():
             if budget.spent():
@@ -81,15 +93,24 @@ def train(
     tokenizer: CLIPTokenizer,
     device: str,
     budget: Budget,
+    name: str = "unet-fine",
 ) -> tuple[UNet2DConditionModel, CLIPTextModel] | None:
-    """Train up to the last step; return the averaged UNet and text encoder, or None when the budget ran out."""
-    data = cached_latents(work, vae, device, budget)
+    """Train up to the end of pass ``name``; return the averaged UNet and the text encoder, or None without budget."""
+    torch.manual_seed(2)
+    stage, number = PASSES[name], list(PASSES).index(name)
+    unet = new_unet().to(device)
+    if number:
+        before = train(work, vae, text_encoder, tokenizer, device, budget, list(PASSES)[number - 1])
+        if before is None:
+            return None
+        unet = before[0].train().requires_grad_(True)
+    scenes = range(stage.first_scene, stage.first_scene + stage.scenes)
+    data = cached_latents(work, vae, scenes, device, budget)
     if data is None:
         return None
-    captions = token_ids(tokenizer, [*(sample_scene(i).caption for i in range(SCENES)), ""])
+    captions = token_ids(tokenizer, [*(sample_scene(i).caption for i in scenes), ""])
     alphas = torch.tensor(scaled_linear_alphas(), dtype=torch.float32)
-    torch.manual_seed(2)
-    modules = {"unet": new_unet().to(device, memory_format=torch.channels_last), "text": text_encoder.train()}
+    modules = {"unet": unet.to(memory_format=torch.channels_last), "text": text_encoder.train()}
     # on a CPU the fused attention's backward pass is slower than plain matrix products at these sizes
     modules["unet"].set_attn_processor(AttnProcessor())
     averages = {"unet_ema": copy.deepcopy(modules["unet"]).requires_grad_(False)}
@@ -108,18 +129,18 @@ def train(
         return torch.cat(parts).bfloat16()
 
     def loss_of(step: int) -> torch.Tensor:
-        rng = np.random.default_rng([step, 11])
-        rows = torch.from_numpy(rng.permutation(SCENES)[:BATCH])
+        rng = np.random.default_rng([step, 11 + number])
+        rows = torch.from_numpy(rng.permutation(len(scenes))[:BATCH])
         strata = (rng.permutation(BATCH) + rng.uniform(size=BATCH)) / BATCH
         timesteps = torch.from_numpy((strata * len(alphas)).astype(np.int64))
-        chosen = torch.where(torch.from_numpy(rng.uniform(size=BATCH) < DROPOUT), SCENES, rows)
+        chosen = torch.where(torch.from_numpy(rng.uniform(size=BATCH) < DROPOUT), len(scenes), rows)
         clean = data[rows]
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
         noise += OFFSET_NOISE * torch.from_numpy(rng.standard_normal((BATCH, 4, 1, 1), dtype=np.float32))
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         with torch.autocast(device, torch.bfloat16):
-            learns = step < TEXT_STEPS
+            learns = step < stage.text_steps
             context = modules["text"](captions[chosen].to(device)).last_hidden_state if learns else fixed()[chosen]
             sample = noisy.to(device, memory_format=torch.channels_last)
             epsilon = modules["unet"](sample, timesteps.to(device), context).sample
@@ -132,7 +153,7 @@ def train(
         current = [p.detach() for p in modules["unet"].parameters()]
         torch._foreach_lerp_(list(averages["unet_ema"].parameters()), current, 1 - decay)
 
-    rate = warmup_cosine(PEAK_RATE, STEPS, warmup=300)
+    rate = warmup_cosine(stage.peak_rate, stage.steps, warmup=300)
     state = {**modules, **averages}
-    done = run_steps(work / "unet.safetensors", state, optimizer, loss_of, STEPS, rate, budget, average)
+    done = run_steps(work / f"{name}.safetensors", state, optimizer, loss_of, stage.steps, rate, budget, average)
     return (averages["unet_ema"].eval(), text_encoder.eval()) if done else None
