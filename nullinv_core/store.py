@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,6 @@ class Inversion:
     def __post_init__(self) -> None:
         if len(self.prompts) != self.trajectory.batch:
             raise InputError(f"{self.trajectory.batch} images need as many prompts, not {len(self.prompts)}")
-
-    def to(self, device: torch.device | str) -> Inversion:
-        """The same on another device."""
-        null = None if self.null is None else self.null.to(device)
-        return replace(self, trajectory=self.trajectory.to(device), null=null)
 
 
 def fingerprint(weights: Mapping[str, Tensor], kind: str = "") -> str:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,8 @@ def check_inversion(inversion: Inversion, model: DiffusersModel) -> tuple[Invers
     if (trajectory.clean.shape[1], trajectory.context.shape[2]) != (config.in_channels, config.cross_attention_dim):
         raise InputError(f'this inversion does not have the shapes of "{model.name}"; invert the image again')
     _check_schedule(trajectory.schedule, model.alphas_cumprod)
-    return inversion.to(model.device), inversion.null.to(model.device)
+    null = inversion.null.to(model.device)
+    return replace(inversion, trajectory=trajectory.to(model.device), null=null), null
 
 
 def _check_schedule(schedule: Schedule, known: tuple[float, ...]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -96,9 +95,3 @@ def train(work: Path, tokenizer: CLIPTokenizer, device: str, budget: Budget) -> 
     modules = {"model": model, "heads": heads}
     done = run_steps(work / "text.safetensors", modules, optimizer, loss_of, STEPS, rate, budget)
     return model.eval() if done else None
-
-
-def encode(model: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """Contexts of texts: float32 (texts, 77, width)."""
-    ids = np.asarray(token_ids(tokenizer, texts))
-    return model(torch.from_numpy(ids).to(model.device)).last_hidden_state.float()
