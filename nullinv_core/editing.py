@@ -128,12 +128,17 @@ def edit(
 
 def _blend(latents: Tensor, maps: AttentionMaps, edits: EditBatch, index: int, steps: int, mask: Tensor) -> Tensor:
     """Latents with the source put back outside each edit's mask; writes the masks of this step into ``mask``."""
-    split = latents.unflatten(0, (-1, edits.branches)).clone()
-    for b, row in enumerate(edits.edits):
-        for e, one in enumerate(row):
-            if uses_blend(one) and index >= int(one.settings.blend_start * steps):
-                pair = maps.mean()[b, [0, 1 + e]]
-                inside = blend_mask(pair, one, (latents.shape[-2], latents.shape[-1]))
-                mask[b, e] = inside[0]
-                split[b, 1 + e] = torch.where(inside, split[b, 1 + e], split[b, 0])
+    due = [
+        (b, e, one)
+        for b, row in enumerate(edits.edits)
+        for e, one in enumerate(row)
+        if uses_blend(one) and index >= int(one.settings.blend_start * steps)
+    ]
+    if not due:
+        return latents
+    split, mean = latents.unflatten(0, (-1, edits.branches)).clone(), maps.mean()
+    for b, e, one in due:
+        inside = blend_mask(mean[b, [0, 1 + e]], one, (latents.shape[-2], latents.shape[-1]))
+        mask[b, e] = inside[0]
+        split[b, 1 + e] = torch.where(inside, split[b, 1 + e], split[b, 0])
     return split.flatten(0, 1)

@@ -43,7 +43,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 DARK = ("black", "blue", "purple")
 """Colours whose second tone is lighter, not darker."""
 TEXTURES = ("plain", "striped", "dotted")
-RADII = {"small": (16.0, 19.0), "medium": (23.0, 27.0), "large": (31.0, 36.0)}
+RADII = {"small": (19.0, 22.0), "medium": (25.0, 29.0), "large": (32.0, 37.0)}
 """Radius in pixels by size word (a square's corners reach a tenth further); ``medium`` is left unsaid."""
 
 Split = Literal["train", "held-out"]
@@ -207,6 +207,15 @@ def coverage(thing: Object) -> np.ndarray:
         draw.polygon([tuple(p) for p in placed.tolist()], fill=255 if fill else 0)
     soft = canvas.reduce(SUPERSAMPLING).filter(ImageFilter.GaussianBlur(SOFTNESS))
     return np.asarray(soft, np.float32) / 255
+
+
+def discs(scene: Scene, side: int) -> np.ndarray:
+    """Roughly where the objects are, on a grid of side × side: float32 in 0…1, a soft disc for each."""
+    cell = SIZE / side
+    y, x = (np.mgrid[0:side, 0:side].astype(np.float32) + 0.5) * cell
+    edge = max(cell, 4.0)
+    soft = [np.clip((o.radius - np.hypot(x - o.x, y - o.y)) / edge + 1.25, 0, 1) for o in scene.objects]
+    return np.asarray(np.maximum.reduce(soft), np.float32)
 
 
 def texture_weight(background: Background) -> np.ndarray:

@@ -31,7 +31,7 @@ def _triangle() -> list[Polygon]:
 
 def _star() -> list[Polygon]:
     tips = _arc(1.0, points=11)[:10]
-    return [(tips * np.where(np.arange(10) % 2 == 0, 1.0, 0.42)[:, None], True)]
+    return [(tips * np.where(np.arange(10) % 2 == 0, 1.0, 0.5)[:, None], True)]
 
 
 def _heart() -> list[Polygon]:

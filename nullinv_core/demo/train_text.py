@@ -25,14 +25,14 @@ TASKS = {"shape": list(SHAPES), "colour": list(COLOURS), "size": list(RADII), "t
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A CLIP text model of four layers, 128 wide, with its special tokens taken from the tokenizer."""
+    """A CLIP text model of three layers, 128 wide, with its special tokens taken from the tokenizer."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=WIDTH,
             intermediate_size=4 * WIDTH,
             projection_dim=WIDTH,
-            num_hidden_layers=4,
+            num_hidden_layers=3,
             num_attention_heads=4,
             max_position_embeddings=LENGTH,
             hidden_act="quick_gelu",
