@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -33,7 +34,9 @@ console = Console(stderr=True)
 
 DEVICE_HELP = "cpu, cuda, mps …; by default a GPU where there is one."
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
-Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of the network.")]
+Precision = Literal["float32", "bfloat16", "float16"]
+Dtype = Annotated[Precision, typer.Option(help="Precision of the network.")]
+OtherDtype = Annotated[Precision | None, typer.Option(help="Precision of the network; by default that of `invert`.")]
 InversionFile = Annotated[Path, typer.Option(help="File that `invert` wrote.")]
 OtherModel = Annotated[str, typer.Option(help="Where the model is now, if it moved since `invert`.")]
 Config = Annotated[
@@ -97,16 +100,18 @@ def _check_out(path: Path, suffix: str) -> None:
     check_writable(path)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'cannot make the folder "{folder}": {error.strerror}') from error
-    check_writable(folder / "file")
+def _check_folder(folder: Path) -> None:
+    """Raise InputError where ``folder`` could not be made or written to; make nothing yet."""
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not os.path.isdir(place):
+        raise InputError(f'cannot make the folder "{folder}": "{place}" is not a folder')
+    check_writable(place / "file")
 
 
 def _reopen(
-    inversion: Path, model: str, device: str, dtype: str, config: Path | None
+    inversion: Path, model: str, device: str, dtype: str | None, config: Path | None
 ) -> tuple[Inversion, NullEmbeddings, DiffusersModel]:
     """An inversion, its null embeddings and the model that made it, checked to belong together."""
     from .backends.diffusers import check_inversion
@@ -115,7 +120,7 @@ def _reopen(
     stored = load_inversion(inversion)
     if not (model or stored.model):
         raise InputError(f'"{inversion}" does not say which model made it; name it with --model')
-    loaded = _load(model or stored.model, device, dtype, config)
+    loaded = _load(model or stored.model, device, dtype or stored.precision, config)
     checked, null = check_inversion(stored, loaded)
     return checked, null, loaded
 
@@ -129,10 +134,12 @@ def demo(
 ) -> None:
     """Invert, reconstruct and edit a scene that the demo model never saw."""
     from .demo.run import demo_case, run_case, write_demo
+    from .schedule import check_guidance
 
+    check_guidance(guidance)
+    _check_folder(out)
     model = _load("demo", "cpu", "float32")
     model.schedule(steps)
-    _make_folder(out)
     with _progress() as callback:
         report, pictures = run_case(model, demo_case(seed), seed, steps, guidance, callback=callback)
     write_demo(out, report, pictures)
@@ -179,7 +186,7 @@ def invert(
         trajectory = run_inversion(loaded.denoiser, latents, context, schedule, callback)
         null, _ = optimize_null_text(loaded.denoiser, trajectory, empty, settings, callback)
     place = model if model == "demo" else str(Path(model).resolve())
-    save_inversion(out, Inversion(trajectory, null, (prompt,), loaded.fingerprint, place))
+    save_inversion(out, Inversion(trajectory, null, (prompt,), loaded.fingerprint, place, dtype))
     typer.echo(f"saved: {out}")
 
 
@@ -189,7 +196,7 @@ def reconstruct(
     out: Annotated[Path, typer.Option(help="Picture to write, .png.")],
     model: OtherModel = "",
     device: Device = "",
-    dtype: Dtype = "float32",
+    dtype: OtherDtype = None,
     config: Config = None,
 ) -> None:
     """Reconstruct the picture from its inversion, at the guidance it was optimized for."""
@@ -222,7 +229,7 @@ def edit(
     save_attention: Annotated[Path | None, typer.Option(help="Folder for a heat map per word.")] = None,
     model: OtherModel = "",
     device: Device = "",
-    dtype: Dtype = "float32",
+    dtype: OtherDtype = None,
     config: Config = None,
 ) -> None:
     """Edit the picture: say what it shall show instead."""
@@ -230,7 +237,7 @@ def edit(
     from .figures import word_maps
     from .images import save_image, save_pil
     from .prompt_to_prompt.attention import batch_edits
-    from .prompt_to_prompt.edit import EditSettings, plan_edit
+    from .prompt_to_prompt.edit import EditSettings, plan_edits
     from .schedule import check_guidance
 
     _check_out(out, ".png")
@@ -244,24 +251,27 @@ def edit(
     )
     check_guidance(guidance)
     if save_attention is not None:
-        _make_folder(save_attention)
+        _check_folder(save_attention)
     stored, null, loaded = _reopen(inversion, model, device, dtype, config)
     if len(stored.prompts) != 1:
         raise InputError(f"this inversion holds {len(stored.prompts)} images; the command line edits one at a time")
     source = loaded.prompt(stored.prompts[0])
     prompts = [loaded.prompt(text) for text in prompt]
-    plans = [plan_edit(source, p, stored.trajectory.schedule.steps, settings) for p in prompts]
+    plans = plan_edits(source, prompts, stored.trajectory.schedule.steps, settings)
     contexts = loaded.encode_prompts(prompts)[None]
     with _progress() as callback:
         result = run_edit(
             loaded.denoiser, stored.trajectory, null, contexts,
-            batch_edits([plans], loaded.device), guidance or null.guidance, callback,
+            batch_edits([plans]), guidance or null.guidance, callback,
         )  # fmt: skip
+    if save_attention is not None and result.maps is None:
+        raise InputError("the model has no cross-attention of the size that maps are read at; leave --save-attention")
     pictures = loaded.decode(result.latents[0])
     for path, picture in zip(_numbered(out, len(prompts)), pictures, strict=True):
         save_image(picture, path)
         typer.echo(f"saved: {path}")
     if save_attention is not None and result.maps is not None:
+        save_attention.mkdir(parents=True, exist_ok=True)
         for branch, one in enumerate([source, *prompts]):
             picture = loaded.decode(result.source)[0] if branch == 0 else pictures[branch - 1]
             name = "source" if branch == 0 else f"edit-{branch}"

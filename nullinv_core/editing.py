@@ -105,6 +105,7 @@ def edit(
         )
     if edits.self_window.shape[2] != schedule.steps:
         raise InputError(f"the edits were planned for {edits.self_window.shape[2]} steps, not {schedule.steps}")
+    edits = edits.to(trajectory.clean.device)
     with no_gradients():
         text = torch.cat([trajectory.context[:, None], contexts], 1).flatten(0, 1)
         size = (trajectory.clean.shape[-2], trajectory.clean.shape[-1])

@@ -12,9 +12,9 @@ from .errors import InputError
 
 def check_writable(path: Path) -> None:
     """Raise InputError where a file could not be written to ``path``."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f'cannot write "{path}": it is a folder')
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise InputError(f'cannot write "{path}": the folder "{path.parent}" does not exist')
     if not os.access(path.parent, os.W_OK):
         raise InputError(f'cannot write "{path}": the folder "{path.parent}" is not writable')
@@ -33,7 +33,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         mode = partial.stat().st_mode
         yield partial
         partial.chmod(mode)
-        with partial.open("rb") as file:
+        # Windows flushes only handles that may write
+        with partial.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import struct
 import warnings
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from .files import whole_file
 
 LARGEST = 100_000_000
 """Most pixels of a picture that is read."""
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error)
+"""What Pillow's readers raise for damaged files."""
 
 
 def load_image(path: Path | str, size: int) -> Tensor:
@@ -24,7 +28,7 @@ def load_image(path: Path | str, size: int) -> Tensor:
     Raises InputError for a file that is missing, no picture, or larger than 100 megapixels.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f'there is no image file "{path}"')
     try:
         with warnings.catch_warnings():
@@ -33,9 +37,11 @@ def load_image(path: Path | str, size: int) -> Tensor:
             with Image.open(path) as picture:
                 _check_pixels(path, *picture.size)
                 upright = _rgb(ImageOps.exif_transpose(picture))
+    except InputError:
+        raise
     except Image.DecompressionBombError as error:
         raise InputError(f'"{path}" is larger than {LARGEST // 10**6} megapixels; scale it down') from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise InputError(f'"{path}" cannot be read as an image; give a PNG, JPEG or WebP file') from error
     if upright.size != (size, size):
         upright = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -43,9 +44,11 @@ class Schedule:
                 f"a schedule of {len(self.timesteps)} steps needs {len(self.timesteps) + 1} values of alphas_cumprod "
                 f"(the clean end included), not {len(self.alphas_cumprod)}"
             )
+        if any(not b > a for a, b in pairwise((-1.0, *self.timesteps, math.inf))):
+            raise InputError("timesteps must rise from the clean end to the noisiest step")
         if any(not 0 < a <= 1 for a in self.alphas_cumprod):
             raise InputError("alphas_cumprod must lie in (0, 1]")
-        if any(b >= a for a, b in zip(self.alphas_cumprod, self.alphas_cumprod[1:], strict=False)):
+        if any(b >= a for a, b in pairwise(self.alphas_cumprod)):
             raise InputError("alphas_cumprod must fall from the clean end to the noisiest step")
 
     @property
@@ -64,25 +67,22 @@ def scaled_linear_alphas(beta_start: float = 0.00085, beta_end: float = 0.012, t
     return torch.cumprod(1 - betas, 0).tolist()
 
 
-def leading_schedule(
-    alphas_cumprod: Sequence[float], steps: int, offset: int = 1, clean_alpha: float | None = None
-) -> Schedule:
-    """The authors' schedule: "leading" spacing, t = offset, offset + 1000//T, … (1, 21, …, 981 for 50 steps).
+def leading_schedule(alphas_cumprod: Sequence[float], steps: int) -> Schedule:
+    """The authors' schedule: "leading" spacing, t = 1, 1 + 1000//T, … (1, 21, …, 981 for 50 steps).
 
-    ``alphas_cumprod`` holds ᾱ of every training timestep. ``clean_alpha`` is ᾱ of the clean end; by default ᾱ of
-    timestep 0, as with ``set_alpha_to_one=False``. Raises InputError where that many steps do not exist.
+    ``alphas_cumprod`` holds ᾱ of every training timestep; the clean end has that of timestep 0, as with
+    ``set_alpha_to_one=False``. Raises InputError where that many steps do not exist.
     """
     trained = len(alphas_cumprod)
     if not 1 <= steps <= trained:
         raise InputError(f"steps must be between 1 and {trained}, not {steps}")
     spacing = trained // steps
-    timesteps = [min(i * spacing + offset, trained - 1) for i in range(steps)]
-    clean = alphas_cumprod[0] if clean_alpha is None else clean_alpha
-    if (timesteps[0] == 0 and clean_alpha is None) or len(set(timesteps)) != steps:
-        raise InputError(f"{steps} steps with offset {offset} leave no room on {trained} timesteps; ask for fewer")
+    timesteps = [i * spacing + 1 for i in range(steps)]
+    if timesteps[-1] >= trained:
+        raise InputError(f"{steps} steps leave no room on {trained} timesteps; ask for fewer")
     return Schedule(
         tuple(float(t) for t in timesteps),
-        (float(clean), *(float(alphas_cumprod[t]) for t in timesteps)),
+        (float(alphas_cumprod[0]), *(float(alphas_cumprod[t]) for t in timesteps)),
     )
 
 

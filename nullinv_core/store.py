@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ VERSION = 1
 HEADER = "inversion"
 """The metadata entry, JSON, that holds all that is no tensor."""
 FIELDS = {"trajectory", "context", "timesteps", "alphas_cumprod", "null_embeddings", "losses", "iterations"}
+PRECISIONS = ("float32", "bfloat16", "float16")
 REQUIRED = {"trajectory", "context", "timesteps", "alphas_cumprod"}
 
 
@@ -32,7 +34,8 @@ class Inversion:
     """An inverted batch of images and what is needed to use it again.
 
     ``prompts``: the source prompt of each image. ``null``: None where nothing was optimized. ``fingerprint``: of the
-    model that made it (see ``fingerprint``). ``model``: how the user named that model; may be empty.
+    model that made it (see ``fingerprint``). ``model``: how the user named that model; may be empty. ``precision``: of
+    the network that made it, which is best used again.
     """
 
     trajectory: Trajectory
@@ -40,6 +43,7 @@ class Inversion:
     prompts: tuple[str, ...]
     fingerprint: str
     model: str = ""
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if len(self.prompts) != self.trajectory.batch:
@@ -80,6 +84,7 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
         "prompts": list(inversion.prompts),
         "fingerprint": inversion.fingerprint,
         "model": inversion.model,
+        "precision": inversion.precision,
     }
     if null is not None:
         tensors |= {"null_embeddings": null.embeddings, "losses": null.losses, "iterations": null.iterations}
@@ -96,7 +101,7 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
 def load_inversion(path: Path | str) -> Inversion:
     """Read what ``save_inversion`` wrote, bit for bit. Raises InputError that says what is wrong with the file."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f'there is no inversion file "{path}"')
     try:
         with safe_open(path, "pt") as file:
@@ -147,4 +152,6 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion
     prompts, identity, model = metadata["prompts"], metadata["fingerprint"], metadata["model"]
     if not isinstance(prompts, list) or not all(isinstance(text, str) for text in (*prompts, identity, model)):
         raise InputError("its prompts, fingerprint or model are not texts")
-    return Inversion(trajectory, null, tuple(prompts), identity, model)
+    if metadata["precision"] not in PRECISIONS:
+        raise InputError(f"its precision is {metadata['precision']!r}")
+    return Inversion(trajectory, null, tuple(prompts), identity, model, metadata["precision"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ..denoiser import AttentionControl, no_gradients
@@ -148,7 +150,7 @@ def load_model(
     Raises InputError for a missing or broken model and for kinds that null-text inversion does not apply to.
     """
     path = DEMO_MODEL if str(path) == "demo" else Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f'there is no model at "{path}"; give a diffusers folder, a .safetensors file, or "demo"')
     with _quiet():
         pipeline = (
@@ -273,13 +275,53 @@ def _load_folder(folder: Path) -> Any:
     from diffusers import StableDiffusionPipeline
 
     _check_index(folder)
+    _check_only_safetensors(folder)
     try:
-        return StableDiffusionPipeline.from_pretrained(
+        pipeline = StableDiffusionPipeline.from_pretrained(
             folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
             use_safetensors=True, local_files_only=True,
         )  # fmt: skip
+        missing = _missing_weights(folder, pipeline)
     except Exception as error:
         raise InputError(f'the model in "{folder}" cannot be read: {_first_line(error)}') from error
+    if missing:
+        raise InputError(
+            f'the model in "{folder}" lacks {len(missing)} weights ({missing[0]} …); get a complete copy of it'
+        )
+    return pipeline
+
+
+def _check_only_safetensors(folder: Path) -> None:
+    """Raise InputError where the index of a model in parts names another file than safetensors, which may run code."""
+    for index in folder.glob("*/*.index.json"):
+        try:
+            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise InputError(f'"{index}" is broken; get a complete copy of the model') from error
+        if ".safetensors." in index.name and not all(str(part).endswith(".safetensors") for part in parts):
+            raise InputError(f'"{index}" names files that are not .safetensors; they can run code and are refused')
+
+
+def _missing_weights(folder: Path, pipeline: Any) -> list[str]:
+    """Weights that no file holds; the libraries would make them up at random and only warn."""
+    missing = []
+    for part in ("unet", "text_encoder", "vae"):
+        stored: set[str] = set()
+        for file in (folder / part).glob("*.safetensors"):
+            with safe_open(file, "pt") as weights:
+                stored |= {_current_name(name) for name in weights.keys()}  # noqa: SIM118 (not a dict)
+        wanted = getattr(pipeline, part).state_dict()
+        missing += [f"{part}.{n}" for n in wanted if _current_name(n) not in stored and not n.endswith("position_ids")]
+    return missing
+
+
+def _current_name(name: str) -> str:
+    """A weight's name, whichever version of the libraries wrote it."""
+    name = name.removeprefix("text_model.")
+    if ".attentions." in name:
+        for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
+            name = name.replace(f".{old}.", f".{new}.")
+    return name
 
 
 def _load_single_file(path: Path, config: Path | None) -> Any:
@@ -290,8 +332,7 @@ def _load_single_file(path: Path, config: Path | None) -> Any:
             f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused'
         )
     try:
-        repository = _family(path)
-        folder = _cached_configuration(path, repository) if config is None else config
+        folder = _cached_configuration(path, *_family(path)) if config is None else config
         _check_index(folder)
         return StableDiffusionPipeline.from_single_file(
             path, config=str(folder), safety_checker=None, feature_extractor=None, local_files_only=True
@@ -304,8 +345,8 @@ def _load_single_file(path: Path, config: Path | None) -> Any:
         ) from error
 
 
-def _family(path: Path) -> str:
-    """Repository that holds the configuration of a checkpoint's family; InputError for kinds that are not supported."""
+def _family(path: Path) -> tuple[str, str]:
+    """A checkpoint's kind and the repository of its family's configuration; InputError for unsupported kinds."""
     from diffusers.loaders.single_file_utils import (
         fetch_diffusers_config,
         infer_diffusers_model_type,
@@ -319,16 +360,21 @@ def _family(path: Path) -> str:
             f'"{path.name}" looks like a model of the kind "{kind}"; null-text inversion here needs a Stable Diffusion '
             "1.x or 2.x text-to-image checkpoint"
         )
-    return str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
+    return kind, str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
 
 
-def _cached_configuration(path: Path, repository: str) -> Path:
+def _cached_configuration(path: Path, kind: str, repository: str) -> Path:
     """The folder of a checkpoint's family in the local Hugging Face cache.
 
     Looked up here because diffusers would ask the network for it.
     """
     from huggingface_hub import try_to_load_from_cache
 
+    if kind == "v2":
+        raise InputError(
+            f'"{path.name}" is a Stable Diffusion 2.x file, and the file does not say whether it predicts ε or v; '
+            "name a diffusers folder of its family with --config"
+        )
     index = try_to_load_from_cache(repository, "model_index.json")
     if not isinstance(index, str):
         raise InputError(

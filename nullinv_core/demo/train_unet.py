@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..schedule import scaled_linear_alphas
+from ..store import fingerprint
 from .scenes import discs, render, sample_scene
 from .train_text import WIDTH, token_ids
 from .training_loop import Budget, run_steps, warmup_cosine
@@ -69,8 +70,9 @@ def new_unet() -> UNet2DConditionModel:
 def cached_latents(work: Path, vae: AutoencoderTiny, scenes: range, device: str, budget: Budget) -> torch.Tensor | None:
     """Latents of training scenes, float32 (scenes, 4, 16, 16); None when the budget ran out before."""
     shards = []
+    maker = fingerprint(vae.state_dict())[:8]
     for first in scenes[::SHARD]:
-        path = work / f"latents-{first:06d}.safetensors"
+        path = work / f"latents-{maker}-{first:06d}.safetensors"
         if not path.exists():
             if budget.spent():
                 return None

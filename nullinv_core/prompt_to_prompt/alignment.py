@@ -49,29 +49,37 @@ class TokenAlignment:
 def align_words(source: tuple[str, ...], edit: tuple[str, ...]) -> WordAlignment:
     """Align two word lists: kept and moved words are ``same``, the rest is replaced in place, removed or added.
 
-    A word counts as moved when it vanishes at one place and appears at another; words that change places by
-    replacing each other ("a red cat and a blue dog" -> "a blue cat and a red dog") count as replaced.
+    A word counts as moved when it vanishes at one place and appears at another. Where as many words stand in for as
+    many, each replaces its opposite; words that so change places ("a red cat and a blue dog" -> "a blue cat and a
+    red dog") count as replaced, not moved.
     """
-    same: list[tuple[int, int]] = []
+    same = kept_words(source, edit)
+    corners = pairwise([(-1, -1), *same, (len(source), len(edit))])
+    gaps = [(list(range(a + 1, b)), list(range(c + 1, d))) for (a, c), (b, d) in corners]
+    even = [(set(olds), set(news)) for olds, news in gaps if len(olds) == len(news)]
+    swapped = (set[int]().union(*(olds for olds, _ in even)), set[int]().union(*(news for _, news in even)))
+    for _, news in gaps:
+        for j in tuple(news):
+            origins = (
+                (olds, i) for olds, _ in gaps for i in olds
+                if source[i] == edit[j] and not (i in swapped[0] and j in swapped[1])
+            )  # fmt: skip
+            found = next(origins, None)
+            if found is not None:
+                same.append((found[1], j))
+                found[0].remove(found[1])
+                news.remove(j)
     replaced: list[Pair] = []
     removed: list[int] = []
     added: list[int] = []
-    same += kept_words(source, edit)
-    for (a, c), (b, d) in pairwise([(-1, -1), *same, (len(source), len(edit))]):
-        olds, news = tuple(range(a + 1, b)), tuple(range(c + 1, d))
+    for olds, news in gaps:
         if len(olds) == len(news):
             replaced += [((i,), (j,)) for i, j in zip(olds, news, strict=True)]
         elif olds and news:
-            replaced.append((olds, news))
+            replaced.append((tuple(olds), tuple(news)))
         else:
             removed += olds
             added += news
-    for j in tuple(added):
-        moved_from = next((i for i in removed if source[i] == edit[j]), None)
-        if moved_from is not None:
-            same.append((moved_from, j))
-            removed.remove(moved_from)
-            added.remove(j)
     return WordAlignment(tuple(sorted(same)), tuple(replaced), tuple(removed), tuple(added))
 
 

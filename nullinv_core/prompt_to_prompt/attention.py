@@ -6,7 +6,7 @@ Branches of an image are (source, edit 1, …, edit E). Only conditional rows ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,8 +38,13 @@ class EditBatch:
         """1 + E."""
         return 1 + len(self.edits[0])
 
+    def to(self, device: torch.device | str) -> EditBatch:
+        """The same on another device."""
+        tensors = ("mapping", "keep", "equalizer", "cross_window", "self_window")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
-def batch_edits(edits: Sequence[Sequence[Edit]], device: torch.device | str = "cpu") -> EditBatch:
+
+def batch_edits(edits: Sequence[Sequence[Edit]]) -> EditBatch:
     """Stack edits (outer: images, inner: edits of an image); every image needs equally many, at least one."""
     counts = {len(row) for row in edits}
     if len(counts) != 1 or counts == {0}:
@@ -49,7 +54,7 @@ def batch_edits(edits: Sequence[Sequence[Edit]], device: torch.device | str = "c
         raise InputError(f"edits of one batch need the same number of tokens and of steps; got {sorted(lengths)}")
 
     def stack(pick: Callable[[Edit], Tensor]) -> Tensor:
-        return torch.stack([torch.stack([pick(e) for e in row]) for row in edits]).to(device)
+        return torch.stack([torch.stack([pick(e) for e in row]) for row in edits])
 
     return EditBatch(
         mapping=stack(lambda e: e.alignment.mapping),

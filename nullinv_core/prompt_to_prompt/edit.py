@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -107,6 +107,33 @@ def plan_edit(source: Prompt, prompt: Prompt, steps: int, settings: EditSettings
         exclude=_select(source, prompt, settings.blend_exclude, "blend-exclude word"),
         settings=settings,
     )
+
+
+def plan_edits(source: Prompt, prompts: Sequence[Prompt], steps: int, settings: EditSettings) -> list[Edit]:
+    """Several edits of one image under shared settings: each leaves out the words that only another edit has.
+
+    Raises InputError for a word that none of the prompts has.
+    """
+
+    def has(word: str, texts: Sequence[Prompt]) -> bool:
+        return any(_tokens_or_none(text, word, "word") is not None for text in texts)
+
+    plans = []
+    for prompt in prompts:
+        others = [p for p in prompts if p is not prompt]
+
+        def concerns(word: str, *own: Prompt, others: list[Prompt] = others) -> bool:
+            return has(word, own) or not has(word, others)
+
+        mine = replace(
+            settings,
+            weights={w: x for w, x in settings.weights.items() if concerns(w, prompt)},
+            word_cross_replace={w: x for w, x in settings.word_cross_replace.items() if concerns(w, prompt)},
+            blend=[w for w in settings.blend if concerns(w, source, prompt)],
+            blend_exclude=[w for w in settings.blend_exclude if concerns(w, source, prompt)],
+        )
+        plans.append(plan_edit(source, prompt, steps, mine))
+    return plans
 
 
 def _steps_inside(window: Window, steps: int) -> Tensor:

@@ -111,7 +111,7 @@ def inversion(unet, latents, context, timesteps, alphas):
     return trajectory
 
 
-def null_text(unet, trajectory, context, null, timesteps, alphas, w, inner=10, epsilon=1e-5):
+def null_text(unet, trajectory, context, null, timesteps, alphas, w, inner=10, epsilon=1e-5, growth=2e-5):
     """Null embeddings, losses and iterations, noisiest first, by a hand-written Adam."""
     latents, embeddings, losses, counts = trajectory[-1], [], [], []
     for i in range(len(timesteps)):
@@ -129,7 +129,7 @@ def null_text(unet, trajectory, context, null, timesteps, alphas, w, inner=10, e
             second = 0.999 * second + 0.001 * gradient**2
             corrected = first / (1 - 0.9 ** (j + 1)), second / (1 - 0.999 ** (j + 1))
             null = null - rate * corrected[0] / (corrected[1].sqrt() + 1e-8)
-            if loss.item() < epsilon + i * 2e-5:
+            if loss.item() < epsilon + i * growth:
                 break
         embeddings.append(null)
         losses.append(loss.item())

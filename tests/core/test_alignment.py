@@ -67,6 +67,25 @@ def test_a_moved_word_takes_from_its_source_column(words, data):
             assert torch.equal(mapping[source.tokens_of_word(i)][:, columns], torch.eye(len(columns)))
 
 
+@given(distinct, st.data(), st.sampled_from(["replace", "refine"]))
+def test_a_word_may_move_while_another_changes(words, data, mode):
+    """Guards moves beside other edits: every word of both prompts still attends where it did."""
+    moved = list(words)
+    word = moved.pop(data.draw(st.integers(0, len(words) - 1)))
+    place = data.draw(st.integers(0, len(moved)))
+    what = data.draw(st.sampled_from(["insert", "replace", "remove"]))
+    if what == "insert":
+        moved.insert(place, "strangest")
+    else:
+        moved[place : place + 1] = ["strangest"] if what == "replace" else []
+    moved.insert(data.draw(st.integers(0, len(moved))), word)
+    source, edit = prompts(" ".join(words), " ".join(moved))
+    mapping = align_tokens(source, edit, mode).mapping
+    for kept in set(words) & set(moved):
+        columns = edit.tokens_of_word(moved.index(kept))
+        assert torch.equal(mapping[source.tokens_of_word(words.index(kept))][:, columns], torch.eye(len(columns)))
+
+
 @given(texts, texts, st.sampled_from(["replace", "refine"]))
 def test_special_tokens_and_padding_keep_their_order(a, b, mode):
     """Guards the frame: start to start, end to end, the k-th padding token to the k-th."""

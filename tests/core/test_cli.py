@@ -127,6 +127,61 @@ def test_broken_and_huge_images(command, model_folder, tmp_path, monkeypatch):
     assert status == 2 and "4×4 pixels" in err
 
 
+def test_damage_that_only_the_decoder_notices(command, model_folder, tmp_path):
+    """Guards images whose reader raises something unusual: too much text in a PNG, a number missing in a PPM."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("note", "x" * 3_000_000, zip=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "text.png", pnginfo=info)
+    (tmp_path / "bad.ppm").write_bytes(b"P6 4 x 255\n")
+    for name in ("text.png", "bad.ppm"):
+        status, _, err = command("invert", *base(model_folder, tmp_path / name, tmp_path))
+        assert status == 2 and err.count("\n") == 1 and "cannot be read as an image" in err
+
+
+@pytest.mark.parametrize("option", ["image", "model", "out"])
+def test_names_that_are_too_long_are_refused(command, model_folder, photo, tmp_path, option):
+    """Guards paths that the file system itself refuses."""
+    name = tmp_path / ("x" * 5000) / "x.safetensors"
+    status, _, err = command("invert", *base(model_folder, photo, tmp_path, **{option: name}))
+    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_each_edit_takes_the_words_that_it_has(command, inverted, tmp_path):
+    """Guards several edits in one run: a blend or weight word may belong to one of them alone."""
+    status, _, err = command(
+        "edit", "--inversion", inverted, "--prompt", "a green ring on a blue background",
+        "--prompt", "a green moon on a blue background", "--out", tmp_path / "e.png", "--blend", "moon",
+        "--weight", "ring=2.0", "--device", "cpu",
+    )  # fmt: skip
+    assert status == 0, err
+    assert {p.name for p in tmp_path.glob("e*.png")} == {"e-1.png", "e-2.png"}
+
+
+def test_errors_leave_no_folder_behind(command, inverted, tmp_path):
+    """Guards "nothing half-written": folders are made when there is something to put in."""
+    options = ["--prompt", "a green star", "--out", tmp_path / "e.png", "--save-attention", tmp_path / "a" / "maps"]
+    assert command("edit", "--inversion", tmp_path / "none", *options)[0] == 2
+    assert command("edit", "--inversion", inverted, *options, "--blend", "zebra", "--device", "cpu")[0] == 2
+    assert command("demo", "--guidance", "nan", "--out", tmp_path / "b" / "demo")[0] == 2
+    assert [p.name for p in tmp_path.iterdir()] == [inverted.name]
+
+
+def test_the_precision_is_remembered(command, model_folder, photo, tmp_path, monkeypatch):
+    """Guards half precision: later commands run the network as `invert` did unless told otherwise."""
+    from nullinv_core import cli
+
+    assert command("invert", *base(model_folder, photo, tmp_path, dtype="bfloat16", device="cpu"))[0] == 0
+    asked, load = [], cli._load
+    monkeypatch.setattr(cli, "_load", lambda model, device, dtype, config: asked.append(dtype) or load(
+        model, device, dtype, config))  # fmt: skip
+    options = ["--inversion", tmp_path / "x.safetensors", "--out", tmp_path / "r.png", "--device", "cpu"]
+    assert command("reconstruct", *options)[0] == 0
+    assert command("reconstruct", *options, "--dtype", "float32")[0] == 0
+    assert asked == ["bfloat16", "float32"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

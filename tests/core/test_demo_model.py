@@ -134,6 +134,7 @@ def test_float32_pictures_equal_the_transcription_to_a_tenth_of_a_decibel(model)
     for mine, other, truth in zip(ours, theirs, (scene, target), strict=True):
         quality = [psnr(model.decode(z.detach())[0], render(truth)) for z in (mine, other)]
         assert abs(quality[0] - quality[1]) < 0.1
+        assert psnr(*(model.decode(z.detach())[0] for z in (mine, other))) > 50
 
 
 def test_the_demo_command_prints_its_figures(monkeypatch, capsys, tmp_path):

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from nullinv_core import InputError, Inversion, invert, optimize_null_text
-from nullinv_core.backends.diffusers import check_inversion, load_model, wrap_pipeline
+from nullinv_core.backends.diffusers import (
+    _cached_configuration,
+    _current_name,
+    check_inversion,
+    load_model,
+    wrap_pipeline,
+)
 from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.demo.tokenizer import write_tokenizer
 from nullinv_core.null_text import NullTextSettings
@@ -213,6 +219,41 @@ def test_pickles_are_never_read(model_folder, tmp_path):
         load_model(folder)
 
 
+def test_parts_that_are_pickles_are_refused(model_folder, tmp_path):
+    """Guards security: the index of a model in parts may not name files that can run code."""
+    folder = tmp_path / "parts"
+    shutil.copytree(model_folder, folder)
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"conv_in.weight": "x.bin"}}))
+    with pytest.raises(InputError, match="can run code and are refused"):
+        load_model(folder)
+    index.write_text("[]")
+    with pytest.raises(InputError, match="is broken"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+def test_missing_weights_are_never_made_up(model_folder, tmp_path, part):
+    """Guards incomplete copies: the libraries would fill a gap with random numbers and go on."""
+    folder = tmp_path / "gap"
+    shutil.copytree(model_folder, folder)
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    lost = sorted(weights)[len(weights) // 2]
+    del weights[lost]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks 1 weights \(" + part):
+        load_model(folder)
+
+
+def test_weights_under_older_names_are_found():
+    """Guards published folders: names of attention weights and text encoders changed over the years."""
+    old = "decoder.mid_block.attentions.0.query.weight"
+    assert _current_name(old) == "decoder.mid_block.attentions.0.to_q.weight"
+    assert _current_name(old.replace("query", "proj_attn")) == "decoder.mid_block.attentions.0.to_out.0.weight"
+    assert _current_name("text_model.encoder.layers.0.fc.weight") == "encoder.layers.0.fc.weight"
+
+
 def test_a_single_file_gives_the_same_model_as_its_folder(model_folder, tmp_path):
     """Guards single-file checkpoints: read offline with a folder's configuration, they predict the same noise."""
     torch.manual_seed(0)
@@ -244,6 +285,8 @@ def test_a_single_file_without_configuration_is_refused_without_the_network(tmp_
     save_file({"x": torch.zeros(3)}, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="--config"):
         load_model(tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="predicts ε or v"):
+        _cached_configuration(tmp_path / "v2.safetensors", "v2", "stabilityai/stable-diffusion-2-1")
     (tmp_path / "y.safetensors").write_bytes(b"garbage")
     with pytest.raises(InputError, match="cannot be read as a Stable Diffusion"):
         load_model(tmp_path / "y.safetensors")

@@ -11,6 +11,7 @@ from nullinv_core import (
     InputError,
     NonFiniteError,
     NullTextSettings,
+    Trajectory,
     batch_edits,
     edit,
     invert,
@@ -198,6 +199,29 @@ def test_the_gradient_is_the_finite_difference():
         nudge[place] = 1e-5
         slope = float(loss(null + nudge) - loss(null - nudge))
         assert slope != 0 and (slope > 0) == (float(moved[place]) < 0)
+
+
+def test_gradients_survive_half_precision():
+    """Guards the loss scale: gradients that vanish in float16 still move ∅ as they do in float32, and no further."""
+    schedule, z, null = tiny_schedule(1), latents_of(1, 64, torch.float32), empty_context(torch.float32)
+
+    def network(dtype):
+        def denoiser(latents, level, context, attention=None):
+            everywhere = 1e-3 * context.mean((1, 2))[:, None, None, None].expand(latents.shape)
+            return 0.1 * latents + everywhere.to(dtype).to(latents.dtype)
+
+        return denoiser
+
+    text = null[None] + 0.5
+    epsilon = guide(*(network(torch.float32)(z, None, c) for c in (null[None], text)), 7.5)
+    trajectory = Trajectory(torch.stack([ddim_step(z, epsilon, schedule, 1) + 1e-4, z]), text, schedule)
+    half, full = (
+        optimize_null_text(network(dtype), trajectory, null, NullTextSettings(inner_steps=1))[0].at(1) - null
+        for dtype in (torch.float16, torch.float32)
+    )
+    # gradients as small as Adam's epsilon: a step shorter than the learning rate shows that the scale was taken out
+    assert 1e-5 < full.abs().max() < 0.9e-2
+    assert torch.allclose(half, full, rtol=0.1)
 
 
 def test_counts_are_samples(denoiser):

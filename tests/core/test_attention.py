@@ -1,0 +1,42 @@
+"""When the attention of a layer is read or edited."""
+
+import pytest
+
+from nullinv_core import EditSettings, batch_edits, plan_edit
+from nullinv_core.prompt_to_prompt.attention import AttentionMaps, StepControl
+
+from .helpers import word_prompt
+
+SOURCE, EDIT = word_prompt("a red cat"), word_prompt("a blue cat")
+
+
+def control(index, **settings):
+    """The control of step ``index`` of 10, with maps read at 16×16."""
+    edits = batch_edits([[plan_edit(SOURCE, EDIT, 10, EditSettings(**settings))]])
+    return StepControl(edits, index, AttentionMaps((16, 16)), slice(2, 4))
+
+
+@pytest.mark.parametrize(("index", "inside"), [(0, True), (3, True), (4, False), (9, False)])
+def test_self_attention_is_replaced_inside_its_window_only(index, inside):
+    """Guards the self-replace window (0.4 of the steps) and its limit of 32×32 positions."""
+    assert control(index).wants_self(32 * 32) is inside
+    assert not control(index).wants_self(32 * 32 + 1)
+
+
+@pytest.mark.parametrize(("index", "inside"), [(0, True), (7, True), (8, False), (9, False)])
+def test_cross_attention_is_touched_inside_its_window_or_where_maps_are_read(index, inside):
+    """Guards the fast path: outside of the cross-replace window (0.8) only layers of the map grid are touched."""
+    assert control(index).wants_cross(64 * 64) is inside
+    assert control(index).wants_cross(16 * 16)
+
+
+def test_closed_windows_touch_only_the_map_grid():
+    """Guards edits without replacement: every other layer stays untouched."""
+    closed = control(0, cross_replace=0.0, self_replace=0.0)
+    assert not any(closed.wants_cross(n * n) or closed.wants_self(n * n) for n in (8, 32, 64))
+
+
+def test_a_single_word_keeps_its_own_window_open():
+    """Guards per-word windows: they count beside the common one."""
+    late = control(9, cross_replace=0.0, word_cross_replace={"blue": (0.5, 1.0)})
+    assert late.wants_cross(64 * 64) and not control(0, cross_replace=0.0).wants_cross(64 * 64)
