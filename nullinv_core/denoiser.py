@@ -43,10 +43,16 @@ class Denoiser(Protocol):
     """A text-conditioned noise predictor. Differentiable with respect to ``context``."""
 
     def __call__(
-        self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None
+        self,
+        latents: Tensor,
+        level: NoiseLevel,
+        context: Tensor,
+        attention: AttentionControl | None = None,
+        nulls: int = 0,
     ) -> Tensor:
         """ε for latents (B, C, h, w) at a noise level under contexts (B, tokens, width); same shape and dtype as
-        the latents, whatever precision the network runs in."""
+        the latents, whatever precision the network runs in. The first ``nulls`` rows are unconditional ones: all of
+        them or half, and then of the same latents as the other half."""
         ...
 
 
@@ -59,9 +65,14 @@ class Counted:
     backwards: int = 0
 
     def __call__(
-        self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None
+        self,
+        latents: Tensor,
+        level: NoiseLevel,
+        context: Tensor,
+        attention: AttentionControl | None = None,
+        nulls: int = 0,
     ) -> Tensor:
-        epsilon = self.denoiser(latents, level, context, attention)
+        epsilon = self.denoiser(latents, level, context, attention, nulls)
         self.forwards += len(latents)
         if epsilon.requires_grad:
             epsilon.register_hook(self._count)

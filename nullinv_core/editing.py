@@ -44,10 +44,10 @@ def _check_null(null: NullEmbeddings | Tensor, trajectory: Trajectory, guidance:
     check_guidance(guidance)
     if not isinstance(null, NullEmbeddings):
         return
-    if null.steps != trajectory.schedule.steps or null.embeddings.shape[1] not in (1, trajectory.batch):
+    if null.schedule != trajectory.schedule or null.embeddings.shape[1] not in (1, trajectory.batch):
         raise InputError(
             f"null embeddings for {null.steps} steps and {null.embeddings.shape[1]} images do not belong to a "
-            f"trajectory of {trajectory.schedule.steps} steps and {trajectory.batch} images"
+            f"trajectory of {trajectory.schedule.steps} steps and {trajectory.batch} images, or to its noise levels"
         )
 
 
@@ -73,8 +73,8 @@ def reconstruct(
         for step in range(schedule.steps, 0, -1):
             level = schedule.level(step)
             contexts = torch.cat([_null_rows(null, trajectory, step).to(text), text])
-            predicted = check_finite(denoiser(latents.repeat(2, 1, 1, 1), level, contexts), level, step)
-            epsilon_null, epsilon_text = predicted.chunk(2)
+            predicted = denoiser(latents.repeat(2, 1, 1, 1), level, contexts, nulls=len(text))
+            epsilon_null, epsilon_text = check_finite(predicted, level, step).chunk(2)
             epsilon = guide(epsilon_null, epsilon_text, guidance)
             clean = predicted_clean(latents, epsilon, level.alpha)
             latents = ddim_step(latents, epsilon, schedule, step)
@@ -116,7 +116,7 @@ def edit(
             level = schedule.level(step)
             rows = _null_rows(null, trajectory, step).to(text).repeat_interleave(branches, 0)
             control = StepControl(edits, index, maps, slice(len(rows), 2 * len(rows)))
-            predicted = denoiser(latents.repeat(2, 1, 1, 1), level, torch.cat([rows, text]), control)
+            predicted = denoiser(latents.repeat(2, 1, 1, 1), level, torch.cat([rows, text]), control, len(rows))
             epsilon_null, epsilon_text = check_finite(predicted, level, step).chunk(2)
             epsilon = guide(epsilon_null, epsilon_text, guidance)
             clean = predicted_clean(latents, epsilon, level.alpha)

@@ -85,10 +85,10 @@ def optimize_null_text(
                 settings, settings.rate(index, schedule.steps), settings.threshold(index), report,
             )  # fmt: skip
             found.append((null, losses, iterations))
-            epsilon = guide(denoiser(latents, level, null), epsilon_text, settings.guidance)
+            epsilon = guide(denoiser(latents, level, null, nulls=batch), epsilon_text, settings.guidance)
             latents = ddim_step(latents, check_finite(epsilon, level, step), schedule, step)
         embeddings, losses, iterations = (torch.stack(column[::-1]) for column in zip(*found, strict=True))
-        return NullEmbeddings(embeddings, settings.guidance, losses, iterations), latents
+        return NullEmbeddings(embeddings, schedule, settings.guidance, losses, iterations), latents
 
 
 def _optimize_step(
@@ -115,7 +115,7 @@ def _optimize_step(
     for iteration in range(1, settings.inner_steps + 1):
         with torch.enable_grad():
             embedding = torch.stack([rows[i] for i in active])
-            epsilon_null = denoiser(latents[active], level, embedding)
+            epsilon_null = denoiser(latents[active], level, embedding, nulls=len(active))
             epsilon = guide(epsilon_null, epsilon_text[active], settings.guidance)
             reached = ddim_step(latents[active], epsilon, schedule, step)
             loss = (reached - target[active]).square().mean((1, 2, 3))

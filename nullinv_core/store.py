@@ -144,7 +144,7 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion
     null = None
     if "null_embeddings" in tensors:
         null = NullEmbeddings(
-            tensors["null_embeddings"], float(metadata["guidance"]), tensors["losses"], tensors["iterations"]
+            tensors["null_embeddings"], schedule, float(metadata["guidance"]), tensors["losses"], tensors["iterations"]
         )
         expected = (schedule.steps, *trajectory.context.shape)
         if null.embeddings.shape != expected:

@@ -92,13 +92,14 @@ class Trajectory:
 
 @dataclass(frozen=True, repr=False)
 class NullEmbeddings:
-    """∅_1 … ∅_T of each image, for one guidance scale.
+    """∅_1 … ∅_T of each image, for one schedule and guidance scale.
 
     ``embeddings``: float32 (T, B, tokens, width), index 0 belongs to step 1. ``losses`` and ``iterations``: (T, B),
     the last loss that was seen and how many optimizer steps were taken; step 1 first.
     """
 
     embeddings: Tensor
+    schedule: Schedule
     guidance: float
     losses: Tensor
     iterations: Tensor
@@ -106,6 +107,8 @@ class NullEmbeddings:
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 4:
             raise InputError(f"null embeddings have shape (T, B, tokens, width), not {tuple(self.embeddings.shape)}")
+        if len(self.embeddings) != self.schedule.steps:
+            raise InputError(f"{len(self.embeddings)} null embeddings do not fit {self.schedule.steps} steps")
         check_guidance(self.guidance)
         for name in ("losses", "iterations"):
             if getattr(self, name).shape != self.embeddings.shape[:2]:

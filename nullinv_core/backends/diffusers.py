@@ -34,7 +34,12 @@ class DiffusersDenoiser:
     prediction: str
 
     def __call__(
-        self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None
+        self,
+        latents: Tensor,
+        level: NoiseLevel,
+        context: Tensor,
+        attention: AttentionControl | None = None,
+        nulls: int = 0,
     ) -> Tensor:
         predicted = self.unet(
             latents.to(self.unet.dtype),

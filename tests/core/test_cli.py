@@ -226,7 +226,7 @@ def test_nan_in_the_network_is_named(command, model_folder, photo, tmp_path, mon
     """Guards numeric failure: the step and the way out, nothing written."""
     from nullinv_core.backends.diffusers import DiffusersDenoiser
 
-    monkeypatch.setattr(DiffusersDenoiser, "__call__", lambda self, z, level, c, a=None: z * torch.nan)
+    monkeypatch.setattr(DiffusersDenoiser, "__call__", lambda self, z, *rest, **more: z * torch.nan)
     status, _, err = command("invert", *base(model_folder, photo, tmp_path))
     assert status == 2 and "NaN" in err and "step 1" in err and "float32 or bfloat16" in err
     assert list(tmp_path.iterdir()) == []

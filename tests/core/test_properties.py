@@ -55,7 +55,7 @@ def test_guidance_one_with_the_source_prompt_reconstructs():
     The network is the exact one for Gaussian data, so only the discretization keeps the two apart.
     """
 
-    def gaussian(latents, level, context, attention=None):
+    def gaussian(latents, level, context, attention=None, nulls=0):
         return (1 - level.alpha) ** 0.5 / (0.25 * level.alpha + 1 - level.alpha) * latents
 
     def error(steps):
@@ -70,9 +70,9 @@ def test_guidance_one_retraces_a_constant_epsilon_exactly():
     """Guards the loop's bookkeeping: for constant ε inversion and sampling are each other's inverse."""
     epsilon = latents_of(1, seed=9)
     trajectory = invert(
-        lambda z, level, c, a=None: epsilon.expand_as(z), latents_of(), context_of(SOURCE)[None], tiny_schedule()
+        lambda z, *rest, **more: epsilon.expand_as(z), latents_of(), context_of(SOURCE)[None], tiny_schedule()
     )
-    back = reconstruct(lambda z, level, c, a=None: epsilon.expand_as(z), trajectory, empty_context(), 1.0)
+    back = reconstruct(lambda z, *rest, **more: epsilon.expand_as(z), trajectory, empty_context(), 1.0)
     assert close(back, trajectory.clean)
 
 
@@ -206,7 +206,7 @@ def test_gradients_survive_half_precision():
     schedule, z, null = tiny_schedule(1), latents_of(1, 64, torch.float32), empty_context(torch.float32)
 
     def network(dtype):
-        def denoiser(latents, level, context, attention=None):
+        def denoiser(latents, level, context, attention=None, nulls=0):
             everywhere = 1e-3 * context.mean((1, 2))[:, None, None, None].expand(latents.shape)
             return 0.1 * latents + everywhere.to(dtype).to(latents.dtype)
 
@@ -265,7 +265,7 @@ def test_nan_is_reported_with_its_step(denoiser, bad_call):
     """Guards half precision: NaN from the network names the step and the way out."""
     calls = []
 
-    def broken(latents, level, context, attention=None):
+    def broken(latents, level, context, attention=None, nulls=0):
         calls.append(level)
         return denoiser(latents, level, context) * (float("nan") if len(calls) - 1 == bad_call else 1.0)
 
@@ -324,7 +324,11 @@ def test_inputs_that_do_not_fit_are_refused(denoiser):
     trajectory = inverted(denoiser)
     null, _ = optimize_null_text(denoiser, trajectory, empty_context(), QUICK)
     shorter = dataclasses.replace(
-        null, embeddings=null.embeddings[1:], losses=null.losses[1:], iterations=null.iterations[1:]
+        null,
+        embeddings=null.embeddings[1:],
+        schedule=tiny_schedule(3),
+        losses=null.losses[1:],
+        iterations=null.iterations[1:],
     )
     plan = plan_edit(SOURCE, EDIT, 4)
     contexts = context_of(EDIT)[None, None]

@@ -24,7 +24,7 @@ def some_inversion(batch=2, steps=3, dtype=torch.float32, with_null=True, seed=0
         tiny_schedule(steps),
     )
     null = NullEmbeddings(
-        torch.randn(steps, batch, 9, 6, generator=g), 7.5, torch.rand(steps, batch, generator=g),
+        torch.randn(steps, batch, 9, 6, generator=g), tiny_schedule(steps), 7.5, torch.rand(steps, batch, generator=g),
         torch.randint(1, 10, (steps, batch), generator=g),
     )  # fmt: skip
     return Inversion(trajectory, null if with_null else None, tuple("ab"[:batch]), "f" * 64, "demo")
