@@ -26,7 +26,7 @@ and nothing else.
 
 *The first twelve one-object and the first twelve two-object captions of the evaluation, not chosen.*
 
-| measured on held-out attribute pairs | figure | target |
+| measured on held-out combinations of attributes | figure | target |
 |---|---|---|
 | autoencoder PSNR, median | {q.autoencoder_psnr:.1f} dB | ≥ 32 dB |
 | one object: every attribute right | {q.one_object_right:.1%} of {half} | ≥ 95 % |
@@ -36,8 +36,8 @@ and nothing else.
 
 Generated with DDIM, {q.steps} steps, guidance {q.guidance:g}; measured on {machine} by
 `python -m nullinv_core.demo.evaluate`. The judge (`judge.py`) reads pictures by palette and template and uses no
-trained model. One of eight (shape, colour) pairs is held out: training shows none of them, every scene of the
-evaluation holds one.
+trained model. One of eight combinations of shape, colour and background colour is held out: training shows none
+of them, every scene of the evaluation holds one.
 
 **Recommended guidance:** {edit:g} for edits, 7.5 for reconstruction.
 

@@ -134,9 +134,10 @@ def tones(colour: str, brightness: float = 1.0) -> tuple[np.ndarray, np.ndarray]
     return first, second.astype(np.float32)
 
 
-def is_held_out(shape: str, colour: str) -> bool:
-    """Whether training never shows this shape in this colour (one of eight pairs)."""
-    return (3 * list(SHAPES).index(shape) + 5 * list(COLOURS).index(colour)) % 8 == 0
+def is_held_out(shape: str, colour: str, background: str) -> bool:
+    """Whether training never shows this shape in this colour on this background (one of eight combinations)."""
+    names = list(COLOURS)
+    return (3 * list(SHAPES).index(shape) + 5 * names.index(colour) + 7 * names.index(background)) % 8 == 0
 
 
 def contrasts(colour: str, background: str) -> bool:
@@ -145,9 +146,9 @@ def contrasts(colour: str, background: str) -> bool:
 
 
 def sample_scene(seed: int, split: Split = "train", objects: int | None = None) -> Scene:
-    """Return the scene of a seed. Scenes of different splits never share a (shape, colour) pair set.
+    """Return the scene of a seed.
 
-    ``train`` scenes hold no held-out pair at all; every ``held-out`` scene holds at least one.
+    ``train`` scenes hold no held-out combination at all; every ``held-out`` scene holds at least one.
     """
     rng = np.random.default_rng([seed, 0 if split == "train" else 1])
     count = objects or int(rng.choice([1, 2], p=[0.4, 0.6]))
@@ -155,7 +156,7 @@ def sample_scene(seed: int, split: Split = "train", objects: int | None = None) 
         scene = _draw(rng, count)
         if scene is None:
             continue
-        held = [is_held_out(o.shape, o.colour) for o in scene.objects]
+        held = [is_held_out(o.shape, o.colour, scene.background.colour) for o in scene.objects]
         if any(held) == (split == "held-out"):
             return scene
 

@@ -41,11 +41,11 @@ def test_outlines_stay_in_the_unit_circle(shape):
 @given(seeds, st.sampled_from(["train", "held-out"]))
 @settings(max_examples=25)
 def test_scenes_repeat_and_keep_their_split(seed, split):
-    """Guards reproducibility and the split: equal pictures for a seed; held-out pairs only where they belong."""
+    """Guards reproducibility and the split: equal pictures for a seed; held-out combinations only where they belong."""
     scene = sample_scene(seed, split)
     assert scene == sample_scene(seed, split)
     assert np.array_equal(render(scene), render(scene))
-    held = [is_held_out(o.shape, o.colour) for o in scene.objects]
+    held = [is_held_out(o.shape, o.colour, scene.background.colour) for o in scene.objects]
     assert any(held) == (split == "held-out")
 
 
