@@ -56,6 +56,16 @@ class Denoiser(Protocol):
         ...
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, control: AttentionControl) -> Tensor:
+    """Attention of the controlled rows with the probabilities that ``control`` wants.
+
+    Query, key, value: (rows, heads, positions or tokens, width). Probabilities are float32 or better.
+    """
+    exact = torch.promote_types(query.dtype, torch.float32)
+    scores = query.to(exact) @ key.to(exact).transpose(-1, -2) * scale
+    return control.cross_attention(scores.softmax(-1)).to(value.dtype) @ value
+
+
 @dataclass
 class Counted:
     """A denoiser that counts samples (not calls): ``forwards`` evaluated, ``backwards`` differentiated."""

@@ -7,7 +7,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..denoiser import AttentionControl
+from ..denoiser import AttentionControl, attend
 
 
 class ControlledAttention:
@@ -48,11 +48,8 @@ class ControlledAttention:
 
 def _with_edited_rows(attn: Attention, query: Tensor, key: Tensor, value: Tensor, control: AttentionControl) -> Tensor:
     rows = control.rows
-    exact = torch.promote_types(query.dtype, torch.float32)
-    scores = query[rows].to(exact) @ key[rows].to(exact).transpose(-1, -2) * attn.scale
-    edited = control.cross_attention(scores.softmax(-1)).to(value.dtype) @ value[rows]
     attended = torch.empty_like(query[..., : value.shape[-1]])
-    attended[rows] = edited
+    attended[rows] = attend(query[rows], key[rows], value[rows], attn.scale, control)
     for rest in (slice(0, rows.start), slice(rows.stop, len(query))):
         if len(query[rest]):
             attended[rest] = scaled_dot_product_attention(query[rest], key[rest], value[rest], scale=attn.scale)

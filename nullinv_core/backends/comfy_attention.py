@@ -1,0 +1,97 @@
+"""An AttentionControl inside a ComfyUI UNet, through the attention slots that ComfyUI gives to every pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch, optimized_attention
+from torch import Tensor
+
+from ..denoiser import AttentionControl, attend
+from ..errors import InputError
+
+Block = tuple[str, int, int]
+"""How ComfyUI names a transformer block: ("input" | "middle" | "output", number, index inside)."""
+
+
+def transformer_blocks(unet: Any) -> Iterator[Block]:
+    """Every transformer block of a ComfyUI UNet, found by its structure."""
+    stages = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
+    for stage, blocks in stages.items():
+        for number, block in enumerate(blocks):
+            for layer in block:
+                if isinstance(layer, SpatialTransformer):
+                    yield from ((stage, number, index) for index in range(len(layer.transformer_blocks)))
+
+
+def differentiable(options: dict[str, Any]) -> dict[str, Any]:
+    """Transformer options under which attention is PyTorch's own: the fast kernels of some packs pass no gradient."""
+
+    def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = attention_pytorch(*args, **kwargs)
+        return result
+
+    return {**options, "optimized_attention_override": attention}
+
+
+def controlled(options: dict[str, Any], unet: Any, control: AttentionControl, conditional: int) -> dict[str, Any]:
+    """Transformer options with ``control`` in every attention layer.
+
+    ``conditional``: the number that marks conditional rows in ``cond_or_uncond``. Raises InputError where another
+    pack has taken a slot: two replacements of one layer's attention cannot both hold.
+    """
+
+    def self_attention(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        rows = _rows(extra, len(query), conditional)
+        if rows is not None and control.wants_self(query.shape[1]):
+            heads = extra["n_heads"]
+            edited = control.self_attention(_split(query[rows], heads), _split(key[rows], heads))
+            query, key = query.clone(), key.clone()
+            query[rows], key[rows] = (part.transpose(1, 2).flatten(2) for part in edited)
+        return _host_attention(query, key, value, extra)
+
+    def cross_attention(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        rows = _rows(extra, len(query), conditional)
+        if rows is None or not control.wants_cross(query.shape[1]):
+            return _host_attention(query, key, value, extra)
+        q, k, v = (_split(part[rows], extra["n_heads"]) for part in (query, key, value))
+        attended = query.new_empty(*query.shape[:2], value.shape[-1])
+        attended[rows] = attend(q, k, v, extra["dim_head"] ** -0.5, control).transpose(1, 2).flatten(2)
+        for rest in (slice(0, rows.start), slice(rows.stop, len(query))):
+            if len(query[rest]):
+                attended[rest] = _host_attention(query[rest], key[rest], value[rest], extra)
+        return attended
+
+    taken = options.get("patches_replace", {})
+    replace = {name: dict(slots) for name, slots in taken.items()}
+    for block in transformer_blocks(unet):
+        for name, patch in (("attn1", self_attention), ("attn2", cross_attention)):
+            if block in taken.get(name, {}) or block[:2] in taken.get(name, {}):
+                raise InputError(
+                    "another node (an IPAdapter or the like) already replaces this MODEL's attention; "
+                    "edit with the MODEL from before that node"
+                )
+            replace.setdefault(name, {})[block] = patch
+    return {**options, "patches_replace": replace}
+
+
+def _rows(extra: dict[str, Any], batch: int, conditional: int) -> slice | None:
+    """Rows of the conditional chunk of this call, or None where it holds none."""
+    chunks = extra["cond_or_uncond"]
+    if conditional not in chunks:
+        return None
+    size = batch // len(chunks)
+    start = chunks.index(conditional) * size
+    return slice(start, start + size)
+
+
+def _split(tensor: Tensor, heads: int) -> Tensor:
+    return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _host_attention(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+    result: Tensor = optimized_attention(
+        query, key, value, extra["n_heads"], attn_precision=extra.get("attn_precision"), transformer_options=extra
+    )
+    return result

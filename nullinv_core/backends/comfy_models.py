@@ -1,0 +1,200 @@
+"""A diffusers folder as ComfyUI's own MODEL, CLIP and VAE, at any width; nothing of diffusers is needed."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+CLIP_VOCABULARY = 49_408
+"""Rows of the token table that ComfyUI builds, whatever the tokenizer."""
+MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.model_base.ModelType.V_PREDICTION}
+BETAS = {"scaled_linear": "linear", "linear": "sqrt_linear"}
+"""diffusers' names of beta schedules and ComfyUI's."""
+
+
+def load_folder(folder: Path) -> tuple[Any, Any, Any]:
+    """Return (MODEL, CLIP, VAE) of a Stable Diffusion 1.x or 2.x folder in diffusers' layout.
+
+    Raises InputError where a part is missing, broken or of another kind.
+    """
+    kind = _config(folder / "model_index.json").get("_class_name")
+    if kind != "StableDiffusionPipeline":
+        raise InputError(
+            f'"{folder.name}" holds a {kind}; this node loads Stable Diffusion 1.x and 2.x folders '
+            "(StableDiffusionPipeline)"
+        )
+    vae_config = _config(folder / "vae" / "config.json")
+    return (
+        _load_unet(folder, float(vae_config.get("scaling_factor", 0.18215))),
+        _load_clip(folder),
+        _load_vae(folder, vae_config),
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f'"{path.parent.name}/{path.name}" of the model folder is missing or broken') from error
+    if not isinstance(config, dict):
+        raise InputError(f'"{path.parent.name}/{path.name}" of the model folder is broken')
+    return config
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a part's safetensors file; the half-precision copy where there are both."""
+    files = sorted(folder.glob("*.safetensors"), key=lambda f: (".fp16." not in f.name, f.name))
+    if not files:
+        raise InputError(f'"{folder.name}" of the model folder has no .safetensors file')
+    weights: dict[str, Tensor] = comfy.utils.load_torch_file(str(files[0]), safe_load=True)
+    return weights
+
+
+def unet_config(config: dict[str, Any]) -> dict[str, Any]:
+    """ComfyUI's UNet settings for those of diffusers."""
+    channels = config["block_out_channels"]
+    levels = len(channels)
+    per_level = config["layers_per_block"]
+    blocks = [per_level] * levels if isinstance(per_level, int) else list(per_level)
+    depth = config.get("transformer_layers_per_block", 1)
+    depths = [depth] * levels if isinstance(depth, int) else list(depth)
+    down = [d if "CrossAttn" in kind else 0 for d, kind in zip(depths, config["down_block_types"], strict=True)]
+    heads = config["attention_head_dim"]
+    # diffusers calls the number of heads attention_head_dim: one number for all levels, or one for each
+    width = {"num_heads": heads, "num_head_channels": -1}
+    if not isinstance(heads, int):
+        width = {"num_heads": -1, "num_head_channels": channels[0] // heads[0]}
+    return {
+        "image_size": 32,
+        "use_spatial_transformer": True,
+        "legacy": False,
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "model_channels": channels[0],
+        "channel_mult": [c // channels[0] for c in channels],
+        "num_res_blocks": blocks,
+        "transformer_depth": [d for d, n in zip(down, blocks, strict=True) for _ in range(n)],
+        "transformer_depth_output": [d for d, n in zip(down, blocks, strict=True) for _ in range(n + 1)],
+        "transformer_depth_middle": depths[-1],
+        "context_dim": config["cross_attention_dim"],
+        "use_linear_in_transformer": bool(config.get("use_linear_projection")),
+        "adm_in_channels": None,
+        "use_temporal_attention": False,
+        **width,
+    }
+
+
+def _load_unet(folder: Path, scale: float) -> Any:
+    config = _config(folder / "unet" / "config.json")
+    scheduler = _config(folder / "scheduler" / "scheduler_config.json")
+    if config.get("in_channels") != 4 or config.get("addition_embed_type") is not None:
+        raise InputError(f'"{folder.name}" is not a plain text-to-image UNet of Stable Diffusion 1.x or 2.x')
+    prediction, betas = scheduler.get("prediction_type", "epsilon"), scheduler.get("beta_schedule", "linear")
+    if prediction not in MODEL_TYPES or betas not in BETAS:
+        raise InputError(f'"{folder.name}" predicts {prediction} on {betas} betas, which is not supported')
+
+    class Family(comfy.supported_models.SD15):
+        """SD 1.5 at this folder's width, schedule and latent scale."""
+
+        unet_extra_config: dict[str, Any] = {}  # noqa: RUF012 (ComfyUI's own convention)
+        sampling_settings = {  # noqa: RUF012
+            "beta_schedule": BETAS[betas],
+            "linear_start": scheduler["beta_start"],
+            "linear_end": scheduler["beta_end"],
+        }
+
+        def model_type(self, state_dict: Any, prefix: str = "") -> Any:
+            return MODEL_TYPES[prediction]
+
+    family = Family(unet_config(config))
+    family.latent_format.scale_factor = scale
+    stored = _weights(folder / "unet")
+    names = comfy.utils.unet_to_diffusers(family.unet_config)
+    weights = {names[k]: v for k, v in stored.items() if k in names}
+    load_device = comfy.model_management.get_torch_device()
+    dtype = comfy.model_management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(weights),
+        supported_dtypes=family.supported_inference_dtypes,
+        weight_dtype=comfy.utils.weight_dtype(weights),
+    )
+    cast = comfy.model_management.unet_manual_cast(dtype, load_device, family.supported_inference_dtypes)
+    family.set_inference_dtype(dtype, cast)
+    offload_device = comfy.model_management.unet_offload_device()
+    model = family.get_model(weights, "", device=offload_device)
+    missing = set(model.diffusion_model.state_dict()) - set(weights)
+    if missing:
+        raise InputError(f'the UNet of "{folder.name}" lacks {len(missing)} weights ({min(missing)} …)')
+    model.load_model_weights(weights, "")
+    return comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
+
+
+def _load_clip(folder: Path) -> Any:
+    config = _config(folder / "text_encoder" / "config.json")
+    places = _config(folder / "tokenizer" / "vocab.json")
+    tokens = _config(folder / "tokenizer" / "special_tokens_map.json")
+
+    def identity(name: str) -> int:
+        token = tokens[name]
+        return int(places[token if isinstance(token, str) else token["content"]])
+
+    special = {"start": identity("bos_token"), "end": identity("eos_token"), "pad": identity("pad_token")}
+    tokenizer = partial(
+        comfy.sd1_clip.SDTokenizer,
+        tokenizer_path=str(folder / "tokenizer"),
+        embedding_size=config["hidden_size"],
+        pad_token=special["pad"],
+    )
+    encoder = partial(
+        comfy.sd1_clip.SDClipModel,
+        textmodel_json_config=config,
+        special_tokens=special,
+        return_projected_pooled=False,
+    )
+    target = comfy.supported_models_base.ClipTarget(
+        partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=tokenizer),
+        partial(comfy.sd1_clip.SD1ClipModel, clip_model=encoder),
+    )
+    weights = _weights(folder / "text_encoder")
+    weights = {k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in weights.items()}
+    table = weights["text_model.embeddings.token_embedding.weight"]
+    weights["text_model.embeddings.token_embedding.weight"] = torch.nn.functional.pad(
+        table, (0, 0, 0, CLIP_VOCABULARY - len(table))
+    )
+    clip = comfy.sd.CLIP(
+        target,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=comfy.utils.calculate_parameters(weights),
+    )
+    clip.load_sd(weights)
+    return clip
+
+
+def _load_vae(folder: Path, config: dict[str, Any]) -> Any:
+    weights = _weights(folder / "vae")
+    if config.get("_class_name") == "AutoencoderTiny":
+        weights = {_taesd_name(name): tensor for name, tensor in weights.items()}
+        weights |= {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
+    return comfy.sd.VAE(sd=weights)
+
+
+def _taesd_name(name: str) -> str:
+    """ComfyUI's name of an AutoencoderTiny weight; its decoder counts a clamp as the first layer."""
+    side, _, index, rest = name.split(".", 3)
+    return f"taesd_{side}.{int(index) + (side == 'decoder')}.{rest}"
