@@ -61,23 +61,23 @@ class ComfyDenoiser:
         nulls: int = 0,
     ) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        sigma = sigma_of(level.alpha)
-        entries = [(self.negative, slice(0, nulls)), (self.positive, slice(nulls, len(latents)))]
-        asked = [(entry, rows) for entry, rows in entries if rows.start < rows.stop]
-        size = len(latents) // len(asked)
-        sampled = latents[:size] * math.sqrt(1 + sigma**2)
-        conds = [[_with_context(entry, context[rows])] for entry, rows in asked]
-        clean = comfy.samplers.calc_cond_batch(
-            self.model, conds, sampled, sampled.new_full((size,), sigma), self._options(attention, len(asked) - 1)
-        )
-        return torch.cat([(sampled - part) / sigma for part in clean])
+        sigma, texts = sigma_of(level.alpha), len(latents) - nulls
+        sampled = latents[: max(nulls, texts)] * math.sqrt(1 + sigma**2)
+        sigmas = sampled.new_full((len(sampled),), sigma)
+        # other packs tell conditional (0) and unconditional rows (1) apart by their place in this list
+        conds = [
+            [_with_context(self.positive, context[nulls:])] if texts else None,
+            [_with_context(self.negative, context[:nulls])] if nulls else None,
+        ]
+        text, null = comfy.samplers.calc_cond_batch(self.model, conds, sampled, sigmas, self._options(attention))
+        return torch.cat([(sampled - clean) / sigma for clean, wanted in ((null, nulls), (text, texts)) if wanted])
 
-    def _options(self, attention: AttentionControl | None, conditional: int) -> dict[str, Any]:
+    def _options(self, attention: AttentionControl | None) -> dict[str, Any]:
         transformer = self.options.get("transformer_options", {})
         if torch.is_grad_enabled():
             transformer = differentiable(transformer)
         if attention is not None:
-            transformer = controlled(transformer, self.model.diffusion_model, attention, conditional)
+            transformer = controlled(transformer, self.model.diffusion_model, attention)
         return {**self.options, "transformer_options": transformer}
 
 

@@ -14,6 +14,9 @@ from ..errors import InputError
 Block = tuple[str, int, int]
 """How ComfyUI names a transformer block: ("input" | "middle" | "output", number, index inside)."""
 
+CONDITIONAL = 0
+"""How ``cond_or_uncond`` marks conditional rows."""
+
 
 def transformer_blocks(unet: Any) -> Iterator[Block]:
     """Every transformer block of a ComfyUI UNet, found by its structure."""
@@ -35,15 +38,14 @@ def differentiable(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "optimized_attention_override": attention}
 
 
-def controlled(options: dict[str, Any], unet: Any, control: AttentionControl, conditional: int) -> dict[str, Any]:
+def controlled(options: dict[str, Any], unet: Any, control: AttentionControl) -> dict[str, Any]:
     """Transformer options with ``control`` in every attention layer.
 
-    ``conditional``: the number that marks conditional rows in ``cond_or_uncond``. Raises InputError where another
-    pack has taken a slot: two replacements of one layer's attention cannot both hold.
+    Raises InputError where another pack has taken a slot: two replacements of one layer's attention cannot both hold.
     """
 
     def self_attention(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-        rows = _rows(extra, len(query), conditional)
+        rows = _rows(extra, len(query))
         if rows is not None and control.wants_self(query.shape[1]):
             heads = extra["n_heads"]
             edited = control.self_attention(_split(query[rows], heads), _split(key[rows], heads))
@@ -52,7 +54,7 @@ def controlled(options: dict[str, Any], unet: Any, control: AttentionControl, co
         return _host_attention(query, key, value, extra)
 
     def cross_attention(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-        rows = _rows(extra, len(query), conditional)
+        rows = _rows(extra, len(query))
         if rows is None or not control.wants_cross(query.shape[1]):
             return _host_attention(query, key, value, extra)
         q, k, v = (_split(part[rows], extra["n_heads"]) for part in (query, key, value))
@@ -76,13 +78,13 @@ def controlled(options: dict[str, Any], unet: Any, control: AttentionControl, co
     return {**options, "patches_replace": replace}
 
 
-def _rows(extra: dict[str, Any], batch: int, conditional: int) -> slice | None:
+def _rows(extra: dict[str, Any], batch: int) -> slice | None:
     """Rows of the conditional chunk of this call, or None where it holds none."""
     chunks = extra["cond_or_uncond"]
-    if conditional not in chunks:
+    if CONDITIONAL not in chunks:
         return None
     size = batch // len(chunks)
-    start = chunks.index(conditional) * size
+    start = chunks.index(CONDITIONAL) * size
     return slice(start, start + size)
 
 
