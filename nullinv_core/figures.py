@@ -6,11 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .images import to_pil
-from .prompt_to_prompt.prompt import Prompt
+from .errors import InputError
+from .images import from_pil, to_pil
+from .prompt_to_prompt.attention import WordMaps
+from .prompt_to_prompt.prompt import Prompt, find_phrase
+from .types import NullEmbeddings
 
 INK, PAPER, GRID, LINE = (30, 30, 30), (255, 255, 255), (225, 225, 225), (30, 90, 200)
 
@@ -48,6 +52,36 @@ def word_maps(picture: Tensor | np.ndarray, maps: Tensor, prompt: Prompt) -> Ima
         weights = maps[..., prompt.tokens_of_word(index)].sum(-1).numpy()
         tiles[f"{index + 1} {word}"] = heat_map(picture, weights)
     return side_by_side(tiles, side=128)
+
+
+def heat_maps(attention: WordMaps, branch: int, words: Sequence[str], picture: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Pictures (words, H, W, 3) and masks (words, h, w) in 0…1 of the words of one branch (0: the source).
+
+    ``words`` empty: every word of the prompt. Raises InputError for a branch or word that does not exist.
+    """
+    if attention.maps is None:
+        raise InputError("the model has no cross-attention of the size that maps are read at")
+    if branch >= len(attention.prompts):
+        raise InputError(f"there are {len(attention.prompts) - 1} edits, not {branch}; 0 is the photo")
+    maps, prompt = attention.maps[0, branch], attention.prompts[branch]
+    tokens = {word: find_phrase(prompt, word) for word in words} or {
+        f"{i + 1} {word}": prompt.tokens_of_word(i) for i, word in enumerate(prompt.words)
+    }
+    masks = torch.stack([maps[..., t].sum(-1) for t in tokens.values()])
+    masks = masks / masks.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    side = 256 if picture is None else picture.shape[0]
+    base = torch.full((side, side, 3), 0.6) if picture is None else picture
+    return torch.cat([
+        from_pil(side_by_side({label: heat_map(base, mask.numpy())}, side))
+        for label, mask in zip(tokens, masks, strict=True)
+    ]), masks  # fmt: skip
+
+
+def loss_plot(null: NullEmbeddings) -> Image.Image:
+    """Last loss and iterations of every step of the first image, from noise to clean."""
+    losses, iterations = (column[:, 0].flip(0).tolist() for column in (null.losses, null.iterations))
+    title = f"last loss (line) and inner iterations (bars, at most {max(iterations)}) per timestep"
+    return log_plot(losses, title, "step, from noise to clean", iterations)
 
 
 def log_plot(values: Sequence[float], title: str, x_label: str, bars: Sequence[float] = ()) -> Image.Image:

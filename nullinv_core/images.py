@@ -45,7 +45,7 @@ def load_image(path: Path | str, size: int) -> Tensor:
         raise InputError(f'"{path}" cannot be read as an image; give a PNG, JPEG or WebP file') from error
     if upright.size != (size, size):
         upright = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(upright, np.float32) / 255)[None]
+    return from_pil(upright)
 
 
 def _check_pixels(path: Path, width: int, height: int) -> None:
@@ -63,6 +63,11 @@ def _rgb(picture: Image.Image) -> Image.Image:
 def to_pil(image: Tensor | np.ndarray) -> Image.Image:
     """A picture (H, W, 3) in 0…1 as 8-bit RGB."""
     return Image.fromarray((np.asarray(image).clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def from_pil(picture: Image.Image) -> Tensor:
+    """A picture as float32 (1, H, W, 3) in 0…1."""
+    return torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)[None]
 
 
 def save_image(image: Tensor | np.ndarray, path: Path | str) -> None:

@@ -66,8 +66,8 @@ class ComfyDenoiser:
         sigmas = sampled.new_full((len(sampled),), sigma)
         # other packs tell conditional (0) and unconditional rows (1) apart by their place in this list
         conds = [
-            [_with_context(self.positive, context[nulls:])] if texts else None,
-            [_with_context(self.negative, context[:nulls])] if nulls else None,
+            [with_context(self.positive, context[nulls:])] if texts else None,
+            [with_context(self.negative, context[:nulls])] if nulls else None,
         ]
         text, null = comfy.samplers.calc_cond_batch(self.model, conds, sampled, sigmas, self._options(attention))
         return torch.cat([(sampled - clean) / sigma for clean, wanted in ((null, nulls), (text, texts)) if wanted])
@@ -168,7 +168,7 @@ def _ordinary_conditioning(conditioning: Conditioning) -> list[list[Any]]:
     return [[_ordinary(text), {k: _ordinary(v) for k, v in extras.items()}] for text, extras in conditioning]
 
 
-def _with_context(entry: dict[str, Any], context: Tensor) -> dict[str, Any]:
+def with_context(entry: dict[str, Any], context: Tensor) -> dict[str, Any]:
     """A processed conditioning with another text."""
     return {**entry, "model_conds": {**entry["model_conds"], "c_crossattn": comfy.conds.CONDCrossAttn(context)}}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -14,9 +14,8 @@ from ..editing import EditResult, edit
 from ..errors import InputError
 from ..inversion import invert
 from ..null_text import NullTextSettings, optimize_null_text
-from ..prompt_to_prompt.attention import batch_edits
-from ..prompt_to_prompt.edit import EditSettings, plan_edits
-from ..prompt_to_prompt.prompt import Prompt
+from ..prompt_to_prompt.attention import WordMaps, batch_edits
+from ..prompt_to_prompt.edit import plan_edits
 from ..schedule import Schedule
 from ..store import Inversion, fingerprint
 from .comfy import (
@@ -29,23 +28,10 @@ from .comfy import (
     sigma_of,
     text_of,
 )
+from .comfy_text import EditRequest
 
 Latent = dict[str, Any]
 """ComfyUI's LATENT."""
-
-
-@dataclass(frozen=True, repr=False)
-class EditRequest:
-    """What P2P Edit hands to the sampler: prompts, their encodings and the settings of one or several edits."""
-
-    source: Prompt
-    prompts: tuple[Prompt, ...]
-    source_conditioning: Conditioning
-    conditionings: tuple[Conditioning, ...]
-    settings: EditSettings
-
-    def __repr__(self) -> str:
-        return f"EditRequest({self.source.text!r} -> {', '.join(repr(p.text) for p in self.prompts)})"
 
 
 def schedule_of(model: Any, scheduler: str, steps: int) -> Schedule:
@@ -118,32 +104,34 @@ def optimize(
 
 def sample_edit(
     model: Any, inversion: Inversion, null: Inversion | None, request: EditRequest, guidance: float
-) -> EditResult:
-    """Edit every image of an inversion; without null embeddings the prompt's own null context guides (DDIM)."""
+) -> tuple[Latent, Latent, Tensor, WordMaps]:
+    """Edit every image of an inversion: edited latents, the source branch, blend masks and word maps.
+
+    Rows are images, each with all its edits. Without null embeddings an empty text guides.
+    """
     check_made_with(model, inversion)
     trajectory = inversion.trajectory
-    if len(request.prompts) < 1:
-        raise InputError("there is no edit prompt")
-    check_same_text(text_of(request.source_conditioning, "source", trajectory.batch), trajectory.context)
-    plans = plan_edits(request.source, request.prompts, trajectory.schedule.steps, request.settings)
-    contexts = torch.stack([text_of(c, "edit", trajectory.batch) for c in request.conditionings], 1)
+    batch, steps = trajectory.batch, trajectory.schedule.steps
+    check_same_text(text_of(request.source_conditioning, "source", batch), trajectory.context)
+    plans = plan_edits(request.source, request.prompts, steps, request.settings)
+    contexts = torch.stack([text_of(c, "edit", batch) for c in request.conditionings], 1)
+    if null is not None and (null.null is None or null.fingerprint != inversion.fingerprint):
+        raise InputError("these null embeddings belong to another trajectory; connect the ones optimized for it")
+    guides = null.null if null and null.null else _as_long_as(text_of(request.empty, "empty", 1), contexts[:, 0])[0]
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> EditResult:
         device = clean.device
-        embeddings = (null or inversion).null
-        if embeddings is None:
-            raise InputError("the edit needs null embeddings; put Null-Text Optimize before it")
-        callback = progress(model, trajectory.schedule.steps)
         return edit(
-            denoiser, trajectory.to(device), embeddings.to(device), contexts.to(device),
-            batch_edits([plans] * trajectory.batch), guidance, callback,
+            denoiser, trajectory.to(device), guides.to(device), contexts.to(device), batch_edits([plans] * batch),
+            guidance, progress(model, steps),
         )  # fmt: skip
 
     samples = model.model.process_latent_out(trajectory.clean)
-    result: EditResult = run(
-        model, request.source_conditioning, request.source_conditioning, samples, trajectory.schedule, job
-    )
-    return result
+    source = request.source_conditioning
+    result: EditResult = run(model, source, source, samples, trajectory.schedule, job)
+    edited, reached = (model.model.process_latent_out(z.cpu()) for z in (result.latents.flatten(0, 1), result.source))
+    maps = WordMaps(None if result.maps is None else result.maps.cpu(), (request.source, *request.prompts))
+    return {"samples": edited}, {"samples": reached}, result.mask.flatten(0, 1).float().cpu(), maps
 
 
 def check_made_with(model: Any, inversion: Inversion) -> None:

@@ -3,13 +3,71 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InputError
+from ..prompt_to_prompt.alignment import align_tokens, explain
+from ..prompt_to_prompt.edit import EditSettings
 from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
 
 WEIGHT = re.compile(r"(?<!\\)\(((?:[^()\\]|\\.)*?):\s*(-?\d+(?:\.\d+)?)\s*\)")
 """``(word:2.0)``: the words inside and their weight."""
+
+
+@dataclass(frozen=True, repr=False)
+class EditRequest:
+    """What P2P Edit hands to the sampler: prompts, their encodings and the settings of one or several edits.
+
+    ``empty``: the empty text's conditioning, for edits without null embeddings.
+    """
+
+    source: Prompt
+    prompts: tuple[Prompt, ...]
+    source_conditioning: Any
+    conditionings: tuple[Any, ...]
+    empty: Any
+    settings: EditSettings
+
+    def __repr__(self) -> str:
+        return f"EditRequest({self.source.text!r} -> {', '.join(repr(p.text) for p in self.prompts)})"
+
+
+def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> EditRequest:
+    """Encode the source text and every line of ``edits``; ``(word:2.0)`` in them becomes a weight of the settings."""
+    lines = [line.strip() for line in edits.splitlines() if line.strip()]
+    if not source.strip() or not lines:
+        raise InputError(f"the {'edit' if source.strip() else 'source'} text is empty; say what the picture shows")
+    weights: dict[str, float] = {}
+    texts = []
+    for line in lines:
+        text, own = take_weights(line)
+        clash = [w for w, x in own.items() if weights.get(w, x) != x]
+        if clash:
+            raise InputError(f'"{clash[0]}" has different weights in different edits; use one P2P Edit for each')
+        weights |= own
+        texts.append(text)
+
+    def encode(text: str) -> Any:
+        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+    return EditRequest(
+        source=prompt_of(clip, source),
+        prompts=tuple(prompt_of(clip, text) for text in texts),
+        source_conditioning=encode(source),
+        conditionings=tuple(encode(text) for text in texts),
+        empty=encode(""),
+        settings=replace(settings, weights={**settings.weights, **weights}),
+    )
+
+
+def explain_edits(request: EditRequest) -> str:
+    """For each edit, which words take their attention from which words of the source. For people."""
+    parts = []
+    for prompt in request.prompts:
+        alignment = align_tokens(request.source, prompt, request.settings.mode)
+        parts.append(f"{prompt.text} ({alignment.mode})\n{explain(request.source, prompt, alignment)}")
+    return "\n\n".join(parts)
 
 
 def take_weights(text: str) -> tuple[str, dict[str, float]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..backends.diffusers import DiffusersModel
 from ..denoiser import Counted
 from ..editing import edit, reconstruct
-from ..figures import log_plot, side_by_side
+from ..figures import loss_plot, side_by_side
 from ..files import whole_file
 from ..images import psnr, save_image, save_pil
 from ..inversion import invert
@@ -179,10 +179,7 @@ def write_demo(out: Path, report: DemoReport, pictures: DemoPictures) -> None:
         }
     )
     save_pil(strip, out / "comparison.png")
-    losses = pictures.null.losses[:, 0].flip(0).tolist()
-    iterations = pictures.null.iterations[:, 0].flip(0).tolist()
-    title = "last loss (line) and inner iterations (bars, at most 10) per timestep"
-    save_pil(log_plot(losses, title, "step, from noise to clean", iterations), out / "loss.png")
+    save_pil(loss_plot(pictures.null), out / "loss.png")
     figures = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(report).items()}
     with whole_file(out / "report.json") as partial:
         partial.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .edit import Edit
+from .prompt import Prompt
 
 SELF_REPLACE_POSITIONS = 32 * 32
 """Self-attention is replaced only in layers of at most this many positions (the authors' choice)."""
@@ -105,6 +106,20 @@ class AttentionMaps:
                 "read; edit at the size that the model was trained at, or without blend words"
             )
         return self.total / self.count
+
+
+@dataclass(frozen=True, repr=False)
+class WordMaps:
+    """Mean cross-attention (B, 1+E, h, w, K) of the branches of each image, and the prompt of each branch.
+
+    ``maps`` is None where the model has no layer of the grid that is read.
+    """
+
+    maps: Tensor | None
+    prompts: tuple[Prompt, ...]
+
+    def __repr__(self) -> str:
+        return f"WordMaps({', '.join(repr(p.text) for p in self.prompts)})"
 
 
 def map_grid(height: int, width: int) -> tuple[int, int]:

@@ -1,0 +1,104 @@
+"""P2P Edit and P2P Edit Sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .wires import Attention, Edit, NullEmbeddings, Trajectory, schema
+
+
+class P2PEdit(io.ComfyNode):
+    """What shall change, by words."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the base class."""
+        return schema(
+            ["prompt to prompt", "attention control", "edit words"],
+            node_id="NullInvP2PEdit",
+            display_name="P2P Edit",
+            description="Compares the source text with what the photo shall show instead, and plans which words keep "
+            "the photo's attention (Prompt-to-Prompt).",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The CLIP that encoded the source text."),
+                io.String.Input("source_text", multiline=True, tooltip="What the photo shows: the same text that CLIP "
+                                "Text Encode got."),
+                io.String.Input("edit_text", multiline=True, tooltip="What it shall show instead. Several lines are "
+                                "several edits. (word:2.0) strengthens a word, (word:0.5) weakens it."),
+                io.Combo.Input("mode", options=["auto", "replace", "refine"], default="auto", tooltip="replace: words "
+                               "stand in for words; refine: words are added or removed; auto looks at the texts."),
+                io.Float.Input("cross_replace", default=0.8, min=0.0, max=1.0, step=0.05, tooltip="Share of the steps "
+                               "that keep the photo's layout of words. Less gives the edit more freedom."),
+                io.Float.Input("self_replace", default=0.4, min=0.0, max=1.0, step=0.05, tooltip="Share of the steps "
+                               "that keep the photo's shapes."),
+                io.String.Input("blend_words", default="", tooltip="Only the region of these words may change; "
+                                "separated by commas. Empty: the whole picture."),
+                io.String.Input("exclude_words", default="", tooltip="The region of these words may not change; "
+                                "separated by commas."),
+            ],
+            outputs=[
+                Edit.Output(display_name="edit", tooltip="For P2P Edit Sampler."),
+                io.Conditioning.Output(display_name="source", tooltip="The source text, encoded."),
+                io.Conditioning.Output(display_name="edited", tooltip="The first edit text, encoded."),
+                io.String.Output(display_name="alignment", tooltip="Which words take their attention from which."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, clip: Any, source_text: str, edit_text: str, mode: Any, cross_replace: float, self_replace: float,
+        blend_words: str, exclude_words: str,
+    ) -> Any:  # fmt: skip
+        """See the schema."""
+        from ..nullinv_core import EditSettings
+        from ..nullinv_core.backends.comfy_text import explain_edits, plan_request
+
+        settings = EditSettings(
+            mode=mode, cross_replace=cross_replace, self_replace=self_replace,
+            blend=_words(blend_words), blend_exclude=_words(exclude_words),
+        )  # fmt: skip
+        request = plan_request(clip, source_text, edit_text, settings)
+        return io.NodeOutput(request, request.source_conditioning, request.conditionings[0], explain_edits(request))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+class P2PEditSampler(io.ComfyNode):
+    """The edit itself."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the base class."""
+        return schema(
+            ["prompt to prompt", "edit photo", "null text edit"],
+            node_id="NullInvP2PSampler",
+            display_name="P2P Edit Sampler",
+            description="Samples the photo and its edits side by side from the end of the trajectory; the edits take "
+            "the photo's attention where the words are the same.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model of DDIM Invert."),
+                Trajectory.Input("trajectory", tooltip="From DDIM Invert or Load Inversion."),
+                Edit.Input("edit", tooltip="From P2P Edit."),
+                io.Float.Input("cfg", default=7.5, min=1.0, max=30.0, step=0.1,
+                               tooltip="The guidance that the null embeddings were optimized for."),
+                NullEmbeddings.Input("null_embeddings", optional=True, tooltip="From Null-Text Optimize. Without them "
+                                     "an empty text guides, and the photo drifts."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="edited", tooltip="One latent per photo and edit."),
+                io.Latent.Output(display_name="source", tooltip="What the source branch reached: the photo."),
+                io.Mask.Output(display_name="blend_mask", tooltip="Where the edit was let through."),
+                Attention.Output(display_name="attention", tooltip="Where each word looked, for Attention Maps."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: Any, trajectory: Any, edit: Any, cfg: float, null_embeddings: Any = None) -> Any:
+        """See the schema."""
+        from ..nullinv_core.backends.comfy_jobs import sample_edit
+
+        return io.NodeOutput(*sample_edit(model, trajectory, null_embeddings, edit, cfg))

@@ -1,0 +1,97 @@
+"""DDIM Invert and Null-Text Optimize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .wires import NullEmbeddings, Trajectory, schema
+
+SCHEDULERS = ["ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential", "beta"]
+
+
+class DDIMInvert(io.ComfyNode):
+    """Photo to noise, along the path that sampling will take back."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the base class."""
+        return schema(
+            ["unsampler", "inversion", "null text", "ddim inversion"],
+            node_id="NullInvDDIMInvert",
+            display_name="DDIM Invert",
+            description="Turns a photo's latent into noise step by step (DDIM inversion at guidance 1) and keeps every "
+            "step: the pivot trajectory that Null-Text Optimize retraces.",
+            inputs=[
+                io.Model.Input("model", tooltip="Stable Diffusion 1.x or 2.x, with any LoRAs that the edit shall use."),
+                io.Conditioning.Input("source", tooltip="What the photo shows, from CLIP Text Encode."),
+                io.Latent.Input("latent", tooltip="The photo, from VAE Encode."),
+                io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more exactly."),
+                io.Combo.Input("scheduler", options=SCHEDULERS, default="ddim_uniform", tooltip="Noise levels."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels of your own, in place of steps and "
+                                "scheduler."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="noise", tooltip="For a KSampler (Advanced) that adds no noise: sampled "
+                                 "at cfg 1 with the same steps, it gives the photo back."),
+                Trajectory.Output(display_name="trajectory", tooltip="Every step from the photo to the noise."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: Any, source: Any, latent: Any, steps: int, scheduler: str, sigmas: Any = None) -> Any:
+        """See the schema."""
+        from ..nullinv_core.backends.comfy import schedule_of_sigmas
+        from ..nullinv_core.backends.comfy_jobs import invert_latent, schedule_of
+
+        schedule = schedule_of(model, scheduler, steps) if sigmas is None else schedule_of_sigmas(model, sigmas)
+        inversion, noise = invert_latent(model, source, latent, schedule)
+        return io.NodeOutput(noise, inversion)
+
+
+class NullTextOptimize(io.ComfyNode):
+    """The unconditional embeddings under which guided sampling gives the photo back."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the base class."""
+        return schema(
+            ["null text inversion", "pivotal tuning", "reconstruct"],
+            node_id="NullInvOptimize",
+            display_name="Null-Text Optimize",
+            description="Finds one unconditional (\"null\") embedding per step, so that sampling at the full guidance "
+            "retraces the trajectory and gives the photo back almost exactly. The slow part: once per photo.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model of DDIM Invert."),
+                io.Conditioning.Input("source", tooltip="The source text of DDIM Invert."),
+                io.Conditioning.Input("negative", tooltip="Where the embeddings start from: an empty text."),
+                Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
+                io.Float.Input("cfg", default=7.5, min=1.0, max=30.0, step=0.1, tooltip="Guidance of the edits."),
+                io.Int.Input("inner_steps", default=10, min=1, max=100, tooltip="Most optimizer steps per timestep."),
+                io.Float.Input("learning_rate", default=0.01, min=0.0001, max=1.0, step=0.0001, round=0.0001,
+                               tooltip="Of the first timestep; it falls slowly."),
+                io.Float.Input("early_stop", default=0.00001, min=0.0, max=0.01, step=0.000001, round=0.000001,
+                               tooltip="Loss at which a timestep is good enough. Larger is faster and less exact."),
+            ],
+            outputs=[
+                NullEmbeddings.Output(display_name="null_embeddings", tooltip="One embedding per step."),
+                io.Latent.Output(display_name="reconstruction", tooltip="What guided sampling now gives: the photo."),
+                io.Image.Output(display_name="loss_plot", tooltip="Last loss and iterations per step."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: Any, source: Any, negative: Any, trajectory: Any, cfg: float, inner_steps: int,
+        learning_rate: float, early_stop: float,
+    ) -> Any:  # fmt: skip
+        """See the schema."""
+        from ..nullinv_core import NullTextSettings
+        from ..nullinv_core.backends.comfy_jobs import optimize
+        from ..nullinv_core.figures import loss_plot
+        from ..nullinv_core.images import from_pil
+
+        settings = NullTextSettings(cfg, inner_steps, learning_rate, early_stop)
+        inversion, reconstruction = optimize(model, source, negative, trajectory, settings)
+        return io.NodeOutput(inversion, reconstruction, from_pil(loss_plot(inversion.null)))

@@ -1,0 +1,42 @@
+"""Attention Maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .wires import Attention, schema
+
+
+class AttentionMaps(io.ComfyNode):
+    """Where the words looked."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the base class."""
+        return schema(
+            ["heat map", "cross attention"],
+            node_id="NullInvAttentionMaps",
+            display_name="Attention Maps",
+            description="A heat map per word: which part of the picture it looked at. Shows what blend words will "
+            "select.",
+            inputs=[
+                Attention.Input("attention", tooltip="From P2P Edit Sampler."),
+                io.String.Input("words", default="", tooltip="Words to show, separated by commas. Empty: all of them."),
+                io.Int.Input("edit", default=0, min=0, max=64, tooltip="0: the photo; 1, 2, …: that edit."),
+                io.Image.Input("image", optional=True, tooltip="A picture to draw the maps on."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="maps", tooltip="One picture per word."),
+                io.Mask.Output(display_name="masks", tooltip="The same as masks, 1 where a word looked most."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, attention: Any, words: str, edit: int, image: Any = None) -> Any:
+        """See the schema."""
+        from ..nullinv_core.figures import heat_maps
+
+        chosen = [word.strip() for word in words.split(",") if word.strip()]
+        return io.NodeOutput(*heat_maps(attention, edit, chosen, None if image is None else image[0]))

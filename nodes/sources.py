@@ -1,0 +1,81 @@
+"""Load Diffusers Model and Demo Scene."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .wires import schema
+
+DEMO = "demo model (ships with the nodes)"
+
+
+class LoadDiffusersModel(io.ComfyNode):
+    """A diffusers folder, or the demo model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the base class."""
+        from ..nullinv_core.backends.comfy_files import model_folders
+
+        return schema(
+            ["checkpoint", "diffusers", "demo model"],
+            node_id="NullInvLoadDiffusers",
+            display_name="Load Diffusers Model",
+            description="Loads a Stable Diffusion 1.x or 2.x folder in diffusers' layout from models/diffusers, of any "
+            "width, or the small demo model that needs no download.",
+            inputs=[
+                io.Combo.Input("model", options=[DEMO, *model_folders()], default=DEMO, tooltip="A folder of "
+                               "models/diffusers, or the demo model."),
+            ],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: str) -> Any:
+        """See the schema."""
+        from ..nullinv_core.backends.comfy_files import model_folder
+        from ..nullinv_core.backends.comfy_models import load_folder
+
+        return io.NodeOutput(*load_folder(model_folder(None if model == DEMO else model)))
+
+
+class DemoScene(io.ComfyNode):
+    """A picture whose right edit is known."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the base class."""
+        from ..nullinv_core.demo.scenes import EDITS
+
+        return schema(
+            ["example", "test picture"],
+            node_id="NullInvDemoScene",
+            display_name="Demo Scene",
+            description="A scene that the demo model never saw, its text, an edit text, and what a perfect edit would "
+            "look like. Nothing to download.",
+            inputs=[
+                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Which scene."),
+                io.Combo.Input("edit", options=list(EDITS), default="colour", tooltip="What changes."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The scene."),
+                io.String.Output(display_name="source_text", tooltip="What it shows."),
+                io.String.Output(display_name="edit_text", tooltip="What it shall show instead."),
+                io.Image.Output(display_name="true_edit", tooltip="What a perfect edit looks like."),
+                io.Mask.Output(display_name="may_change", tooltip="Where a perfect edit changes the picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, seed: int, edit: str) -> Any:
+        """See the schema."""
+        import torch
+
+        from ..nullinv_core.demo.scenes import render, sample_edit
+
+        case = sample_edit(seed, edit)
+        source, target = (torch.from_numpy(render(scene))[None] for scene in (case.source, case.target))
+        mask = torch.from_numpy(case.mask).float()[None]
+        return io.NodeOutput(source, case.source.caption, case.target.caption, target, mask)

@@ -1,0 +1,79 @@
+"""Save Inversion and Load Inversion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .wires import NullEmbeddings, Trajectory, schema
+
+
+class SaveInversion(io.ComfyNode):
+    """An inversion as one file in the output folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the base class."""
+        return schema(
+            ["save", "export"],
+            node_id="NullInvSave",
+            display_name="Save Inversion",
+            description="Writes trajectory and null embeddings to one .safetensors file in ComfyUI's output folder, so "
+            "that the slow part is done once per photo.",
+            is_output_node=True,
+            inputs=[
+                Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
+                io.String.Input("prompt", multiline=True, tooltip="The source text; Load Inversion gives it back."),
+                io.String.Input("filename_prefix", default="inversions/photo", tooltip="Folder and beginning of the "
+                                "file's name, inside the output folder."),
+                NullEmbeddings.Input("null_embeddings", optional=True, tooltip="From Null-Text Optimize."),
+            ],
+            outputs=[io.String.Output(display_name="file", tooltip="Name of the file, inside the output folder.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, trajectory: Any, prompt: str, filename_prefix: str, null_embeddings: Any = None) -> Any:
+        """See the schema."""
+        from ..nullinv_core.backends.comfy_files import save
+
+        return io.NodeOutput(save(trajectory, null_embeddings, prompt, filename_prefix))
+
+
+class LoadInversion(io.ComfyNode):
+    """A saved inversion."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the base class."""
+        from ..nullinv_core.backends.comfy_files import saved_files
+
+        return schema(
+            ["load", "import"],
+            node_id="NullInvLoad",
+            display_name="Load Inversion",
+            description="Reads what Save Inversion wrote, from ComfyUI's output or input folder.",
+            inputs=[
+                io.Combo.Input("file", options=saved_files(), tooltip="A file of the output or input folder."),
+            ],
+            outputs=[
+                Trajectory.Output(display_name="trajectory", tooltip="For P2P Edit Sampler."),
+                NullEmbeddings.Output(display_name="null_embeddings", tooltip="Empty where none were saved."),
+                io.String.Output(display_name="prompt", tooltip="The source text that was saved with it."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> Any:
+        """The file's age, so that a new one under the same name is read again."""
+        from ..nullinv_core.backends.comfy_files import age
+
+        return age(file)
+
+    @classmethod
+    def execute(cls, file: str) -> Any:
+        """See the schema."""
+        from ..nullinv_core.backends.comfy_files import load
+
+        inversion = load(file)
+        return io.NodeOutput(inversion, inversion, inversion.prompts[0])

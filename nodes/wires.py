@@ -1,0 +1,27 @@
+"""Names on the wires, and what all nodes share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from comfy_api.latest import io
+
+CATEGORY = "null-text inversion"
+
+Trajectory = io.Custom("NULLINV_TRAJECTORY")
+"""An ``Inversion`` without null embeddings."""
+NullEmbeddings = io.Custom("NULLINV_EMBEDS")
+"""An ``Inversion`` with them."""
+Edit = io.Custom("NULLINV_EDIT")
+"""An ``EditRequest``."""
+Attention = io.Custom("NULLINV_ATTENTION")
+"""A ``WordMaps``."""
+
+
+def schema(search: list[str], **fields: Any) -> io.Schema:
+    """A schema in our category, with search words where this ComfyUI has them."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    if "search_aliases" in known:
+        fields["search_aliases"] = search
+    return io.Schema(category=CATEGORY, **fields)

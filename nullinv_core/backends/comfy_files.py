@@ -1,0 +1,94 @@
+"""Files inside ComfyUI's folders, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import folder_paths
+
+from ..errors import InputError
+from ..store import Inversion, load_inversion, save_inversion
+
+SUFFIX = ".safetensors"
+DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
+PLACES = {"output": folder_paths.get_output_directory, "input": folder_paths.get_input_directory}
+
+
+def saved_files() -> list[str]:
+    """Inversion files as "folder/name", newest first."""
+    found = [
+        (path.stat().st_mtime, f"{place}/{path.relative_to(root()).as_posix()}")
+        for place, root in PLACES.items()
+        for path in Path(root()).rglob(f"*{SUFFIX}")
+        if path.is_file()
+    ]
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def place_of(name: str) -> Path:
+    """The path of a file that ``saved_files`` named; raises InputError for one outside of ComfyUI's folders."""
+    place, _, rest = name.partition("/")
+    if place not in PLACES or not rest.endswith(SUFFIX):
+        raise InputError(f'"{name}" is no inversion file; choose one of the list')
+    return _inside(Path(PLACES[place]()), rest)
+
+
+def _inside(root: Path, name: str) -> Path:
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise InputError(f'"{name}" leaves ComfyUI\'s folders; give a name inside of them')
+    return path
+
+
+def age(name: str) -> float:
+    """When a file was written last, in seconds; NaN where there is none."""
+    path = place_of(name)
+    return os.path.getmtime(path) if path.is_file() else float("nan")
+
+
+def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str) -> str:
+    """Write an inversion to a new numbered file of the output folder; return its name inside of it."""
+    root = Path(folder_paths.get_output_directory())
+    stem = _inside(root, prefix)
+    if stem == root.resolve() or not stem.name:
+        raise InputError("the file name prefix is empty; give the file a name")
+    if null is not None and (null.fingerprint, null.trajectory.schedule) != (
+        trajectory.fingerprint, trajectory.trajectory.schedule,
+    ):  # fmt: skip
+        raise InputError("these null embeddings belong to another trajectory; connect the ones optimized for it")
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (path := stem.with_name(f"{stem.name}_{number:05d}{SUFFIX}")).exists():
+        number += 1
+    prompts = (prompt,) * trajectory.trajectory.batch
+    save_inversion(path, replace(trajectory, null=None if null is None else null.null, prompts=prompts))
+    return path.relative_to(root.resolve()).as_posix()
+
+
+def load(name: str) -> Inversion:
+    """Read a file that ``saved_files`` named."""
+    return load_inversion(place_of(name))
+
+
+def model_folders() -> list[str]:
+    """Names of diffusers folders under models/diffusers."""
+    return sorted({
+        folder.name
+        for root in folder_paths.get_folder_paths("diffusers")
+        if Path(root).is_dir()
+        for folder in Path(root).iterdir()
+        if (folder / "model_index.json").is_file()
+    })  # fmt: skip
+
+
+def model_folder(name: str | None) -> Path:
+    """The folder of a name that ``model_folders`` gave; None is the demo model."""
+    if name is None:
+        return DEMO_MODEL
+    for root in folder_paths.get_folder_paths("diffusers"):
+        folder = _inside(Path(root), name)
+        if (folder / "model_index.json").is_file():
+            return folder
+    raise InputError(f'there is no diffusers model "{name}" under models/diffusers')

@@ -1,0 +1,66 @@
+"""Null embeddings in ComfyUI's own samplers: a guider, and a MODEL for any KSampler."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import comfy.conds
+import comfy.patcher_extension
+import comfy.samplers
+from torch import Tensor
+
+from ..errors import InputError
+from ..store import Inversion
+from .comfy import Conditioning, sigma_of, with_context
+
+WRAPPER = "null-text inversion"
+
+
+def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
+    """∅ of the step whose noise level is nearest to ``sigma`` (by its logarithm): (B, tokens, width)."""
+    null, schedule = inversion.null, inversion.trajectory.schedule
+    if null is None:
+        raise InputError("these are not null embeddings; connect the output of Null-Text Optimize")
+    distances = [abs(math.log(sigma_of(a)) - math.log(max(sigma, 1e-6))) for a in schedule.alphas_cumprod[1:]]
+    return null.at(1 + distances.index(min(distances)))
+
+
+class NullTextGuider(comfy.samplers.CFGGuider):
+    """Classifier-free guidance whose unconditional branch has ∅_t at each noise level."""
+
+    def __init__(self, model: Any, positive: Conditioning, inversion: Inversion, guidance: float) -> None:
+        super().__init__(model)
+        self.inversion = inversion
+        steps = inversion.trajectory.schedule.steps
+        first = embedding_at(inversion, sigma_of(inversion.trajectory.schedule.level(steps).alpha))
+        extras = {k: v for k, v in positive[0][1].items() if k != "pooled_output"}
+        self.set_conds(positive, [[first, extras]])
+        self.set_cfg(guidance)
+
+    def predict_noise(
+        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: Any = None
+    ) -> Any:
+        """ComfyUI's hook: the guided prediction for sampler-space ``x``."""
+        null = embedding_at(self.inversion, float(timestep.max())).to(x.device)
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, [with_context(entry, null) for entry in self.conds["negative"]],
+            self.conds["positive"], self.cfg, model_options=model_options or {}, seed=seed,
+        )  # fmt: skip
+
+
+def apply_null_text(model: Any, inversion: Inversion) -> Any:
+    """A clone of the MODEL whose unconditional branch has ∅_t at each noise level, whatever the negative prompt."""
+    patched = model.clone()
+
+    def wrapper(
+        executor: Callable[..., Any], network: Any, conds: list[Any], x: Tensor, timestep: Tensor, options: Any
+    ) -> Any:
+        null = embedding_at(inversion, float(timestep.max())).to(x.device)
+        text, *rest = conds
+        nulls = [[with_context(entry, null) for entry in rest[0]]] if rest and rest[0] else rest[:1]
+        return executor(network, [text, *nulls, *rest[1:]], x, timestep, options)
+
+    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, WRAPPER, wrapper)
+    return patched

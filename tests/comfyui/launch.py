@@ -1,0 +1,39 @@
+"""Start ComfyUI's main.py where torchvision's and torchaudio's compiled operators do not fit a CPU-only torch.
+
+Run by ComfyUI's own Python: ``python launch.py COMFYUI_FOLDER [arguments of main.py]``.
+"""
+
+import importlib.machinery
+import importlib.util
+import os
+import runpy
+import sys
+import types
+
+import torch
+
+
+def stand_in(name):
+    """An empty module under ``name``."""
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    module.__path__ = []
+    sys.modules[name] = module
+
+
+if not torch.cuda.is_available():
+    # torchvision registers fake kernels for these when it is imported, and fails where nobody declared them
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    try:
+        import torchaudio  # noqa: F401
+    except (ImportError, OSError):
+        for part in ("torchaudio", "torchaudio.transforms", "torchaudio.functional"):
+            stand_in(part)
+
+folder = os.path.abspath(sys.argv[1])
+os.chdir(folder)
+sys.path.insert(0, folder)
+sys.argv = ["main.py", *sys.argv[2:]]
+runpy.run_path(os.path.join(folder, "main.py"), run_name="__main__")

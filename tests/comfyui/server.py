@@ -1,0 +1,128 @@
+"""A real ComfyUI for the tests: found, started on a free port with our folder as a custom node, driven over HTTP."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+PACK = Path(__file__).parents[2]
+START_SECONDS = 180
+
+
+def find_comfyui():
+    """ComfyUI's folder: COMFYUI_PATH, the installation around us, or ~/comfy/ComfyUI; None where there is none."""
+    named = os.environ.get("COMFYUI_PATH")
+    candidates = [Path(named)] if named else [PACK.parent.parent, Path.home() / "comfy" / "ComfyUI"]
+    return next((c for c in candidates if (c / "main.py").is_file() and (c / "comfy").is_dir()), None)
+
+
+def find_python(comfyui):
+    """The Python that runs ComfyUI: COMFYUI_PYTHON, its own .venv, or ours."""
+    own = comfyui / ".venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    return os.environ.get("COMFYUI_PYTHON") or (str(own) if own.exists() else sys.executable)
+
+
+class Server:
+    """A running ComfyUI. ``base``: its temporary folder of inputs, outputs and custom nodes."""
+
+    def __init__(self, base):
+        self.base = Path(base)
+        self.comfyui = find_comfyui()
+        nodes = self.base / "custom_nodes"
+        nodes.mkdir(parents=True)
+        skip = shutil.ignore_patterns(".*", "demo-out", "__pycache__", "benchmarks", "docs")
+        shutil.copytree(PACK, nodes / "null-text-inversion", ignore=skip)
+        for name in ("input", "output", "temp", "user", "models/diffusers", "models/checkpoints", "models/loras"):
+            (self.base / name).mkdir(parents=True, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.log = self.base / "server.log"
+        self.process = subprocess.Popen(
+            [find_python(self.comfyui), Path(__file__).with_name("launch.py"), self.comfyui, "--cpu", "--port",
+             str(self.port), "--base-directory", self.base, "--disable-auto-launch", "--database-url",
+             "sqlite:///:memory:"],
+            stdout=self.log.open("w"), stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        self._wait()
+
+    def _wait(self):
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"ComfyUI ended at start:\n{self.text()[-3000:]}")
+            try:
+                self.get("/system_stats")
+                return
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.5)
+        raise RuntimeError(f"ComfyUI did not answer in {START_SECONDS} s:\n{self.text()[-3000:]}")
+
+    def text(self):
+        """What the server has printed so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def get(self, path):
+        """The JSON answer to a GET."""
+        with urllib.request.urlopen(self.url(path), timeout=30) as answer:
+            return json.loads(answer.read())
+
+    def post(self, path, data):
+        """The JSON answer to a POST; that of a refusal too."""
+        request = urllib.request.Request(
+            self.url(path), json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.loads(answer.read() or b"{}")
+        except urllib.error.HTTPError as refusal:
+            return json.loads(refusal.read())
+
+    def queue(self, graph):
+        """Queue an API-format graph; return its prompt id. Raises AssertionError where ComfyUI refuses it."""
+        answer = self.post("/prompt", {"prompt": graph})
+        assert "prompt_id" in answer, json.dumps(answer, indent=1)
+        return answer["prompt_id"]
+
+    def finish(self, prompt_id, seconds=300):
+        """Wait for a queued graph; return its history entry."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            history = self.get(f"/history/{prompt_id}")
+            if prompt_id in history:
+                return history[prompt_id]
+            time.sleep(0.2)
+        raise AssertionError(f"not finished after {seconds} s:\n{self.text()[-3000:]}")
+
+    def run(self, graph, seconds=300):
+        """Queue a graph and wait; raises AssertionError with the node's message where one failed."""
+        entry = self.finish(self.queue(graph), seconds)
+        assert entry["status"]["status_str"] == "success", error_of(entry)
+        return entry
+
+    def stop(self):
+        """End the server by its pid."""
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def error_of(entry):
+    """The message of the node that failed, or an empty text."""
+    return "\n".join(
+        f"{data['node_type']}: {data['exception_message']}"
+        for kind, data in entry["status"]["messages"]
+        if kind == "execution_error"
+    )
