@@ -29,7 +29,11 @@ class LoadDiffusersModel(io.ComfyNode):
                 io.Combo.Input("model", options=[DEMO, *model_folders()], default=DEMO, tooltip="A folder of "
                                "models/diffusers, or the demo model."),
             ],
-            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="For our nodes and any sampler."),
+                io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode and P2P Edit."),
+                io.Vae.Output(display_name="vae", tooltip="For VAE Encode and VAE Decode."),
+            ],
         )  # fmt: skip
 
     @classmethod

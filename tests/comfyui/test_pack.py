@@ -1,0 +1,39 @@
+"""The pack as ComfyUI lists it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+PACK = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def nodes(comfy):
+    return {name: info for name, info in comfy.get("/object_info").items() if name.startswith("NullInv")}
+
+
+def test_the_pack_loads_in_under_a_second(comfy):
+    """Guards start-up: heavy imports happen on first use."""
+    found = re.search(r"([\d.]+) seconds: \S*null-text-inversion", comfy.text())
+    assert found and float(found[1]) < 1.0
+
+
+def test_every_node_says_what_it_does(nodes):
+    """Guards the user's first look: a name for people, our category, a description, a tooltip at every socket."""
+    assert len(nodes) == 11
+    for name, info in nodes.items():
+        assert info["category"] == "null-text inversion" and info["display_name"] != name and info["description"]
+        inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+        assert all(spec[1].get("tooltip") for spec in inputs.values()), name
+        assert all(info["output_tooltips"]) and len(info["output_tooltips"]) == len(info["output"]), name
+
+
+def test_every_node_has_a_help_page(nodes):
+    """Guards the help that ComfyUI shows on a node: it names every input."""
+    for name, info in nodes.items():
+        page = (PACK / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        assert page.startswith(f"# {info['display_name']}")
+        inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+        missing = [i for i in inputs if not re.search(rf"\b{i}\b", page)]
+        assert not missing or name == "NullInvLoad", f"{name}: {missing}"
