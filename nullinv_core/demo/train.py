@@ -43,10 +43,10 @@ def train(work: Path, out: Path, device: str, budget: Budget) -> bool:
     text = train_text.train(work, tokenizer, device, budget) if vae else None
     if vae is None or text is None:
         return False
-    trained = train_unet.train(work, vae, text, tokenizer, device, budget)
-    if trained is None:
+    unet = train_unet.train(work, vae, text, tokenizer, device, budget)
+    if unet is None:
         return False
-    write_model(out, vae, *trained, tokenizer)
+    write_model(out, vae, unet, text, tokenizer)
     return True
 
 
@@ -83,6 +83,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; run again to go on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
+    # gradients of a bfloat16 network are often denormal, which costs a CPU many times the work of zeros
+    torch.set_flush_denormal(True)
     done = train(options.work, options.out, options.device, Budget(options.minutes))
     print(f"finished: {options.out}" if done else "stopped by --minutes; run the same command to go on")
 

@@ -1,11 +1,9 @@
-"""Train the demo's UNet, its text encoder with it, on cached latents of training scenes."""
+"""Train the demo's UNet on cached latents and contexts of training scenes."""
 
 from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +19,9 @@ from .scenes import discs, render, sample_scene
 from .train_text import WIDTH, token_ids
 from .training_loop import Budget, run_steps, warmup_cosine
 
-
-@dataclass(frozen=True)
-class Pass:
-    """One training pass. The text encoder learns along for ``text_steps``; then its contexts are computed once."""
-
-    steps: int
-    peak_rate: float
-    first_scene: int
-    scenes: int
-    text_steps: int
-
-
-PASSES = {"unet": Pass(9_000, 6e-4, first_scene=0, scenes=14_336, text_steps=400)}
+STEPS = 11_000
+PEAK_RATE = 7e-4
+SCENES = 14_336
 SHARD = 2_048
 BATCH = 32
 OFFSET_NOISE = 0.1
@@ -58,7 +46,7 @@ def new_unet() -> UNet2DConditionModel:
         sample_size=16,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(128, 256),
+        block_out_channels=(96, 192),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * 2,
         up_block_types=("CrossAttnUpBlock2D",) * 2,
@@ -98,71 +86,54 @@ def train(
     tokenizer: CLIPTokenizer,
     device: str,
     budget: Budget,
-    name: str = "unet",
-) -> tuple[UNet2DConditionModel, CLIPTextModel] | None:
-    """Train up to the end of pass ``name``; return the averaged UNet and the text encoder, or None without budget."""
+) -> UNet2DConditionModel | None:
+    """Train up to the last step; return the averaged UNet, or None when the budget ran out before."""
     torch.manual_seed(2)
-    stage, number = PASSES[name], list(PASSES).index(name)
-    unet = new_unet().to(device)
-    if number:
-        before = train(work, vae, text_encoder, tokenizer, device, budget, list(PASSES)[number - 1])
-        if before is None:
-            return None
-        unet = before[0].train().requires_grad_(True)
-    scenes = range(stage.first_scene, stage.first_scene + stage.scenes)
-    data = cached_latents(work, vae, scenes, device, budget)
+    data = cached_latents(work, vae, range(SCENES), device, budget)
     if data is None:
         return None
-    captions = token_ids(tokenizer, [*(sample_scene(i).caption for i in scenes), ""])
-    focused = torch.from_numpy(np.stack([discs(sample_scene(i), 16) for i in scenes]))[:, None]
+    scenes = [sample_scene(i) for i in range(SCENES)]
+    contexts = encode(text_encoder, token_ids(tokenizer, [*(s.caption for s in scenes), ""]), device)
+    focused = torch.from_numpy(np.stack([discs(s, 16) for s in scenes]))[:, None]
     alphas = torch.tensor(scaled_linear_alphas(), dtype=torch.float32)
-    modules = {"unet": unet.to(memory_format=torch.channels_last), "text": text_encoder.train()}
+    unet = new_unet().to(device, memory_format=torch.channels_last)
     # on a CPU the fused attention's backward pass is slower than plain matrix products at these sizes
-    modules["unet"].set_attn_processor(AttnProcessor())
-    compiled = torch.compile(modules["unet"])
-    averages = {"unet_ema": copy.deepcopy(modules["unet"]).requires_grad_(False)}
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(modules["unet"].parameters()), "rate_scale": 1.0},
-            {"params": list(modules["text"].parameters()), "rate_scale": 0.25},
-        ],
-        weight_decay=0.01,
-        fused=True,
-    )
-
-    @cache
-    def fixed() -> torch.Tensor:
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16):
-            parts = [modules["text"](part.to(device)).last_hidden_state for part in captions.split(64)]
-        return torch.cat(parts).bfloat16()
+    unet.set_attn_processor(AttnProcessor())
+    compiled = torch.compile(unet)
+    average = copy.deepcopy(unet).requires_grad_(False)
+    optimizer = torch.optim.AdamW(unet.parameters(), weight_decay=0.01, fused=True)
 
     def loss_of(step: int) -> torch.Tensor:
-        rng = np.random.default_rng([step, 11 + number])
-        rows = torch.from_numpy(rng.permutation(len(scenes))[:BATCH])
+        rng = np.random.default_rng([step, 11])
+        rows = torch.from_numpy(rng.permutation(SCENES)[:BATCH])
         strata = (rng.permutation(BATCH) + rng.uniform(size=BATCH)) / BATCH
         timesteps = torch.from_numpy((strata * len(alphas)).astype(np.int64))
-        chosen = torch.where(torch.from_numpy(rng.uniform(size=BATCH) < DROPOUT), len(scenes), rows)
+        texts = torch.where(torch.from_numpy(rng.uniform(size=BATCH) < DROPOUT), SCENES, rows)
         clean = data[rows]
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
         noise += OFFSET_NOISE * torch.from_numpy(rng.standard_normal((BATCH, 4, 1, 1), dtype=np.float32))
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         with torch.autocast(device, torch.bfloat16):
-            learns = step < stage.text_steps
-            context = modules["text"](captions[chosen].to(device)).last_hidden_state if learns else fixed()[chosen]
             sample = noisy.to(device, memory_format=torch.channels_last)
-            epsilon = compiled(sample, timesteps.to(device), context).sample
+            epsilon = compiled(sample, timesteps.to(device), contexts[texts].to(device)).sample
         snr = alpha / (1 - alpha)
         # halfway between predicting the noise (1) and the image (1 / snr): every timestep then has a like share
         weight = snr.rsqrt() * (1 + FOCUS * focused[rows] * (snr / PLACED).clamp(max=1))
         return ((epsilon.float() - noise.to(device)).square() * weight.to(device)).mean()
 
-    def average(step: int) -> None:
+    def follow(step: int) -> None:
         decay = min(EMA, (1 + step) / (10 + step))
-        current = [p.detach() for p in modules["unet"].parameters()]
-        torch._foreach_lerp_(list(averages["unet_ema"].parameters()), current, 1 - decay)
+        torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in unet.parameters()], 1 - decay)
 
-    rate = warmup_cosine(stage.peak_rate, stage.steps, warmup=300)
-    state = {**modules, **averages}
-    done = run_steps(work / f"{name}.safetensors", state, optimizer, loss_of, stage.steps, rate, budget, average)
-    return (averages["unet_ema"].eval(), text_encoder.eval()) if done else None
+    rate = warmup_cosine(PEAK_RATE, STEPS, warmup=300)
+    state = {"unet": unet, "average": average}
+    done = run_steps(work / "unet.safetensors", state, optimizer, loss_of, STEPS, rate, budget, follow)
+    return average.eval() if done else None
+
+
+def encode(text_encoder: CLIPTextModel, ids: torch.Tensor, device: str) -> torch.Tensor:
+    """Contexts of token ids (n, 77): bfloat16 (n, 77, width) on the CPU."""
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+        parts = [text_encoder(part.to(device)).last_hidden_state.bfloat16().cpu() for part in ids.split(64)]
+    return torch.cat(parts)
