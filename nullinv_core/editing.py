@@ -90,13 +90,19 @@ def edit(
     edits: EditBatch,
     guidance: float,
     callback: Callback = ignore,
+    source_guidance: float | None = None,
+    limit: Tensor | None = None,
+    steps: int | None = None,
 ) -> EditResult:
     """Sample source and edits of every image in one batch, with attention control and local blend.
 
     ``contexts``: the edit prompts' (B, E, tokens, width). ``null``: ∅_t of the inversion, which serves all branches
-    of its image, or a plain null context. Costs 2·(1+E)·T samples an image.
+    of its image, or a plain null context. ``source_guidance``: of the source branch, by default that of the edits.
+    ``limit``: bool (B, h, w); outside of it edits stay the source. ``steps``: how many of the T steps to take; with
+    fewer the latents keep the noise of the step that would be next. Costs 2·(1+E)·T samples an image.
     """
     _check_null(null, trajectory, guidance)
+    check_guidance(guidance if source_guidance is None else source_guidance)
     schedule, batch, branches = trajectory.schedule, trajectory.batch, edits.branches
     if contexts.shape[:2] != (batch, branches - 1) or len(edits.edits) != batch:
         raise InputError(
@@ -105,26 +111,43 @@ def edit(
         )
     if edits.self_window.shape[2] != schedule.steps:
         raise InputError(f"the edits were planned for {edits.self_window.shape[2]} steps, not {schedule.steps}")
+    if limit is not None and limit.shape != (batch, *trajectory.clean.shape[-2:]):
+        raise InputError(f"a limit for {batch} images is ({batch}, h, w), not {tuple(limit.shape)}")
+    taken = schedule.steps if steps is None else steps
+    if not 1 <= taken <= schedule.steps:
+        raise InputError(f"an edit takes between 1 and {schedule.steps} steps, not {taken}")
     edits = edits.to(trajectory.clean.device)
     with no_gradients():
         text = torch.cat([trajectory.context[:, None], contexts], 1).flatten(0, 1)
         size = (trajectory.clean.shape[-2], trajectory.clean.shape[-1])
         maps = AttentionMaps(map_grid(*size))
         mask = torch.ones(batch, branches - 1, *size, dtype=torch.bool, device=text.device)
+        scale = torch.full((batch, branches, 1, 1, 1), guidance, device=text.device, dtype=trajectory.clean.dtype)
+        scale[:, 0] = guidance if source_guidance is None else source_guidance
         latents = trajectory.noisiest.repeat_interleave(branches, 0)
-        for index, step in enumerate(range(schedule.steps, 0, -1)):
+        for index, step in enumerate(range(schedule.steps, schedule.steps - taken, -1)):
             level = schedule.level(step)
             rows = _null_rows(null, trajectory, step).to(text).repeat_interleave(branches, 0)
             control = StepControl(edits, index, maps, slice(len(rows), 2 * len(rows)))
             predicted = denoiser(latents.repeat(2, 1, 1, 1), level, torch.cat([rows, text]), control, len(rows))
             epsilon_null, epsilon_text = check_finite(predicted, level, step).chunk(2)
-            epsilon = guide(epsilon_null, epsilon_text, guidance)
+            epsilon = guide(epsilon_null, epsilon_text, scale.flatten(0, 1))
             clean = predicted_clean(latents, epsilon, level.alpha)
             latents = ddim_step(latents, epsilon, schedule, step)
             latents = _blend(latents, maps, edits, index, schedule.steps, mask)
-            callback(Event("sample", index + 1, schedule.steps, clean))
+            if limit is not None:
+                latents = _keep_outside(latents, limit.to(latents.device), branches)
+            callback(Event("sample", index + 1, taken, clean))
+        if limit is not None:
+            mask &= limit.to(mask.device)[:, None]
         reached = latents.unflatten(0, (batch, branches))
         return EditResult(reached[:, 1:], reached[:, 0], mask, None if maps.total is None else maps.mean())
+
+
+def _keep_outside(latents: Tensor, limit: Tensor, branches: int) -> Tensor:
+    """Latents whose edits are the source outside of ``limit`` (B, h, w)."""
+    split = latents.unflatten(0, (-1, branches))
+    return torch.where(limit[:, None, None], split, split[:, :1]).flatten(0, 1)
 
 
 def _blend(latents: Tensor, maps: AttentionMaps, edits: EditBatch, index: int, steps: int, mask: Tensor) -> Tensor:

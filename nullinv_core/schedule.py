@@ -121,6 +121,6 @@ def check_guidance(guidance: float) -> None:
         raise InputError(f"guidance must be a finite number, not {guidance}")
 
 
-def guide(epsilon_null: Tensor, epsilon_text: Tensor, guidance: float) -> Tensor:
+def guide(epsilon_null: Tensor, epsilon_text: Tensor, guidance: float | Tensor) -> Tensor:
     """Classifier-free guidance (Mokady et al. 2022, eq. 1): w·ε(C) + (1-w)·ε(∅)."""
     return epsilon_null + guidance * (epsilon_text - epsilon_null)

@@ -273,6 +273,43 @@ def test_nan_is_reported_with_its_step(denoiser, bad_call):
         inverted(broken)
 
 
+def edited_with(denoiser, trajectory, null, **options):
+    plan = plan_edit(SOURCE, EDIT, trajectory.schedule.steps)
+    contexts = context_of(EDIT)[None, None].expand(trajectory.batch, -1, -1, -1)
+    return edit(denoiser, trajectory, null, contexts, batch_edits([[plan]] * trajectory.batch), 7.5, **options)
+
+
+def test_a_limit_keeps_the_source_outside(denoiser):
+    """Guards masks: outside the limit an edit equals its source, inside it moves; the mask says so."""
+    trajectory = inverted(denoiser, batch=2)
+    null, _ = optimize_null_text(denoiser, trajectory, empty_context(), QUICK)
+    limit = torch.zeros(2, 8, 8, dtype=torch.bool)
+    limit[0, 2:5, 3:7] = True
+    result = edited_with(denoiser, trajectory, null, limit=limit)
+    moved = (result.latents[:, 0] - result.source).abs().amax(1) > 0
+    assert torch.equal(moved, limit) and torch.equal(result.mask[:, 0], limit)
+
+
+def test_the_source_may_have_a_guidance_of_its_own(denoiser):
+    """Guards separate guidance: the source follows its own, the edit the other."""
+    trajectory, null = inverted(denoiser), empty_context()
+    own = edited_with(denoiser, trajectory, null, source_guidance=1.0)
+    assert close(own.source, reconstruct(denoiser, trajectory, null, 1.0))
+    assert not close(own.source, edited_with(denoiser, trajectory, null).source)
+
+
+def test_an_edit_may_end_early(denoiser):
+    """Guards the end step: the source of two of four steps is the reconstruction's state after two."""
+    trajectory, seen = inverted(denoiser), []
+    result = edited_with(denoiser, trajectory, empty_context(), steps=2, callback=seen.append)
+    latents = trajectory.noisiest
+    for step in (4, 3):
+        level = trajectory.schedule.level(step)
+        epsilon = guide(*(denoiser(latents, level, c) for c in (empty_context()[None], trajectory.context)), 7.5)
+        latents = ddim_step(latents, epsilon, trajectory.schedule, step)
+    assert close(result.source, latents) and [(e.step, e.total) for e in seen] == [(1, 2), (2, 2)]
+
+
 def test_the_same_inputs_give_the_same_bytes(denoiser):
     """Guards determinism on the CPU."""
     runs = []
@@ -339,6 +376,9 @@ def test_inputs_that_do_not_fit_are_refused(denoiser):
         ("need contexts", lambda: edit(denoiser, trajectory, null, contexts[0], batch_edits([[plan]]), 7.5)),
         ("planned for 7 steps", lambda: edit(
             denoiser, trajectory, null, contexts, batch_edits([[plan_edit(SOURCE, EDIT, 7)]]), 7.5)),
+        ("between 1 and 4 steps", lambda: edited_with(denoiser, trajectory, null, steps=5)),
+        ("a limit for 1 images", lambda: edited_with(denoiser, trajectory, null, limit=torch.ones(8, 8) > 0)),
+        ("guidance must be a finite", lambda: edited_with(denoiser, trajectory, null, source_guidance=float("nan"))),
         ("same number of edits", lambda: batch_edits([[plan], []])),
         ("same number of tokens", lambda: batch_edits([[plan, plan_edit(SOURCE, EDIT, 9)]])),
         ("at least 1", lambda: NullTextSettings(inner_steps=0)),
