@@ -85,8 +85,13 @@ class P2PEditSampler(io.ComfyNode):
                 Edit.Input("edit", tooltip="From P2P Edit."),
                 io.Float.Input("cfg", default=7.5, min=1.0, max=30.0, step=0.1,
                                tooltip="The guidance that the null embeddings were optimized for."),
+                io.Float.Input("source_cfg", default=0.0, min=0.0, max=30.0, step=0.1,
+                               tooltip="Another guidance for the photo's own branch. 0: the same."),
+                io.Int.Input("end_step", default=0, min=0, max=999, tooltip="Stop after so many steps and keep the "
+                             "noise, for a sampler that goes on from there. 0: all steps."),
                 NullEmbeddings.Input("null_embeddings", optional=True, tooltip="From Null-Text Optimize. Without them "
                                      "an empty text guides, and the photo drifts."),
+                io.Mask.Input("mask", optional=True, tooltip="Where the edit may change the photo."),
             ],
             outputs=[
                 io.Latent.Output(display_name="edited", tooltip="One latent per photo and edit."),
@@ -97,8 +102,12 @@ class P2PEditSampler(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: Any, trajectory: Any, edit: Any, cfg: float, null_embeddings: Any = None) -> Any:
+    def execute(
+        cls, model: Any, trajectory: Any, edit: Any, cfg: float, source_cfg: float, end_step: int,
+        null_embeddings: Any = None, mask: Any = None,
+    ) -> Any:  # fmt: skip
         """See the schema."""
         from ..nullinv_core.backends.comfy_jobs import sample_edit
 
-        return io.NodeOutput(*sample_edit(model, trajectory, null_embeddings, edit, cfg))
+        options = (source_cfg or None, mask, end_step or None)
+        return io.NodeOutput(*sample_edit(model, trajectory, null_embeddings, edit, cfg, *options))

@@ -6,9 +6,11 @@ any KSampler; the core then calls back into ``calc_cond_batch``, so all of that 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +30,8 @@ from ..types import Callback, Event
 from .comfy_attention import controlled, differentiable
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
+GRADIENT_MEMORY = 4.0
+"""Memory of a forward and a backward pass, as a multiple of what ComfyUI reckons for a forward pass alone."""
 REFUSED = {
     "area": "an area",
     "mask": "a mask",
@@ -44,13 +48,15 @@ class ComfyDenoiser:
     """``Denoiser`` of a ComfyUI model that the guider has loaded.
 
     ``positive`` and ``negative``: the processed conditioning whose extras (ControlNet, pooled output …) go with
-    conditional and unconditional rows; their text is replaced by the context of each call.
+    conditional and unconditional rows; their text is replaced by the context of each call. ``offload``: keep what a
+    backward pass needs in main memory.
     """
 
     model: Any
     positive: dict[str, Any]
     negative: dict[str, Any]
     options: dict[str, Any]
+    offload: bool = False
 
     def __call__(
         self,
@@ -69,7 +75,8 @@ class ComfyDenoiser:
             [with_context(self.positive, context[nulls:])] if texts else None,
             [with_context(self.negative, context[:nulls])] if nulls else None,
         ]
-        text, null = comfy.samplers.calc_cond_batch(self.model, conds, sampled, sigmas, self._options(attention))
+        with torch.autograd.graph.save_on_cpu() if self.offload else nullcontext():
+            text, null = comfy.samplers.calc_cond_batch(self.model, conds, sampled, sigmas, self._options(attention))
         return torch.cat([(sampled - clean) / sigma for clean, wanted in ((null, nulls), (text, texts)) if wanted])
 
     def _options(self, attention: AttentionControl | None) -> dict[str, Any]:
@@ -104,19 +111,35 @@ def sigmas_of_schedule(schedule: Schedule) -> Tensor:
 class _CoreSampler(comfy.samplers.Sampler):
     """What the guider runs in place of a sampler."""
 
-    def __init__(self, job: Callable[[ComfyDenoiser, Tensor], Any]) -> None:
+    def __init__(self, job: Callable[[ComfyDenoiser, Tensor], Any], gradients: bool) -> None:
         self.job = job
+        self.gradients = gradients
         self.result: Any = None
 
     def sample(
         self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
         latent_image: Tensor, denoise_mask: Any = None, disable_pbar: bool = False,
     ) -> Tensor:  # fmt: skip
-        model = model_wrap.inner_model
-        _make_ordinary(model.diffusion_model)
-        conds = model_wrap.conds
+        """ComfyUI's hook; the job's result is kept in ``result``."""
+        model, conds = model_wrap.inner_model, model_wrap.conds
         denoiser = ComfyDenoiser(model, conds["positive"][0], conds["negative"][0], extra_args["model_options"])
-        self.result = self.job(denoiser, latent_image)
+        if not self.gradients:
+            self.result = self.job(denoiser, latent_image)
+            return latent_image
+        _make_ordinary(model.diffusion_model)
+        try:
+            self.result = self.job(denoiser, latent_image)
+            return latent_image
+        except torch.cuda.OutOfMemoryError:
+            logging.warning("null-text inversion ran out of memory; once more with activations in main memory")
+        comfy.model_management.soft_empty_cache()
+        try:
+            self.result = self.job(replace(denoiser, offload=True), latent_image)
+        except torch.cuda.OutOfMemoryError as error:
+            raise InputError(
+                "there is not enough memory to optimize this picture; use a smaller one, fewer pictures at once, or "
+                "start ComfyUI with --reserve-vram or --lowvram"
+            ) from error
         return latent_image
 
 
@@ -127,17 +150,23 @@ def run(
     latents: Tensor,
     schedule: Schedule,
     job: Callable[[ComfyDenoiser, Tensor], Any],
+    gradients: bool = False,
 ) -> Any:
     """Load ``model`` as ComfyUI would for sampling and return what ``job(denoiser, clean latents)`` returns.
 
     ``latents``: a LATENT's samples (B, 4, h, w). The job runs outside of inference mode, on the model's device, with
-    latents in the model's scale.
+    latents in the model's scale. With ``gradients`` the weights are wholly loaded and may be differentiated through.
+    Raises InputError where memory does not suffice, even with the activations in main memory.
     """
     with torch.inference_mode(False), torch.no_grad():
-        guider = comfy.samplers.CFGGuider(_resident(model))
-        guider.set_conds(_ordinary_conditioning(positive), _ordinary_conditioning(negative))
-        sampler = _CoreSampler(job)
+        patcher = _resident(model) if gradients else model.clone()
         samples = latents.detach().clone()
+        if gradients:
+            needed = GRADIENT_MEMORY * patcher.memory_required(list(samples.shape))
+            comfy.model_management.load_models_gpu([patcher], memory_required=needed, force_full_load=True)
+        guider = comfy.samplers.CFGGuider(patcher)
+        guider.set_conds(_ordinary_conditioning(positive), _ordinary_conditioning(negative))
+        sampler = _CoreSampler(job, gradients)
         guider.sample(torch.zeros_like(samples), samples, sampler, sigmas_of_schedule(schedule))
         return sampler.result
 

@@ -98,16 +98,25 @@ def optimize(
         return replace(inversion, null=null.to("cpu")), reached.cpu()
 
     samples = model.model.process_latent_out(trajectory.clean)
-    done, reached = run(model, positive, negative, samples, trajectory.schedule, job)
+    done, reached = run(model, positive, negative, samples, trajectory.schedule, job, gradients=True)
     return done, {"samples": model.model.process_latent_out(reached)}
 
 
 def sample_edit(
-    model: Any, inversion: Inversion, null: Inversion | None, request: EditRequest, guidance: float
+    model: Any,
+    inversion: Inversion,
+    null: Inversion | None,
+    request: EditRequest,
+    guidance: float,
+    source_guidance: float | None = None,
+    mask: Tensor | None = None,
+    end_step: int | None = None,
 ) -> tuple[Latent, Latent, Tensor, WordMaps]:
     """Edit every image of an inversion: edited latents, the source branch, blend masks and word maps.
 
-    Rows are images, each with all its edits. Without null embeddings an empty text guides.
+    Rows are images, each with all its edits. Without null embeddings an empty text guides. ``mask``: ComfyUI's MASK
+    (1 or B, H, W), where edits may change the picture. With an ``end_step`` the latents keep their noise, for a
+    sampler that goes on from that step.
     """
     check_made_with(model, inversion)
     trajectory = inversion.trajectory
@@ -119,17 +128,23 @@ def sample_edit(
         raise InputError("these null embeddings belong to another trajectory; connect the ones optimized for it")
     guides = null.null if null and null.null else _as_long_as(text_of(request.empty, "empty", 1), contexts[:, 0])[0]
 
+    limit = None if mask is None else _latent_mask(mask, trajectory.clean)
+
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> EditResult:
         device = clean.device
         return edit(
             denoiser, trajectory.to(device), guides.to(device), contexts.to(device), batch_edits([plans] * batch),
-            guidance, progress(model, steps),
+            guidance, progress(model, end_step or steps), source_guidance, limit, end_step,
         )  # fmt: skip
 
     samples = model.model.process_latent_out(trajectory.clean)
     source = request.source_conditioning
     result: EditResult = run(model, source, source, samples, trajectory.schedule, job)
-    edited, reached = (model.model.process_latent_out(z.cpu()) for z in (result.latents.flatten(0, 1), result.source))
+    left = sigma_of(trajectory.schedule.alphas_cumprod[steps - end_step]) if end_step else 0.0
+    edited, reached = (
+        model.model.process_latent_out(z.cpu() * (1 + left**2) ** 0.5)
+        for z in (result.latents.flatten(0, 1), result.source)
+    )
     maps = WordMaps(None if result.maps is None else result.maps.cpu(), (request.source, *request.prompts))
     return {"samples": edited}, {"samples": reached}, result.mask.flatten(0, 1).float().cpu(), maps
 
@@ -150,6 +165,14 @@ def check_same_text(context: Tensor, other: Tensor) -> None:
             "the source text is not the one that the picture was inverted with; feed one text to CLIP Text Encode and "
             "to P2P Edit"
         )
+
+
+def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
+    """A MASK at the size and for the number of latents (B, C, h, w): bool (B, h, w), where it covers at all."""
+    if len(mask) not in (1, len(latents)):
+        raise InputError(f"the mask is for {len(mask)} pictures, the trajectory holds {len(latents)}")
+    scaled = torch.nn.functional.adaptive_max_pool2d(mask.detach().float()[:, None], latents.shape[-2:])[:, 0]
+    return (scaled > 0.5).expand(len(latents), -1, -1)
 
 
 def _plain_samples(latent: Latent) -> Tensor:

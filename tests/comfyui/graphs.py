@@ -47,7 +47,7 @@ class Chain:
         )
         sampler = self.graph.add(
             "NullInvP2PSampler", model=self.load(), trajectory=self.invert(1), edit=plan(), cfg=7.5,
-            null_embeddings=self.optimize(0),
+            source_cfg=0.0, end_step=0, null_embeddings=self.optimize(0),
         )  # fmt: skip
         return plan, sampler
 
