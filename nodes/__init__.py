@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .edit import P2PEdit, P2PEditSampler
 from .inversion import DDIMInvert, NullTextOptimize
+from .photo import EditPhoto
 from .sampling import ApplyNullText, NullTextGuider
 from .show import AttentionMaps
 from .sources import DemoScene, LoadDiffusersModel
@@ -23,6 +24,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadInversion,
     LoadDiffusersModel,
     DemoScene,
+    EditPhoto,
 ]
 
 

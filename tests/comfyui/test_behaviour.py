@@ -61,6 +61,23 @@ def test_an_early_end_goes_on_in_a_ksampler(comfy, picture):
     assert psnr(picture("finished"), picture("whole")) > 55
 
 
+def test_one_node_edits_a_photo(comfy, picture):
+    """Guards Edit Photo: any size in, the model's grid out, two edits beside their photo; kept pixels stay."""
+    chain = Chain(optimize=False)
+    wide = chain.graph.add(
+        "ImageScale", image=chain.scene(0), upscale_method="bicubic", width=333, height=250, crop="disabled"
+    )
+    photo = chain.graph.add(
+        "NullInvEditPhoto", model=chain.load(0), clip=chain.load(1), vae=chain.load(2), image=wide(),
+        source_text=chain.scene(1), edit_text="a red ring on a white background\na moon on a white background",
+        strength=0.3, blend_words="ring", size=128, steps=2, cfg=3.0, keep_pixels=True,
+    )  # fmt: skip
+    chain.graph.add("SaveImage", images=photo(0), filename_prefix="photo")
+    chain.graph.add("SaveImage", images=photo(1), filename_prefix="before-after")
+    comfy.run(chain.graph)
+    assert picture("photo").shape == (128, 160, 3) and picture("before-after").shape == (128, 328, 3)
+
+
 def test_long_texts_work(comfy):
     """Guards prompts of 154 tokens: source and edit may both take two chunks."""
     chain = Chain(**QUICK)

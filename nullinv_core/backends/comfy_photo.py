@@ -1,0 +1,62 @@
+"""The whole chain in one call, for people who want one node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..null_text import NullTextSettings
+from ..prompt_to_prompt.edit import EditSettings
+from .comfy import check_model
+from .comfy_jobs import invert_latent, optimize, sample_edit, schedule_of
+from .comfy_text import plan_request
+
+GAP = 8
+"""Pixels between the pictures of a before-and-after strip."""
+
+
+def settings_of(strength: float, blend: list[str]) -> EditSettings:
+    """Replace windows for a strength in 0 (keep everything) … 1 (change freely)."""
+    if not 0 <= strength <= 1:
+        raise InputError(f"strength must lie in 0…1, not {strength}")
+    return EditSettings(cross_replace=1.0 - 0.6 * strength, self_replace=0.8 - 0.8 * strength, blend=blend)
+
+
+def fit(image: Tensor, size: int, grid: int) -> Tensor:
+    """An IMAGE (B, H, W, 3) whose shorter side is ``size``, cropped at the centre to multiples of ``grid`` pixels."""
+    height, width = image.shape[1:3]
+    scale = max(size, grid) / min(height, width)
+    wanted = [max(grid, round(side * scale) // grid * grid) for side in (width, height)]
+    scaled = comfy.utils.common_upscale(image[..., :3].movedim(-1, 1), *wanted, "lanczos", "center")
+    result: Tensor = scaled.movedim(1, -1)
+    return result
+
+
+def edit_photo(
+    model: Any, clip: Any, vae: Any, image: Tensor, source: str, edits: str, strength: float, blend: list[str],
+    size: int, steps: int, guidance: float, keep_pixels: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Edited pictures (B·E, H, W, 3), and each beside its photo.
+
+    ``keep_pixels``: outside of the blend mask the photo's own pixels stay, where the autoencoder would soften them.
+    """
+    check_model(model)
+    request = plan_request(clip, source, edits, settings_of(strength, blend))
+    levels = len(model.model.model_config.unet_config["channel_mult"])
+    photo = fit(image, size, 8 * 2 ** (levels - 1))
+    schedule = schedule_of(model, "ddim_uniform", steps)
+    inversion, _ = invert_latent(model, request.source_conditioning, {"samples": vae.encode(photo)}, schedule)
+    settings = NullTextSettings(guidance=guidance)
+    inversion, _ = optimize(model, request.source_conditioning, request.empty, inversion, settings)
+    latent, _, mask, _ = sample_edit(model, inversion, inversion, request, guidance)
+    edited = vae.decode(latent["samples"]).to(photo)
+    before = photo.repeat_interleave(len(request.prompts), 0)
+    if keep_pixels:
+        region = torch.nn.functional.interpolate(mask[:, None], edited.shape[1:3], mode="bilinear").movedim(1, -1)
+        edited = before + (edited - before) * region.to(edited)
+    gap = before.new_ones(len(before), before.shape[1], GAP, 3)
+    return edited, torch.cat([before, gap, edited], 2)
