@@ -32,9 +32,7 @@ def widget_values(inputs, specs):
             value = inputs.get(name)
             options = spec[1] if len(spec) > 1 else {}
             values.append(options.get("default", "") if value is None or isinstance(value, list) else value)
-            if options.get("control_after_generate") or (
-                name in ("seed", "noise_seed") and kind.startswith("KSampler")
-            ):
+            if options.get("control_after_generate") or name in ("seed", "noise_seed"):
                 values.append("fixed")
     return values
 
