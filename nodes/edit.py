@@ -37,6 +37,9 @@ class P2PEdit(io.ComfyNode):
                                 "separated by commas. Empty: the whole picture."),
                 io.String.Input("exclude_words", default="", tooltip="The region of these words may not change; "
                                 "separated by commas."),
+                io.String.Input("word_windows", default="", optional=True, tooltip="Other cross_replace for single "
+                                "words: 'star=0.4' ends it earlier, 'star=0.2-0.8' starts it later; separated by "
+                                "commas."),
             ],
             outputs=[
                 Edit.Output(display_name="edit", tooltip="For P2P Edit Sampler."),
@@ -49,15 +52,16 @@ class P2PEdit(io.ComfyNode):
     @classmethod
     def execute(
         cls, clip: Any, source_text: str, edit_text: str, mode: Any, cross_replace: float, self_replace: float,
-        blend_words: str, exclude_words: str,
+        blend_words: str, exclude_words: str, word_windows: str = "",
     ) -> Any:  # fmt: skip
         """See the schema."""
         from ..nullinv_core import EditSettings
-        from ..nullinv_core.backends.comfy_text import explain_edits, plan_request
+        from ..nullinv_core.backends.comfy_text import explain_edits, plan_request, take_windows
 
         settings = EditSettings(
             mode=mode, cross_replace=cross_replace, self_replace=self_replace,
             blend=_words(blend_words), blend_exclude=_words(exclude_words),
+            word_cross_replace=take_windows(word_windows),
         )  # fmt: skip
         request = plan_request(clip, source_text, edit_text, settings)
         return io.NodeOutput(request, request.source_conditioning, request.conditionings[0], explain_edits(request))
@@ -92,6 +96,10 @@ class P2PEditSampler(io.ComfyNode):
                 NullEmbeddings.Input("null_embeddings", optional=True, tooltip="From Null-Text Optimize. Without them "
                                      "an empty text guides, and the photo drifts."),
                 io.Mask.Input("mask", optional=True, tooltip="Where the edit may change the photo."),
+                io.Conditioning.Input("source", optional=True, tooltip="The source conditioning of DDIM Invert, where "
+                                      "it carries more than text: its ControlNet then guides photo and edits."),
+                io.Conditioning.Input("negative", optional=True, tooltip="The negative conditioning of Null-Text "
+                                      "Optimize, where it carries more than text (a ControlNet)."),
             ],
             outputs=[
                 io.Latent.Output(display_name="edited", tooltip="One latent per photo and edit."),
@@ -104,10 +112,10 @@ class P2PEditSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, trajectory: Any, edit: Any, cfg: float, source_cfg: float, end_step: int,
-        null_embeddings: Any = None, mask: Any = None,
+        null_embeddings: Any = None, mask: Any = None, source: Any = None, negative: Any = None,
     ) -> Any:  # fmt: skip
         """See the schema."""
         from ..nullinv_core.backends.comfy_jobs import sample_edit
 
-        options = (source_cfg or None, mask, end_step or None)
+        options = (source_cfg or None, mask, end_step or None, source, negative)
         return io.NodeOutput(*sample_edit(model, trajectory, null_embeddings, edit, cfg, *options))

@@ -24,7 +24,9 @@ FORMAT = "nullinv-inversion"
 VERSION = 1
 HEADER = "inversion"
 """The metadata entry, JSON, that holds all that is no tensor."""
-FIELDS = {"trajectory", "context", "timesteps", "alphas_cumprod", "null_embeddings", "losses", "iterations"}
+FIELDS = {
+    "trajectory", "context", "timesteps", "alphas_cumprod", "region", "null_embeddings", "losses", "iterations",
+}  # fmt: skip
 PRECISIONS = ("float32", "bfloat16", "float16")
 REQUIRED = {"trajectory", "context", "timesteps", "alphas_cumprod"}
 
@@ -35,7 +37,8 @@ class Inversion:
 
     ``prompts``: the source prompt of each image. ``null``: None where nothing was optimized. ``fingerprint``: of the
     model that made it (see ``fingerprint``). ``model``: how the user named that model; may be empty. ``precision``: of
-    the network that made it, which is best used again.
+    the network that made it, which is best used again. ``region``: bool (B, h, w), where edits may change the
+    picture; None: everywhere.
     """
 
     trajectory: Trajectory
@@ -44,10 +47,14 @@ class Inversion:
     fingerprint: str
     model: str = ""
     precision: str = "float32"
+    region: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.prompts) != self.trajectory.batch:
             raise InputError(f"{self.trajectory.batch} images need as many prompts, not {len(self.prompts)}")
+        expected = (self.trajectory.batch, *self.trajectory.clean.shape[-2:])
+        if self.region is not None and self.region.shape != expected:
+            raise InputError(f"the region of the trajectory is {expected}, not {tuple(self.region.shape)}")
 
 
 def fingerprint(weights: Mapping[str, Tensor], kind: str = "") -> str:
@@ -89,6 +96,8 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
     if null is not None:
         tensors |= {"null_embeddings": null.embeddings, "losses": null.losses, "iterations": null.iterations}
         metadata["guidance"] = float(null.guidance)
+    if inversion.region is not None:
+        tensors["region"] = inversion.region
     # one entry alone: several would be written in an order that changes from run to run
     header = {HEADER: json.dumps(metadata, sort_keys=True)}
     with whole_file(path) as partial:
@@ -135,7 +144,7 @@ def _checked_metadata(path: Path, header: dict[str, str]) -> dict[str, Any]:
 
 def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion:
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() != (name != "iterations"):
+        if tensor.is_floating_point() != (name not in ("iterations", "region")):
             raise InputError(f"{name} has the type {tensor.dtype}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{name} holds NaN or infinity")
@@ -154,4 +163,5 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion
         raise InputError("its prompts, fingerprint or model are not texts")
     if metadata["precision"] not in PRECISIONS:
         raise InputError(f"its precision is {metadata['precision']!r}")
-    return Inversion(trajectory, null, tuple(prompts), identity, model, metadata["precision"])
+    region = tensors["region"].bool() if "region" in tensors else None
+    return Inversion(trajectory, null, tuple(prompts), identity, model, metadata["precision"], region)

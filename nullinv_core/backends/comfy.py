@@ -17,6 +17,7 @@ from typing import Any
 import comfy.conds
 import comfy.model_management
 import comfy.model_sampling
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -127,6 +128,8 @@ class _CoreSampler(comfy.samplers.Sampler):
             self.result = self.job(denoiser, latent_image)
             return latent_image
         _make_ordinary(model.diffusion_model)
+        for extra in comfy.sampler_helpers.get_additional_models(conds, model.get_dtype())[0]:
+            _make_ordinary(extra.model)
         try:
             self.result = self.job(denoiser, latent_image)
             return latent_image

@@ -65,14 +65,19 @@ def _tensors(patch: Any) -> Iterator[Tensor]:
 
 
 def invert_latent(model: Any, positive: Conditioning, latent: Latent, schedule: Schedule) -> tuple[Inversion, Latent]:
-    """The pivot trajectory of a LATENT, and its noisiest end as a LATENT for a sampler that adds no noise."""
+    """The pivot trajectory of a LATENT, and its noisiest end as a LATENT for a sampler that adds no noise.
+
+    The LATENT's noise mask becomes the region that edits may change.
+    """
     check_model(model)
     samples = _plain_samples(latent)
+    mask = latent.get("noise_mask")
+    region = None if mask is None else _latent_mask(mask.reshape(-1, *mask.shape[-2:]), samples)
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> Inversion:
         context = text_of(positive, "source", len(clean)).to(clean.device)
         trajectory = invert(denoiser, clean, context, schedule, progress(model, schedule.steps))
-        return Inversion(trajectory.to("cpu"), None, ("",) * trajectory.batch, fingerprint_of(model))
+        return Inversion(trajectory.to("cpu"), None, ("",) * trajectory.batch, fingerprint_of(model), region=region)
 
     inversion: Inversion = run(model, positive, positive, samples, schedule, job)
     # ComfyUI's sampler space is the variance-preserving latents times √(1+σ²)
@@ -111,12 +116,15 @@ def sample_edit(
     source_guidance: float | None = None,
     mask: Tensor | None = None,
     end_step: int | None = None,
+    positive: Conditioning | None = None,
+    negative: Conditioning | None = None,
 ) -> tuple[Latent, Latent, Tensor, WordMaps]:
     """Edit every image of an inversion: edited latents, the source branch, blend masks and word maps.
 
     Rows are images, each with all its edits. Without null embeddings an empty text guides. ``mask``: ComfyUI's MASK
     (1 or B, H, W), where edits may change the picture. With an ``end_step`` the latents keep their noise, for a
-    sampler that goes on from that step.
+    sampler that goes on from that step. ``positive`` and ``negative``: what the trajectory and its null embeddings were
+    made with, where that carries more than text (a ControlNet).
     """
     check_made_with(model, inversion)
     trajectory = inversion.trajectory
@@ -128,7 +136,10 @@ def sample_edit(
         raise InputError("these null embeddings belong to another trajectory; connect the ones optimized for it")
     guides = null.null if null and null.null else _as_long_as(text_of(request.empty, "empty", 1), contexts[:, 0])[0]
 
-    limit = None if mask is None else _latent_mask(mask, trajectory.clean)
+    limit = inversion.region
+    if mask is not None:
+        wanted = _latent_mask(mask, trajectory.clean)
+        limit = wanted if limit is None else wanted & limit
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> EditResult:
         device = clean.device
@@ -138,8 +149,9 @@ def sample_edit(
         )  # fmt: skip
 
     samples = model.model.process_latent_out(trajectory.clean)
-    source = request.source_conditioning
-    result: EditResult = run(model, source, source, samples, trajectory.schedule, job)
+    positive = positive or request.source_conditioning
+    check_same_text(text_of(positive, "source", batch), trajectory.context)
+    result: EditResult = run(model, positive, negative or positive, samples, trajectory.schedule, job)
     left = sigma_of(trajectory.schedule.alphas_cumprod[steps - end_step]) if end_step else 0.0
     edited, reached = (
         model.model.process_latent_out(z.cpu() * (1 + left**2) ** 0.5)

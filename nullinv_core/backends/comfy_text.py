@@ -8,11 +8,13 @@ from typing import Any
 
 from ..errors import InputError
 from ..prompt_to_prompt.alignment import align_tokens, explain
-from ..prompt_to_prompt.edit import EditSettings
+from ..prompt_to_prompt.edit import EditSettings, Window
 from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
 
 WEIGHT = re.compile(r"(?<!\\)\(((?:[^()\\]|\\.)*?):\s*(-?\d+(?:\.\d+)?)\s*\)")
 """``(word:2.0)``: the words inside and their weight."""
+WINDOW = re.compile(r"(.+?)\s*=\s*(\d+(?:\.\d+)?)\s*(?:-\s*(\d+(?:\.\d+)?))?")
+"""``word=0.4`` or ``word=0.2-0.8``."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,6 +82,18 @@ def take_weights(text: str) -> tuple[str, dict[str, float]]:
             raise InputError(f'"{words.strip()}" has two weights in "{text}"; give it one')
         weights[words.strip()] = float(weight)
     return WEIGHT.sub(r"\1", text), weights
+
+
+def take_windows(text: str) -> dict[str, Window]:
+    """Replace windows by word from ``word=0.4, other word=0.2-0.8``; raises InputError for anything else."""
+    windows: dict[str, Window] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        found = WINDOW.fullmatch(part)
+        if not found:
+            raise InputError(f'"{part}" is no window of a word; write word=0.4 or word=0.2-0.8')
+        word, start, end = found.groups()
+        windows[word] = (float(start), float(end)) if end else float(start)
+    return windows
 
 
 def prompt_of(clip: Any, text: str) -> Prompt:

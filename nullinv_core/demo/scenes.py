@@ -43,8 +43,14 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 DARK = ("black", "blue", "purple")
 """Colours whose second tone is lighter, not darker."""
 TEXTURES = ("plain", "striped", "dotted")
-RADII = {"small": (19.0, 22.0), "medium": (25.0, 29.0), "large": (32.0, 37.0)}
+RADII = {"small": (20.0, 23.0), "medium": (26.0, 30.0), "large": (34.0, 40.0)}
 """Radius in pixels by size word (a square's corners reach a tenth further); ``medium`` is left unsaid."""
+PERIOD = 32.0
+"""Pixels from one stripe, or one row of dots, to the next."""
+DIRECTIONS = (0.0, 45.0, 90.0, 135.0)
+"""Angles of textures in degrees."""
+TILT = 15.0
+"""Objects are turned by at most so many degrees."""
 
 Split = Literal["train", "held-out"]
 EDITS = (
@@ -74,11 +80,10 @@ class Object:
 
 @dataclass(frozen=True)
 class Background:
-    """``period`` in pixels, ``angle`` in degrees, ``phase`` in 0…1: the texture's free parameters."""
+    """``angle`` in degrees, ``phase`` in 0…1: the texture's free parameters."""
 
     colour: str
     texture: str
-    period: float
     angle: float
     phase: tuple[float, float]
     brightness: float
@@ -166,8 +171,7 @@ def _draw(rng: np.random.Generator, count: int) -> Scene | None:
     background = Background(
         colour=str(rng.choice(names)),
         texture=str(rng.choice(TEXTURES)),
-        period=float(rng.uniform(22, 32)),
-        angle=float(rng.uniform(0, 180)),
+        angle=float(rng.choice(DIRECTIONS)),
         phase=(float(rng.uniform()), float(rng.uniform())),
         brightness=float(rng.uniform(0.93, 1.07)),
     )
@@ -184,7 +188,7 @@ def _draw(rng: np.random.Generator, count: int) -> Scene | None:
             x=float(x),
             y=float(y),
             radius=radius,
-            angle=float(rng.uniform(-30, 30)),
+            angle=float(rng.uniform(-TILT, TILT)),
             brightness=float(rng.uniform(0.93, 1.07)),
         )
         if not contrasts(thing.colour, background.colour):
@@ -225,12 +229,12 @@ def texture_weight(background: Background) -> np.ndarray:
         return np.zeros((SIZE, SIZE), np.float32)
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) + 0.5
     turn = np.deg2rad(background.angle)
-    u = (x * np.cos(turn) + y * np.sin(turn)) / background.period + background.phase[0]
-    v = (-x * np.sin(turn) + y * np.cos(turn)) / background.period + background.phase[1]
+    u = (x * np.cos(turn) + y * np.sin(turn)) / PERIOD + background.phase[0]
+    v = (-x * np.sin(turn) + y * np.cos(turn)) / PERIOD + background.phase[1]
     to_edge_u, to_edge_v = np.abs(u % 1 - 0.5), np.abs(v % 1 - 0.5)
     striped = background.texture == "striped"
     inside = 0.25 - to_edge_u if striped else 0.3 - np.hypot(to_edge_u, to_edge_v)
-    return np.clip(inside * background.period / (3 * SOFTNESS) + 0.5, 0, 1).astype(np.float32)
+    return np.clip(inside * PERIOD / (3 * SOFTNESS) + 0.5, 0, 1).astype(np.float32)
 
 
 def render(scene: Scene) -> np.ndarray:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..schedule import scaled_linear_alphas
 from ..store import fingerprint
-from .scenes import discs, render, sample_scene
+from .muon import Muon
+from .scenes import RADII, SIZE, TILT, Scene, discs, render, sample_scene
+from .shapes import SHAPES
 from .train_text import WIDTH, token_ids
 from .training_loop import Budget, run_steps, warmup_cosine
 
-STEPS = 11_000
-PEAK_RATE = 7e-4
+STEPS = 6_000
+PEAK_RATE = 2e-3
 SCENES = 14_336
 SHARD = 2_048
 BATCH = 32
@@ -35,9 +39,12 @@ PLACED = 0.1
 """Signal-to-noise ratio above which it shows where the objects are. Below it the extra weight would teach the network
 to expect objects everywhere."""
 EMA = 0.999
+HINTS = len(SHAPES) + 4
+"""Channels that the UNet has in training only, see ``hints``."""
+HINT_WEIGHT = 1.0
 
 
-def new_unet() -> UNet2DConditionModel:
+def new_unet(extra_channels: int = 0) -> UNet2DConditionModel:
     """A Stable Diffusion UNet in small: 16×16, 8×8 and 4×4 levels, attention at each in heads 32 wide.
 
     Shapes are drawn at 16×16, which wants channels there; the 4×4 level keeps stripes straight across the picture.
@@ -45,7 +52,7 @@ def new_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
-        out_channels=4,
+        out_channels=4 + extra_channels,
         block_out_channels=(96, 160, 224),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * 3,
@@ -55,12 +62,32 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
+def hints(scene: Scene, side: int = 16) -> np.ndarray:
+    """What the layout of a scene is, cell by cell: float32 (HINTS, side, side).
+
+    For each shape where it is; and inside every object the way to its centre in radii (x, y), its size and its tilt.
+    Asked for these next to the noise, the network has to find whole objects in a noisy picture, which the noise
+    alone teaches slowly.
+    """
+    cell = SIZE / side
+    y, x = (np.mgrid[0:side, 0:side] + 0.5) * cell
+    result = np.zeros((HINTS, side, side), np.float32)
+    for thing in scene.objects:
+        inside = discs(replace(scene, objects=(thing,)), side)
+        size = (thing.radius - RADII["medium"][0]) / 10
+        place = [(thing.x - x) / thing.radius, (thing.y - y) / thing.radius, np.full_like(x, size)]
+        result[list(SHAPES).index(thing.shape)] += inside
+        result[len(SHAPES) :] += inside * np.stack([*place, np.full_like(x, thing.angle / TILT)])
+    return result
+
+
 def cached_latents(work: Path, vae: AutoencoderTiny, scenes: range, device: str, budget: Budget) -> torch.Tensor | None:
     """Latents of training scenes, float32 (scenes, 4, 16, 16); None when the budget ran out before."""
     shards = []
     maker = fingerprint(vae.state_dict())[:8]
     for first in scenes[::SHARD]:
-        path = work / f"latents-{maker}-{first:06d}.safetensors"
+        drawn = hashlib.sha256(repr(sample_scene(first)).encode()).hexdigest()[:8]
+        path = work / f"latents-{maker}-{drawn}-{first:06d}.safetensors"
         if not path.exists():
             if budget.spent():
                 return None
@@ -96,12 +123,13 @@ def train(
     contexts = encode(text_encoder, token_ids(tokenizer, [*(s.caption for s in scenes), ""]), device)
     focused = torch.from_numpy(np.stack([discs(s, 16) for s in scenes]))[:, None]
     alphas = torch.tensor(scaled_linear_alphas(), dtype=torch.float32)
-    unet = new_unet().to(device, memory_format=torch.channels_last)
+    layouts = torch.from_numpy(np.stack([hints(s) for s in scenes])).half()
+    unet = new_unet(HINTS).to(device, memory_format=torch.channels_last)
     # on a CPU the fused attention's backward pass is slower than plain matrix products at these sizes
     unet.set_attn_processor(AttnProcessor())
     compiled = torch.compile(unet)
     average = copy.deepcopy(unet).requires_grad_(False)
-    optimizer = torch.optim.AdamW(unet.parameters(), weight_decay=0.01, fused=True)
+    optimizer = Muon(*_matrices_and_others(unet))
 
     def loss_of(step: int) -> torch.Tensor:
         rng = np.random.default_rng([step, 11])
@@ -116,20 +144,41 @@ def train(
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         with torch.autocast(device, torch.bfloat16):
             sample = noisy.to(device, memory_format=torch.channels_last)
-            epsilon = compiled(sample, timesteps.to(device), contexts[texts].to(device)).sample
+            epsilon, layout = compiled(sample, timesteps.to(device), contexts[texts].to(device)).sample.split(
+                [4, HINTS], 1
+            )
         snr = alpha / (1 - alpha)
         # halfway between predicting the noise (1) and the image (1 / snr): every timestep then has a like share
         weight = snr.rsqrt() * (1 + FOCUS * focused[rows] * (snr / PLACED).clamp(max=1))
-        return ((epsilon.float() - noise.to(device)).square() * weight.to(device)).mean()
+        denoising = ((epsilon.float() - noise.to(device)).square() * weight.to(device)).mean()
+        return denoising + HINT_WEIGHT * (layout.float() - layouts[rows].to(device)).square().mean()
 
     def follow(step: int) -> None:
         decay = min(EMA, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in unet.parameters()], 1 - decay)
 
-    rate = warmup_cosine(PEAK_RATE, STEPS, warmup=300)
+    rate = warmup_cosine(PEAK_RATE, STEPS, warmup=100)
     state = {"unet": unet, "average": average}
     done = run_steps(work / "unet.safetensors", state, optimizer, loss_of, STEPS, rate, budget, follow)
-    return average.eval() if done else None
+    return without_hints(average) if done else None
+
+
+def _matrices_and_others(unet: UNet2DConditionModel) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """Hidden layers' matrices, for Muon; and first and last layers, time embedding, biases and norms, for AdamW."""
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, parameter in unet.named_parameters():
+        hidden = parameter.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding"))
+        (matrices if hidden else others).append(parameter)
+    return matrices, others
+
+
+def without_hints(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The UNet with the four output channels that Stable Diffusion has."""
+    weights = unet.state_dict()
+    plain = new_unet().to(unet.device)
+    plain.load_state_dict({k: v[:4] if k.startswith("conv_out") else v for k, v in weights.items()})
+    return plain.eval()
 
 
 def encode(text_encoder: CLIPTextModel, ids: torch.Tensor, device: str) -> torch.Tensor:

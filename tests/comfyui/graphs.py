@@ -34,7 +34,8 @@ class Chain:
         if optimize:
             self.optimize = g.add(
                 "NullInvOptimize", model=self.load(), source=self.source(), negative=self.empty(),
-                trajectory=self.invert(1), cfg=7.5, inner_steps=inner_steps, learning_rate=0.01, early_stop=1e-5,
+                trajectory=self.invert(1), cfg=7.5, preset="custom", inner_steps=inner_steps,
+                learning_rate=0.01, early_stop=1e-5,
             )  # fmt: skip
 
     def edit(self, text=None, **options):

@@ -1,6 +1,6 @@
-"""Start ComfyUI's main.py where torchvision's and torchaudio's compiled operators do not fit a CPU-only torch.
+"""Run a script of ComfyUI where torchvision's and torchaudio's compiled operators do not fit a CPU-only torch.
 
-Run by ComfyUI's own Python: ``python launch.py COMFYUI_FOLDER [arguments of main.py]``.
+For ComfyUI's own Python: ``python launch.py COMFYUI_FOLDER SCRIPT [arguments of the script]``.
 """
 
 import importlib.machinery
@@ -35,5 +35,5 @@ if not torch.cuda.is_available():
 folder = os.path.abspath(sys.argv[1])
 os.chdir(folder)
 sys.path.insert(0, folder)
-sys.argv = ["main.py", *sys.argv[2:]]
-runpy.run_path(os.path.join(folder, "main.py"), run_name="__main__")
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")

@@ -38,15 +38,26 @@ class Server:
         nodes.mkdir(parents=True)
         skip = shutil.ignore_patterns(".*", "demo-out", "__pycache__", "benchmarks", "docs")
         shutil.copytree(PACK, nodes / "null-text-inversion", ignore=skip)
-        for name in ("input", "output", "temp", "user", "models/diffusers", "models/checkpoints", "models/loras"):
+        shutil.copytree(Path(__file__).with_name("other_pack"), nodes / "other_pack")
+        for name in (
+            "input",
+            "output",
+            "temp",
+            "user",
+            "models/diffusers",
+            "models/checkpoints",
+            "models/loras",
+            "models/controlnet",
+        ):
             (self.base / name).mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.log = self.base / "server.log"
         self.process = subprocess.Popen(
-            [find_python(self.comfyui), Path(__file__).with_name("launch.py"), self.comfyui, "--cpu", "--port",
-             str(self.port), "--base-directory", self.base, "--disable-auto-launch", "--database-url",
+            [find_python(self.comfyui), Path(__file__).with_name("launch.py"), self.comfyui, self.comfyui / "main.py",
+             "--cpu", "--port", str(self.port), "--base-directory", self.base, "--disable-auto-launch",
+             "--database-url",
              "sqlite:///:memory:"],
             stdout=self.log.open("w"), stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
@@ -63,6 +74,16 @@ class Server:
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.5)
         raise RuntimeError(f"ComfyUI did not answer in {START_SECONDS} s:\n{self.text()[-3000:]}")
+
+    def script(self, name, *arguments):
+        """Run one of this folder's scripts in a ComfyUI process of its own; return what it printed."""
+        folder = Path(__file__).parent
+        done = subprocess.run(
+            [find_python(self.comfyui), folder / "launch.py", self.comfyui, folder / name, *map(str, arguments)],
+            capture_output=True, text=True, timeout=600, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
 
     def text(self):
         """What the server has printed so far."""

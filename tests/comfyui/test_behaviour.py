@@ -47,6 +47,36 @@ def test_a_mask_limits_the_edit(comfy):
     assert moved[:8, :8].any() and not moved[8:].any() and not moved[:, 8:].any()
 
 
+def test_a_noise_mask_limits_the_edit(comfy):
+    """Guards the LATENT's own noise mask: it goes with the trajectory, and meets the sampler's mask."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    whole = {"width": 128, "height": 128}
+    solid, half = g.add("SolidMask", value=0.0, **whole), g.add("SolidMask", value=1.0, width=64, height=128)
+    left = g.add("MaskComposite", destination=solid(), source=half(), x=0, y=0, operation="add")
+    masked = g.add("SetLatentNoiseMask", samples=chain.latent(), mask=left())
+    g[chain.invert()[0]]["inputs"]["latent"] = masked()
+    _, sampler = chain.edit()
+    g.add("SaveLatent", samples=sampler(0), filename_prefix="left")
+    g.add("SaveLatent", samples=sampler(1), filename_prefix="left-source")
+    comfy.run(g)
+    moved = (latent(comfy, "left") - latent(comfy, "left-source")).abs().amax((0, 1)) > 0
+    assert moved[:, :8].any() and not moved[:, 8:].any()
+
+
+def test_a_preset_is_its_constants(comfy):
+    """Guards presets: fast gives what its values give as custom, and other embeddings than paper."""
+    found = {}
+    for name, values in {"fast": {}, "paper": {}, "custom": {"inner_steps": 4, "learning_rate": 0.02,
+                                                             "early_stop": 3e-5}}.items():  # fmt: skip
+        chain = Chain(**QUICK)
+        chain.graph[chain.optimize()[0]]["inputs"].update(preset=name, **values)
+        chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix=f"preset-{name}")
+        comfy.run(chain.graph)
+        found[name] = latent(comfy, f"preset-{name}")
+    assert found["fast"].equal(found["custom"]) and not found["fast"].equal(found["paper"])
+
+
 def test_an_early_end_goes_on_in_a_ksampler(comfy, picture):
     """Guards the end step: the source stopped half-way and finished by KSampler (Advanced) is the reconstruction."""
     chain = Chain(steps=8, inner_steps=3)
@@ -118,6 +148,8 @@ def an_area(chain, plan, sampler):
         (change(lambda c, p, s: p, blend_words="zebra"), 'blend word "zebra" is in neither prompt'),
         (change(lambda c, p, s: p, edit_text=" "), "the edit text is empty"),
         (change(lambda c, p, s: p, edit_text="a (zebra:2) and a (zebra:3)"), "two weights"),
+        (change(lambda c, p, s: p, word_windows="zebra=0.4"), 'window "zebra" is not in the prompt'),
+        (change(lambda c, p, s: p, word_windows="0.4"), "write word=0.4"),
         (change(lambda c, p, s: p, source_text="a cat"), "not the one that the picture was inverted with"),
         (change(lambda c, p, s: s, end_step=99), "between 1 and 4 steps"),
         (other_model, "another MODEL"),

@@ -1,6 +1,9 @@
 """The pack as ComfyUI lists it."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +40,16 @@ def test_every_node_has_a_help_page(nodes):
         inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
         missing = [i for i in inputs if not re.search(rf"\b{i}\b", page)]
         assert not missing or name == "NullInvLoad", f"{name}: {missing}"
+
+
+def test_an_older_comfyui_gets_one_sentence(tmp_path):
+    """Guards start-up in a ComfyUI without V3 nodes: the import fails with what to do."""
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "comfy" / "__init__.py").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", f"import runpy; runpy.run_path({str(PACK / '__init__.py')!r})"], capture_output=True,
+        text=True, check=False, env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stderr.strip().endswith(
+        "ImportError: Null-Text Inversion needs ComfyUI 0.3.64 or newer; update ComfyUI"
+    )

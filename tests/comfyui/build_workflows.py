@@ -1,0 +1,307 @@
+"""Write the example workflows: ``python -m tests.comfyui.build_workflows``.
+
+Each is a graph that is defined once and built for the demo model and for Stable Diffusion 1.5. With a running ComfyUI
+every demo graph is run and its picture becomes the thumbnail of both.
+"""
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from nullinv_core.demo.run import EDIT_GUIDANCE
+from nullinv_core.demo.scenes import sample_edit
+
+from .graphs import DEMO, Graph
+from .server import PACK, Server
+from .workflow import ui_format
+
+FOLDER = PACK / "workflows"
+CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
+PHOTO_TEXT = "a drawing of a girl in a pink dress on a green hill"
+"""What ComfyUI's own example.png shows."""
+STEPS = 50
+THUMBNAIL = 384
+
+
+@dataclass
+class Photo:
+    """A graph under construction: the model, the picture and its text. ``titles``: names of nodes by id."""
+
+    graph: Graph
+    model: list
+    clip: list
+    vae: list
+    image: list
+    text: list
+    edit_text: list | None
+    caption: str
+    guidance: float
+    titles: dict = field(default_factory=dict)
+
+    def add(self, title, kind, **inputs):
+        """A node with a title of its own."""
+        node = self.graph.add(kind, **inputs)
+        if title:
+            self.titles[node()[0]] = title
+        return node
+
+    def write(self, title, text):
+        """A box with a text."""
+        return self.add(title, "PrimitiveStringMultiline", value=text)()
+
+    def invert(self):
+        """Encode picture and text, invert."""
+        self.source = self.add("What the photo shows", "CLIPTextEncode", clip=self.clip, text=self.text)
+        self.empty = self.add("Empty text", "CLIPTextEncode", clip=self.clip, text="")
+        self.latent = self.add(None, "VAEEncode", pixels=self.image, vae=self.vae)
+        self.inverted = self.add(
+            None, "NullInvDDIMInvert", model=self.model, source=self.source(), latent=self.latent(), steps=STEPS,
+            scheduler="ddim_uniform",
+        )  # fmt: skip
+
+    def optimize(self):
+        """Null-text optimization."""
+        self.optimized = self.add(
+            None, "NullInvOptimize", model=self.model, source=self.source(), negative=self.empty(),
+            trajectory=self.inverted(1), cfg=self.guidance, preset="paper", inner_steps=10, learning_rate=0.01,
+            early_stop=0.00001,
+        )  # fmt: skip
+
+    def edit(self, text, **options):
+        """P2P Edit and its sampler."""
+        settings = {"mode": "auto", "cross_replace": 0.8, "self_replace": 0.4, "blend_words": "", "exclude_words": ""}
+        self.plan = self.add(
+            None, "NullInvP2PEdit", clip=self.clip, source_text=self.text, edit_text=text, **(settings | options)
+        )
+        self.edited = self.add(
+            None, "NullInvP2PSampler", model=self.model, trajectory=self.inverted(1), edit=self.plan(),
+            cfg=self.guidance, source_cfg=0.0, end_step=0, null_embeddings=self.optimized(),
+        )  # fmt: skip
+
+    def show(self, title, samples, name):
+        """Decode a latent and save it."""
+        picture = self.add(None, "VAEDecode", samples=samples, vae=self.vae)
+        return self.add(title, "SaveImage", images=picture(), filename_prefix=f"null-text/{name}")
+
+    def native(self, title, model, name, cfg, latent=None):
+        """KSampler (Advanced) without noise of its own."""
+        sampled = self.add(
+            title, "KSamplerAdvanced", model=model, add_noise="disable", noise_seed=0, steps=STEPS, cfg=cfg,
+            sampler_name="euler", scheduler="ddim_uniform", positive=self.source(), negative=self.empty(),
+            latent_image=latent or self.inverted(0), start_at_step=0, end_at_step=10_000,
+            return_with_leftover_noise="disable",
+        )  # fmt: skip
+        return self.show(name.replace("-", " "), sampled(), name)
+
+
+def demo(seed, kind, guidance=EDIT_GUIDANCE):
+    """A demo scene."""
+    graph = Graph()
+    load = graph.add("NullInvLoadDiffusers", model=DEMO)
+    scene = graph.add("NullInvDemoScene", seed=seed, edit=kind)
+    graph.add("PreviewImage", images=scene(0))
+    caption = sample_edit(seed, kind).source.caption
+    return Photo(graph, load(0), load(1), load(2), scene(0), scene(1), scene(2), caption, guidance)
+
+
+def sd15(guidance=7.5):
+    """A photo from disk, cropped at the centre to 512×512."""
+    graph = Graph()
+    load = graph.add("CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
+    file = graph.add("LoadImage", image="example.png")
+    image = graph.add("ImageScale", image=file(), upscale_method="lanczos", width=512, height=512, crop="center")
+    graph.add("PreviewImage", images=image())
+    text = graph.add("PrimitiveStringMultiline", value=PHOTO_TEXT)
+    photo = Photo(graph, load(0), load(1), load(2), image(), text(), None, PHOTO_TEXT, guidance)
+    photo.titles |= {
+        file()[0]: "Your photo", image()[0]: "Cropped to 512×512 at the centre", text()[0]: "What the photo shows",
+    }  # fmt: skip
+    return photo
+
+
+def invert_and_reconstruct(photo):
+    photo.guidance = 7.5
+    photo.invert()
+    photo.native("Plain DDIM inversion at cfg 7.5", photo.model, "ddim-reconstruction", 7.5)
+    photo.optimize()
+    photo.add("Loss per step", "PreviewImage", images=photo.optimized(2))
+    photo.show("The photo, back at cfg 7.5", photo.optimized(1), "reconstruction")
+
+
+def replace_a_word(photo):
+    text = photo.edit_text or photo.write("What it shall show", PHOTO_TEXT.replace("pink", "blue"))
+    photo.invert()
+    photo.optimize()
+    photo.edit(text)
+    photo.show("Edited", photo.edited(0), "edited")
+    photo.add("Which word looks where", "PreviewAny", source=photo.plan(3))
+    maps = photo.add(None, "NullInvAttentionMaps", attention=photo.edited(3), words="", edit=0, image=photo.image)
+    photo.add("Where each word looked", "PreviewImage", images=maps())
+
+
+def add_a_word(photo):
+    text = photo.edit_text or photo.write("What it shall show", PHOTO_TEXT.replace("hill", "hill with flowers"))
+    photo.invert()
+    photo.optimize()
+    word = "background" if photo.edit_text else "hill"
+    photo.edit(text, mode="refine", blend_words=word)
+    photo.show("Edited, only where the blend word is", photo.edited(0), "added")
+    picture = photo.add(None, "VAEDecode", samples=photo.edited(0), vae=photo.vae)
+    pasted = photo.add(
+        "Keep the photo's own pixels elsewhere", "ImageCompositeMasked", destination=photo.image, source=picture(),
+        x=0, y=0, resize_source=False, mask=photo.edited(2),
+    )  # fmt: skip
+    photo.add("With the photo's own pixels", "SaveImage", images=pasted(), filename_prefix="null-text/added-pasted")
+    mask = photo.add(None, "MaskToImage", mask=photo.edited(2))
+    photo.add("Where the edit was let through", "PreviewImage", images=mask())
+
+
+def reweight(photo):
+    word = "striped" if photo.edit_text else "pink"
+    weighted = [photo.caption.replace(word, f"({word}:{weight})") for weight in ("0.0", "2.5")]
+    photo.invert()
+    photo.optimize()
+    for title, line in zip(("less", "more"), weighted, strict=True):
+        photo.edit(photo.write(f"{title.capitalize()} of it", line))
+        photo.show(f"{title.capitalize()} of it", photo.edited(0), f"weight-{title}")
+
+
+def several_edits(photo):
+    if photo.edit_text:
+        thing = sample_edit(SCENES["several-edits"][1], SCENES["several-edits"][2]).source.objects[0]
+        edits = [photo.caption.replace(thing.colour, c, 1) for c in ("yellow", "purple", "green") if c != thing.colour]
+        edits.append(photo.caption.replace(thing.shape, "heart" if thing.shape != "heart" else "circle", 1))
+    else:
+        edits = [PHOTO_TEXT.replace("pink", "blue"), PHOTO_TEXT.replace("hill", "beach"), f"{PHOTO_TEXT} in the rain"]
+    text = photo.write("One edit a line", "\n".join(edits))
+    photo.invert()
+    photo.optimize()
+    photo.edit(text)
+    photo.show("One picture an edit", photo.edited(0), "several")
+
+
+def native_samplers(photo):
+    photo.guidance = 7.5
+    photo.invert()
+    photo.optimize()
+    photo.native("cfg 1: the noise alone gives the photo back", photo.model, "ksampler-cfg-1", 1.0)
+    applied = photo.add(None, "NullInvApply", model=photo.model, null_embeddings=photo.optimized())
+    photo.native("cfg 7.5 with Apply Null-Text", applied(), "ksampler-cfg-7.5", 7.5)
+    guider = photo.add(
+        None, "NullInvGuider", model=photo.model, conditioning=photo.source(), null_embeddings=photo.optimized(),
+        cfg=7.5,
+    )  # fmt: skip
+    sigmas = photo.add(None, "BasicScheduler", model=photo.model, scheduler="ddim_uniform", steps=STEPS, denoise=1.0)
+    sampled = photo.add(
+        None, "SamplerCustomAdvanced", noise=photo.add(None, "DisableNoise")(), guider=guider(), sigmas=sigmas(),
+        sampler=photo.add(None, "KSamplerSelect", sampler_name="euler")(), latent_image=photo.inverted(0),
+    )  # fmt: skip
+    photo.show("cfg 7.5 with Null-Text Guider", sampled(), "guider")
+
+
+def save_an_inversion(photo):
+    photo.invert()
+    photo.optimize()
+    photo.add(
+        None, "NullInvSave", trajectory=photo.inverted(1), prompt=photo.text, filename_prefix="inversions/photo",
+        null_embeddings=photo.optimized(),
+    )  # fmt: skip
+    photo.show("Check: the photo is back", photo.optimized(1), "saved")
+
+
+def edit_a_saved_inversion(photo):
+    """Load where there is no photo: the graph keeps the model alone."""
+    graph = Graph({"1": photo.graph["1"]})
+    photo.graph, photo.titles = graph, {}
+    load = photo.add(None, "NullInvLoad", file="inversions/photo_00001_.safetensors [output]")
+    text = photo.write("What it shall show", EDITED_AGAIN[photo.edit_text is None])
+    photo.text, photo.inverted, photo.optimized = load(2), lambda slot: load(0), lambda: load(1)
+    photo.edit(text)
+    photo.show("Edited in seconds", photo.edited(0), "edited-again")
+
+
+SCENES = {
+    "invert-and-reconstruct": (invert_and_reconstruct, 0, "colour"),
+    "replace-a-word": (replace_a_word, 0, "colour"),
+    "add-a-word": (add_a_word, 0, "add-texture"),
+    "reweight": (reweight, 0, "remove-texture"),
+    "several-edits": (several_edits, 0, "colour"),
+    "native-samplers": (native_samplers, 0, "colour"),
+    "save-an-inversion": (save_an_inversion, 0, "colour"),
+    "edit-a-saved-inversion": (edit_a_saved_inversion, 0, "colour"),
+}
+"""Builder, and seed and edit of the demo scene."""
+EDITED_AGAIN = (sample_edit(0, "colour").target.caption, PHOTO_TEXT.replace("pink", "blue"))
+NOTES = {
+    "invert-and-reconstruct": "Plain DDIM inversion loses the photo at guidance 7.5. With an optimized null embedding "
+    "per step it comes back. Look at both pictures, and at the loss.",
+    "replace-a-word": "**Change one word.** The first text says what the photo shows, the second what it shall show. "
+    "Lower *self_replace* when the shape must change. A new edit text runs the edit alone.",
+    "add-a-word": "**Add a word, keep the rest.** *blend_words* names the region that may change; the mask shows it.",
+    "reweight": "**More or less of a word:** `(word:2.5)` strengthens it, `(word:0)` takes it away.",
+    "several-edits": "**Every line is an edit.** All of them run side by side, on one inversion.",
+    "native-samplers": "**ComfyUI's own samplers.** The noise goes into KSampler (Advanced) with add_noise off; Apply "
+    "Null-Text and Null-Text Guider bring the photo back at cfg 7.5.",
+    "save-an-inversion": "**The slow part, once.** The file lies in output/inversions. Then load *edit a saved "
+    "inversion*.",
+    "edit-a-saved-inversion": "**No photo, no optimization.** Press R to see new files in the list of *Load "
+    "Inversion*. Use the model that made the file.",
+}
+ABOUT = {
+    "demo": "Runs as it is: the model and the scene come with the nodes. On a CPU it takes a minute or two.",
+    "sd15": "Needs a Stable Diffusion 1.5 checkpoint; another one, or 2.x, goes as well. Choose your photo; it is "
+    "cropped at the centre to 512×512 (any multiple of 64 will do). Describe it in one plain sentence that names "
+    "whatever you want to change. On a GPU it takes a minute or two.",
+}
+
+
+def photo_of(name, kind):
+    """The finished graph of a workflow for a kind of model."""
+    build, seed, edit = SCENES[name]
+    photo = demo(seed, edit) if kind == "demo" else sd15()
+    build(photo)
+    return photo
+
+
+def documents(info):
+    """(file name without suffix, UI-format document) of every workflow; ``info``: ComfyUI's /object_info."""
+    for number, name in enumerate(SCENES, 1):
+        for kind in ("demo", "sd15"):
+            photo = photo_of(name, kind)
+            yield f"{number}-{name}-{kind}", ui_format(photo.graph, info, photo.titles, (NOTES[name], ABOUT[kind]))
+
+
+def thumbnail(server, name):
+    """The picture that a demo workflow gives, beside what it started from."""
+    photo = photo_of(name, "demo")
+    before = set((server.base / "output").rglob("*.png"))
+    server.run(photo.graph, seconds=1200)
+    made = sorted(set((server.base / "output").rglob("*.png")) - before)
+    scene = next((server.base / "temp").rglob("*.png"), None)
+    pictures = [Image.open(p).convert("RGB") for p in ([scene] if scene else []) + made][:4]
+    strip = Image.new("RGB", (sum(p.width for p in pictures), pictures[0].height))
+    for index, picture in enumerate(pictures):
+        strip.paste(picture, (index * pictures[0].width, 0))
+    return strip.resize((THUMBNAIL * strip.width // strip.height, THUMBNAIL), Image.Resampling.BICUBIC)
+
+
+def main():
+    """Write every workflow and thumbnail."""
+    FOLDER.mkdir(exist_ok=True)
+    server = Server(Path(tempfile.mkdtemp()))
+    try:
+        for name, document in documents(server.get("/object_info")):
+            (FOLDER / f"{name}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        for number, name in enumerate(SCENES, 1):
+            picture = thumbnail(server, name)
+            for kind in ("demo", "sd15"):
+                picture.save(FOLDER / f"{number}-{name}-{kind}.jpg", quality=88)
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Compare autograd with finite differences inside ComfyUI, as an executor runs a node: in inference mode.
+
+``gradient_check.py PACK``, run by ComfyUI's Python through launch.py; prints JSON with both slopes of the loss along
+the gradient's direction, and whether the MODEL's patcher is the one that came in.
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+ARGUMENTS, sys.argv = sys.argv[1:], [sys.argv[0], "--cpu"]
+
+import torch  # noqa: E402
+
+pack = Path(ARGUMENTS[0])
+spec = importlib.util.spec_from_file_location("pack", pack / "__init__.py", submodule_search_locations=[str(pack)])
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+
+from pack.nullinv_core.backends.comfy import run, text_of  # noqa: E402
+from pack.nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
+from pack.nullinv_core.backends.comfy_models import load_folder  # noqa: E402
+
+STEP = 0.05
+
+
+def slopes(denoiser, clean):
+    """Slope of a loss along its gradient: by autograd, and by a central difference."""
+    level = schedule.level(3)
+    empty = text_of(conditioning, "empty")
+    wanted = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+
+    def loss(null):
+        return (denoiser(clean, level, null, nulls=1) - wanted).square().mean()
+
+    with torch.enable_grad():
+        null = empty.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss(null), null)
+    direction = gradient / gradient.norm()
+    numeric = (loss(empty + STEP * direction) - loss(empty - STEP * direction)) / (2 * STEP)
+    return {"autograd": float(gradient.norm()), "numeric": float(numeric)}
+
+
+with torch.inference_mode():
+    model, clip, _ = load_folder(pack / "nullinv_core" / "demo" / "model")
+    schedule = schedule_of(model, "ddim_uniform", 5)
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a red star on a blue background"))
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = run(model, conditioning, conditioning, latents, schedule, slopes, gradients=True)
+print(json.dumps(found))

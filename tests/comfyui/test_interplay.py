@@ -1,0 +1,90 @@
+"""Our nodes among those of others: wrappers, attention patches, core nodes behind ours, graphs in a queue."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from .graphs import Chain
+from .server import error_of
+
+QUICK = {"steps": 4, "inner_steps": 2}
+
+
+def latent(comfy, name):
+    return load_file(max((comfy.base / "output").glob(f"{name}_*.latent")))["latent_tensor"]
+
+
+def through(chain, kind, sampler):
+    """Put another pack's node between the loader and all that samples."""
+    other = chain.graph.add(kind, model=chain.load())
+    for node in (chain.invert, chain.optimize, sampler):
+        chain.graph[node()[0]]["inputs"]["model"] = other()
+    return other
+
+
+@pytest.mark.parametrize("kind", ["OtherWrap", "OtherPatchAttention"])
+def test_what_others_set_on_the_model_takes_part(comfy, kind):
+    """Guards composition: ours run inside another pack's wrapper and over its attention patch; so does KSampler."""
+    chain = Chain(**QUICK)
+    _, sampler = chain.edit()
+    other = through(chain, kind, sampler)
+    applied = chain.graph.add("NullInvApply", model=other(), null_embeddings=chain.optimize())
+    chain.graph.add("SaveLatent", samples=chain.ksampler(applied(), 7.5)(), filename_prefix=f"{kind}-ksampler")
+    chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix=f"{kind}-reconstruction")
+    chain.graph.add("SaveLatent", samples=chain.invert(0), filename_prefix=f"{kind}-noise")
+    chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix=f"{kind}-edited")
+    plain = Chain(**QUICK, optimize=False)
+    plain.graph.add("SaveLatent", samples=plain.invert(0), filename_prefix=f"{kind}-plain-noise")
+    before = comfy.text().count("a wrapped prediction")
+    comfy.run(chain.graph)
+    comfy.run(plain.graph)
+    same = torch.equal(latent(comfy, f"{kind}-noise"), latent(comfy, f"{kind}-plain-noise"))
+    assert same == (kind == "OtherWrap")
+    assert (comfy.text().count("a wrapped prediction") > before) == (kind == "OtherWrap")
+    reconstruction = latent(comfy, f"{kind}-reconstruction")
+    assert float((latent(comfy, f"{kind}-ksampler") - reconstruction).norm() / reconstruction.norm()) < 1e-3
+
+
+def test_attention_that_another_pack_took_is_refused(comfy):
+    """Guards against two replacements of one layer: a sentence, not a silent winner."""
+    chain = Chain(**QUICK)
+    _, sampler = chain.edit()
+    through(chain, "OtherReplaceAttention", sampler)
+    chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="taken")
+    entry = comfy.finish(comfy.queue(chain.graph))
+    assert "already replaces this MODEL's attention" in error_of(entry)
+
+
+def test_outputs_plug_into_core_nodes(comfy):
+    """Guards chaining: upscale a latent, preview masks and text, composite over the photo."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    _, sampler = chain.edit(blend_words="background")
+    larger = g.add(
+        "LatentUpscale", samples=sampler(0), upscale_method="bilinear", width=192, height=192, crop="disabled"
+    )
+    picture = g.add("VAEDecode", samples=larger(), vae=chain.load(2))
+    shown = [g.add("PreviewImage", images=picture()), g.add("MaskPreview", mask=sampler(2))]
+    edited = g.add("VAEDecode", samples=sampler(0), vae=chain.load(2))
+    pasted = g.add(
+        "ImageCompositeMasked", destination=chain.scene(0), source=edited(), x=0, y=0, resize_source=False,
+        mask=sampler(2),
+    )  # fmt: skip
+    shown.append(g.add("PreviewImage", images=pasted()))
+    outputs = comfy.run(g)["outputs"]
+    assert all(outputs[node()[0]]["images"] for node in shown)
+
+
+def test_one_graph_may_hold_a_node_twice_and_wait_in_a_queue(comfy):
+    """Guards state: two optimizations of one trajectory in one graph agree, and so do two graphs queued at once."""
+    names = []
+    for number in (1, 2):
+        chain = Chain(**QUICK, seed=10 + number)
+        twin = chain.graph.add("NullInvOptimize", **chain.graph[chain.optimize()[0]]["inputs"])
+        names += [f"queued-{number}", f"queued-{number}-twin"]
+        chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix=names[-2])
+        chain.graph.add("SaveLatent", samples=twin(1), filename_prefix=names[-1])
+        last = comfy.queue(chain.graph)
+    assert comfy.finish(last)["status"]["status_str"] == "success"
+    one, one_twin, two, two_twin = (latent(comfy, name) for name in names)
+    assert torch.equal(one, one_twin) and torch.equal(two, two_twin) and not torch.equal(one, two)

@@ -1,0 +1,195 @@
+"""Other models than the demo's: full-size Stable Diffusion 1.5 and 2.x, LoRA, ControlNet; and gradients."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nullinv_core import load_inversion
+
+from .graphs import Chain, Graph
+from .server import PACK
+
+PROMPTS = ("a photo of a cat on a table", "a drawing of a red car in the snow")
+SIDE = 64
+
+
+def newest(comfy, name):
+    return max((comfy.base / "output").rglob(f"{name}_*"))
+
+
+def latent(comfy, name):
+    return load_file(newest(comfy, name))["latent_tensor"]
+
+
+def relative(ours, theirs):
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def epsilon_of_one_step(inversion):
+    """The noise that a one-step inversion predicted."""
+    before, after = inversion.trajectory.latents
+    a, b = inversion.trajectory.schedule.alphas_cumprod
+    return (after - math.sqrt(b / a) * before) / (math.sqrt(1 - b) - math.sqrt(b * (1 - a) / a))
+
+
+@pytest.fixture(scope="module", params=["sd15", "sd2"])
+def checkpoint(comfy, request):
+    """A full-size checkpoint with random weights, as it lies in models/checkpoints."""
+    path = comfy.base / "models" / "checkpoints" / f"random-{request.param}.safetensors"
+    comfy.script("random_models.py", request.param, path)
+    yield path.name
+    comfy.post("/free", {"unload_models": True, "free_memory": True})
+    path.unlink()
+
+
+class Photo:
+    """A checkpoint, a small photo and its text; every node of ours can follow."""
+
+    def __init__(self, checkpoint):
+        self.graph = g = Graph()
+        self.load = g.add("CheckpointLoaderSimple", ckpt_name=checkpoint)
+        scene = g.add("NullInvDemoScene", seed=0, edit="colour")
+        self.image = g.add(
+            "ImageScale", image=scene(), upscale_method="bicubic", width=SIDE, height=SIDE, crop="center"
+        )
+        self.latent = g.add("VAEEncode", pixels=self.image(), vae=self.load(2))
+        self.source = g.add("CLIPTextEncode", clip=self.load(1), text=PROMPTS[0])
+        self.empty = g.add("CLIPTextEncode", clip=self.load(1), text="")
+
+    def invert(self, steps=2, source=None):
+        return self.graph.add(
+            "NullInvDDIMInvert", model=self.load(), source=source or self.source(), latent=self.latent(), steps=steps,
+            scheduler="ddim_uniform",
+        )  # fmt: skip
+
+    def optimize(self, inverted, source=None, negative=None):
+        return self.graph.add(
+            "NullInvOptimize", model=self.load(), source=source or self.source(), negative=negative or self.empty(),
+            trajectory=inverted(1), cfg=7.5, preset="custom", inner_steps=2, learning_rate=0.01, early_stop=1e-5,
+        )  # fmt: skip
+
+    def edit(self, inverted, optimized, **extras):
+        plan = self.graph.add(
+            "NullInvP2PEdit", clip=self.load(1), source_text=PROMPTS[0], edit_text="a photo of a (dog:1.5) on a table",
+            mode="auto", cross_replace=0.8, self_replace=0.4, blend_words="cat", exclude_words="",
+            word_windows="dog=0.2-0.6",
+        )  # fmt: skip
+        return self.graph.add(
+            "NullInvP2PSampler", model=self.load(), trajectory=inverted(1), edit=plan(), cfg=7.5, source_cfg=0.0,
+            end_step=0, null_embeddings=optimized(), **extras,
+        )  # fmt: skip
+
+    def save(self, samples, name):
+        self.graph.add("SaveLatent", samples=samples, filename_prefix=name)
+
+
+def test_a_full_size_checkpoint_goes_through_every_node(comfy, checkpoint):
+    """Guards real models: invert, optimize, edit, maps, native samplers, save; 2.x as v-prediction."""
+    photo = Photo(checkpoint)
+    inverted = photo.invert()
+    optimized = photo.optimize(inverted)
+    edited = photo.edit(inverted, optimized)
+    g = photo.graph
+    photo.save(edited(0), "full-edited")
+    photo.save(optimized(1), "full-reconstruction")
+    photo.save(edited(1), "full-source")
+    maps = g.add("NullInvAttentionMaps", attention=edited(3), words="cat", edit=0)
+    g.add("PreviewImage", images=maps())
+    applied = g.add("NullInvApply", model=photo.load(), null_embeddings=optimized())
+    sampled = g.add(
+        "KSamplerAdvanced", model=applied(), add_noise="disable", noise_seed=0, steps=2, cfg=7.5, sampler_name="euler",
+        scheduler="ddim_uniform", positive=photo.source(), negative=photo.empty(), latent_image=inverted(0),
+        start_at_step=0, end_at_step=10_000, return_with_leftover_noise="disable",
+    )  # fmt: skip
+    photo.save(sampled(), "full-ksampler")
+    g.add("NullInvSave", trajectory=inverted(1), prompt=PROMPTS[0], filename_prefix="full", null_embeddings=optimized())
+    printed = len(comfy.text())
+    comfy.run(g)
+    kind = "V_PREDICTION" if "sd2" in checkpoint else "EPS"
+    assert f"model_type {kind}" in comfy.text()[printed:]
+    reconstruction = latent(comfy, "full-reconstruction")
+    assert relative(latent(comfy, "full-source"), reconstruction) < 1e-3
+    assert relative(latent(comfy, "full-ksampler"), reconstruction) < 1e-3
+    assert relative(latent(comfy, "full-edited"), reconstruction) > 1e-3
+    saved = load_inversion(newest(comfy, "full"))
+    assert saved.null.losses.isfinite().all() and saved.null.embeddings.shape[2:] == saved.trajectory.context.shape[1:]
+
+
+def test_the_random_weights_see_the_prompt(comfy, checkpoint):
+    """Guards the test above against weights for which every text is the same."""
+    found = []
+    for number, prompt in enumerate(PROMPTS):
+        photo = Photo(checkpoint)
+        photo.graph[photo.source()[0]]["inputs"]["text"] = prompt
+        inverted = photo.invert(steps=1)
+        photo.graph.add("NullInvSave", trajectory=inverted(1), prompt=prompt, filename_prefix=f"sees-{number}")
+        comfy.run(photo.graph)
+        found.append(epsilon_of_one_step(load_inversion(newest(comfy, f"sees-{number}"))))
+    assert relative(*found) >= 0.05
+
+
+def test_a_controlnet_takes_part(comfy, checkpoint):
+    """Guards CONDITIONING extras: the edit's source branch retraces the photo with the ControlNet, not without it."""
+    if "sd2" in checkpoint:
+        pytest.skip("the ControlNet is one for 1.5")
+    path = comfy.base / "models" / "controlnet" / "random.safetensors"
+    comfy.script("random_models.py", "controlnet", path)
+    photo = Photo(checkpoint)
+    g = photo.graph
+    loaded = g.add("ControlNetLoader", control_net_name="random.safetensors")
+    both = g.add(
+        "ControlNetApplyAdvanced", positive=photo.source(), negative=photo.empty(), control_net=loaded(),
+        image=photo.image(), strength=1.0, start_percent=0.0, end_percent=1.0,
+    )  # fmt: skip
+    inverted = photo.invert(source=both(0))
+    optimized = photo.optimize(inverted, both(0), both(1))
+    photo.save(optimized(1), "control-reconstruction")
+    photo.save(photo.edit(inverted, optimized, source=both(0), negative=both(1))(1), "control-with")
+    photo.save(photo.edit(inverted, optimized)(1), "control-without")
+    comfy.run(g)
+    reconstruction = latent(comfy, "control-reconstruction")
+    assert relative(latent(comfy, "control-with"), reconstruction) < 1e-3
+    assert relative(latent(comfy, "control-without"), reconstruction) > 1e-2
+    path.unlink()
+
+
+def test_a_lora_takes_part(comfy):
+    """Guards weight patches: a LoRA before our nodes changes the trajectory; without it the trajectory is refused."""
+    unet = load_file(PACK / "nullinv_core/demo/model/unet/diffusion_pytorch_model.safetensors")
+    rows, columns = unet["mid_block.attentions.0.transformer_blocks.0.attn2.to_v.weight"].shape
+    generator = torch.Generator().manual_seed(0)
+    name = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_v"
+    tensors = {
+        f"{name}.lora_up.weight": torch.randn(rows, 2, generator=generator) * 0.2,
+        f"{name}.lora_down.weight": torch.randn(2, columns, generator=generator) * 0.2,
+        f"{name}.alpha": torch.tensor(2.0),
+    }
+    save_file(tensors, comfy.base / "models" / "loras" / "random.safetensors")
+    latents = {}
+    for strength in (0.0, 1.0):
+        chain = Chain(steps=4, inner_steps=2)
+        g = chain.graph
+        lora = g.add("LoraLoaderModelOnly", model=chain.load(), lora_name="random.safetensors", strength_model=strength)
+        _, sampler = chain.edit()
+        for node in (chain.invert, chain.optimize, sampler):
+            g[node()[0]]["inputs"]["model"] = lora()
+        name = f"lora-{strength:.0f}"
+        g.add("SaveLatent", samples=chain.invert(0), filename_prefix=name)
+        g.add("SaveLatent", samples=sampler(1), filename_prefix=f"{name}-source")
+        g.add("SaveLatent", samples=chain.optimize(1), filename_prefix=f"{name}-reconstruction")
+        comfy.run(g)
+        latents[strength] = latent(comfy, name)
+        assert relative(latent(comfy, f"{name}-source"), latent(comfy, f"{name}-reconstruction")) < 1e-3
+    assert relative(latents[1.0], latents[0.0]) > 1e-3
+    g[sampler()[0]]["inputs"]["model"] = chain.load()
+    entry = comfy.finish(comfy.queue(g))
+    assert entry["status"]["status_str"] == "error" and "other LoRAs" in json.dumps(entry["status"]["messages"])
+
+
+def test_gradients_are_right(comfy):
+    """Guards the backward pass inside ComfyUI: a directional derivative, from inference mode as executors run nodes."""
+    slopes = json.loads(comfy.script("gradient_check.py", PACK).splitlines()[-1])
+    assert slopes["autograd"] > 0 and math.isclose(slopes["autograd"], slopes["numeric"], rel_tol=0.01)

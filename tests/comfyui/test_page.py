@@ -1,0 +1,163 @@
+"""The example workflows in ComfyUI's real page, in headless Chromium."""
+
+import json
+import shutil
+import time
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .server import PACK, error_of
+
+FOLDER = PACK / "workflows"
+WORKFLOWS = sorted(path.stem for path in FOLDER.glob("*.json"))
+SHOTS = PACK / "build" / "screenshots"
+QUICK = {"steps": 2, "inner_steps": 1, "preset": "custom"}
+"""Widgets that are turned down in every workflow, so that all of them run in the time of one."""
+SMALL = {"width": 64, "height": 64}
+OUTSIDE = ("net::ERR", "Failed to load resource", "Failed to fetch", "Network Error", "AxiosError", "CORS policy")
+"""What the page says where it asks servers of its own for news; the tests run without a network."""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    playwright = pytest.importorskip("playwright.sync_api") if chromium else None
+    if playwright is None:
+        warnings.warn("NO CHROMIUM FOUND: the workflows are not tested in ComfyUI's page", stacklevel=1)
+        pytest.skip("no Chromium")
+    with playwright.sync_playwright() as started:
+        yield started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+
+
+@pytest.fixture(scope="module")
+def page(comfy, browser):
+    """ComfyUI's page, ready. ``problems`` collects what its console calls an error."""
+    comfy.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False,
+                             "Comfy.InstalledVersion": "9.9.9", "Comfy.Release.Status": "skipped"})  # fmt: skip
+    opened = browser.new_page(viewport={"width": 1900, "height": 1000})
+    opened.problems = []
+    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    opened.on("console", lambda m: opened.problems.append(m.text) if m.type == "error" else None)
+    opened.goto(comfy.url("/"))
+    opened.wait_for_function("window.app && window.app.graph && window.app.vueAppReady !== false", timeout=90_000)
+    opened.wait_for_timeout(2_000)
+    return opened
+
+
+@pytest.fixture(scope="module")
+def checkpoint(comfy):
+    """The checkpoint that the workflows for Stable Diffusion 1.5 name, with random weights; and their photo."""
+    from .build_workflows import CHECKPOINT
+
+    path = comfy.base / "models" / "checkpoints" / CHECKPOINT
+    comfy.script("random_models.py", "sd15", path)
+    Image.fromarray(np.tile(np.linspace(0, 255, 96, dtype=np.uint8)[:, None, None], (1, 96, 3))).save(
+        comfy.base / "input" / "example.png"
+    )
+    yield path
+    path.unlink()
+
+
+def load(page, document):
+    """Load a workflow as the page does; return the nodes that it could not make."""
+    page.evaluate("document => window.app.loadGraphData(document)", document)
+    page.wait_for_timeout(1_000)
+    return page.evaluate("() => window.app.graph._nodes.filter(n => n.has_errors || n.type === undefined).length")
+
+
+def set_widgets(page, values):
+    page.evaluate(
+        """values => window.app.graph._nodes.forEach(node => (node.widgets || []).forEach(widget => {
+            if (widget.name in values && node.type !== 'NullInvDemoScene') widget.value = values[widget.name]
+        }))""",
+        values,
+    )
+
+
+def shoot(page, name):
+    """Fit the graph into the window and keep a screenshot."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.evaluate(
+        """() => {
+            const boxes = window.app.graph._nodes.map(n => n.getBounding())
+            const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]))
+            const right = Math.max(...boxes.map(b => b[0] + b[2])), bottom = Math.max(...boxes.map(b => b[1] + b[3]))
+            const ds = window.app.canvas.ds, canvas = window.app.canvas.canvas
+            const ratio = window.devicePixelRatio || 1
+            const width = canvas.width / ratio - 120, height = canvas.height / ratio - 160
+            ds.scale = Math.min(width / (right - left), height / (bottom - top), 1)
+            ds.offset[0] = 80 / ds.scale - left
+            ds.offset[1] = 80 / ds.scale - top
+            window.app.canvas.setDirty(true, true)
+        }"""
+    )
+    page.wait_for_timeout(1_200)
+    page.screenshot(path=SHOTS / f"{name}.png")
+
+
+def queue(page, comfy):
+    """Queue what the page shows; return its finished history entry."""
+    before = set(comfy.get("/history"))
+    page.evaluate("() => window.app.queuePrompt(0, 1)")
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        new = set(comfy.get("/history")) - before
+        if new:
+            return comfy.get("/history")[new.pop()]
+        page.wait_for_timeout(250)
+    raise AssertionError(f"the page queued nothing that finished: {page.problems}\n{comfy.text()[-2000:]}")
+
+
+def test_there_are_workflows():
+    """Guards the test below against an empty folder: eight workflows for each kind of model, with thumbnails."""
+    assert len(WORKFLOWS) == 16
+    assert all((FOLDER / f"{name}.jpg").stat().st_size > 1_000 for name in WORKFLOWS)
+
+
+def test_comfyui_lists_them(comfy):
+    """Guards the Templates window: our pack and its workflows are in it."""
+    listed = comfy.get("/api/workflow_templates")
+    assert sorted(listed["null-text-inversion"]) == WORKFLOWS
+
+
+def test_the_files_are_what_their_source_builds(comfy):
+    """Guards against a workflow that was left behind when a node changed."""
+    if "0.3.6" in comfy.get("/system_stats")["system"]["comfyui_version"]:
+        pytest.skip("the files are written with the newer version's node descriptions")
+    from .build_workflows import documents
+
+    for name, document in documents(comfy.get("/object_info")):
+        assert json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) == json.loads(json.dumps(document)), (
+            name
+        )
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_runs_from_the_page(comfy, page, request, name):
+    """Guards the examples: each loads without a missing node, runs, gives pictures; the console stays clean."""
+    if name.endswith("sd15"):
+        request.getfixturevalue("checkpoint")
+    del page.problems[:]
+    if "edit-a-saved" in name:
+        saved = max((comfy.base / "output" / "inversions").glob("photo_*.safetensors"))
+        page.reload()
+        page.wait_for_function("window.app && window.app.graph", timeout=90_000)
+        page.wait_for_timeout(3_000)
+    assert load(page, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))) == 0
+    if "edit-a-saved" in name:
+        set_widgets(page, {"file": f"inversions/{saved.name} [output]"})
+    shoot(page, name)
+    set_widgets(page, QUICK | (SMALL if name.endswith("sd15") else {}))
+    entry = queue(page, comfy)
+    assert entry["status"]["status_str"] == "success", error_of(entry)
+    pictures = [image for output in entry["outputs"].values() for image in output.get("images", [])]
+    saved = [image for image in pictures if image["type"] == "output"]
+    assert saved
+    for image in saved:
+        pixels = np.asarray(Image.open(comfy.base / "output" / image["subfolder"] / image["filename"]))
+        assert pixels.std() > 1
+    ours = [text for text in page.problems if not any(part in text for part in OUTSIDE)]
+    assert not ours, ours
