@@ -14,9 +14,12 @@ from .server import PACK, error_of
 FOLDER = PACK / "workflows"
 WORKFLOWS = sorted(path.stem for path in FOLDER.glob("*.json"))
 SHOTS = PACK / "build" / "screenshots"
-QUICK = {"steps": 2, "inner_steps": 1, "preset": "custom"}
+QUICK = {"steps": 2, "inner_steps": 1, "preset": "custom", "size": 64}
 """Widgets that are turned down in every workflow, so that all of them run in the time of one."""
 SMALL = {"width": 64, "height": 64}
+READY = "window.app && window.app.graph && window.app.vueAppReady !== false"
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Release.Status": "skipped"}
+"""No windows over the graph at the first start."""
 OUTSIDE = ("net::ERR", "Failed to load resource", "Failed to fetch", "Network Error", "AxiosError", "CORS policy")
 """What the page says where it asks servers of its own for news; the tests run without a network."""
 
@@ -35,14 +38,13 @@ def browser():
 @pytest.fixture(scope="module")
 def page(comfy, browser):
     """ComfyUI's page, ready. ``problems`` collects what its console calls an error."""
-    comfy.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False,
-                             "Comfy.InstalledVersion": "9.9.9", "Comfy.Release.Status": "skipped"})  # fmt: skip
+    comfy.post("/settings", SETTINGS)
     opened = browser.new_page(viewport={"width": 1900, "height": 1000})
     opened.problems = []
     opened.on("pageerror", lambda error: opened.problems.append(str(error)))
     opened.on("console", lambda m: opened.problems.append(m.text) if m.type == "error" else None)
     opened.goto(comfy.url("/"))
-    opened.wait_for_function("window.app && window.app.graph && window.app.vueAppReady !== false", timeout=90_000)
+    opened.wait_for_function(READY, timeout=90_000)
     opened.wait_for_timeout(2_000)
     return opened
 
@@ -77,9 +79,8 @@ def set_widgets(page, values):
     )
 
 
-def shoot(page, name):
-    """Fit the graph into the window and keep a screenshot."""
-    SHOTS.mkdir(parents=True, exist_ok=True)
+def fit(page):
+    """Fit the graph into the window."""
     page.evaluate(
         """() => {
             const boxes = window.app.graph._nodes.map(n => n.getBounding())
@@ -95,6 +96,12 @@ def shoot(page, name):
         }"""
     )
     page.wait_for_timeout(1_200)
+
+
+def shoot(page, name):
+    """Keep a screenshot of the whole graph."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    fit(page)
     page.screenshot(path=SHOTS / f"{name}.png")
 
 
@@ -112,8 +119,8 @@ def queue(page, comfy):
 
 
 def test_there_are_workflows():
-    """Guards the test below against an empty folder: eight workflows for each kind of model, with thumbnails."""
-    assert len(WORKFLOWS) == 16
+    """Guards the test below against an empty folder: nine workflows for each kind of model, with thumbnails."""
+    assert len(WORKFLOWS) == 18
     assert all((FOLDER / f"{name}.jpg").stat().st_size > 1_000 for name in WORKFLOWS)
 
 
@@ -144,7 +151,7 @@ def test_a_workflow_runs_from_the_page(comfy, page, request, name):
     if "edit-a-saved" in name:
         saved = max((comfy.base / "output" / "inversions").glob("photo_*.safetensors"))
         page.reload()
-        page.wait_for_function("window.app && window.app.graph", timeout=90_000)
+        page.wait_for_function(READY, timeout=90_000)
         page.wait_for_timeout(3_000)
     assert load(page, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))) == 0
     if "edit-a-saved" in name:
