@@ -41,6 +41,12 @@ class Muon(torch.optim.AdamW):
         groups: list[dict[str, Any]] = [{"params": list(others)}, {"params": list(matrices), "muon": True}]
         super().__init__(groups, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore both groups; AdamW looks only at its own."""
+        groups = state["param_groups"]
+        super().__setstate__({**state, "param_groups": [group for group in groups if not group.get("muon")]})
+        self.param_groups = groups
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step of both groups at their ``lr``."""

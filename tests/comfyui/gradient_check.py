@@ -11,6 +11,10 @@ from pathlib import Path
 
 ARGUMENTS, sys.argv = sys.argv[1:], [sys.argv[0], "--cpu"]
 
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
 import torch  # noqa: E402
 
 pack = Path(ARGUMENTS[0])

@@ -15,6 +15,10 @@ import torch
 
 ARGUMENTS, sys.argv = sys.argv[1:], [sys.argv[0], "--cpu"]
 
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
 import comfy.cldm.cldm  # noqa: E402
 import comfy.clip_model  # noqa: E402
 import comfy.ldm.models.autoencoder  # noqa: E402

@@ -1,5 +1,7 @@
 """What the demo model is trained with: Muon, and the layout that the UNet is asked for in training."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -55,7 +57,7 @@ def test_muon_resumes_where_it_was():
     step(first, optimizer, 1)
     second = torch.nn.Parameter(first.detach().clone())
     restored = Muon([second], [])
-    restored.load_state_dict(optimizer.state_dict())
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     step(first, optimizer, 2)
     step(second, restored, 2)
     assert torch.equal(first, second)
