@@ -29,13 +29,22 @@ def transformer_blocks(unet: Any) -> Iterator[Block]:
 
 
 def differentiable(options: dict[str, Any]) -> dict[str, Any]:
-    """Transformer options under which attention is PyTorch's own: the fast kernels of some packs pass no gradient."""
+    """Transformer options under which a backward pass works.
+
+    Attention is PyTorch's own: the fast kernels of some packs pass no gradient. And every layer of the encoder reads
+    a copy of what its skip connection keeps, because a ControlNet is added to that in place.
+    """
 
     def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = attention_pytorch(*args, **kwargs)
         return result
 
-    return {**options, "optimized_attention_override": attention}
+    def copy(hidden: Tensor, extra: dict[str, Any]) -> Tensor:
+        return hidden.clone()
+
+    patches = dict(options.get("patches", {}))
+    patches["input_block_patch_after_skip"] = [*patches.get("input_block_patch_after_skip", []), copy]
+    return {**options, "optimized_attention_override": attention, "patches": patches}
 
 
 def controlled(options: dict[str, Any], unet: Any, control: AttentionControl) -> dict[str, Any]:
