@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .wires import Attention, Edit, NullEmbeddings, Trajectory, schema
+from .wires import Attention, Edit, NullEmbeddings, Trajectory, schema, words
 
 
 class P2PEdit(io.ComfyNode):
@@ -60,15 +60,11 @@ class P2PEdit(io.ComfyNode):
 
         settings = EditSettings(
             mode=mode, cross_replace=cross_replace, self_replace=self_replace,
-            blend=_words(blend_words), blend_exclude=_words(exclude_words),
+            blend=words(blend_words), blend_exclude=words(exclude_words),
             word_cross_replace=take_windows(word_windows),
         )  # fmt: skip
         request = plan_request(clip, source_text, edit_text, settings)
         return io.NodeOutput(request, request.source_conditioning, request.conditionings[0], explain_edits(request))
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 class P2PEditSampler(io.ComfyNode):

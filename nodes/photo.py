@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .wires import schema
+from .wires import schema, words
 
 
 class EditPhoto(io.ComfyNode):
@@ -54,7 +54,6 @@ class EditPhoto(io.ComfyNode):
         """See the schema."""
         from ..nullinv_core.backends.comfy_photo import edit_photo
 
-        words = [word.strip() for word in blend_words.split(",") if word.strip()]
         return io.NodeOutput(*edit_photo(
-            model, clip, vae, image, source_text, edit_text, strength, words, size, steps, cfg, keep_pixels
+            model, clip, vae, image, source_text, edit_text, strength, words(blend_words), size, steps, cfg, keep_pixels
         ))  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from . import wires
 from .wires import Attention, schema
 
 
@@ -38,5 +39,4 @@ class AttentionMaps(io.ComfyNode):
         """See the schema."""
         from ..nullinv_core.figures import heat_maps
 
-        chosen = [word.strip() for word in words.split(",") if word.strip()]
-        return io.NodeOutput(*heat_maps(attention, edit, chosen, None if image is None else image[0]))
+        return io.NodeOutput(*heat_maps(attention, edit, wires.words(words), None if image is None else image[0]))

@@ -19,6 +19,11 @@ Attention = io.Custom("NULLINV_ATTENTION")
 """A ``WordMaps``."""
 
 
+def words(text: str) -> list[str]:
+    """Words or phrases of a text, which commas separate."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def schema(search: list[str], **fields: Any) -> io.Schema:
     """A schema in our category, with search words where this ComfyUI has them."""
     known = {field.name for field in dataclasses.fields(io.Schema)}

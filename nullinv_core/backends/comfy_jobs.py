@@ -149,8 +149,10 @@ def sample_edit(
         )  # fmt: skip
 
     samples = model.model.process_latent_out(trajectory.clean)
-    positive = positive or request.source_conditioning
-    check_same_text(text_of(positive, "source", batch), trajectory.context)
+    if not positive:
+        positive = request.source_conditioning
+    else:
+        check_same_text(text_of(positive, "source", batch), trajectory.context)
     result: EditResult = run(model, positive, negative or positive, samples, trajectory.schedule, job)
     left = sigma_of(trajectory.schedule.alphas_cumprod[steps - end_step]) if end_step else 0.0
     edited, reached = (

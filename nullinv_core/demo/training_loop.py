@@ -56,7 +56,7 @@ def run_steps(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     while step < total and not budget.spent():
         for group in optimizer.param_groups:
-            group["lr"] = rate(step) * group.get("rate_scale", 1.0)
+            group["lr"] = rate(step)
         loss = loss_of(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

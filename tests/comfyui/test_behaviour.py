@@ -5,18 +5,14 @@ import time
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
 
 from nullinv_core.images import psnr
 
 from .graphs import Chain
+from .outputs import latent
 from .server import error_of
 
 QUICK = {"steps": 4, "inner_steps": 1}
-
-
-def latent(comfy, name):
-    return load_file(next((comfy.base / "output").glob(f"{name}_*.latent")))["latent_tensor"]
 
 
 def test_every_line_is_an_edit(comfy):

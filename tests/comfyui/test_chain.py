@@ -22,6 +22,7 @@ from nullinv_core.images import psnr
 from nullinv_core.null_text import NullTextSettings
 
 from .graphs import Chain
+from .outputs import relative
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +88,6 @@ def both(outputs):
     latents = model.encode_image(torch.from_numpy(render(case.source))[None])
     trajectory = invert(model.denoiser, latents, context, saved.trajectory.schedule)
     return saved, model, trajectory, prompts, edited, empty
-
-
-def relative(ours, theirs):
-    return float((ours - theirs).norm() / theirs.norm())
 
 
 def test_the_trajectory_is_that_of_the_diffusers_backend(both):

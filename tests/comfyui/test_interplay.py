@@ -2,16 +2,12 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from .graphs import Chain
+from .outputs import latent, relative
 from .server import error_of
 
 QUICK = {"steps": 4, "inner_steps": 2}
-
-
-def latent(comfy, name):
-    return load_file(max((comfy.base / "output").glob(f"{name}_*.latent")))["latent_tensor"]
 
 
 def through(chain, kind, sampler):
@@ -42,7 +38,7 @@ def test_what_others_set_on_the_model_takes_part(comfy, kind):
     assert same == (kind == "OtherWrap")
     assert (comfy.text().count("a wrapped prediction") > before) == (kind == "OtherWrap")
     reconstruction = latent(comfy, f"{kind}-reconstruction")
-    assert float((latent(comfy, f"{kind}-ksampler") - reconstruction).norm() / reconstruction.norm()) < 1e-3
+    assert relative(latent(comfy, f"{kind}-ksampler"), reconstruction) < 1e-3
 
 
 def test_attention_that_another_pack_took_is_refused(comfy):

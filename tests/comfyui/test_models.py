@@ -10,22 +10,11 @@ from safetensors.torch import load_file, save_file
 from nullinv_core import load_inversion
 
 from .graphs import Chain, Graph
+from .outputs import latent, newest, relative
 from .server import PACK
 
 PROMPTS = ("a photo of a cat on a table", "a drawing of a red car in the snow")
 SIDE = 64
-
-
-def newest(comfy, name):
-    return max((comfy.base / "output").rglob(f"{name}_*"))
-
-
-def latent(comfy, name):
-    return load_file(newest(comfy, name))["latent_tensor"]
-
-
-def relative(ours, theirs):
-    return float((ours - theirs).norm() / theirs.norm())
 
 
 def epsilon_of_one_step(inversion):

@@ -1,0 +1,18 @@
+"""What a run left in the output folder, and how far two tensors are apart."""
+
+from safetensors.torch import load_file
+
+
+def newest(comfy, name):
+    """The newest file that was saved under a name, in any folder."""
+    return max((comfy.base / "output").rglob(f"{name}_*"))
+
+
+def latent(comfy, name):
+    """The newest latent that Save Latent wrote under a name."""
+    return load_file(newest(comfy, name))["latent_tensor"]
+
+
+def relative(ours, theirs):
+    """Distance of two tensors in units of the second."""
+    return float((ours - theirs).norm() / theirs.norm())
