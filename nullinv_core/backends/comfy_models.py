@@ -29,6 +29,15 @@ BETAS = {"scaled_linear": "linear", "linear": "sqrt_linear"}
 """diffusers' names of beta schedules and ComfyUI's."""
 
 
+class _Multiple(float):
+    """How many times as wide a level is as the first; ComfyUI multiplies it with that width and wants an int."""
+
+    def __mul__(self, width: float) -> int:
+        return round(float(self) * width)
+
+    __rmul__ = __mul__
+
+
 def load_folder(folder: Path) -> tuple[Any, Any, Any]:
     """Return (MODEL, CLIP, VAE) of a Stable Diffusion 1.x or 2.x folder in diffusers' layout.
 
@@ -88,7 +97,7 @@ def unet_config(config: dict[str, Any]) -> dict[str, Any]:
         "in_channels": config["in_channels"],
         "out_channels": config["out_channels"],
         "model_channels": channels[0],
-        "channel_mult": [c // channels[0] for c in channels],
+        "channel_mult": [_Multiple(c / channels[0]) for c in channels],
         "num_res_blocks": blocks,
         "transformer_depth": [d for d, n in zip(down, blocks, strict=True) for _ in range(n)],
         "transformer_depth_output": [d for d, n in zip(down, blocks, strict=True) for _ in range(n + 1)],

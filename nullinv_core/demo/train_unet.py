@@ -1,11 +1,11 @@
-"""Train the demo's UNet on cached latents and contexts of training scenes."""
+"""Train the demo's UNet on cached latents and contexts of training scenes, in two cycles of the learning rate."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,18 @@ from .shapes import SHAPES
 from .train_text import WIDTH, token_ids
 from .training_loop import Budget, run_steps, warmup_cosine
 
-STEPS = 6_000
-PEAK_RATE = 2e-3
-SCENES = 14_336
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps, peak learning rate, and how many scenes to learn from."""
+
+    steps: int
+    peak_rate: float
+    scenes: int
+
+
+STAGES = {"unet": Stage(6_000, 2e-3, 14_336), "unet-fine": Stage(5_000, 1.2e-3, 28_672)}
+"""The second goes on from the averaged weights of the first, with new scenes."""
 SHARD = 2_048
 BATCH = 32
 OFFSET_NOISE = 0.1
@@ -116,15 +125,37 @@ def train(
 ) -> UNet2DConditionModel | None:
     """Train up to the last step; return the averaged UNet, or None when the budget ran out before."""
     torch.manual_seed(2)
-    data = cached_latents(work, vae, range(SCENES), device, budget)
+    unet = new_unet(HINTS)
+    for number, name in enumerate(STAGES):
+        averaged = _train_stage(number, name, unet, work, vae, text_encoder, tokenizer, device, budget)
+        if averaged is None:
+            return None
+        unet = averaged
+    return without_hints(unet)
+
+
+def _train_stage(
+    number: int,
+    name: str,
+    unet: UNet2DConditionModel,
+    work: Path,
+    vae: AutoencoderTiny,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    device: str,
+    budget: Budget,
+) -> UNet2DConditionModel | None:
+    """Train from ``unet`` up to the end of a stage; return the averaged UNet, or None when the budget ran out."""
+    stage = STAGES[name]
+    data = cached_latents(work, vae, range(stage.scenes), device, budget)
     if data is None:
         return None
-    scenes = [sample_scene(i) for i in range(SCENES)]
+    scenes = [sample_scene(i) for i in range(stage.scenes)]
     contexts = encode(text_encoder, token_ids(tokenizer, [*(s.caption for s in scenes), ""]), device)
     focused = torch.from_numpy(np.stack([discs(s, 16) for s in scenes]))[:, None]
     alphas = torch.tensor(scaled_linear_alphas(), dtype=torch.float32)
     layouts = torch.from_numpy(np.stack([hints(s) for s in scenes])).half()
-    unet = new_unet(HINTS).to(device, memory_format=torch.channels_last)
+    unet = unet.requires_grad_(True).to(device, memory_format=torch.channels_last)
     # on a CPU the fused attention's backward pass is slower than plain matrix products at these sizes
     unet.set_attn_processor(AttnProcessor())
     compiled = torch.compile(unet)
@@ -132,11 +163,11 @@ def train(
     optimizer = Muon(*_matrices_and_others(unet))
 
     def loss_of(step: int) -> torch.Tensor:
-        rng = np.random.default_rng([step, 11])
-        rows = torch.from_numpy(rng.permutation(SCENES)[:BATCH])
+        rng = np.random.default_rng([step, 11 + number])
+        rows = torch.from_numpy(rng.permutation(stage.scenes)[:BATCH])
         strata = (rng.permutation(BATCH) + rng.uniform(size=BATCH)) / BATCH
         timesteps = torch.from_numpy((strata * len(alphas)).astype(np.int64))
-        texts = torch.where(torch.from_numpy(rng.uniform(size=BATCH) < DROPOUT), SCENES, rows)
+        texts = torch.where(torch.from_numpy(rng.uniform(size=BATCH) < DROPOUT), stage.scenes, rows)
         clean = data[rows]
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
         noise += OFFSET_NOISE * torch.from_numpy(rng.standard_normal((BATCH, 4, 1, 1), dtype=np.float32))
@@ -157,10 +188,10 @@ def train(
         decay = min(EMA, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in unet.parameters()], 1 - decay)
 
-    rate = warmup_cosine(PEAK_RATE, STEPS, warmup=100)
+    rate = warmup_cosine(stage.peak_rate, stage.steps, warmup=100)
     state = {"unet": unet, "average": average}
-    done = run_steps(work / "unet.safetensors", state, optimizer, loss_of, STEPS, rate, budget, follow)
-    return without_hints(average) if done else None
+    done = run_steps(work / f"{name}.safetensors", state, optimizer, loss_of, stage.steps, rate, budget, follow)
+    return average if done else None
 
 
 def _matrices_and_others(unet: UNet2DConditionModel) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:

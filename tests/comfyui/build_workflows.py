@@ -58,27 +58,22 @@ class Photo:
         self.empty = self.add("Empty text", "CLIPTextEncode", clip=self.clip, text="")
         self.latent = self.add(None, "VAEEncode", pixels=self.image, vae=self.vae)
         self.inverted = self.add(
-            None, "NullInvDDIMInvert", model=self.model, source=self.source(), latent=self.latent(), steps=STEPS,
-            scheduler="ddim_uniform",
-        )  # fmt: skip
+            None, "NullInvDDIMInvert", model=self.model, source=self.source(), latent=self.latent(), steps=STEPS
+        )
 
     def optimize(self):
         """Null-text optimization."""
         self.optimized = self.add(
             None, "NullInvOptimize", model=self.model, source=self.source(), negative=self.empty(),
-            trajectory=self.inverted(1), cfg=self.guidance, preset="paper", inner_steps=10, learning_rate=0.01,
-            early_stop=0.00001,
+            trajectory=self.inverted(1), cfg=self.guidance, preset="paper",
         )  # fmt: skip
 
     def edit(self, text, **options):
         """P2P Edit and its sampler."""
-        settings = {"mode": "auto", "cross_replace": 0.8, "self_replace": 0.4, "blend_words": "", "exclude_words": ""}
-        self.plan = self.add(
-            None, "NullInvP2PEdit", clip=self.clip, source_text=self.text, edit_text=text, **(settings | options)
-        )
+        self.plan = self.add(None, "NullInvP2PEdit", clip=self.clip, source_text=self.text, edit_text=text, **options)
         self.edited = self.add(
             None, "NullInvP2PSampler", model=self.model, trajectory=self.inverted(1), edit=self.plan(),
-            cfg=self.guidance, source_cfg=0.0, end_step=0, null_embeddings=self.optimized(),
+            cfg=self.guidance, null_embeddings=self.optimized(),
         )  # fmt: skip
 
     def show(self, title, samples, name):
@@ -89,10 +84,8 @@ class Photo:
     def native(self, title, model, name, cfg, latent=None):
         """KSampler (Advanced) without noise of its own."""
         sampled = self.add(
-            title, "KSamplerAdvanced", model=model, add_noise="disable", noise_seed=0, steps=STEPS, cfg=cfg,
-            sampler_name="euler", scheduler="ddim_uniform", positive=self.source(), negative=self.empty(),
-            latent_image=latent or self.inverted(0), start_at_step=0, end_at_step=10_000,
-            return_with_leftover_noise="disable",
+            title, "KSamplerAdvanced", model=model, steps=STEPS, cfg=cfg, positive=self.source(),
+            negative=self.empty(), latent_image=latent or self.inverted(0),
         )  # fmt: skip
         return self.show(name.replace("-", " "), sampled(), name)
 

@@ -1,14 +1,29 @@
 """Graphs in ComfyUI's API format, and the demo chain that most tests run."""
 
 DEMO = "demo model (ships with the nodes)"
+DEFAULTS = {
+    "NullInvDDIMInvert": {"scheduler": "ddim_uniform"},
+    "NullInvOptimize": {
+        "cfg": 7.5, "preset": "custom", "inner_steps": 10, "learning_rate": 0.01, "early_stop": 1e-5,
+    },
+    "NullInvP2PEdit": {
+        "mode": "auto", "cross_replace": 0.8, "self_replace": 0.4, "blend_words": "", "exclude_words": "",
+    },
+    "NullInvP2PSampler": {"cfg": 7.5, "source_cfg": 0.0, "end_step": 0},
+    "KSamplerAdvanced": {
+        "add_noise": "disable", "noise_seed": 0, "sampler_name": "euler", "scheduler": "ddim_uniform",
+        "start_at_step": 0, "end_at_step": 10_000, "return_with_leftover_noise": "disable",
+    },
+}  # fmt: skip
+"""Inputs that most graphs share, by node. A KSampler adds no noise: it starts from an inversion's."""
 
 
 class Graph(dict):
-    """Nodes by id; ``add`` returns a function from an output's number to the link to it."""
+    """Nodes by id; ``add`` returns a function from an output's number to the link to it; see ``DEFAULTS``."""
 
     def add(self, kind, **inputs):
         key = str(len(self) + 1)
-        self[key] = {"class_type": kind, "inputs": inputs}
+        self[key] = {"class_type": kind, "inputs": DEFAULTS.get(kind, {}) | inputs}
         return lambda slot=0: [key, slot]
 
     def save(self, vae, samples, name):
@@ -28,35 +43,28 @@ class Chain:
         self.source = g.add("CLIPTextEncode", clip=self.load(1), text=self.scene(1))
         self.empty = g.add("CLIPTextEncode", clip=self.load(1), text="")
         self.invert = g.add(
-            "NullInvDDIMInvert", model=self.load(), source=self.source(), latent=self.latent(), steps=steps,
-            scheduler="ddim_uniform",
-        )  # fmt: skip
+            "NullInvDDIMInvert", model=self.load(), source=self.source(), latent=self.latent(), steps=steps
+        )
         if optimize:
             self.optimize = g.add(
                 "NullInvOptimize", model=self.load(), source=self.source(), negative=self.empty(),
-                trajectory=self.invert(1), cfg=7.5, preset="custom", inner_steps=inner_steps,
-                learning_rate=0.01, early_stop=1e-5,
+                trajectory=self.invert(1), inner_steps=inner_steps,
             )  # fmt: skip
 
     def edit(self, text=None, **options):
         """Add P2P Edit and its sampler; return both."""
-        settings = {
-            "mode": "auto", "cross_replace": 0.8, "self_replace": 0.4, "blend_words": "", "exclude_words": "",
-        } | options  # fmt: skip
         plan = self.graph.add(
-            "NullInvP2PEdit", clip=self.load(1), source_text=self.scene(1), edit_text=text or self.scene(2), **settings
+            "NullInvP2PEdit", clip=self.load(1), source_text=self.scene(1), edit_text=text or self.scene(2), **options
         )
         sampler = self.graph.add(
-            "NullInvP2PSampler", model=self.load(), trajectory=self.invert(1), edit=plan(), cfg=7.5,
-            source_cfg=0.0, end_step=0, null_embeddings=self.optimize(0),
+            "NullInvP2PSampler", model=self.load(), trajectory=self.invert(1), edit=plan(),
+            null_embeddings=self.optimize(0),
         )  # fmt: skip
         return plan, sampler
 
     def ksampler(self, model, cfg, latent=None):
         """A KSampler (Advanced) that adds no noise, at the chain's steps."""
         return self.graph.add(
-            "KSamplerAdvanced", model=model, add_noise="disable", noise_seed=0, steps=self.steps, cfg=cfg,
-            sampler_name="euler", scheduler="ddim_uniform", positive=self.source(), negative=self.empty(),
-            latent_image=latent or self.invert(0), start_at_step=0, end_at_step=10_000,
-            return_with_leftover_noise="disable",
+            "KSamplerAdvanced", model=model, steps=self.steps, cfg=cfg, positive=self.source(),
+            negative=self.empty(), latent_image=latent or self.invert(0),
         )  # fmt: skip

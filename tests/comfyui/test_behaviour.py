@@ -192,14 +192,10 @@ def test_an_inversion_is_saved_and_loaded(comfy):
     later = Chain(optimize=False)
     del later.graph[later.invert()[0]]
     load = later.graph.add("NullInvLoad", file=next(f for f in files if "saved/again" in f))
-    plan = later.graph.add(
-        "NullInvP2PEdit", clip=later.load(1), source_text=load(2), edit_text=later.scene(2), mode="auto",
-        cross_replace=0.8, self_replace=0.4, blend_words="", exclude_words="",
-    )  # fmt: skip
+    plan = later.graph.add("NullInvP2PEdit", clip=later.load(1), source_text=load(2), edit_text=later.scene(2))
     sampler = later.graph.add(
-        "NullInvP2PSampler", model=later.load(), trajectory=load(0), edit=plan(), cfg=7.5, source_cfg=0.0, end_step=0,
-        null_embeddings=load(1),
-    )  # fmt: skip
+        "NullInvP2PSampler", model=later.load(), trajectory=load(0), edit=plan(), null_embeddings=load(1)
+    )
     later.graph.add("SaveLatent", samples=sampler(0), filename_prefix="loaded")
     comfy.run(later.graph)
 

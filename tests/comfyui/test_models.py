@@ -50,25 +50,23 @@ class Photo:
 
     def invert(self, steps=2, source=None):
         return self.graph.add(
-            "NullInvDDIMInvert", model=self.load(), source=source or self.source(), latent=self.latent(), steps=steps,
-            scheduler="ddim_uniform",
-        )  # fmt: skip
+            "NullInvDDIMInvert", model=self.load(), source=source or self.source(), latent=self.latent(), steps=steps
+        )
 
     def optimize(self, inverted, source=None, negative=None):
         return self.graph.add(
             "NullInvOptimize", model=self.load(), source=source or self.source(), negative=negative or self.empty(),
-            trajectory=inverted(1), cfg=7.5, preset="custom", inner_steps=2, learning_rate=0.01, early_stop=1e-5,
+            trajectory=inverted(1), inner_steps=2,
         )  # fmt: skip
 
     def edit(self, inverted, optimized, **extras):
         plan = self.graph.add(
             "NullInvP2PEdit", clip=self.load(1), source_text=PROMPTS[0], edit_text="a photo of a (dog:1.5) on a table",
-            mode="auto", cross_replace=0.8, self_replace=0.4, blend_words="cat", exclude_words="",
-            word_windows="dog=0.2-0.6",
+            blend_words="cat", word_windows="dog=0.2-0.6",
         )  # fmt: skip
         return self.graph.add(
-            "NullInvP2PSampler", model=self.load(), trajectory=inverted(1), edit=plan(), cfg=7.5, source_cfg=0.0,
-            end_step=0, null_embeddings=optimized(), **extras,
+            "NullInvP2PSampler", model=self.load(), trajectory=inverted(1), edit=plan(),
+            null_embeddings=optimized(), **extras,
         )  # fmt: skip
 
     def save(self, samples, name):
@@ -89,9 +87,8 @@ def test_a_full_size_checkpoint_goes_through_every_node(comfy, checkpoint):
     g.add("PreviewImage", images=maps())
     applied = g.add("NullInvApply", model=photo.load(), null_embeddings=optimized())
     sampled = g.add(
-        "KSamplerAdvanced", model=applied(), add_noise="disable", noise_seed=0, steps=2, cfg=7.5, sampler_name="euler",
-        scheduler="ddim_uniform", positive=photo.source(), negative=photo.empty(), latent_image=inverted(0),
-        start_at_step=0, end_at_step=10_000, return_with_leftover_noise="disable",
+        "KSamplerAdvanced", model=applied(), steps=2, cfg=7.5, positive=photo.source(), negative=photo.empty(),
+        latent_image=inverted(0),
     )  # fmt: skip
     photo.save(sampled(), "full-ksampler")
     g.add("NullInvSave", trajectory=inverted(1), prompt=PROMPTS[0], filename_prefix="full", null_embeddings=optimized())
