@@ -23,7 +23,7 @@ def main() -> None:
     """Command line of the sweep."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=12)
-    parser.add_argument("--guidances", type=float, nargs="+", default=[1.5, 2.0, 3.0, 4.0, 5.0, 7.5])
+    parser.add_argument("--guidances", type=float, nargs="+", default=[1.25, 1.5, 2.0, 3.0, 7.5])
     parser.add_argument("--model", default="demo")
     parser.add_argument("--out", type=Path, default=RESULTS / "edit_guidance.json")
     options = parser.parse_args()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -29,6 +28,7 @@ from ..errors import InputError
 from ..schedule import NoiseLevel, Schedule
 from ..types import Callback, Event
 from .comfy_attention import controlled, differentiable
+from .comfy_checkpoint import Checkpointing, allow_checkpointing
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
 GRADIENT_MEMORY = 4.0
@@ -49,15 +49,15 @@ class ComfyDenoiser:
     """``Denoiser`` of a ComfyUI model that the guider has loaded.
 
     ``positive`` and ``negative``: the processed conditioning whose extras (ControlNet, pooled output …) go with
-    conditional and unconditional rows; their text is replaced by the context of each call. ``offload``: keep what a
-    backward pass needs in main memory.
+    conditional and unconditional rows; their text is replaced by the context of each call. ``checkpointing``: of a
+    model that is differentiated through.
     """
 
     model: Any
     positive: dict[str, Any]
     negative: dict[str, Any]
     options: dict[str, Any]
-    offload: bool = False
+    checkpointing: Checkpointing | None = None
 
     def __call__(
         self,
@@ -76,8 +76,7 @@ class ComfyDenoiser:
             [with_context(self.positive, context[nulls:])] if texts else None,
             [with_context(self.negative, context[:nulls])] if nulls else None,
         ]
-        with torch.autograd.graph.save_on_cpu() if self.offload else nullcontext():
-            text, null = comfy.samplers.calc_cond_batch(self.model, conds, sampled, sigmas, self._options(attention))
+        text, null = comfy.samplers.calc_cond_batch(self.model, conds, sampled, sigmas, self._options(attention))
         return torch.cat([(sampled - clean) / sigma for clean, wanted in ((null, nulls), (text, texts)) if wanted])
 
     def _options(self, attention: AttentionControl | None) -> dict[str, Any]:
@@ -112,9 +111,9 @@ def sigmas_of_schedule(schedule: Schedule) -> Tensor:
 class _CoreSampler(comfy.samplers.Sampler):
     """What the guider runs in place of a sampler."""
 
-    def __init__(self, job: Callable[[ComfyDenoiser, Tensor], Any], gradients: bool) -> None:
+    def __init__(self, job: Callable[[ComfyDenoiser, Tensor], Any], checkpointing: Checkpointing | None) -> None:
         self.job = job
-        self.gradients = gradients
+        self.checkpointing = checkpointing
         self.result: Any = None
 
     def sample(
@@ -123,8 +122,10 @@ class _CoreSampler(comfy.samplers.Sampler):
     ) -> Tensor:  # fmt: skip
         """ComfyUI's hook; the job's result is kept in ``result``."""
         model, conds = model_wrap.inner_model, model_wrap.conds
-        denoiser = ComfyDenoiser(model, conds["positive"][0], conds["negative"][0], extra_args["model_options"])
-        if not self.gradients:
+        denoiser = ComfyDenoiser(
+            model, conds["positive"][0], conds["negative"][0], extra_args["model_options"], self.checkpointing
+        )
+        if self.checkpointing is None:
             self.result = self.job(denoiser, latent_image)
             return latent_image
         _make_ordinary(model.diffusion_model)
@@ -134,10 +135,11 @@ class _CoreSampler(comfy.samplers.Sampler):
             self.result = self.job(denoiser, latent_image)
             return latent_image
         except torch.cuda.OutOfMemoryError:
-            logging.warning("null-text inversion ran out of memory; once more with activations in main memory")
+            logging.warning("null-text inversion ran out of memory; once more with gradient checkpointing")
         comfy.model_management.soft_empty_cache()
+        self.checkpointing.on = True
         try:
-            self.result = self.job(replace(denoiser, offload=True), latent_image)
+            self.result = self.job(denoiser, latent_image)
         except torch.cuda.OutOfMemoryError as error:
             raise InputError(
                 "there is not enough memory to optimize this picture; use a smaller one, fewer pictures at once, or "
@@ -159,17 +161,19 @@ def run(
 
     ``latents``: a LATENT's samples (B, 4, h, w). The job runs outside of inference mode, on the model's device, with
     latents in the model's scale. With ``gradients`` the weights are wholly loaded and may be differentiated through.
-    Raises InputError where memory does not suffice, even with the activations in main memory.
+    Raises InputError where memory does not suffice, even with gradient checkpointing.
     """
     with torch.inference_mode(False), torch.no_grad():
         patcher = _resident(model) if gradients else model.clone()
         samples = latents.detach().clone()
-        if gradients:
+        checkpointing = Checkpointing() if gradients else None
+        if checkpointing:
+            allow_checkpointing(patcher, checkpointing)
             needed = GRADIENT_MEMORY * patcher.memory_required(list(samples.shape))
             comfy.model_management.load_models_gpu([patcher], memory_required=needed, force_full_load=True)
         guider = comfy.samplers.CFGGuider(patcher)
         guider.set_conds(_ordinary_conditioning(positive), _ordinary_conditioning(negative))
-        sampler = _CoreSampler(job, gradients)
+        sampler = _CoreSampler(job, checkpointing)
         guider.sample(torch.zeros_like(samples), samples, sampler, sigmas_of_schedule(schedule))
         return sampler.result
 

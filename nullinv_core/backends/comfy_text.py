@@ -15,6 +15,8 @@ WEIGHT = re.compile(r"(?<!\\)\(((?:[^()\\]|\\.)*?):\s*(-?\d+(?:\.\d+)?)\s*\)")
 """``(word:2.0)``: the words inside and their weight."""
 WINDOW = re.compile(r"(.+?)\s*=\s*(\d+(?:\.\d+)?)\s*(?:-\s*(\d+(?:\.\d+)?))?")
 """``word=0.4`` or ``word=0.2-0.8``."""
+EMBEDDING = re.compile(r"(?:^|(?<=[\s(]))embedding:([^\s<\[\],():]+)")
+"""``embedding:name``, a textual-inversion word."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,14 +101,22 @@ def take_windows(text: str) -> dict[str, Window]:
 def prompt_of(clip: Any, text: str) -> Prompt:
     """Tokens and words of a text, in as many chunks of 77 as it takes.
 
-    A word ends with the token that ends in ``</w>``; a textual-inversion embedding is one word.
-    Raises InputError for a CLIP with several encoders.
+    A word ends with the token that ends in ``</w>``; a textual-inversion embedding is one word, ``embedding:name``.
+    Raises InputError for a CLIP with several encoders, and for an embedding that ComfyUI does not find.
     """
     chunks_by_encoder = clip.tokenize(text, return_word_ids=True)
     name, chunks = next(iter(chunks_by_encoder.items()))
     tokenizer = getattr(clip.tokenizer, f"clip_{name}", None)
     if tokenizer is None or len(chunks_by_encoder) > 1:
         raise InputError("this CLIP is not that of a Stable Diffusion 1.x or 2.x model; load one that is")
+    names = EMBEDDING.findall(text)
+    learned_groups = {group for chunk in chunks for token, _, group in chunk if not isinstance(token, int)}
+    if len(names) != len(learned_groups):
+        raise InputError(
+            f'not all of the embeddings in "{text}" ({", ".join(names)}) are in models/embeddings and made for this '
+            "model; check their names"
+        )
+    name_of = dict(zip(sorted(learned_groups), names, strict=True))
     ids: list[int] = []
     places: list[int] = []
     words: list[str] = []
@@ -123,7 +133,7 @@ def prompt_of(clip: Any, text: str) -> Prompt:
             following = inner[i + 1][2] if i + 1 < end else None
             if learned:
                 if following != group:
-                    words.append(f"embedding {group}")
+                    words.append(f"embedding:{name_of[group].lower()}")
                 continue
             open_word.append(token)
             if tokenizer.inv_vocab[token].endswith("</w>") or following != group:

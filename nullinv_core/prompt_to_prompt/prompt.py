@@ -49,7 +49,8 @@ def split_words(text: str) -> list[str]:
 
 def find_phrase(prompt: Prompt, phrase: str, what: str = "word") -> list[int]:
     """Token positions of every occurrence of a word or phrase; raises InputError that lists the prompt's words."""
-    wanted = split_words(phrase)
+    # a learned word (embedding:name) is one word, though the same letters in a text are several
+    wanted = [phrase.lower()] if phrase.lower() in prompt.words else split_words(phrase)
     starts = range(len(prompt.words) - len(wanted) + 1) if wanted else range(0)
     hits = [w for s in starts if list(prompt.words[s : s + len(wanted)]) == wanted for w in range(s, s + len(wanted))]
     if not hits:

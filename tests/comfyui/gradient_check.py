@@ -1,7 +1,7 @@
 """Compare autograd with finite differences inside ComfyUI, as an executor runs a node: in inference mode.
 
 ``gradient_check.py PACK``, run by ComfyUI's Python through launch.py; prints JSON with both slopes of the loss along
-the gradient's direction, and whether the MODEL's patcher is the one that came in.
+the gradient's direction, and how far the gradient with checkpointing is from the one without.
 """
 
 import importlib.util
@@ -38,12 +38,19 @@ def slopes(denoiser, clean):
     def loss(null):
         return (denoiser(clean, level, null, nulls=1) - wanted).square().mean()
 
-    with torch.enable_grad():
-        null = empty.clone().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(loss(null), null)
+    def gradient_of():
+        with torch.enable_grad():
+            null = empty.clone().requires_grad_(True)
+            return torch.autograd.grad(loss(null), null)[0]
+
+    gradient = gradient_of()
+    denoiser.checkpointing.on = True
+    again = gradient_of()
+    denoiser.checkpointing.on = False
     direction = gradient / gradient.norm()
     numeric = (loss(empty + STEP * direction) - loss(empty - STEP * direction)) / (2 * STEP)
-    return {"autograd": float(gradient.norm()), "numeric": float(numeric)}
+    apart = float((again - gradient).norm() / gradient.norm())
+    return {"autograd": float(gradient.norm()), "numeric": float(numeric), "checkpointed_apart": apart}
 
 
 with torch.inference_mode():

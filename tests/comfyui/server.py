@@ -48,6 +48,7 @@ class Server:
             "models/checkpoints",
             "models/loras",
             "models/controlnet",
+            "models/embeddings",
         ):
             (self.base / name).mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:

@@ -41,6 +41,20 @@ def test_what_others_set_on_the_model_takes_part(comfy, kind):
     assert relative(latent(comfy, f"{kind}-ksampler"), reconstruction) < 1e-3
 
 
+def test_out_of_memory_is_tried_once_more_with_checkpointing(comfy):
+    """Guards small cards: one retry in less memory gives the same; a second failure is a sentence."""
+    entries = []
+    for times in (0, 1, 2):
+        chain = Chain(**QUICK)
+        short = chain.graph.add("OtherRunOut", model=chain.load(), times=times)
+        chain.graph[chain.optimize()[0]]["inputs"]["model"] = short()
+        chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix=f"ran-out-{times}")
+        entries.append(comfy.finish(comfy.queue(chain.graph)))
+    assert relative(latent(comfy, "ran-out-1"), latent(comfy, "ran-out-0")) < 1e-4
+    assert "once more with gradient checkpointing" in comfy.text()
+    assert "not enough memory to optimize" in error_of(entries[2])
+
+
 def test_attention_that_another_pack_took_is_refused(comfy):
     """Guards against two replacements of one layer: a sentence, not a silent winner."""
     chain = Chain(**QUICK)

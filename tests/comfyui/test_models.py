@@ -5,13 +5,20 @@ import math
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nullinv_core import load_inversion
+from nullinv_core import invert, load_inversion
+from nullinv_core.backends.diffusers import load_model
+from nullinv_core.demo.tokenizer import write_tokenizer
+from nullinv_core.demo.train import write_model
+from nullinv_core.demo.train_autoencoder import new_autoencoder
+from nullinv_core.demo.train_text import WIDTH, new_text_encoder
 
 from .graphs import Chain, Graph
 from .outputs import latent, newest, relative
-from .server import PACK
+from .server import PACK, error_of
 
 PROMPTS = ("a photo of a cat on a table", "a drawing of a red car in the snow")
 SIDE = 64
@@ -175,7 +182,71 @@ def test_a_lora_takes_part(comfy):
     assert entry["status"]["status_str"] == "error" and "other LoRAs" in json.dumps(entry["status"]["messages"])
 
 
+def test_a_learned_word_takes_part(comfy):
+    """Guards textual inversion: an embedding is one word that can be replaced, weighted and blended by its name."""
+    vectors = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
+    save_file({"emb_params": vectors}, comfy.base / "models" / "embeddings" / "mystar.safetensors")
+    chain = Chain(steps=4, inner_steps=2)
+    text = "an embedding:mystar on a gray background"
+    chain.source = chain.graph.add("CLIPTextEncode", clip=chain.load(1), text=text)
+    for node in (chain.invert, chain.optimize):
+        chain.graph[node()[0]]["inputs"]["source"] = chain.source()
+    plan, sampler = chain.edit("an (embedding:mystar:1.5) on a red background", blend_words="embedding:mystar")
+    chain.graph[plan()[0]]["inputs"]["source_text"] = text
+    chain.graph.add("PreviewAny", source=plan(3))
+    chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="learned")
+    entry = comfy.run(chain.graph)
+    shown = json.dumps(entry["outputs"])
+    assert "embedding:mystar" in shown
+    for node in (chain.source, plan):
+        inputs = chain.graph[node()[0]]["inputs"]
+        inputs.update({k: v.replace("mystar", "nostar") for k, v in inputs.items() if k in ("text", "source_text")})
+    entry = comfy.finish(comfy.queue(chain.graph))
+    assert "models/embeddings" in error_of(entry)
+
+
+def test_a_photo_goes_through_edit_photo(comfy, checkpoint):
+    """Guards the one-node chain on full-size models: a photo of any size, cropped to the model's grid."""
+    photo = Photo(checkpoint)
+    wide = photo.graph.add(
+        "ImageScale", image=photo.image(), upscale_method="bicubic", width=150, height=70, crop="disabled"
+    )
+    edited = photo.graph.add(
+        "NullInvEditPhoto", model=photo.load(), clip=photo.load(1), vae=photo.load(2), image=wide(),
+        source_text=PROMPTS[0], edit_text="a photo of a dog on a table", strength=0.35, blend_words="", size=64,
+        steps=1, cfg=7.5, keep_pixels=False,
+    )  # fmt: skip
+    photo.graph.add("SaveImage", images=edited(0), filename_prefix="one-node")
+    comfy.run(photo.graph)
+    assert Image.open(newest(comfy, "one-node")).size == (128, 64)
+
+
+def test_a_folder_of_any_width_loads(comfy):
+    """Guards Load Diffusers Model: widths that are no multiples of the first; the trajectory is diffusers' own."""
+    name, caption = "odd-widths", "a red star on a gray background"
+    folder = comfy.base / "models" / "diffusers" / name
+    tokenizer = write_tokenizer(folder / "tokenizer")
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(64, 96), layers_per_block=1, attention_head_dim=(2, 3),
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=WIDTH,
+    )  # fmt: skip
+    write_model(folder, new_autoencoder(), unet, new_text_encoder(tokenizer), tokenizer)
+    chain = Chain(steps=2, optimize=False)
+    chain.graph[chain.load()[0]]["inputs"]["model"] = name
+    chain.graph[chain.source()[0]]["inputs"]["text"] = caption
+    chain.graph.add("NullInvSave", trajectory=chain.invert(1), prompt=caption, filename_prefix=name)
+    comfy.run(chain.graph)
+    saved = load_inversion(newest(comfy, name)).trajectory
+    model = load_model(folder)
+    context = model.encode_prompts([model.prompt(caption)])
+    assert relative(saved.latents, invert(model.denoiser, saved.clean, context, saved.schedule).latents) < 1e-3
+
+
 def test_gradients_are_right(comfy):
-    """Guards the backward pass inside ComfyUI: a directional derivative, from inference mode as executors run nodes."""
+    """Guards the backward pass inside ComfyUI: a directional derivative, from inference mode as executors run nodes;
+    and checkpointing, which must not change it."""
     slopes = json.loads(comfy.script("gradient_check.py", PACK).splitlines()[-1])
     assert slopes["autograd"] > 0 and math.isclose(slopes["autograd"], slopes["numeric"], rel_tol=0.01)
+    assert slopes["checkpointed_apart"] < 1e-5

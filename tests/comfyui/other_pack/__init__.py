@@ -3,6 +3,7 @@
 import logging
 
 import comfy.patcher_extension
+import torch
 
 
 def _count(executor, *args, **kwargs):
@@ -48,8 +49,29 @@ class ReplaceAttention(_OnModel):
         return (patched,)
 
 
+class RunOut(_OnModel):
+    """Runs out of memory in so many of the predictions that keep what a backward pass needs."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "times": ("INT",)}}
+
+    def apply(self, model, times):
+        patched, left = model.clone(), [times]
+
+        def wrapper(executor, *args, **kwargs):
+            if torch.is_grad_enabled() and left[0]:
+                left[0] -= 1
+                raise torch.cuda.OutOfMemoryError("injected")
+            return executor(*args, **kwargs)
+
+        patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "run out", wrapper)
+        return (patched,)
+
+
 NODE_CLASS_MAPPINGS = {
     "OtherWrap": Wrap,
     "OtherPatchAttention": PatchAttention,
     "OtherReplaceAttention": ReplaceAttention,
+    "OtherRunOut": RunOut,
 }

@@ -1,0 +1,62 @@
+"""Measure what a forward and a backward pass hold in memory, with and without gradient checkpointing.
+
+``gradient_memory.py PACK CHECKPOINT SIDE``, run by ComfyUI's Python through launch.py, on a CPU under Linux: resident
+memory at its peak less that before, in bytes, for latents SIDE×SIDE, as JSON. What it finds stands in
+``backends/comfy.py``.
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+ARGUMENTS, sys.argv = sys.argv[1:], [sys.argv[0], "--cpu", "--bf16-unet"]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.sd  # noqa: E402
+import torch  # noqa: E402
+
+pack = Path(ARGUMENTS[0])
+spec = importlib.util.spec_from_file_location("pack", pack / "__init__.py", submodule_search_locations=[str(pack)])
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+
+from pack.nullinv_core.backends.comfy import run, text_of  # noqa: E402
+from pack.nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
+
+STATUS = Path("/proc/self/status")
+
+
+def resident(field):
+    """VmRSS, or its peak VmHWM, in bytes."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def peaks(denoiser, clean):
+    """Peak of a gradient of the null context, plain and checkpointed."""
+    found = {}
+    empty = text_of(conditioning, "empty")
+    for name, on in (("checkpointed", True), ("plain", False)):
+        denoiser.checkpointing.on = on
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS")
+        with torch.enable_grad():
+            null = empty.clone().requires_grad_(True)
+            torch.autograd.grad(denoiser(clean, schedule.level(3), null, nulls=1).square().mean(), null)
+        found[name] = resident("VmHWM") - before
+    return found
+
+
+with torch.inference_mode():
+    model, clip, *_ = comfy.sd.load_checkpoint_guess_config(ARGUMENTS[1], output_vae=False)
+    schedule = schedule_of(model, "ddim_uniform", 5)
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a photo of a cat"))
+    side = int(ARGUMENTS[2])
+    latents = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
+    found = run(model, conditioning, conditioning, latents, schedule, peaks, gradients=True)
+    found |= {"comfyui": model.memory_required([1, 4, side, side]), "dtype": str(model.model.get_dtype_inference())}
+print(json.dumps(found))
