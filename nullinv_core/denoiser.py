@@ -51,8 +51,8 @@ class Denoiser(Protocol):
         nulls: int = 0,
     ) -> Tensor:
         """ε for latents (B, C, h, w) at a noise level under contexts (B, tokens, width); same shape and dtype as
-        the latents, whatever precision the network runs in. The first ``nulls`` rows are unconditional ones: all of
-        them or half, and then of the same latents as the other half."""
+        the latents, whatever precision the network runs in. The first ``nulls`` rows are unconditional ones. Where
+        they are half of the rows, they are of the same latents as the other half."""
         ...
 
 

@@ -93,13 +93,16 @@ def edit(
     source_guidance: float | None = None,
     limit: Tensor | None = None,
     steps: int | None = None,
+    pin: bool = False,
 ) -> EditResult:
     """Sample source and edits of every image in one batch, with attention control and local blend.
 
     ``contexts``: the edit prompts' (B, E, tokens, width). ``null``: ∅_t of the inversion, which serves all branches
     of its image, or a plain null context. ``source_guidance``: of the source branch, by default that of the edits.
     ``limit``: bool (B, h, w); outside of it edits stay the source. ``steps``: how many of the T steps to take; with
-    fewer the latents keep the noise of the step that would be next. Costs 2·(1+E)·T samples an image.
+    fewer the latents keep the noise of the step that would be next. ``pin``: the source branch is the trajectory
+    itself, not sampled but read (direct inversion, Ju et al. 2023), so the source's attention is exact and needs no
+    unconditional sample. Costs 2·(1+E)·T samples an image, with ``pin`` (1+2E)·T.
     """
     _check_null(null, trajectory, guidance)
     check_guidance(guidance if source_guidance is None else source_guidance)
@@ -127,13 +130,18 @@ def edit(
         latents = trajectory.noisiest.repeat_interleave(branches, 0)
         for index, step in enumerate(range(schedule.steps, schedule.steps - taken, -1)):
             level = schedule.level(step)
-            rows = _null_rows(null, trajectory, step).to(text).repeat_interleave(branches, 0)
-            control = StepControl(edits, index, maps, slice(len(rows), 2 * len(rows)))
-            predicted = denoiser(latents.repeat(2, 1, 1, 1), level, torch.cat([rows, text]), control, len(rows))
-            epsilon_null, epsilon_text = check_finite(predicted, level, step).chunk(2)
-            epsilon = guide(epsilon_null, epsilon_text, scale.flatten(0, 1))
+            # which branches are guided: the pinned source is not
+            guided = torch.arange(len(latents), device=latents.device) % branches >= pin
+            rows = _null_rows(null, trajectory, step).to(text).repeat_interleave(branches, 0)[guided]
+            control = StepControl(edits, index, maps, slice(len(rows), len(rows) + len(text)))
+            both = torch.cat([latents[guided], latents])
+            predicted = denoiser(both, level, torch.cat([rows, text]), control, len(rows))
+            epsilon_null, epsilon = check_finite(predicted, level, step).split([len(rows), len(text)])
+            epsilon = epsilon.index_put((guided,), guide(epsilon_null, epsilon[guided], scale.flatten(0, 1)[guided]))
             clean = predicted_clean(latents, epsilon, level.alpha)
             latents = ddim_step(latents, epsilon, schedule, step)
+            if pin:
+                latents[::branches] = trajectory.latents[step - 1]
             latents = _blend(latents, maps, edits, index, schedule.steps, mask)
             if limit is not None:
                 latents = _keep_outside(latents, limit.to(latents.device), branches)

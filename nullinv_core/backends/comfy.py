@@ -69,6 +69,10 @@ class ComfyDenoiser:
     ) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigma, texts = sigma_of(level.alpha), len(latents) - nulls
+        if nulls and texts and nulls != texts:
+            # ComfyUI predicts all conditionings of a call for the same latents
+            null = self(latents[:nulls], level, context[:nulls], None, nulls)
+            return torch.cat([null, self(latents[nulls:], level, context[nulls:], attention)])
         sampled = latents[: max(nulls, texts)] * math.sqrt(1 + sigma**2)
         sigmas = sampled.new_full((len(sampled),), sigma)
         # other packs tell conditional (0) and unconditional rows (1) apart by their place in this list
