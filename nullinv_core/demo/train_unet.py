@@ -1,4 +1,4 @@
-"""Train the demo's UNet on cached latents and contexts of training scenes, in two cycles of the learning rate."""
+"""Train the demo's UNet on cached latents and contexts of training scenes, in three cycles of the learning rate."""
 
 from __future__ import annotations
 
@@ -22,19 +22,28 @@ from .scenes import RADII, SIZE, TILT, Scene, discs, render, sample_scene
 from .shapes import SHAPES
 from .train_text import WIDTH, token_ids
 from .training_loop import Budget, run_steps, warmup_cosine
+from .training_state import finished_steps, load_module
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps, peak learning rate, and how many scenes to learn from."""
+    """Steps, peak learning rate, how many scenes to learn from; ``focus``: extra loss weight where objects are, which
+    are told apart in a seventh of the picture; ``skew``: timesteps are 1000·u^skew of a uniform u, so less than 1 looks
+    more often at noisy pictures, where it is decided what is drawn."""
 
     steps: int
     peak_rate: float
     scenes: int
+    focus: float = 2.0
+    skew: float = 1.0
 
 
-STAGES = {"unet": Stage(6_000, 2e-3, 14_336), "unet-fine": Stage(5_000, 1.2e-3, 28_672)}
-"""The second goes on from the averaged weights of the first, with new scenes."""
+STAGES = {
+    "unet": Stage(6_000, 2e-3, 14_336),
+    "unet-fine": Stage(5_000, 1.2e-3, 28_672),
+    "unet-final": Stage(7_000, 1.2e-3, 28_672, focus=4.0, skew=0.75),
+}
+"""Each goes on from the averaged weights of the one before."""
 SHARD = 2_048
 BATCH = 32
 OFFSET_NOISE = 0.1
@@ -42,8 +51,6 @@ OFFSET_NOISE = 0.1
 noisiest timesteps tells the background's colour, and the network learns to trust it more than the words."""
 DROPOUT = 0.1
 """Share of captions replaced by the empty prompt, for classifier-free guidance."""
-FOCUS = 2.0
-"""Extra loss weight where objects are: shapes are told apart in a seventh of the picture, backgrounds everywhere."""
 PLACED = 0.1
 """Signal-to-noise ratio above which it shows where the objects are. Below it the extra weight would teach the network
 to expect objects everywhere."""
@@ -127,6 +134,10 @@ def train(
     torch.manual_seed(2)
     unet = new_unet(HINTS)
     for number, name in enumerate(STAGES):
+        path = work / f"{name}.safetensors"
+        if finished_steps(path) >= STAGES[name].steps:
+            load_module(path, "average", unet)
+            continue
         averaged = _train_stage(number, name, unet, work, vae, text_encoder, tokenizer, device, budget)
         if averaged is None:
             return None
@@ -166,7 +177,7 @@ def _train_stage(
         rng = np.random.default_rng([step, 11 + number])
         rows = torch.from_numpy(rng.permutation(stage.scenes)[:BATCH])
         strata = (rng.permutation(BATCH) + rng.uniform(size=BATCH)) / BATCH
-        timesteps = torch.from_numpy((strata * len(alphas)).astype(np.int64))
+        timesteps = torch.from_numpy((strata**stage.skew * len(alphas)).astype(np.int64))
         texts = torch.where(torch.from_numpy(rng.uniform(size=BATCH) < DROPOUT), stage.scenes, rows)
         clean = data[rows]
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
@@ -180,7 +191,7 @@ def _train_stage(
             )
         snr = alpha / (1 - alpha)
         # halfway between predicting the noise (1) and the image (1 / snr): every timestep then has a like share
-        weight = snr.rsqrt() * (1 + FOCUS * focused[rows] * (snr / PLACED).clamp(max=1))
+        weight = snr.rsqrt() * (1 + stage.focus * focused[rows] * (snr / PLACED).clamp(max=1))
         denoising = ((epsilon.float() - noise.to(device)).square() * weight.to(device)).mean()
         return denoising + HINT_WEIGHT * (layout.float() - layouts[rows].to(device)).square().mean()
 

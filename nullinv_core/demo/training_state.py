@@ -21,12 +21,27 @@ def save_state(path: Path, step: int, modules: dict[str, torch.nn.Module], optim
     os.replace(partial, path)
 
 
+def finished_steps(path: Path) -> int:
+    """Steps that the state of a file has behind it; 0 where there is no file."""
+    if not path.exists():
+        return 0
+    with safe_open(path, "pt") as file:
+        return int(file.metadata()["step"])
+
+
+def load_module(path: Path, name: str, module: torch.nn.Module) -> None:
+    """Restore one of the modules that ``save_state`` wrote, without the optimizer."""
+    with safe_open(path, "pt") as file:
+        keys = [key for key in file.keys() if key.startswith(f"{name}/")]  # noqa: SIM118 (not a dict)
+        module.load_state_dict({key[len(name) + 1 :]: file.get_tensor(key) for key in keys})
+
+
 def load_state(path: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> int:
     """Restore what ``save_state`` wrote; return the number of finished steps (0 where there is no file)."""
     if not path.exists():
         return 0
+    step = finished_steps(path)
     with safe_open(path, "pt") as file:
-        step = int(file.metadata()["step"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():

@@ -10,6 +10,7 @@ from nullinv_core.demo.muon import Muon, orthogonalize
 from nullinv_core.demo.scenes import SIZE, discs, render, sample_scene
 from nullinv_core.demo.shapes import SHAPES
 from nullinv_core.demo.train_unet import HINTS, hints, new_unet, without_hints
+from nullinv_core.demo.training_state import finished_steps, load_module, load_state, save_state
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 24), (2, 24, 8), (1, 16, 16)])
@@ -87,3 +88,18 @@ def test_hints_are_left_out_of_the_finished_unet():
     with torch.no_grad():
         assert plain.config.out_channels == 4
         assert torch.allclose(plain(*inputs).sample, trained(*inputs).sample[:, :4], atol=1e-5)
+
+
+def test_a_finished_stage_is_read_back_alone(tmp_path):
+    """Guards resuming between stages: how far a file got, and one module of it, without the optimizer's state."""
+    path = tmp_path / "stage.safetensors"
+    assert finished_steps(path) == 0
+    trained, average = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(trained.parameters())
+    trained(torch.ones(3)).sum().backward()
+    optimizer.step()
+    save_state(path, 7, {"unet": trained, "average": average}, optimizer)
+    read = torch.nn.Linear(3, 2)
+    load_module(path, "average", read)
+    assert finished_steps(path) == 7 and torch.equal(read.weight, average.weight)
+    assert load_state(path, {"unet": read}, optimizer) == 7 and torch.equal(read.weight, trained.weight)
