@@ -1,0 +1,121 @@
+"""What makes null-text inversion cheap: the loss looked at first, a better start, a budget, a pinned source branch."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nullinv_core import Counted, EditSettings, InputError, NullTextSettings, batch_edits, edit, invert
+from nullinv_core import optimize_null_text, plan_edit, reconstruct
+from nullinv_core.null_text import FAST, PAPER
+
+from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
+
+SOURCE, EDIT = word_prompt("a red cat on grass"), word_prompt("a blue cat on grass")
+STRICT = replace(FAST, early_stop=0.0, early_stop_growth=0.0, budget=0, inner_steps=3)
+
+
+@pytest.fixture
+def denoiser():
+    return Counted(controlled(tiny_unet(torch.float64)))
+
+
+def inverted(denoiser, prompts=(SOURCE,), steps=4):
+    context = torch.stack([context_of(p) for p in prompts])
+    return invert(denoiser.denoiser, latents_of(len(prompts)), context, tiny_schedule(steps))
+
+
+def test_where_the_loss_is_small_nothing_is_optimized(denoiser):
+    """Guards the floor of the cost: two samples a step, and the start itself is the result."""
+    trajectory = inverted(denoiser)
+    easy = replace(FAST, early_stop=1e9)
+    null, reached = optimize_null_text(denoiser, trajectory, empty_context(), easy)
+    assert (denoiser.forwards, denoiser.backwards) == (2 * 4, 0)
+    assert torch.equal(null.embeddings, trajectory.context.expand(4, -1, -1, -1))
+    assert int(null.iterations.sum()) == 0 and bool(null.losses.isfinite().all())
+    # guided by the source prompt itself, the guidance falls out
+    assert torch.allclose(reached, reconstruct(denoiser, trajectory, empty_context(), 1.0))
+
+
+def test_every_iteration_costs_a_pass_forth_and_back(denoiser):
+    """Guards the cost of the rest, and that ε is not computed again for the step."""
+    null, _ = optimize_null_text(denoiser, inverted(denoiser), empty_context(), STRICT)
+    assert null.iterations.tolist() == [[3]] * 4
+    assert (denoiser.forwards, denoiser.backwards) == (2 * 4 + 3 * 4, 3 * 4)
+
+
+def test_a_budget_is_kept_by_each_image_alone(denoiser):
+    """Guards the promise of a highest cost: over all steps no image takes more iterations than its budget."""
+    prompts = (SOURCE, word_prompt("two dogs"))
+    settings = replace(STRICT, budget=5)
+    both, _ = optimize_null_text(denoiser, inverted(denoiser, prompts), empty_context(), settings)
+    assert both.iterations.sum(0).tolist() == [5, 5]
+    # spent from the noisiest step on
+    assert both.iterations[:, 0].tolist() == [0, 0, 2, 3]
+
+
+def test_a_batch_equals_its_single_runs(denoiser):
+    """Guards early stops inside a batch: an image that is done does not move while the others go on."""
+    prompts = (SOURCE, word_prompt("two dogs"))
+    trajectory = inverted(denoiser, prompts)
+    first, _ = optimize_null_text(denoiser, trajectory, empty_context(), replace(STRICT, inner_steps=1))
+    settings = replace(STRICT, early_stop=float(first.losses.mean()))
+    both, reached = optimize_null_text(denoiser, trajectory, empty_context(), settings)
+    assert both.iterations[:, 0].tolist() != both.iterations[:, 1].tolist()
+    for row in range(2):
+        alone = replace(trajectory, latents=trajectory.latents[:, [row]], context=trajectory.context[[row]])
+        null, z = optimize_null_text(denoiser, alone, empty_context(), settings)
+        assert torch.equal(null.iterations[:, 0], both.iterations[:, row])
+        assert torch.allclose(null.embeddings[:, 0], both.embeddings[:, row], rtol=1e-7, atol=1e-9)
+        assert torch.allclose(z[0], reached[row], rtol=1e-7, atol=1e-9)
+
+
+def test_looking_first_takes_the_authors_steps(denoiser):
+    """Guards the shared optimizer: with one step a timestep and no stop, both orders find the same embeddings."""
+    trajectory = inverted(denoiser)
+    never = {"inner_steps": 2, "early_stop": 0.0, "early_stop_growth": 0.0}
+    plain, _ = optimize_null_text(denoiser, trajectory, empty_context(), replace(PAPER, **never))
+    tested, _ = optimize_null_text(denoiser, trajectory, empty_context(), NullTextSettings(**never, test_first=True))
+    assert torch.equal(plain.embeddings, tested.embeddings)
+
+
+def edited(denoiser, trajectory, pin, settings=EditSettings(), edits=(EDIT,)):  # noqa: B008
+    plans = [plan_edit(SOURCE, e, 4, settings) for e in edits]
+    contexts = torch.stack([context_of(e) for e in edits])[None]
+    return edit(denoiser, trajectory, empty_context(), contexts, batch_edits([plans]), 3.0, pin=pin)
+
+
+def test_a_pinned_source_is_the_photo(denoiser):
+    """Guards direct inversion: the source branch is the trajectory, to the bit, at one sample a step."""
+    trajectory = inverted(denoiser)
+    result = edited(denoiser, trajectory, pin=True, edits=(EDIT, SOURCE))
+    assert torch.equal(result.source, trajectory.clean)
+    assert denoiser.forwards == (1 + 2 * 2) * 4
+
+
+def test_pinning_changes_nothing_where_the_source_keeps_to_the_trajectory(denoiser):
+    """Guards the pinned sampler against the plain one, at a guidance of 1 on a trajectory that retraces itself."""
+    trajectory = inverted(denoiser)
+    latents = [trajectory.noisiest]
+    for steps in range(1, 5):
+        plan = plan_edit(SOURCE, SOURCE, 4)
+        contexts = context_of(SOURCE)[None, None]
+        batch = batch_edits([[plan]])
+        latents.append(edit(denoiser, trajectory, empty_context(), contexts, batch, 1.0, steps=steps).source)
+    exact = replace(trajectory, latents=torch.stack(latents[::-1]))
+    settings = EditSettings(blend=["cat"], blend_threshold=0.6)
+    plan = plan_edit(SOURCE, EDIT, 4, settings)
+    contexts = context_of(EDIT)[None, None]
+    free, pinned = (
+        edit(denoiser, exact, empty_context(), contexts, batch_edits([[plan]]), 3.0, source_guidance=1.0, pin=pin)
+        for pin in (False, True)
+    )
+    assert torch.allclose(free.latents, pinned.latents, rtol=1e-9, atol=1e-12)
+    assert torch.equal(free.mask, pinned.mask) and torch.allclose(free.maps, pinned.maps)
+
+
+@pytest.mark.parametrize("wrong", [{"start": "middle"}, {"budget": -1}, {"budget": 3, "test_first": False}])
+def test_settings_that_make_no_sense_are_refused(wrong):
+    """Guards the edges."""
+    with pytest.raises(InputError):
+        replace(FAST, **wrong)
