@@ -5,8 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nullinv_core import Counted, EditSettings, InputError, NullTextSettings, batch_edits, edit, invert
-from nullinv_core import optimize_null_text, plan_edit, reconstruct
+from nullinv_core import (
+    Counted,
+    EditSettings,
+    InputError,
+    NullTextSettings,
+    batch_edits,
+    edit,
+    invert,
+    optimize_null_text,
+    plan_edit,
+    reconstruct,
+)
 from nullinv_core.null_text import FAST, PAPER
 
 from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
