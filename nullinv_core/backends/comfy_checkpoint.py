@@ -31,7 +31,7 @@ def allow_checkpointing(patcher: Any, switch: Checkpointing) -> None:
 
 
 def _heeding(block: nn.Module, switch: Checkpointing) -> nn.Module:
-    kind: type = type(block)
+    kind: Any = type(block)
 
     def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
         if not (switch.on and torch.is_grad_enabled()):
