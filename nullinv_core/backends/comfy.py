@@ -28,11 +28,9 @@ from ..errors import InputError
 from ..schedule import NoiseLevel, Schedule
 from ..types import Callback, Event
 from .comfy_attention import controlled, differentiable
-from .comfy_checkpoint import Checkpointing, allow_checkpointing
+from .comfy_checkpoint import Checkpointing, allow_checkpointing, checkpointing_for, memory_needed
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
-GRADIENT_MEMORY = 4.0
-"""Memory of a forward and a backward pass, as a multiple of what ComfyUI reckons for a forward pass alone."""
 REFUSED = {
     "area": "an area",
     "mask": "a mask",
@@ -166,10 +164,10 @@ def run(
     with torch.inference_mode(False), torch.no_grad():
         patcher = _resident(model) if gradients else model.clone()
         samples = latents.detach().clone()
-        checkpointing = Checkpointing() if gradients else None
+        checkpointing = checkpointing_for(patcher, samples.shape) if gradients else None
         if checkpointing:
             allow_checkpointing(patcher, checkpointing)
-            needed = GRADIENT_MEMORY * patcher.memory_required(list(samples.shape))
+            needed = memory_needed(patcher, samples.shape, checkpointing.on)
             comfy.model_management.load_models_gpu([patcher], memory_required=needed, force_full_load=True)
         guider = comfy.samplers.CFGGuider(patcher)
         guider.set_conds(_ordinary_conditioning(positive), _ordinary_conditioning(negative))
