@@ -129,21 +129,20 @@ class _CoreSampler(comfy.samplers.Sampler):
         _make_ordinary(model.diffusion_model)
         for extra in comfy.sampler_helpers.get_additional_models(conds, model.get_dtype())[0]:
             _make_ordinary(extra.model)
-        try:
-            self.result = self.job(denoiser, latent_image)
-            return latent_image
-        except torch.cuda.OutOfMemoryError:
+        while True:
+            try:
+                self.result = self.job(denoiser, latent_image)
+                return latent_image
+            except torch.cuda.OutOfMemoryError as error:
+                if self.checkpointing.on:
+                    raise InputError(
+                        "there is not enough memory to optimize this picture; use a smaller one, fewer pictures at "
+                        "once, or start ComfyUI with --reserve-vram or --lowvram"
+                    ) from error
+            # outside of the handler, which keeps the failed run's tensors alive
             logging.warning("null-text inversion ran out of memory; once more with gradient checkpointing")
-        comfy.model_management.soft_empty_cache()
-        self.checkpointing.on = True
-        try:
-            self.result = self.job(denoiser, latent_image)
-        except torch.cuda.OutOfMemoryError as error:
-            raise InputError(
-                "there is not enough memory to optimize this picture; use a smaller one, fewer pictures at once, or "
-                "start ComfyUI with --reserve-vram or --lowvram"
-            ) from error
-        return latent_image
+            comfy.model_management.soft_empty_cache()
+            self.checkpointing.on = True
 
 
 def run(
