@@ -28,11 +28,9 @@ from ..errors import InputError
 from ..schedule import NoiseLevel, Schedule
 from ..types import Callback, Event
 from .comfy_attention import controlled, differentiable
-from .comfy_checkpoint import Checkpointing, allow_checkpointing
+from .comfy_checkpoint import Checkpointing, allow_checkpointing, checkpointing_for, memory_needed
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
-GRADIENT_MEMORY = 4.0
-"""Memory of a forward and a backward pass, as a multiple of what ComfyUI reckons for a forward pass alone."""
 REFUSED = {
     "area": "an area",
     "mask": "a mask",
@@ -135,21 +133,20 @@ class _CoreSampler(comfy.samplers.Sampler):
         _make_ordinary(model.diffusion_model)
         for extra in comfy.sampler_helpers.get_additional_models(conds, model.get_dtype())[0]:
             _make_ordinary(extra.model)
-        try:
-            self.result = self.job(denoiser, latent_image)
-            return latent_image
-        except torch.cuda.OutOfMemoryError:
+        while True:
+            try:
+                self.result = self.job(denoiser, latent_image)
+                return latent_image
+            except torch.cuda.OutOfMemoryError as error:
+                if self.checkpointing.on:
+                    raise InputError(
+                        "there is not enough memory to optimize this picture; use a smaller one, fewer pictures at "
+                        "once, or start ComfyUI with --reserve-vram or --lowvram"
+                    ) from error
+            # outside of the handler, which keeps the failed run's tensors alive
             logging.warning("null-text inversion ran out of memory; once more with gradient checkpointing")
-        comfy.model_management.soft_empty_cache()
-        self.checkpointing.on = True
-        try:
-            self.result = self.job(denoiser, latent_image)
-        except torch.cuda.OutOfMemoryError as error:
-            raise InputError(
-                "there is not enough memory to optimize this picture; use a smaller one, fewer pictures at once, or "
-                "start ComfyUI with --reserve-vram or --lowvram"
-            ) from error
-        return latent_image
+            comfy.model_management.soft_empty_cache()
+            self.checkpointing.on = True
 
 
 def run(
@@ -170,10 +167,10 @@ def run(
     with torch.inference_mode(False), torch.no_grad():
         patcher = _resident(model) if gradients else model.clone()
         samples = latents.detach().clone()
-        checkpointing = Checkpointing() if gradients else None
+        checkpointing = checkpointing_for(patcher, samples.shape) if gradients else None
         if checkpointing:
             allow_checkpointing(patcher, checkpointing)
-            needed = GRADIENT_MEMORY * patcher.memory_required(list(samples.shape))
+            needed = memory_needed(patcher, samples.shape, checkpointing.on)
             comfy.model_management.load_models_gpu([patcher], memory_required=needed, force_full_load=True)
         guider = comfy.samplers.CFGGuider(patcher)
         guider.set_conds(_ordinary_conditioning(positive), _ordinary_conditioning(negative))

@@ -1,6 +1,6 @@
 """Train the demo model from nothing: ``python -m nullinv_core.demo.train``. Resumable; the same command goes on.
 
-Stages: tokenizer, autoencoder (in three passes), text encoder, UNet. Each keeps its state in the work folder as
+Stages: tokenizer, autoencoder and UNet (in three passes each), text encoder. Each keeps its state in the work folder as
 safetensors; the finished model is written as a diffusers folder in fp16.
 """
 
@@ -46,7 +46,7 @@ def train(work: Path, out: Path, device: str, budget: Budget) -> bool:
     unet = train_unet.train(work, vae, text, tokenizer, device, budget)
     if unet is None:
         return False
-    write_model(out, vae, unet, text, tokenizer)
+    write_model(out, vae, train_unet.without_hints(unet), text, tokenizer)
     return True
 
 

@@ -129,35 +129,24 @@ def train(
     tokenizer: CLIPTokenizer,
     device: str,
     budget: Budget,
+    name: str = "unet-final",
 ) -> UNet2DConditionModel | None:
-    """Train up to the last step; return the averaged UNet, or None when the budget ran out before."""
+    """Train up to the end of stage ``name``; return the averaged UNet with its hints, or None when the budget ran out.
+
+    A stage that is finished is read back without preparing its scenes.
+    """
     torch.manual_seed(2)
+    stages, path = list(STAGES), work / f"{name}.safetensors"
+    number, stage = stages.index(name), STAGES[name]
     unet = new_unet(HINTS)
-    for number, name in enumerate(STAGES):
-        path = work / f"{name}.safetensors"
-        if finished_steps(path) >= STAGES[name].steps:
-            load_module(path, "average", unet)
-            continue
-        averaged = _train_stage(number, name, unet, work, vae, text_encoder, tokenizer, device, budget)
-        if averaged is None:
+    if finished_steps(path) >= stage.steps:
+        load_module(path, "average", unet)
+        return unet
+    if number:
+        earlier = train(work, vae, text_encoder, tokenizer, device, budget, stages[number - 1])
+        if earlier is None:
             return None
-        unet = averaged
-    return without_hints(unet)
-
-
-def _train_stage(
-    number: int,
-    name: str,
-    unet: UNet2DConditionModel,
-    work: Path,
-    vae: AutoencoderTiny,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    device: str,
-    budget: Budget,
-) -> UNet2DConditionModel | None:
-    """Train from ``unet`` up to the end of a stage; return the averaged UNet, or None when the budget ran out."""
-    stage = STAGES[name]
+        unet = earlier
     data = cached_latents(work, vae, range(stage.scenes), device, budget)
     if data is None:
         return None
@@ -201,7 +190,7 @@ def _train_stage(
 
     rate = warmup_cosine(stage.peak_rate, stage.steps, warmup=100)
     state = {"unet": unet, "average": average}
-    done = run_steps(work / f"{name}.safetensors", state, optimizer, loss_of, stage.steps, rate, budget, follow)
+    done = run_steps(path, state, optimizer, loss_of, stage.steps, rate, budget, follow)
     return average if done else None
 
 

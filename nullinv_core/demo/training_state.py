@@ -31,9 +31,14 @@ def finished_steps(path: Path) -> int:
 
 def load_module(path: Path, name: str, module: torch.nn.Module) -> None:
     """Restore one of the modules that ``save_state`` wrote, without the optimizer."""
+    module.load_state_dict(_tensors(path, name))
+
+
+def _tensors(path: Path, name: str) -> dict[str, torch.Tensor]:
+    """What a file holds under ``name/``, without that prefix."""
     with safe_open(path, "pt") as file:
         keys = [key for key in file.keys() if key.startswith(f"{name}/")]  # noqa: SIM118 (not a dict)
-        module.load_state_dict({key[len(name) + 1 :]: file.get_tensor(key) for key in keys})
+        return {key.removeprefix(f"{name}/"): file.get_tensor(key) for key in keys}
 
 
 def load_state(path: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> int:
@@ -41,14 +46,11 @@ def load_state(path: Path, modules: dict[str, torch.nn.Module], optimizer: torch
     if not path.exists():
         return 0
     step = finished_steps(path)
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    for name, module in modules.items():
+        load_module(path, name, module)
     moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, key = name.split("/")
-            moments.setdefault(int(index), {})[key] = tensor
-    for prefix, module in modules.items():
-        module.load_state_dict({k[len(prefix) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{prefix}/")})
+    for name, tensor in _tensors(path, "optimizer").items():
+        index, key = name.split("/")
+        moments.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return step

@@ -4,7 +4,6 @@
 the gradient's direction, and how far the gradient with checkpointing is from the one without.
 """
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -17,14 +16,12 @@ comfy.options.enable_args_parsing()
 
 import torch  # noqa: E402
 
-pack = Path(ARGUMENTS[0])
-spec = importlib.util.spec_from_file_location("pack", pack / "__init__.py", submodule_search_locations=[str(pack)])
-sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["pack"])
+# behind ComfyUI's own folder, which has a "nodes" too
+sys.path.append(ARGUMENTS[0])
 
-from pack.nullinv_core.backends.comfy import run, text_of  # noqa: E402
-from pack.nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
-from pack.nullinv_core.backends.comfy_models import load_folder  # noqa: E402
+from nullinv_core.backends.comfy import run, text_of  # noqa: E402
+from nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
+from nullinv_core.backends.comfy_models import load_folder  # noqa: E402
 
 STEP = 0.05
 
@@ -54,7 +51,7 @@ def slopes(denoiser, clean):
 
 
 with torch.inference_mode():
-    model, clip, _ = load_folder(pack / "nullinv_core" / "demo" / "model")
+    model, clip, _ = load_folder(Path(ARGUMENTS[0]) / "nullinv_core" / "demo" / "model")
     schedule = schedule_of(model, "ddim_uniform", 5)
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a red star on a blue background"))
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))

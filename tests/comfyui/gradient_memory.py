@@ -1,16 +1,15 @@
 """Measure what a forward and a backward pass hold in memory, with and without gradient checkpointing.
 
 ``gradient_memory.py PACK CHECKPOINT SIDE``, run by ComfyUI's Python through launch.py, on a CPU under Linux: resident
-memory at its peak less that before, in bytes, for latents SIDE×SIDE, as JSON. What it finds stands in
-``backends/comfy.py``.
+memory at its peak less that before, in bytes, for latents SIDE×SIDE, and what ``comfy_checkpoint.memory_needed``
+reckons, as JSON.
 """
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
-ARGUMENTS, sys.argv = sys.argv[1:], [sys.argv[0], "--cpu", "--bf16-unet"]
+ARGUMENTS, sys.argv = sys.argv[1:], [sys.argv[0], "--cpu"]
 
 import comfy.options  # noqa: E402
 
@@ -19,13 +18,12 @@ comfy.options.enable_args_parsing()
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
 
-pack = Path(ARGUMENTS[0])
-spec = importlib.util.spec_from_file_location("pack", pack / "__init__.py", submodule_search_locations=[str(pack)])
-sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["pack"])
+# behind ComfyUI's own folder, which has a "nodes" too
+sys.path.append(ARGUMENTS[0])
 
-from pack.nullinv_core.backends.comfy import run, text_of  # noqa: E402
-from pack.nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
+from nullinv_core.backends.comfy import run, text_of  # noqa: E402
+from nullinv_core.backends.comfy_checkpoint import memory_needed  # noqa: E402
+from nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
 
 STATUS = Path("/proc/self/status")
 
@@ -58,5 +56,5 @@ with torch.inference_mode():
     side = int(ARGUMENTS[2])
     latents = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
     found = run(model, conditioning, conditioning, latents, schedule, peaks, gradients=True)
-    found |= {"comfyui": model.memory_required([1, 4, side, side]), "dtype": str(model.model.get_dtype_inference())}
+    found |= {f"reckoned, checkpointed {on}": memory_needed(model, latents.shape, on) for on in (True, False)}
 print(json.dumps(found))

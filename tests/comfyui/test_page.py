@@ -17,9 +17,11 @@ SHOTS = PACK / "build" / "screenshots"
 QUICK = {"steps": 2, "inner_steps": 1, "preset": "custom", "size": 64}
 """Widgets that are turned down in every workflow, so that all of them run in the time of one."""
 SMALL = {"width": 64, "height": 64}
-READY = "window.app && window.app.graph && window.app.vueAppReady !== false"
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Release.Status": "skipped"}
-"""No windows over the graph at the first start."""
+READY = "window.app && window.app.vueAppReady && window.app.canvas"
+SETTINGS = {
+    "Comfy.TutorialCompleted": True, "Comfy.Release.Status": "skipped", "LiteGraph.Canvas.MinFontSizeForLOD": 0,
+}  # fmt: skip
+"""No windows over the graph at the first start, and texts at every zoom."""
 OUTSIDE = ("net::ERR", "Failed to load resource", "Failed to fetch", "Network Error", "AxiosError", "CORS policy")
 """What the page says where it asks servers of its own for news; the tests run without a network."""
 
