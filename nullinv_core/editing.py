@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser, check_finite, no_gradients
 from .errors import InputError
-from .prompt_to_prompt.attention import AttentionMaps, EditBatch, StepControl, map_grid
+from .prompt_to_prompt.attention import AttentionMaps, EditBatch, StepControl, map_grid, needs_source
 from .prompt_to_prompt.local_blend import blend_mask, uses_blend
 from .schedule import check_guidance, ddim_step, guide, predicted_clean
 from .types import Callback, Event, NullEmbeddings, Trajectory, ignore
@@ -102,7 +102,8 @@ def edit(
     ``limit``: bool (B, h, w); outside of it edits stay the source. ``steps``: how many of the T steps to take; with
     fewer the latents keep the noise of the step that would be next. ``pin``: the source branch is the trajectory
     itself, not sampled but read (direct inversion, Ju et al. 2023), so the source's attention is exact and needs no
-    unconditional sample. Costs 2·(1+E)·T samples an image, with ``pin`` (1+2E)·T.
+    unconditional sample. Costs 2·(1+E)·T samples an image; with ``pin`` 1+2E a step, 2E where no edit looks at the
+    source's attention any more, and ``maps`` end with the last step that did.
     """
     _check_null(null, trajectory, guidance)
     check_guidance(guidance if source_guidance is None else source_guidance)
@@ -128,16 +129,24 @@ def edit(
         scale = torch.full((batch, branches, 1, 1, 1), guidance, device=text.device, dtype=trajectory.clean.dtype)
         scale[:, 0] = guidance if source_guidance is None else source_guidance
         latents = trajectory.noisiest.repeat_interleave(branches, 0)
+        is_edit = torch.arange(len(latents), device=latents.device) % branches > 0
+        every = torch.ones_like(is_edit)
         for index, step in enumerate(range(schedule.steps, schedule.steps - taken, -1)):
             level = schedule.level(step)
-            # which branches are guided: the pinned source is not
-            guided = torch.arange(len(latents), device=latents.device) % branches >= pin
-            rows = _null_rows(null, trajectory, step).to(text).repeat_interleave(branches, 0)[guided]
-            control = StepControl(edits, index, maps, slice(len(rows), len(rows) + len(text)))
-            both = torch.cat([latents[guided], latents])
-            predicted = denoiser(both, level, torch.cat([rows, text]), control, len(rows))
-            epsilon_null, epsilon = check_finite(predicted, level, step).split([len(rows), len(text)])
-            epsilon = epsilon.index_put((guided,), guide(epsilon_null, epsilon[guided], scale.flatten(0, 1)[guided]))
+            rows = _null_rows(null, trajectory, step).to(text).repeat_interleave(branches, 0)
+            # a pinned source is not guided, and not sampled at all once no edit looks at it any more
+            guided = is_edit if pin else every
+            sampled = is_edit if pin and not needs_source(edits, index) else every
+            first, last = int(guided.sum()), int(sampled.sum())
+            control = StepControl(edits, index, maps, slice(first, first + last)) if sampled is every else None
+            predicted = denoiser(
+                torch.cat([latents[guided], latents[sampled]]), level, torch.cat([rows[guided], text[sampled]]),
+                control, first,
+            )  # fmt: skip
+            epsilon_null, epsilon_text = check_finite(predicted, level, step).split([first, last])
+            epsilon = torch.zeros_like(latents)
+            epsilon[sampled] = epsilon_text
+            epsilon[guided] = guide(epsilon_null, epsilon[guided], scale.flatten(0, 1)[guided])
             clean = predicted_clean(latents, epsilon, level.alpha)
             latents = ddim_step(latents, epsilon, schedule, step)
             if pin:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .edit import Edit
+from .local_blend import uses_blend
 from .prompt import Prompt
 
 SELF_REPLACE_POSITIONS = 32 * 32
@@ -128,6 +129,12 @@ def map_grid(height: int, width: int) -> tuple[int, int]:
     while min(grids[-1]) > 1 and len(grids) <= MOST_HALVINGS:
         grids.append((-(-grids[-1][0] // 2), -(-grids[-1][1] // 2)))
     return next((g for g in reversed(grids) if g[0] * g[1] >= MAP_SIDE**2), grids[0])
+
+
+def needs_source(edits: EditBatch, index: int) -> bool:
+    """Whether some edit looks at the source's attention in a step: through an open window, or for its local blend."""
+    windows = edits.cross_window[:, :, index].any() or edits.self_window[:, :, index].any()
+    return bool(windows) or any(uses_blend(one) for row in edits.edits for one in row)
 
 
 @dataclass(frozen=True)
