@@ -85,7 +85,7 @@ class NullTextOptimize(io.ComfyNode):
             outputs=[
                 NullEmbeddings.Output(display_name="null_embeddings", tooltip="One embedding per step."),
                 io.Latent.Output(display_name="reconstruction", tooltip="What guided sampling now gives: the photo."),
-                io.Image.Output(display_name="loss_plot", tooltip="Last loss and iterations per step."),
+                io.Image.Output(display_name="loss_plot", tooltip="Last loss and iterations per step; one per photo."),
             ],
         )  # fmt: skip
 
@@ -95,6 +95,8 @@ class NullTextOptimize(io.ComfyNode):
         learning_rate: float, early_stop: float,
     ) -> Any:  # fmt: skip
         """See the schema."""
+        import torch
+
         from ..nullinv_core import NullTextSettings
         from ..nullinv_core.backends.comfy_jobs import optimize
         from ..nullinv_core.figures import loss_plot
@@ -104,4 +106,5 @@ class NullTextOptimize(io.ComfyNode):
             inner_steps, learning_rate, early_stop = PRESETS[preset]
         settings = NullTextSettings(cfg, inner_steps, learning_rate, early_stop)
         inversion, reconstruction = optimize(model, source, negative, trajectory, settings)
-        return io.NodeOutput(inversion, reconstruction, from_pil(loss_plot(inversion.null)))
+        plots = [from_pil(loss_plot(inversion.null, image)) for image in range(inversion.trajectory.batch)]
+        return io.NodeOutput(inversion, reconstruction, torch.cat(plots))

@@ -27,18 +27,20 @@ class NullTextGuider(io.ComfyNode):
                 NullEmbeddings.Input("null_embeddings", tooltip="From Null-Text Optimize."),
                 io.Float.Input("cfg", default=7.5, min=0.0, max=30.0, step=0.1,
                                tooltip="The guidance that the embeddings were optimized for."),
+                io.Conditioning.Input("negative", optional=True, tooltip="The negative conditioning of Null-Text "
+                                      "Optimize, where it carries more than text (a ControlNet)."),
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: Any, conditioning: Any, null_embeddings: Any, cfg: float) -> Any:
+    def execute(cls, model: Any, conditioning: Any, null_embeddings: Any, cfg: float, negative: Any = None) -> Any:
         """See the schema."""
         from ..nullinv_core.backends import comfy_sampling
         from ..nullinv_core.backends.comfy_jobs import check_made_with
 
         check_made_with(model, null_embeddings)
-        return io.NodeOutput(comfy_sampling.NullTextGuider(model, conditioning, null_embeddings, cfg))
+        return io.NodeOutput(comfy_sampling.NullTextGuider(model, conditioning, null_embeddings, cfg, negative))
 
 
 class ApplyNullText(io.ComfyNode):

@@ -29,7 +29,7 @@ class AttentionMaps(io.ComfyNode):
                 io.Image.Input("image", optional=True, tooltip="A picture to draw the maps on."),
             ],
             outputs=[
-                io.Image.Output(display_name="maps", tooltip="One picture per word."),
+                io.Image.Output(display_name="maps", tooltip="One picture per photo and word."),
                 io.Mask.Output(display_name="masks", tooltip="The same as masks, 1 where a word looked most."),
             ],
         )
@@ -39,4 +39,4 @@ class AttentionMaps(io.ComfyNode):
         """See the schema."""
         from ..nullinv_core.figures import heat_maps
 
-        return io.NodeOutput(*heat_maps(attention, edit, wires.words(words), None if image is None else image[0]))
+        return io.NodeOutput(*heat_maps(attention, edit, wires.words(words), None if image is None else image[..., :3]))

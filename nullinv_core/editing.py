@@ -154,7 +154,8 @@ def edit(
             latents = _blend(latents, maps, edits, index, schedule.steps, mask)
             if limit is not None:
                 latents = _keep_outside(latents, limit.to(latents.device), branches)
-            callback(Event("sample", index + 1, taken, clean))
+            edited = clean.unflatten(0, (batch, branches))[:, 1:].flatten(0, 1)
+            callback(Event("sample", index + 1, taken, edited))
         if limit is not None:
             mask &= limit.to(mask.device)[:, None]
         reached = latents.unflatten(0, (batch, branches))

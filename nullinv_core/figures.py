@@ -54,32 +54,37 @@ def word_maps(picture: Tensor | np.ndarray, maps: Tensor, prompt: Prompt) -> Ima
     return side_by_side(tiles, side=128)
 
 
-def heat_maps(attention: WordMaps, branch: int, words: Sequence[str], picture: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Pictures (words, H, W, 3) and masks (words, h, w) in 0…1 of the words of one branch (0: the source).
+def heat_maps(attention: WordMaps, branch: int, words: Sequence[str], pictures: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Drawings (B·words, H, W, 3) and masks (B·words, h, w) in 0…1 of the words of one branch (0: the source).
 
-    ``words`` empty: every word of the prompt. Raises InputError for a branch or word that does not exist.
+    ``words`` empty: every word of the prompt. ``pictures``: what to draw on, one for all images or one for each. Raises
+    InputError for a branch, a word or a number of pictures that does not fit.
     """
     if attention.maps is None:
         raise InputError("the model has no cross-attention of the size that maps are read at")
     if branch >= len(attention.prompts):
         raise InputError(f"there are {len(attention.prompts) - 1} edits, not {branch}; 0 is the photo")
-    maps, prompt = attention.maps[0, branch], attention.prompts[branch]
+    maps, prompt = attention.maps[:, branch], attention.prompts[branch]
     tokens = {word: find_phrase(prompt, word) for word in words} or {
         f"{i + 1} {word}": prompt.tokens_of_word(i) for i, word in enumerate(prompt.words)
     }
-    masks = torch.stack([maps[..., t].sum(-1) for t in tokens.values()])
-    masks = masks / masks.amax((1, 2), keepdim=True).clamp(min=1e-12)
-    side = 256 if picture is None else picture.shape[0]
-    base = torch.full((side, side, 3), 0.6) if picture is None else picture
-    return torch.cat([
-        from_pil(side_by_side({label: heat_map(base, mask.numpy())}, side))
-        for label, mask in zip(tokens, masks, strict=True)
-    ]), masks  # fmt: skip
+    if pictures is None:
+        pictures = torch.full((1, 256, 256, 3), 0.6)
+    if len(pictures) not in (1, len(maps)):
+        raise InputError(f"there are {len(pictures)} pictures to draw on, and maps of {len(maps)}")
+    masks = torch.stack([maps[..., t].sum(-1) for t in tokens.values()], 1)
+    masks = masks / masks.amax((2, 3), keepdim=True).clamp(min=1e-12)
+    drawings = [
+        from_pil(side_by_side({label: heat_map(picture, mask.numpy())}, picture.shape[0]))
+        for picture, rows in zip(pictures.expand(len(maps), -1, -1, -1), masks, strict=True)
+        for label, mask in zip(tokens, rows, strict=True)
+    ]
+    return torch.cat(drawings), masks.flatten(0, 1)
 
 
-def loss_plot(null: NullEmbeddings) -> Image.Image:
-    """Last loss and iterations of every step of the first image, from noise to clean."""
-    losses, iterations = (column[:, 0].flip(0).tolist() for column in (null.losses, null.iterations))
+def loss_plot(null: NullEmbeddings, image: int = 0) -> Image.Image:
+    """Last loss and iterations of every step of an image, from noise to clean."""
+    losses, iterations = (column[:, image].flip(0).tolist() for column in (null.losses, null.iterations))
     title = f"last loss (line) and inner iterations (bars, at most {max(iterations)}) per timestep"
     return log_plot(losses, title, "step, from noise to clean", iterations)
 

@@ -31,7 +31,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 REQUIRED = {"trajectory", "context", "timesteps", "alphas_cumprod"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inversion:
     """An inverted batch of images and what is needed to use it again.
 
@@ -55,6 +55,9 @@ class Inversion:
         expected = (self.trajectory.batch, *self.trajectory.clean.shape[-2:])
         if self.region is not None and self.region.shape != expected:
             raise InputError(f"the region of the trajectory is {expected}, not {tuple(self.region.shape)}")
+
+    def __repr__(self) -> str:
+        return f"Inversion({self.trajectory!r}, {self.null or 'no null embeddings'!s})"
 
 
 def fingerprint(weights: Mapping[str, Tensor], kind: str = "") -> str:

@@ -20,7 +20,8 @@ class Event:
     """What a callback gets after every network call that moved something.
 
     ``step`` counts 1 … ``total`` in the order of work. ``iteration`` and ``loss`` (B values) are set while
-    optimizing. ``preview``: the clean latents (B, C, h, w) that the current state implies.
+    optimizing. ``preview``: the clean latents (B, C, h, w) that the current state implies; of an
+    edit (B·E, C, h, w).
     """
 
     phase: Phase

@@ -6,7 +6,6 @@ any KSampler; the core then calls back into ``calc_cond_batch``, so all of that 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from typing import Any
 import comfy.conds
 import comfy.model_management
 import comfy.model_sampling
+import comfy.patcher_extension
 import comfy.sampler_helpers
 import comfy.samplers
-import comfy.utils
 import latent_preview
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +29,7 @@ from ..schedule import NoiseLevel, Schedule
 from ..types import Callback, Event
 from .comfy_attention import controlled, differentiable
 from .comfy_checkpoint import Checkpointing, allow_checkpointing, checkpointing_for, memory_needed
+from .comfy_gradients import check_whole, differentiating, in_less_memory, make_ordinary, ordinary, resident
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
 REFUSED = {
@@ -40,6 +41,10 @@ REFUSED = {
     "concat_latent_image": "an inpainting image",
 }
 """What a CONDITIONING may not carry: the prompt must hold for the whole picture at every step."""
+GUIDANCE_HOOKS = (
+    "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_calc_cond_batch_function",
+)  # fmt: skip
+"""Entries of model_options by which other nodes compute guidance their own way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +52,13 @@ class ComfyDenoiser:
     """``Denoiser`` of a ComfyUI model that the guider has loaded.
 
     ``positive`` and ``negative``: the processed conditioning whose extras (ControlNet, pooled output …) go with
-    conditional and unconditional rows; their text is replaced by the context of each call. ``checkpointing``: of a
-    model that is differentiated through.
+    conditional and unconditional rows; their text is replaced by the context of each call.
     """
 
     model: Any
     positive: dict[str, Any]
     negative: dict[str, Any]
     options: dict[str, Any]
-    checkpointing: Checkpointing | None = None
 
     def __call__(
         self,
@@ -96,13 +99,18 @@ def sigma_of(alpha: float) -> float:
 
 
 def schedule_of_sigmas(model: Any, sigmas: Tensor) -> Schedule:
-    """The schedule of ComfyUI's SIGMAS, descending. Raises InputError where they do not fall."""
+    """The schedule of ComfyUI's SIGMAS, descending. Raises InputError where they do not fall.
+
+    Timesteps lie between those that the model was trained on where its noise levels do.
+    """
+    check_model(model)
     levels = [float(s) for s in sigmas.double().flip(0)]
     if len(levels) < 2 or any(b <= a for a, b in pairwise(levels)):
         raise InputError("SIGMAS must fall from step to step, at least two of them")
     sampling = model.get_model_object("model_sampling")
-    timesteps = sampling.timestep(torch.tensor(levels[1:], dtype=torch.float32))
-    return Schedule(tuple(float(t) for t in timesteps), tuple(1 / (1 + s * s) for s in levels))
+    trained = sampling.log_sigmas.double().cpu().numpy()
+    timesteps = np.interp(np.log(levels[1:]), trained, np.arange(len(trained)))
+    return Schedule(tuple(round(float(t), 4) for t in timesteps), tuple(1 / (1 + s * s) for s in levels))
 
 
 def sigmas_of_schedule(schedule: Schedule) -> Tensor:
@@ -113,9 +121,9 @@ def sigmas_of_schedule(schedule: Schedule) -> Tensor:
 class _CoreSampler(comfy.samplers.Sampler):
     """What the guider runs in place of a sampler."""
 
-    def __init__(self, job: Callable[[ComfyDenoiser, Tensor], Any], checkpointing: Checkpointing | None) -> None:
+    def __init__(self, job: Callable[[ComfyDenoiser, Tensor], Any], gradients: bool) -> None:
         self.job = job
-        self.checkpointing = checkpointing
+        self.gradients = gradients
         self.result: Any = None
 
     def sample(
@@ -124,29 +132,16 @@ class _CoreSampler(comfy.samplers.Sampler):
     ) -> Tensor:  # fmt: skip
         """ComfyUI's hook; the job's result is kept in ``result``."""
         model, conds = model_wrap.inner_model, model_wrap.conds
-        denoiser = ComfyDenoiser(
-            model, conds["positive"][0], conds["negative"][0], extra_args["model_options"], self.checkpointing
-        )
-        if self.checkpointing is None:
+        denoiser = ComfyDenoiser(model, conds["positive"][0], conds["negative"][0], extra_args["model_options"])
+        if not self.gradients:
             self.result = self.job(denoiser, latent_image)
             return latent_image
-        _make_ordinary(model.diffusion_model)
+        check_whole(model)
+        make_ordinary(model.diffusion_model)
         for extra in comfy.sampler_helpers.get_additional_models(conds, model.get_dtype())[0]:
-            _make_ordinary(extra.model)
-        while True:
-            try:
-                self.result = self.job(denoiser, latent_image)
-                return latent_image
-            except torch.cuda.OutOfMemoryError as error:
-                if self.checkpointing.on:
-                    raise InputError(
-                        "there is not enough memory to optimize this picture; use a smaller one, fewer pictures at "
-                        "once, or start ComfyUI with --reserve-vram or --lowvram"
-                    ) from error
-            # outside of the handler, which keeps the failed run's tensors alive
-            logging.warning("null-text inversion ran out of memory; once more with gradient checkpointing")
-            comfy.model_management.soft_empty_cache()
-            self.checkpointing.on = True
+            make_ordinary(extra.model)
+        self.result = differentiating(lambda: self.job(denoiser, latent_image))
+        return latent_image
 
 
 def run(
@@ -157,52 +152,78 @@ def run(
     schedule: Schedule,
     job: Callable[[ComfyDenoiser, Tensor], Any],
     gradients: bool = False,
+    branches: int = 1,
+    checkpointing: Checkpointing | None = None,
 ) -> Any:
     """Load ``model`` as ComfyUI would for sampling and return what ``job(denoiser, clean latents)`` returns.
 
     ``latents``: a LATENT's samples (B, 4, h, w). The job runs outside of inference mode, on the model's device, with
-    latents in the model's scale. With ``gradients`` the weights are wholly loaded and may be differentiated through.
-    Raises InputError where memory does not suffice, even with gradient checkpointing.
+    latents in the model's scale; it samples ``branches`` of each picture at once. With ``gradients`` the weights are
+    wholly loaded and may be differentiated through, with ``checkpointing`` as the device's memory asks for unless it
+    is given. Raises InputError where memory does not suffice for that, even with gradient checkpointing.
     """
     with torch.inference_mode(False), torch.no_grad():
-        patcher = _resident(model) if gradients else model.clone()
+        patcher = resident(model) if gradients else model.clone()
+        check_hooks(patcher)
         samples = latents.detach().clone()
-        checkpointing = checkpointing_for(patcher, samples.shape) if gradients else None
-        if checkpointing:
-            allow_checkpointing(patcher, checkpointing)
-            needed = memory_needed(patcher, samples.shape, checkpointing.on)
+        conds = _ordinary_conditioning(positive), _ordinary_conditioning(negative)
+        check_hints(conds, len(samples) * branches)
+
+        def attempt() -> Any:
+            guider = comfy.samplers.CFGGuider(patcher)
+            guider.set_conds(*conds)
+            sampler = _CoreSampler(job, gradients)
+            # of the noise, ComfyUI takes the size that it makes room for
+            noise = samples.new_zeros(len(samples) * branches, *samples.shape[1:])
+            guider.sample(noise, samples, sampler, sigmas_of_schedule(schedule), seed=0)
+            return sampler.result
+
+        if not gradients:
+            return attempt()
+        switch = checkpointing or checkpointing_for(patcher, samples.shape)
+        allow_checkpointing(patcher, switch)
+
+        def whole() -> Any:
+            needed = memory_needed(patcher, samples.shape, switch.on)
             comfy.model_management.load_models_gpu([patcher], memory_required=needed, force_full_load=True)
-        guider = comfy.samplers.CFGGuider(patcher)
-        guider.set_conds(_ordinary_conditioning(positive), _ordinary_conditioning(negative))
-        sampler = _CoreSampler(job, checkpointing)
-        guider.sample(torch.zeros_like(samples), samples, sampler, sigmas_of_schedule(schedule))
-        return sampler.result
+            return attempt()
+
+        return in_less_memory(whole, switch)
 
 
-def _resident(model: Any) -> Any:
-    """A clone of the MODEL whose weights can be differentiated through, wholly loaded.
+def check_hooks(model: Any) -> None:
+    """Raise InputError for a MODEL whose guidance is not the plain one that the embeddings are optimized for."""
+    options = model.model_options
+    hooks = [name for name in GUIDANCE_HOOKS if options.get(name)]
+    kind = comfy.patcher_extension.WrappersMP.PREDICT_NOISE
+    if (
+        hooks
+        or comfy.patcher_extension.get_all_wrappers(kind, options, is_model_options=True)
+        or any(model.wrappers.get(kind, {}).values())
+    ):
+        raise InputError(
+            "another node changes this MODEL's guidance (RescaleCFG, perturbed attention or the like), for which null "
+            "text cannot be optimized; connect the MODEL from before that node"
+        )
 
-    Dynamic offloading streams weights into buffers that autograd must not keep, so it is left for a plain clone.
-    """
-    if hasattr(model, "is_dynamic") and model.is_dynamic():
-        return model.clone(disable_dynamic=True)
-    return model.clone()
 
-
-def _make_ordinary(network: torch.nn.Module) -> None:
-    """Replace weights that were loaded in inference mode by equal ones that autograd may save, one at a time."""
-    for name, parameter in list(network.named_parameters()):
-        if parameter.is_inference():
-            comfy.utils.set_attr_param(network, name, parameter.detach().clone())
-
-
-def _ordinary(value: Any) -> Any:
-    """A tensor outside of inference mode; all else as it is."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+def check_hints(conds: tuple[list[list[Any]], ...], rows: int) -> None:
+    """Raise InputError for a ControlNet with a hint for each of several pictures: rows come and go while optimizing."""
+    controls = [extras.get("control") for conditioning in conds for _, extras in conditioning]
+    while controls:
+        control = controls.pop()
+        if control is None:
+            continue
+        hint = getattr(control, "cond_hint_original", None)
+        if rows > 1 and isinstance(hint, Tensor) and len(hint) > 1:
+            raise InputError(
+                f"the ControlNet holds {len(hint)} hint pictures; give it one, or invert one picture at a time"
+            )
+        controls.append(getattr(control, "previous_controlnet", None))
 
 
 def _ordinary_conditioning(conditioning: Conditioning) -> list[list[Any]]:
-    return [[_ordinary(text), {k: _ordinary(v) for k, v in extras.items()}] for text, extras in conditioning]
+    return [[ordinary(text), {k: ordinary(v) for k, v in extras.items()}] for text, extras in conditioning]
 
 
 def with_context(entry: dict[str, Any], context: Tensor) -> dict[str, Any]:
@@ -211,7 +232,7 @@ def with_context(entry: dict[str, Any], context: Tensor) -> dict[str, Any]:
 
 
 def text_of(conditioning: Conditioning, what: str, batch: int = 1) -> Tensor:
-    """Context of a CONDITIONING for so many images, float32 (B, tokens, width).
+    """Context of a CONDITIONING for so many images, float32 (B, tokens, width), on the CPU.
 
     Raises InputError where it holds several prompts or is confined to a part of the picture or of the steps.
     """
@@ -227,19 +248,24 @@ def text_of(conditioning: Conditioning, what: str, batch: int = 1) -> Tensor:
             )
     if len(text) not in (1, batch):
         raise InputError(f"the {what} conditioning is for {len(text)} pictures, the latents hold {batch}")
-    return _ordinary(text).float().expand(batch, -1, -1).clone()
+    return text.detach().to("cpu", torch.float32).expand(batch, -1, -1).clone()
 
 
 def check_model(model: Any) -> None:
     """Raise InputError for a MODEL that null-text inversion does not apply to."""
-    sampling = model.get_model_object("model_sampling")
-    if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete) or not hasattr(
-        model.model.diffusion_model, "input_blocks"
-    ):
+    sampling, network = model.get_model_object("model_sampling"), model.model.diffusion_model
+    kind = type(model.model).__name__
+    if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete) or not hasattr(network, "input_blocks"):
         raise InputError(
-            f"null-text inversion needs a Stable Diffusion 1.x or 2.x model, not {type(model.model).__name__}; "
+            f"null-text inversion needs a Stable Diffusion 1.x or 2.x model, not {kind}; "
             "rectified flow models (SD3, Flux and others) have no null text to optimize: use their own inpainting or "
             "instruction models"
+        )
+    config = model.model.model_config.unet_config
+    if config.get("adm_in_channels") is not None or config.get("in_channels", 4) != 4:
+        raise InputError(
+            f"null-text inversion does not know {kind} models (SDXL, unCLIP, inpainting) yet; load a plain Stable "
+            "Diffusion 1.x or 2.x checkpoint"
         )
 
 

@@ -56,6 +56,11 @@ def controlled(options: dict[str, Any], unet: Any, control: AttentionControl) ->
     def self_attention(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
         rows = _rows(extra, len(query))
         if rows is not None and control.wants_self(query.shape[1]):
+            if rows.stop - rows.start != control.rows.stop - control.rows.start:
+                raise InputError(
+                    "another node cuts this MODEL's attention into tiles (HyperTile); edit with the MODEL from before "
+                    "that node"
+                )
             heads = extra["n_heads"]
             edited = control.self_attention(_split(query[rows], heads), _split(key[rows], heads))
             query, key = query.clone(), key.clone()

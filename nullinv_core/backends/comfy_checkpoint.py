@@ -44,9 +44,11 @@ def checkpointing_for(patcher: Any, shape: tuple[int, ...]) -> Checkpointing:
 
 def allow_checkpointing(patcher: Any, switch: Checkpointing) -> None:
     """Give a MODEL's clone blocks that heed ``switch``. They share every weight with those they stand for."""
-    for name, module in patcher.model.diffusion_model.named_modules():
-        if isinstance(module, ResBlock | BasicTransformerBlock):
-            patcher.add_object_patch(f"diffusion_model.{name}", _heeding(module, switch))
+    for name, _ in list(patcher.model.diffusion_model.named_modules()):
+        # the MODEL's own block, whatever an earlier run has left in the network
+        block = patcher.get_model_object(f"diffusion_model.{name}") if name else None
+        if isinstance(block, ResBlock | BasicTransformerBlock):
+            patcher.add_object_patch(f"diffusion_model.{name}", _heeding(block, switch))
 
 
 def _heeding(block: nn.Module, switch: Checkpointing) -> nn.Module:

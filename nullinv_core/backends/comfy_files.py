@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,13 @@ PLACES = {"output": folder_paths.get_output_directory, "input": folder_paths.get
 
 def saved_files() -> list[str]:
     """Inversion files as "folder/name", newest first."""
-    found = [
-        (path.stat().st_mtime, f"{place}/{path.relative_to(root()).as_posix()}")
+    names = [
+        f"{place}/{path.relative_to(root()).as_posix()}"
         for place, root in PLACES.items()
         for path in Path(root()).rglob(f"*{SUFFIX}")
-        if path.is_file()
     ]
-    return [name for _, name in sorted(found, reverse=True)]
+    ages = {name: age(name) for name in names}
+    return sorted((name for name in names if not math.isnan(ages[name])), key=lambda name: -ages[name])
 
 
 def place_of(name: str) -> Path:
@@ -43,9 +44,11 @@ def _inside(root: Path, name: str) -> Path:
 
 
 def age(name: str) -> float:
-    """When a file was written last, in seconds; NaN where there is none."""
-    path = place_of(name)
-    return os.path.getmtime(path) if path.is_file() else float("nan")
+    """When a file was written last, in seconds; NaN where there is none (any more)."""
+    try:
+        return os.path.getmtime(place_of(name))
+    except OSError:
+        return math.nan
 
 
 def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str) -> str:
@@ -54,16 +57,16 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
     stem = _inside(root, prefix)
     if stem == root.resolve() or not stem.name:
         raise InputError("the file name prefix is empty; give the file a name")
-    if null is not None and (null.fingerprint, null.trajectory.schedule) != (
-        trajectory.fingerprint, trajectory.trajectory.schedule,
-    ):  # fmt: skip
-        raise InputError("these null embeddings belong to another trajectory; connect the ones optimized for it")
+    # ComfyUI imports this file when it starts, and the rest when a node first runs
+    from .comfy_jobs import null_of
+
+    embeddings = None if null is None else null_of(null, trajectory)
     stem.parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while (path := stem.with_name(f"{stem.name}_{number:05d}{SUFFIX}")).exists():
         number += 1
     prompts = (prompt,) * trajectory.trajectory.batch
-    save_inversion(path, replace(trajectory, null=None if null is None else null.null, prompts=prompts))
+    save_inversion(path, replace(trajectory, null=embeddings, prompts=prompts))
     return path.relative_to(root.resolve()).as_posix()
 
 

@@ -15,9 +15,9 @@ from ..errors import InputError
 from ..inversion import invert
 from ..null_text import NullTextSettings, optimize_null_text
 from ..prompt_to_prompt.attention import WordMaps, batch_edits
-from ..prompt_to_prompt.edit import plan_edits
 from ..schedule import Schedule
 from ..store import Inversion, fingerprint
+from ..types import NullEmbeddings
 from .comfy import (
     ComfyDenoiser,
     Conditioning,
@@ -36,13 +36,15 @@ Latent = dict[str, Any]
 
 def schedule_of(model: Any, scheduler: str, steps: int) -> Schedule:
     """The schedule of one of ComfyUI's schedulers."""
+    check_model(model)
     sampling = model.get_model_object("model_sampling")
     return schedule_of_sigmas(model, comfy.samplers.calculate_sigmas(sampling, scheduler, steps))
 
 
 def fingerprint_of(model: Any) -> str:
-    """Fingerprint of a MODEL: its own weights, whatever is loaded now, and every patch (LoRA) on them."""
+    """Fingerprint of a MODEL: its own weights, whatever is loaded now, every patch on them, and how it samples."""
     weights = dict(model.model.diffusion_model.state_dict())
+    sampling = model.get_model_object("model_sampling")
     for name in weights:
         stored = model.backup.get(f"diffusion_model.{name}")
         weights[name] = weights[name] if stored is None else stored.weight
@@ -50,13 +52,16 @@ def fingerprint_of(model: Any) -> str:
         for number, (strength, patch, *_) in enumerate(patches):
             for place, tensor in enumerate(_tensors(patch)):
                 weights[f"patch {key} {number} {strength} {place}"] = tensor
-    return fingerprint(weights, model.model.model_type.name)
+    weights["noise levels"] = sampling.sigmas
+    return fingerprint(weights, " ".join(kind.__name__ for kind in type(sampling).__mro__))
 
 
 def _tensors(patch: Any) -> Iterator[Tensor]:
-    """Every tensor of a weight patch, however it is wrapped."""
+    """Every tensor and number of a weight patch, however it is wrapped."""
     if isinstance(patch, Tensor):
         yield patch
+    elif isinstance(patch, int | float):
+        yield torch.tensor([float(patch)])
     elif isinstance(patch, list | tuple):
         for part in patch:
             yield from _tensors(part)
@@ -130,11 +135,10 @@ def sample_edit(
     trajectory = inversion.trajectory
     batch, steps = trajectory.batch, trajectory.schedule.steps
     check_same_text(text_of(request.source_conditioning, "source", batch), trajectory.context)
-    plans = plan_edits(request.source, request.prompts, steps, request.settings)
+    plans = request.plans(steps)
     contexts = torch.stack([text_of(c, "edit", batch) for c in request.conditionings], 1)
-    if null is not None and (null.null is None or null.fingerprint != inversion.fingerprint):
-        raise InputError("these null embeddings belong to another trajectory; connect the ones optimized for it")
-    guides = null.null if null and null.null else _as_long_as(text_of(request.empty, "empty", 1), contexts[:, 0])[0]
+    optimized = None if null is None else null_of(null, inversion)
+    guides = _as_long_as(text_of(request.empty, "empty", 1), contexts[:, 0])[0] if optimized is None else optimized
 
     limit = inversion.region
     if mask is not None:
@@ -149,11 +153,12 @@ def sample_edit(
         )  # fmt: skip
 
     samples = model.model.process_latent_out(trajectory.clean)
-    if not positive:
-        positive = request.source_conditioning
-    else:
-        check_same_text(text_of(positive, "source", batch), trajectory.context)
-    result: EditResult = run(model, positive, negative or positive, samples, trajectory.schedule, job)
+    positive, negative = positive or request.source_conditioning, negative or request.empty
+    check_same_text(text_of(positive, "source", batch), trajectory.context)
+    text_of(negative, "negative", batch)
+    result: EditResult = run(
+        model, positive, negative, samples, trajectory.schedule, job, branches=1 + len(request.prompts)
+    )
     left = sigma_of(trajectory.schedule.alphas_cumprod[steps - end_step]) if end_step else 0.0
     edited, reached = (
         model.model.process_latent_out(z.cpu() * (1 + left**2) ** 0.5)
@@ -172,6 +177,22 @@ def check_made_with(model: Any, inversion: Inversion) -> None:
         )
 
 
+def null_of(null: Inversion, inversion: Inversion) -> NullEmbeddings:
+    """The null embeddings that were optimized for an inversion's trajectory; raises InputError for any others."""
+    if null.null is None:
+        raise InputError(
+            "this inversion holds no null embeddings; run Null-Text Optimize, or leave null_embeddings unconnected"
+        )
+    one, other = null.trajectory, inversion.trajectory
+    if (
+        null.fingerprint != inversion.fingerprint
+        or one.schedule != other.schedule
+        or not (torch.equal(one.latents, other.latents) and torch.equal(one.context, other.context))
+    ):
+        raise InputError("these null embeddings belong to another trajectory; connect the ones optimized for it")
+    return null.null
+
+
 def check_same_text(context: Tensor, other: Tensor) -> None:
     """Raise InputError where a source conditioning is not the one that the trajectory was made with."""
     if context.shape != other.shape or not torch.allclose(context, other, rtol=1e-3, atol=1e-3):
@@ -185,7 +206,8 @@ def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
     """A MASK at the size and for the number of latents (B, C, h, w): bool (B, h, w), where it covers at all."""
     if len(mask) not in (1, len(latents)):
         raise InputError(f"the mask is for {len(mask)} pictures, the trajectory holds {len(latents)}")
-    scaled = torch.nn.functional.adaptive_max_pool2d(mask.detach().float()[:, None], latents.shape[-2:])[:, 0]
+    whole = mask.detach().to("cpu", torch.float32)[:, None]
+    scaled = torch.nn.functional.adaptive_max_pool2d(whole, latents.shape[-2:])[:, 0]
     return (scaled > 0.5).expand(len(latents), -1, -1)
 
 

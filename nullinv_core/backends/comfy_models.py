@@ -69,7 +69,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a part's safetensors file; the half-precision copy where there are both."""
-    files = sorted(folder.glob("*.safetensors"), key=lambda f: (".fp16." not in f.name, f.name))
+    files = sorted(folder.glob("*.safetensors"), key=lambda f: ("non_ema" in f.name, ".fp16." not in f.name, f.name))
     if not files:
         raise InputError(f'"{folder.name}" of the model folder has no .safetensors file')
     weights: dict[str, Tensor] = comfy.utils.load_torch_file(str(files[0]), safe_load=True)

@@ -30,13 +30,16 @@ def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
 class NullTextGuider(comfy.samplers.CFGGuider):
     """Classifier-free guidance whose unconditional branch has ∅_t at each noise level."""
 
-    def __init__(self, model: Any, positive: Conditioning, inversion: Inversion, guidance: float) -> None:
+    def __init__(
+        self, model: Any, positive: Conditioning, inversion: Inversion, guidance: float,
+        negative: Conditioning | None = None,
+    ) -> None:  # fmt: skip
+        """``negative``: what the embeddings were optimized with, where it carries more than text (a ControlNet)."""
         super().__init__(model)
         self.inversion = inversion
         steps = inversion.trajectory.schedule.steps
         first = embedding_at(inversion, sigma_of(inversion.trajectory.schedule.level(steps).alpha))
-        extras = {k: v for k, v in positive[0][1].items() if k != "pooled_output"}
-        self.set_conds(positive, [[first, extras]])
+        self.set_conds(positive, [[first, negative[0][1] if negative else {}]])
         self.set_cfg(guidance)
 
     def predict_noise(
@@ -59,8 +62,10 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
     ) -> Any:
         null = embedding_at(inversion, float(timestep.max())).to(x.device)
         text, *rest = conds
-        nulls = [[with_context(entry, null) for entry in rest[0]]] if rest and rest[0] else rest[:1]
-        return executor(network, [text, *nulls, *rest[1:]], x, timestep, options)
+        if len(rest) > 1:
+            raise InputError("Apply Null-Text needs a guider with one positive and one negative text")
+        nulls = [[with_context(entry, null) for entry in negative or ()] or None for negative in rest]
+        return executor(network, [text, *nulls], x, timestep, options)
 
     patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, WRAPPER, wrapper)
     return patched

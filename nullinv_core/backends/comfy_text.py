@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
 from ..prompt_to_prompt.alignment import align_tokens, explain
-from ..prompt_to_prompt.edit import EditSettings, Window
+from ..prompt_to_prompt.edit import Edit, EditSettings, Window, plan_edits, reweight
 from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
 
 WEIGHT = re.compile(r"(?<!\\)\(((?:[^()\\]|\\.)*?):\s*(-?\d+(?:\.\d+)?)\s*\)")
 """``(word:2.0)``: the words inside and their weight."""
 WINDOW = re.compile(r"(.+?)\s*=\s*(\d+(?:\.\d+)?)\s*(?:-\s*(\d+(?:\.\d+)?))?")
 """``word=0.4`` or ``word=0.2-0.8``."""
+Mark = tuple[int, int, float]
+"""Start and end of weighted words in a text, and their weight."""
 EMBEDDING = re.compile(r"(?:^|(?<=[\s(]))embedding:([^\s<\[\],():]+)")
 """``embedding:name``, a textual-inversion word."""
 
@@ -23,11 +26,13 @@ EMBEDDING = re.compile(r"(?:^|(?<=[\s(]))embedding:([^\s<\[\],():]+)")
 class EditRequest:
     """What P2P Edit hands to the sampler: prompts, their encodings and the settings of one or several edits.
 
-    ``empty``: the empty text's conditioning, for edits without null embeddings.
+    ``weights``: for each edit the factors on single words, by their number in its prompt. ``empty``: the empty text's
+    conditioning, for the unconditional rows.
     """
 
     source: Prompt
     prompts: tuple[Prompt, ...]
+    weights: tuple[Mapping[int, float], ...]
     source_conditioning: Any
     conditionings: tuple[Any, ...]
     empty: Any
@@ -36,21 +41,18 @@ class EditRequest:
     def __repr__(self) -> str:
         return f"EditRequest({self.source.text!r} -> {', '.join(repr(p.text) for p in self.prompts)})"
 
+    def plans(self, steps: int) -> list[Edit]:
+        """The edits over ``steps`` steps."""
+        plans = plan_edits(self.source, self.prompts, steps, self.settings)
+        return [reweight(plan, weights) for plan, weights in zip(plans, self.weights, strict=True)]
+
 
 def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> EditRequest:
-    """Encode the source text and every line of ``edits``; ``(word:2.0)`` in them becomes a weight of the settings."""
+    """Encode the source text and every line of ``edits``; ``(word:2.0)`` in a line weights that word there."""
     lines = [line.strip() for line in edits.splitlines() if line.strip()]
     if not source.strip() or not lines:
         raise InputError(f"the {'edit' if source.strip() else 'source'} text is empty; say what the picture shows")
-    weights: dict[str, float] = {}
-    texts = []
-    for line in lines:
-        text, own = take_weights(line)
-        clash = [w for w, x in own.items() if weights.get(w, x) != x]
-        if clash:
-            raise InputError(f'"{clash[0]}" has different weights in different edits; use one P2P Edit for each')
-        weights |= own
-        texts.append(text)
+    texts, marks = zip(*(take_weights(line) for line in lines), strict=True)
 
     def encode(text: str) -> Any:
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
@@ -58,10 +60,11 @@ def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> 
     return EditRequest(
         source=prompt_of(clip, source),
         prompts=tuple(prompt_of(clip, text) for text in texts),
+        weights=tuple(_words_of(clip, text, own) for text, own in zip(texts, marks, strict=True)),
         source_conditioning=encode(source),
         conditionings=tuple(encode(text) for text in texts),
         empty=encode(""),
-        settings=replace(settings, weights={**settings.weights, **weights}),
+        settings=settings,
     )
 
 
@@ -74,16 +77,34 @@ def explain_edits(request: EditRequest) -> str:
     return "\n\n".join(parts)
 
 
-def take_weights(text: str) -> tuple[str, dict[str, float]]:
-    """A text without its ``(word:2.0)`` marks, and the weights by word; raises InputError for a word weighted twice."""
-    weights: dict[str, float] = {}
-    for words, weight in WEIGHT.findall(text):
-        if not words.strip():
-            raise InputError(f'the weight :{weight} in "{text}" has no word')
-        if words.strip() in weights:
-            raise InputError(f'"{words.strip()}" has two weights in "{text}"; give it one')
-        weights[words.strip()] = float(weight)
-    return WEIGHT.sub(r"\1", text), weights
+def take_weights(text: str) -> tuple[str, list[Mark]]:
+    """A text without its ``(word:2.0)`` marks, and where in it they were; raises InputError for one inside another."""
+    marks: list[Mark] = []
+    taken = ""
+    end = 0
+    for found in WEIGHT.finditer(text):
+        taken += text[end : found.start()]
+        if not found[1].strip():
+            raise InputError(f'the weight :{found[2]} in "{text}" has no word')
+        marks.append((len(taken), len(taken) + len(found[1]), float(found[2])))
+        taken += found[1]
+        end = found.end()
+    taken += text[end:]
+    if WEIGHT.search(taken):
+        raise InputError(f'"{text}" has a weight inside of another; give every word one')
+    return taken, marks
+
+
+def _words_of(clip: Any, text: str, marks: list[Mark]) -> dict[int, float]:
+    """Factors by word number for marks in a text."""
+    words = prompt_of(clip, text).words
+    weights: dict[int, float] = {}
+    for start, end, weight in marks:
+        before, inside = (prompt_of(clip, text[:place]).words for place in (start, end))
+        if words[: len(inside)] != inside or inside[: len(before)] != before:
+            raise InputError(f'the weight in "{text}" must stand around whole words, not "{text[start:end]}"')
+        weights |= dict.fromkeys(range(len(before), len(inside)), weight)
+    return weights
 
 
 def take_windows(text: str) -> dict[str, Window]:

@@ -136,6 +136,14 @@ def plan_edits(source: Prompt, prompts: Sequence[Prompt], steps: int, settings: 
     return plans
 
 
+def reweight(edit: Edit, weights: Mapping[int, float]) -> Edit:
+    """The edit with other factors on single words of its prompt, by their number from 0."""
+    equalizer = edit.equalizer.clone()
+    for word, weight in weights.items():
+        equalizer[edit.prompt.tokens_of_word(word)] = weight
+    return replace(edit, equalizer=equalizer)
+
+
 def _steps_inside(window: Window, steps: int) -> Tensor:
     start, end = bounds(window)
     index = torch.arange(steps)

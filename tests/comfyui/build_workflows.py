@@ -219,7 +219,7 @@ def edit_a_saved_inversion(photo):
     """Load where there is no photo: the graph keeps the model alone."""
     graph = Graph({"1": photo.graph["1"]})
     photo.graph, photo.titles = graph, {}
-    load = photo.add(None, "NullInvLoad", file="inversions/photo_00001_.safetensors [output]")
+    load = photo.add(None, "NullInvLoad", file="output/inversions/photo_00001.safetensors")
     text = photo.write("What it shall show", EDITED_AGAIN[photo.edit_text is None])
     photo.text, photo.inverted, photo.optimized = load(2), lambda slot: load(0), lambda: load(1)
     photo.edit(text)

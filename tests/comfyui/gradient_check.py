@@ -20,10 +20,12 @@ import torch  # noqa: E402
 sys.path.append(ARGUMENTS[0])
 
 from nullinv_core.backends.comfy import run, text_of  # noqa: E402
+from nullinv_core.backends.comfy_checkpoint import Checkpointing  # noqa: E402
 from nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
 from nullinv_core.backends.comfy_models import load_folder  # noqa: E402
 
 STEP = 0.05
+switch = Checkpointing()
 
 
 def slopes(denoiser, clean):
@@ -41,9 +43,9 @@ def slopes(denoiser, clean):
             return torch.autograd.grad(loss(null), null)[0]
 
     gradient = gradient_of()
-    denoiser.checkpointing.on = True
+    switch.on = True
     again = gradient_of()
-    denoiser.checkpointing.on = False
+    switch.on = False
     direction = gradient / gradient.norm()
     numeric = (loss(empty + STEP * direction) - loss(empty - STEP * direction)) / (2 * STEP)
     apart = float((again - gradient).norm() / gradient.norm())
@@ -52,8 +54,11 @@ def slopes(denoiser, clean):
 
 with torch.inference_mode():
     model, clip, _ = load_folder(Path(ARGUMENTS[0]) / "nullinv_core" / "demo" / "model")
+    # what moving to a device does: the weights do not say any more that they are of inference mode
+    with torch.inference_mode(False):
+        model.model.diffusion_model.double().float()
     schedule = schedule_of(model, "ddim_uniform", 5)
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a red star on a blue background"))
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    found = run(model, conditioning, conditioning, latents, schedule, slopes, gradients=True)
+    found = run(model, conditioning, conditioning, latents, schedule, slopes, gradients=True, checkpointing=switch)
 print(json.dumps(found))

@@ -22,10 +22,11 @@ import torch  # noqa: E402
 sys.path.append(ARGUMENTS[0])
 
 from nullinv_core.backends.comfy import run, text_of  # noqa: E402
-from nullinv_core.backends.comfy_checkpoint import memory_needed  # noqa: E402
+from nullinv_core.backends.comfy_checkpoint import Checkpointing, memory_needed  # noqa: E402
 from nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
 
 STATUS = Path("/proc/self/status")
+switch = Checkpointing()
 
 
 def resident(field):
@@ -39,7 +40,7 @@ def peaks(denoiser, clean):
     found = {}
     empty = text_of(conditioning, "empty")
     for name, on in (("checkpointed", True), ("plain", False)):
-        denoiser.checkpointing.on = on
+        switch.on = on
         Path("/proc/self/clear_refs").write_text("5")
         before = resident("VmRSS")
         with torch.enable_grad():
@@ -55,6 +56,6 @@ with torch.inference_mode():
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a photo of a cat"))
     side = int(ARGUMENTS[2])
     latents = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
-    found = run(model, conditioning, conditioning, latents, schedule, peaks, gradients=True)
+    found = run(model, conditioning, conditioning, latents, schedule, peaks, gradients=True, checkpointing=switch)
     found |= {f"reckoned, checkpointed {on}": memory_needed(model, latents.shape, on) for on in (True, False)}
 print(json.dumps(found))

@@ -62,6 +62,17 @@ class Chain:
         )  # fmt: skip
         return plan, sampler
 
+    def guided(self, model, sampler="euler", **options):
+        """SamplerCustomAdvanced with our guider, at the chain's steps."""
+        g = self.graph
+        inputs = {"model": model, "conditioning": self.source(), "null_embeddings": self.optimize(), "cfg": 7.5}
+        guider = g.add("NullInvGuider", **inputs | options)
+        sigmas = g.add("BasicScheduler", model=model, scheduler="ddim_uniform", steps=self.steps, denoise=1.0)
+        return g.add(
+            "SamplerCustomAdvanced", noise=g.add("DisableNoise")(), guider=guider(), sigmas=sigmas(),
+            sampler=g.add("KSamplerSelect", sampler_name=sampler)(), latent_image=self.invert(0),
+        )  # fmt: skip
+
     def ksampler(self, model, cfg, latent=None):
         """A KSampler (Advanced) that adds no noise, at the chain's steps."""
         return self.graph.add(

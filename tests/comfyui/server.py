@@ -9,17 +9,26 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from pathlib import Path
+
+import websocket
 
 PACK = Path(__file__).parents[2]
 START_SECONDS = 180
 
 
 def find_comfyui():
-    """ComfyUI's folder: COMFYUI_PATH, the installation around us, or ~/comfy/ComfyUI; None where there is none."""
+    """ComfyUI's folder: COMFYUI_PATH, the installation around us, or ~/comfy/ComfyUI; None where there is none.
+
+    Raises FileNotFoundError where COMFYUI_PATH names no ComfyUI.
+    """
     named = os.environ.get("COMFYUI_PATH")
-    candidates = [Path(named)] if named else [PACK.parent.parent, Path.home() / "comfy" / "ComfyUI"]
-    return next((c for c in candidates if (c / "main.py").is_file() and (c / "comfy").is_dir()), None)
+    candidates = [Path(named)] if named else [*PACK.parents, Path.home() / "comfy" / "ComfyUI"]
+    found = next((c for c in candidates if (c / "main.py").is_file() and (c / "comfy").is_dir()), None)
+    if named and not found:
+        raise FileNotFoundError(f"COMFYUI_PATH={named} is not a ComfyUI folder")
+    return found
 
 
 def find_python(comfyui):
@@ -57,12 +66,15 @@ class Server:
         self.log = self.base / "server.log"
         self.process = subprocess.Popen(
             [find_python(self.comfyui), Path(__file__).with_name("launch.py"), self.comfyui, self.comfyui / "main.py",
-             "--cpu", "--port", str(self.port), "--base-directory", self.base, "--disable-auto-launch",
-             "--database-url",
-             "sqlite:///:memory:"],
+             "--cpu", "--preview-method", "latent2rgb", "--port", str(self.port), "--base-directory", self.base,
+             "--disable-auto-launch", "--database-url", "sqlite:///:memory:"],
             stdout=self.log.open("w"), stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
-        self._wait()
+        try:
+            self._wait()
+        except RuntimeError:
+            self.stop()
+            raise
 
     def _wait(self):
         end = time.monotonic() + START_SECONDS
@@ -114,6 +126,24 @@ class Server:
         answer = self.post("/prompt", {"prompt": graph})
         assert "prompt_id" in answer, json.dumps(answer, indent=1)
         return answer["prompt_id"]
+
+    def watch(self, graph):
+        """Queue a graph; yield what ComfyUI tells its page until the run ends: (kind, data), pictures as "preview"."""
+        name = uuid.uuid4().hex
+        socket = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={name}", timeout=120)
+        try:
+            assert "prompt_id" in self.post("/prompt", {"prompt": graph, "client_id": name})
+            kind = ""
+            while kind not in ("execution_success", "execution_error", "execution_interrupted"):
+                message = socket.recv()
+                if isinstance(message, bytes):
+                    yield "preview", message
+                else:
+                    told = json.loads(message)
+                    kind = told["type"]
+                    yield kind, told["data"]
+        finally:
+            socket.close()
 
     def finish(self, prompt_id, seconds=300):
         """Wait for a queued graph; return its history entry."""

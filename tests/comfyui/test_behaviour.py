@@ -2,30 +2,51 @@
 
 import json
 import time
+from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 
+from nullinv_core import load_inversion
+from nullinv_core.demo.scenes import sample_edit
 from nullinv_core.images import psnr
 
 from .graphs import Chain
-from .outputs import latent
+from .outputs import latent, newest, relative
 from .server import error_of
 
 QUICK = {"steps": 4, "inner_steps": 1}
 
 
 def test_every_line_is_an_edit(comfy):
-    """Guards batches: three lines give three edits, a weight among them, and the plan in words."""
+    """Guards batches: three lines give three edits, each with its own weights, and the plan in words."""
     chain = Chain(**QUICK)
-    text = "a red star on a white background\na (red:2.0) ring on a white background\na moon on a white background"
-    plan, sampler = chain.edit(text=text)
+    lines = [f"a {thing} on a white background" for thing in ("red star", "(red:3.0) star", "moon")]
+    plan, sampler = chain.edit("\n".join(lines))
     chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="three")
     shown = chain.graph.add("PreviewAny", source=plan(3))
+    _, plain = chain.edit(lines[0])
+    chain.graph.add("SaveLatent", samples=plain(0), filename_prefix="three-plain")
     entry = comfy.run(chain.graph)
-    assert latent(comfy, "three").shape[0] == 3
+    edits = latent(comfy, "three")
+    assert edits.shape[0] == 3
+    assert relative(edits[:1], latent(comfy, "three-plain")) < 1e-3
+    assert relative(edits[1], edits[0]) > 1e-2
     words = json.dumps(entry["outputs"][shown()[0]])
-    assert "a red ring on a white background" in words and "<-" in words and "(red:2.0)" not in words
+    assert "a red star on a white background" in words and "<-" in words and "(red:3.0)" not in words
+
+
+def test_a_weight_is_for_one_place(comfy):
+    """Guards (word:2.0) where a word stands twice: the one that is marked is the one that is weighted."""
+    chain = Chain(**QUICK)
+    lines = [
+        f"a {things} on a white background" for things in ("(red:4) star and a red ring", "red star and a (red:4) ring")
+    ]
+    _, sampler = chain.edit("\n".join(lines))
+    chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="places")
+    comfy.run(chain.graph)
+    edits = latent(comfy, "places")
+    assert relative(edits[1], edits[0]) > 1e-2
 
 
 def test_a_mask_limits_the_edit(comfy):
@@ -93,28 +114,46 @@ def test_one_node_edits_a_photo(comfy, picture):
     wide = chain.graph.add(
         "ImageScale", image=chain.scene(0), upscale_method="bicubic", width=333, height=250, crop="disabled"
     )
-    photo = chain.graph.add(
-        "NullInvEditPhoto", model=chain.load(0), clip=chain.load(1), vae=chain.load(2), image=wide(),
-        source_text=chain.scene(1), edit_text="a red ring on a white background\na moon on a white background",
-        strength=0.3, blend_words="ring", size=128, steps=2, cfg=3.0, keep_pixels=True,
-    )  # fmt: skip
-    chain.graph.add("SaveImage", images=photo(0), filename_prefix="photo")
-    chain.graph.add("SaveImage", images=photo(1), filename_prefix="before-after")
+    for keep in (True, False):
+        photo = chain.graph.add(
+            "NullInvEditPhoto", model=chain.load(0), clip=chain.load(1), vae=chain.load(2), image=wide(),
+            source_text=chain.scene(1), edit_text="a red ring on a white background\na blue ring on a white background",
+            strength=0.3, blend_words="ring", size=128, steps=4, cfg=3.0, keep_pixels=keep,
+        )  # fmt: skip
+        chain.graph.add("SaveImage", images=photo(0), filename_prefix=f"photo-{keep}")
+        chain.graph.add("SaveImage", images=photo(1), filename_prefix=f"before-after-{keep}")
     comfy.run(chain.graph)
-    assert picture("photo").shape == (128, 160, 3) and picture("before-after").shape == (128, 328, 3)
+    assert picture("photo-True").shape == (128, 160, 3) and picture("before-after-True").shape == (128, 328, 3)
+    before = {keep: picture(f"before-after-{keep}")[:, :160] for keep in (True, False)}
+    same = {keep: (before[keep] == picture(f"photo-{keep}")).all(-1).mean() for keep in (True, False)}
+    assert same[True] > same[False] + 0.1
 
 
-def test_long_texts_work(comfy):
-    """Guards prompts of 154 tokens: source and edit may both take two chunks."""
+@pytest.mark.parametrize("chunks", [2, 3])
+def test_long_texts_work(comfy, chunks):
+    """Guards prompts of 154 and 231 tokens: through the edit, and through ComfyUI's own sampler."""
     chain = Chain(**QUICK)
-    filler = ", ".join(["a plain calm scene"] * 12)
-    for node in (chain.source()[0],):
-        chain.graph[node]["inputs"]["text"] = f"a small pink heart on a white background, {filler}"
-    plan, sampler = chain.edit(text=f"a small green heart on a white background, {filler}")
-    chain.graph[plan()[0]]["inputs"]["source_text"] = f"a small pink heart on a white background, {filler}"
-    chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="long")
+    filler = ", ".join(["a plain calm scene"] * 6 * (chunks - 1))
+    text = f"a small pink heart on a white background, {filler}"
+    chain.graph[chain.source()[0]]["inputs"]["text"] = text
+    plan, sampler = chain.edit(text=text.replace("pink", "green"))
+    chain.graph[plan()[0]]["inputs"]["source_text"] = text
+    applied = chain.graph.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    chain.graph.add(
+        "NullInvSave", trajectory=chain.invert(1), prompt=text, filename_prefix=f"long-{chunks}",
+        null_embeddings=chain.optimize(),
+    )  # fmt: skip
+    for name, samples in {
+        "edited": sampler(0), "source": sampler(1), "reconstruction": chain.optimize(1),
+        "ksampler": chain.ksampler(applied(), 7.5)(), "guider": chain.guided(chain.load())(),
+    }.items():  # fmt: skip
+        chain.graph.add("SaveLatent", samples=samples, filename_prefix=f"long-{name}")
     comfy.run(chain.graph)
-    assert np.isfinite(latent(comfy, "long").numpy()).all()
+    assert load_inversion(newest(comfy, f"long-{chunks}")).null.embeddings.shape[2] == 77 * chunks
+    reconstruction = latent(comfy, "long-reconstruction")
+    for name in ("source", "ksampler", "guider"):
+        assert relative(latent(comfy, f"long-{name}"), reconstruction) < 1e-3
+    assert relative(latent(comfy, "long-edited"), reconstruction) > 1e-2
 
 
 def change(node, **inputs):
@@ -122,10 +161,15 @@ def change(node, **inputs):
     return lambda chain, plan, sampler: chain.graph[node(chain, plan, sampler)()[0]]["inputs"].update(inputs)
 
 
-def other_model(chain, plan, sampler):
-    lora = chain.graph.add("ModelSamplingDiscrete", model=chain.load(), sampling="v_prediction", zsnr=False)
-    weights = chain.graph.add("ModelMergeSimple", model1=lora(), model2=chain.load(), ratio=0.5)
-    chain.graph[sampler()[0]]["inputs"]["model"] = weights()
+def patched(kind, nodes=("invert", "optimize", "sampler"), **inputs):
+    """A change of a chain's graph: another node behind the loader, for some of ours."""
+
+    def alter(chain, plan, sampler):
+        node = chain.graph.add(kind, model=chain.load(), **inputs)
+        for name in nodes:
+            chain.graph[(sampler if name == "sampler" else getattr(chain, name))()[0]]["inputs"]["model"] = node()
+
+    return alter
 
 
 def two_prompts(chain, plan, sampler):
@@ -138,17 +182,55 @@ def an_area(chain, plan, sampler):
     chain.graph[chain.invert()[0]]["inputs"]["source"] = part()
 
 
+def embeddings_of(**other):
+    """A change of a chain's graph: null embeddings of another photo or schedule."""
+
+    def alter(chain, plan, sampler):
+        g = chain.graph
+        scene = g.add("NullInvDemoScene", seed=77, edit="colour")
+        latent = g.add("VAEEncode", pixels=scene(0), vae=chain.load(2))
+        inputs = {**g[chain.invert()[0]]["inputs"], "latent": latent(), **other}
+        inverted = g.add("NullInvDDIMInvert", **inputs)
+        optimized = g.add("NullInvOptimize", **{**g[chain.optimize()[0]]["inputs"], "trajectory": inverted(1)})
+        g[sampler()[0]]["inputs"]["null_embeddings"] = optimized()
+
+    return alter
+
+
+def another_latent(chain, plan, sampler):
+    wide = chain.graph.add("EmptySD3LatentImage", width=128, height=128, batch_size=1)
+    chain.graph[chain.invert()[0]]["inputs"]["latent"] = wide()
+
+
+RESCALED = patched("RescaleCFG", multiplier=0.7)
+FLOW = patched("ModelSamplingSD3", shift=3.0)
+VELOCITY = patched("ModelSamplingDiscrete", ["sampler"], sampling="v_prediction", zsnr=False)
+
+
+def other_model(chain, plan, sampler):
+    louder = chain.graph.add("ModelMergeSubtract", model1=chain.load(), model2=chain.load(), multiplier=0.5)
+    chain.graph[sampler()[0]]["inputs"]["model"] = louder()
+
+
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
         (change(lambda c, p, s: p, blend_words="zebra"), 'blend word "zebra" is in neither prompt'),
         (change(lambda c, p, s: p, edit_text=" "), "the edit text is empty"),
-        (change(lambda c, p, s: p, edit_text="a (zebra:2) and a (zebra:3)"), "two weights"),
         (change(lambda c, p, s: p, word_windows="zebra=0.4"), 'window "zebra" is not in the prompt'),
         (change(lambda c, p, s: p, word_windows="0.4"), "write word=0.4"),
         (change(lambda c, p, s: p, source_text="a cat"), "not the one that the picture was inverted with"),
         (change(lambda c, p, s: s, end_step=99), "between 1 and 4 steps"),
+        (change(lambda c, p, s: p, source_text=" "), "the source text is empty"),
+        (change(lambda c, p, s: p, edit_text="a gr(e:2)en star"), "whole words"),
+        (change(lambda c, p, s: p, edit_text="a ((big:2) star:2)"), "inside of another"),
         (other_model, "another MODEL"),
+        (VELOCITY, "another MODEL"),
+        (RESCALED, "changes this MODEL's guidance"),
+        (FLOW, "rectified flow models"),
+        (embeddings_of(), "belong to another trajectory"),
+        (embeddings_of(steps=3), "belong to another trajectory"),
+        (another_latent, "not that of a Stable Diffusion"),
         (two_prompts, "holds 2 prompts"),
         (an_area, "limited by a timestep range"),
     ],
@@ -164,40 +246,76 @@ def test_bad_input_is_one_sentence(comfy, alter, message):
     assert error_of(entry).count("\n") <= 1
 
 
+def test_progress_and_preview_reach_the_page(comfy):
+    """Guards the feel: every inner iteration moves the node's progress bar, pictures come while it works."""
+    chain = Chain(steps=5, inner_steps=3, seed=31)
+    chain.graph.add("SaveLatent", samples=chain.edit()[1](), filename_prefix="watched")
+    told = list(comfy.watch(chain.graph))
+    for node, total in ((chain.invert, 5), (chain.optimize, 15)):
+        seen = [data["value"] for kind, data in told if kind == "progress" and data["node"] == node()[0]]
+        most = {data["max"] for kind, data in told if kind == "progress" and data["node"] == node()[0]}
+        assert most == {total} and seen == sorted(seen) and len(set(seen)) >= total / 3 and seen[-1] > total - 3
+    assert sum(kind == "preview" for kind, _ in told) >= 12
+
+
 def test_cancel_is_answered_at_once(comfy):
-    """Guards cancel in the middle of the optimization: the run ends early, and the same graph runs afterwards."""
+    """Guards cancel in the middle of the optimization: within a call of the network, and the next run is as ever."""
     chain = Chain(steps=50, inner_steps=10, seed=5)
     chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix="cancelled")
-    prompt_id = comfy.queue(chain.graph)
-    time.sleep(4)
-    comfy.post("/interrupt", {})
-    asked = time.monotonic()
-    entry = comfy.finish(prompt_id)
-    assert time.monotonic() - asked < 10
-    assert any(kind == "execution_interrupted" for kind, _ in entry["status"]["messages"])
-    after = Chain(**QUICK, seed=5)
-    after.graph.add("SaveLatent", samples=after.optimize(1), filename_prefix="after-cancel")
-    comfy.run(after.graph)
+    asked = None
+    for kind, data in comfy.watch(chain.graph):
+        if asked is None and kind == "progress" and data["node"] == chain.optimize()[0]:
+            comfy.post("/interrupt", {})
+            asked = time.monotonic()
+    assert kind == "execution_interrupted" and data["node_type"] == "NullInvOptimize"
+    assert time.monotonic() - asked < 3
 
 
 def test_an_inversion_is_saved_and_loaded(comfy):
-    """Guards Save and Load Inversion: a later graph edits without inverting; the stored text comes back."""
+    """Guards Save and Load Inversion: a later graph gives the same edit without inverting; and may optimize anew."""
     chain = Chain(**QUICK)
     chain.graph.add(
         "NullInvSave", trajectory=chain.invert(1), prompt=chain.scene(1), filename_prefix="saved/again",
         null_embeddings=chain.optimize(),
     )  # fmt: skip
+    chain.graph.add("NullInvSave", trajectory=chain.invert(1), prompt="x", filename_prefix="saved/bare")
+    chain.graph.add("SaveLatent", samples=chain.edit()[1](), filename_prefix="direct")
+    chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix="direct-reconstruction")
     comfy.run(chain.graph)
     files = comfy.get("/object_info/NullInvLoad")["NullInvLoad"]["input"]["required"]["file"][1]["options"]
     later = Chain(optimize=False)
-    del later.graph[later.invert()[0]]
-    load = later.graph.add("NullInvLoad", file=next(f for f in files if "saved/again" in f))
-    plan = later.graph.add("NullInvP2PEdit", clip=later.load(1), source_text=load(2), edit_text=later.scene(2))
-    sampler = later.graph.add(
-        "NullInvP2PSampler", model=later.load(), trajectory=load(0), edit=plan(), null_embeddings=load(1)
-    )
-    later.graph.add("SaveLatent", samples=sampler(0), filename_prefix="loaded")
-    comfy.run(later.graph)
+    g = later.graph
+    del g[later.invert()[0]]
+    load = g.add("NullInvLoad", file=next(f for f in files if "saved/again" in f))
+    text = g.add("PreviewAny", source=load(2))
+    plan = g.add("NullInvP2PEdit", clip=later.load(1), source_text=load(2), edit_text=later.scene(2))
+    edits = {"model": later.load(), "edit": plan(), "null_embeddings": load(1)}
+    g.add("SaveLatent", samples=g.add("NullInvP2PSampler", trajectory=load(0), **edits)(), filename_prefix="loaded")
+    again = g.add(
+        "NullInvOptimize", model=later.load(), source=later.source(), negative=later.empty(), trajectory=load(0),
+        inner_steps=1,
+    )  # fmt: skip
+    g.add("SaveLatent", samples=again(1), filename_prefix="loaded-reconstruction")
+    entry = comfy.run(g)
+    assert sample_edit(0, "colour").source.caption in json.dumps(entry["outputs"][text()[0]])
+    assert torch.equal(latent(comfy, "loaded"), latent(comfy, "direct"))
+    assert torch.equal(latent(comfy, "loaded-reconstruction"), latent(comfy, "direct-reconstruction"))
+    g[load()[0]]["inputs"]["file"] = next(f for f in files if "saved/bare" in f)
+    g[plan()[0]]["inputs"]["source_text"] = later.scene(1)
+    assert "holds no null embeddings" in error_of(comfy.finish(comfy.queue(g)))
+
+
+def test_a_broken_file_is_a_sentence(comfy):
+    """Guards Load Inversion: a file that is none, and one that is gone."""
+    path = comfy.base / "output" / "broken.safetensors"
+    path.write_bytes(b"no inversion at all")
+    load = Chain(optimize=False)
+    shown = load.graph.add("NullInvLoad", file="output/broken.safetensors")
+    load.graph.add("PreviewAny", source=shown(2))
+    assert "not a whole safetensors file" in error_of(comfy.finish(comfy.queue(load.graph)))
+    path.unlink()
+    load.graph[shown()[0]]["inputs"]["file"] = "output/gone.safetensors"
+    assert "gone.safetensors" in json.dumps(comfy.post("/prompt", {"prompt": load.graph}))
 
 
 @pytest.mark.parametrize("prefix", ["../escape", "/tmp/escape", "a/../../escape", ""])
@@ -209,4 +327,4 @@ def test_files_stay_inside_the_output_folder(comfy, prefix):
     )
     entry = comfy.finish(comfy.queue(chain.graph))
     assert "folders" in error_of(entry) or "prefix is empty" in error_of(entry)
-    assert not list(comfy.base.parent.rglob("escape*"))
+    assert not [path for place in (comfy.base.parent, Path("/tmp")) for path in place.glob("escape*")]

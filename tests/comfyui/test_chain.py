@@ -22,7 +22,7 @@ from nullinv_core.images import psnr
 from nullinv_core.null_text import NullTextSettings
 
 from .graphs import Chain
-from .outputs import relative
+from .outputs import latent, relative
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +36,7 @@ def outputs(comfy):
     g.save(vae, chain.ksampler(chain.load(), 1.0)(), "ksampler-1")
     applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
     g.save(vae, chain.ksampler(applied(), 7.5)(), "ksampler-7.5")
-    guider = g.add(
-        "NullInvGuider", model=chain.load(), conditioning=chain.source(), null_embeddings=chain.optimize(), cfg=7.5
-    )
-    sigmas = g.add("BasicScheduler", model=chain.load(), scheduler="ddim_uniform", steps=chain.steps, denoise=1.0)
-    sampled = g.add(
-        "SamplerCustomAdvanced", noise=g.add("DisableNoise")(), guider=guider(), sigmas=sigmas(),
-        sampler=g.add("KSamplerSelect", sampler_name="euler")(), latent_image=chain.invert(0),
-    )  # fmt: skip
-    g.save(vae, sampled(), "guider")
+    g.save(vae, chain.guided(chain.load())(), "guider")
     plan, sampler = chain.edit(blend_words="")
     g.save(vae, sampler(), "edited")
     g.add("SaveLatent", samples=sampler(0), filename_prefix="edited")
@@ -131,23 +123,116 @@ def test_a_new_edit_text_runs_the_edit_alone(comfy, outputs):
     assert {chain.invert()[0], chain.optimize()[0]} <= set(cached)
 
 
-def test_a_ksampler_is_bit_identical_before_and_after(comfy, outputs):
-    """Guards the MODEL: our nodes leave it as it was."""
+def test_a_ksampler_is_bit_identical_before_and_after(comfy):
+    """Guards the MODEL: it is as it was after our nodes ran, failed and were cancelled, without being loaded anew."""
+    runs = iter(range(9_990, 10_000))
 
-    def sampled(name, seed):
+    def sampled():
         chain = Chain(optimize=False)
         blank = chain.graph.add("EmptyLatentImage", width=128, height=128, batch_size=1)
-        sampler = chain.graph.add(
-            "KSampler", model=chain.load(), seed=seed, steps=4, cfg=7.5, sampler_name="euler", scheduler="normal",
-            positive=chain.source(), negative=chain.empty(), latent_image=blank(), denoise=1.0,
-        )  # fmt: skip
-        chain.graph.add("SaveLatent", samples=sampler(), filename_prefix=name)
-        comfy.run(chain.graph)
-        return latent_file(comfy.base / "output", name, 1.0)
+        sampler = chain.ksampler(chain.load(), 7.5, blank())
+        # a last step beyond all steps changes nothing but the cache's key
+        settings = {"add_noise": "enable", "noise_seed": 7, "end_at_step": next(runs)}
+        chain.graph[sampler()[0]]["inputs"].update(settings)
+        chain.graph.add("SaveLatent", samples=sampler(), filename_prefix="same")
+        entry = comfy.run(chain.graph)
+        return latent(comfy, "same"), cached(entry), chain
 
-    before = sampled("before", 7)
-    between = Chain(seed=1)
-    between.graph.save(between.load(2), between.optimize(1), "between")
-    comfy.run(between.graph)
-    comfy.post("/free", {"free_memory": True})
-    assert torch.equal(before, sampled("after", 7))
+    def cached(entry):
+        return next(data["nodes"] for kind, data in entry["status"]["messages"] if kind == "execution_cached")
+
+    before, *_ = sampled()
+    ran = Chain(steps=4, inner_steps=2, seed=1)
+    applied = ran.graph.add("NullInvApply", model=ran.load(), null_embeddings=ran.optimize())
+    for samples in (ran.edit()[1](), ran.ksampler(applied(), 7.5)(), ran.guided(ran.load())()):
+        ran.graph.add("SaveLatent", samples=samples, filename_prefix="between")
+    failing = Chain(steps=4, seed=2)
+    short = failing.graph.add("OtherRunOut", model=failing.load(), times=2)
+    failing.graph[failing.optimize()[0]]["inputs"]["model"] = short()
+    failing.graph.add("SaveLatent", samples=failing.optimize(1), filename_prefix="between")
+    cancelled = Chain(steps=50, seed=3)
+    cancelled.graph.add("SaveLatent", samples=cancelled.optimize(1), filename_prefix="between")
+    for graph, ends in ((ran.graph, "success"), (failing.graph, "error"), (cancelled.graph, "interrupted")):
+        for kind, data in comfy.watch(graph):
+            if ends == "interrupted" and kind == "progress" and data["node"] == cancelled.optimize()[0]:
+                comfy.post("/interrupt", {})
+        assert kind == f"execution_{ends}"
+        after, hits, chain = sampled()
+        assert torch.equal(before, after) and chain.load()[0] in hits
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm_2"])
+def test_samplers_that_ask_more_often_are_served(comfy, sampler):
+    """Guards other samplers than euler, which ask twice a step or between the steps: both of our ways agree, and the
+    photo is nearer than without."""
+    chain = Chain(steps=20, inner_steps=2)
+    g = chain.graph
+    g[chain.optimize()[0]]["inputs"]["cfg"] = 3.0
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    guided = chain.guided(chain.load(), sampler, cfg=3.0)
+    names = {name: g[guided()[0]]["inputs"][name] for name in ("sigmas", "sampler", "latent_image")}
+    for name, model in (("with", applied()), ("without", chain.load())):
+        sampled = g.add(
+            "SamplerCustom", model=model, add_noise=False, noise_seed=0, cfg=3.0, positive=chain.source(),
+            negative=chain.empty(), **names,
+        )  # fmt: skip
+        g.add("SaveLatent", samples=sampled(), filename_prefix=f"{sampler}-{name}")
+    g.add("SaveLatent", samples=guided(), filename_prefix=f"{sampler}-guided")
+    g.add("SaveLatent", samples=chain.latent(), filename_prefix=f"{sampler}-photo")
+    comfy.run(g)
+    photo, ours = latent(comfy, f"{sampler}-photo"), latent(comfy, f"{sampler}-with")
+    assert relative(latent(comfy, f"{sampler}-guided"), ours) < 1e-3
+    assert relative(ours, photo) < 0.8 * relative(latent(comfy, f"{sampler}-without"), photo)
+
+
+def test_a_batch_of_photos_equals_single_ones(comfy):
+    """Guards batches: two photos under one text go through every node as they do alone; each has its own maps."""
+
+    def chain_of(*seeds):
+        chain = Chain(steps=4, inner_steps=2, seed=seeds[0])
+        g = chain.graph
+        if len(seeds) > 1:
+            other = g.add("NullInvDemoScene", seed=seeds[1], edit="colour")
+            both = g.add("ImageBatch", image1=chain.scene(0), image2=other(0))
+            g[chain.latent()[0]]["inputs"]["pixels"] = both()
+        text, target = "a red star on a blue background", "a green star on a blue background"
+        g[chain.source()[0]]["inputs"]["text"] = text
+        plan, sampler = chain.edit(target)
+        g[plan()[0]]["inputs"]["source_text"] = text
+        name = "batch-" + "-".join(map(str, seeds))
+        for slot, samples in enumerate((chain.optimize(1), sampler(0))):
+            g.add("SaveLatent", samples=samples, filename_prefix=f"{name}-{slot}-")
+        maps = g.add("NullInvAttentionMaps", attention=sampler(3), words="star, blue", edit=0)
+        for images in (maps(), chain.optimize(2)):
+            g.add("PreviewImage", images=images)
+        outputs = comfy.run(g)["outputs"].values()
+        shown = [len(output["images"]) for output in outputs if output.get("images")]
+        return [latent(comfy, f"{name}-{slot}-") for slot in (0, 1)], sorted(shown)
+
+    together, shown = chain_of(21, 22)
+    assert shown == [2, 4]
+    for row, seed in enumerate((21, 22)):
+        alone, _ = chain_of(seed)
+        for batch, single in zip(together, alone, strict=True):
+            assert relative(batch[[row]], single) < 1e-3
+
+
+def test_every_scheduler_works_at_its_default_steps(comfy):
+    """Guards the list of schedulers: at 50 steps their noise levels lie closer than the trained ones; and the photo
+    comes back on the densest of them."""
+    chain = Chain(steps=50, optimize=False)
+    g = chain.graph
+    names = comfy.get("/object_info/NullInvDDIMInvert")["NullInvDDIMInvert"]["input"]["required"]["scheduler"]
+    names = names[1]["options"] if isinstance(names[0], str) else names[0]
+    assert len(names) >= 7
+    for name in names:
+        inputs = {**g[chain.invert()[0]]["inputs"], "scheduler": name}
+        inverted = g.add("NullInvDDIMInvert", **inputs)
+        g.add("SaveLatent", samples=inverted(0), filename_prefix=f"scheduler-{name}")
+        if name == "karras":
+            back = chain.ksampler(chain.load(), 1.0, inverted(0))
+            g[back()[0]]["inputs"]["scheduler"] = name
+            g.add("SaveLatent", samples=back(), filename_prefix="scheduler-back")
+    g.add("SaveLatent", samples=chain.latent(), filename_prefix="scheduler-photo")
+    comfy.run(g)
+    assert relative(latent(comfy, "scheduler-back"), latent(comfy, "scheduler-photo")) < 0.1

@@ -98,6 +98,15 @@ def test_a_full_size_checkpoint_goes_through_every_node(comfy, checkpoint):
         latent_image=inverted(0),
     )  # fmt: skip
     photo.save(sampled(), "full-ksampler")
+    guider = g.add(
+        "NullInvGuider", model=photo.load(), conditioning=photo.source(), null_embeddings=optimized(), cfg=7.5
+    )
+    sigmas = g.add("BasicScheduler", model=photo.load(), scheduler="ddim_uniform", steps=2, denoise=1.0)
+    guided = g.add(
+        "SamplerCustomAdvanced", noise=g.add("DisableNoise")(), guider=guider(), sigmas=sigmas(),
+        sampler=g.add("KSamplerSelect", sampler_name="euler")(), latent_image=inverted(0),
+    )  # fmt: skip
+    photo.save(guided(), "full-guided")
     g.add("NullInvSave", trajectory=inverted(1), prompt=PROMPTS[0], filename_prefix="full", null_embeddings=optimized())
     printed = len(comfy.text())
     comfy.run(g)
@@ -106,9 +115,16 @@ def test_a_full_size_checkpoint_goes_through_every_node(comfy, checkpoint):
     reconstruction = latent(comfy, "full-reconstruction")
     assert relative(latent(comfy, "full-source"), reconstruction) < 1e-3
     assert relative(latent(comfy, "full-ksampler"), reconstruction) < 1e-3
+    assert relative(latent(comfy, "full-guided"), reconstruction) < 1e-3
     assert relative(latent(comfy, "full-edited"), reconstruction) > 1e-3
-    saved = load_inversion(newest(comfy, "full"))
+    path = newest(comfy, "full")
+    saved = load_inversion(path)
     assert saved.null.losses.isfinite().all() and saved.null.embeddings.shape[2:] == saved.trajectory.context.shape[1:]
+    later = Photo(checkpoint)
+    loaded = later.graph.add("NullInvLoad", file=f"output/{path.name}")
+    later.save(later.edit(lambda slot: loaded(0), lambda: loaded(1))(0), "full-loaded")
+    comfy.run(later.graph)
+    assert relative(latent(comfy, "full-loaded"), latent(comfy, "full-edited")) < 1e-3
 
 
 def test_the_random_weights_see_the_prompt(comfy, checkpoint):

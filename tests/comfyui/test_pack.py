@@ -33,13 +33,14 @@ def test_every_node_says_what_it_does(nodes):
 
 
 def test_every_node_has_a_help_page(nodes):
-    """Guards the help that ComfyUI shows on a node: it names every input."""
+    """Guards the help that ComfyUI shows on a node: it names every input, and what goes wrong."""
     for name, info in nodes.items():
         page = (PACK / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
         assert page.startswith(f"# {info['display_name']}")
         inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
         missing = [i for i in inputs if not re.search(rf"\b{i}\b", page)]
-        assert not missing or name == "NullInvLoad", f"{name}: {missing}"
+        assert not missing, f"{name}: {missing}"
+        assert "**Common mistakes.**" in page, name
 
 
 def test_an_older_comfyui_gets_one_sentence(tmp_path):

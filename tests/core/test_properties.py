@@ -20,6 +20,7 @@ from nullinv_core import (
     reconstruct,
 )
 from nullinv_core.null_text import PAPER
+from nullinv_core.prompt_to_prompt.edit import reweight
 from nullinv_core.schedule import Schedule, ddim_step, guide
 
 from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
@@ -103,6 +104,15 @@ def test_weight_one_changes_nothing_and_other_weights_do(denoiser):
     )
     assert torch.equal(plain, one)
     assert not close(plain, three, 1e-4)
+
+
+def test_a_word_is_reweighted_in_one_place():
+    """Guards weights by word number: of a word that stands twice, one place alone; the plan before stays as it was."""
+    twice = word_prompt("a red cat on red grass")
+    plan = plan_edit(twice, twice, 4)
+    changed = reweight(plan, {4: 3.0})
+    assert [i for i, x in enumerate(changed.equalizer.tolist()) if x == 3.0] == twice.tokens_of_word(4)
+    assert bool((plan.equalizer == 1).all())
 
 
 def test_windows_of_no_length_are_a_plain_prompt_swap(denoiser):

@@ -11,6 +11,11 @@ def _count(executor, *args, **kwargs):
     return executor(*args, **kwargs)
 
 
+def _count_older(apply, given):
+    logging.warning("other pack: the older hook")
+    return apply(given["input"], given["timestep"], **given["c"])
+
+
 class _OnModel:
     RETURN_TYPES = ("MODEL",)
     FUNCTION = "apply"
@@ -22,12 +27,12 @@ class _OnModel:
 
 
 class Wrap(_OnModel):
-    """Counts predictions in a wrapper, and rescales them by one in the older hook for the same."""
+    """Counts predictions in a wrapper, and in the older hook for the same."""
 
     def apply(self, model):
         patched = model.clone()
         patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "other pack", _count)
-        patched.set_model_unet_function_wrapper(lambda apply, p: apply(p["input"], p["timestep"], **p["c"]) * 1.0)
+        patched.set_model_unet_function_wrapper(_count_older)
         return (patched,)
 
 
@@ -69,7 +74,23 @@ class RunOut(_OnModel):
         return (patched,)
 
 
+class Look(_OnModel):
+    """Tells how often the blocks of the network that a MODEL shares are wrapped, after something else has run."""
+
+    RETURN_TYPES = ("STRING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "after": ("LATENT",)}}
+
+    def apply(self, model, after):
+        kinds = [type(module) for module in model.model.diffusion_model.modules()]
+        depths = [sum(base.__name__.startswith("Checkpointed") for base in kind.__mro__) for kind in kinds]
+        return (f"wrapped {max(depths)} times",)
+
+
 NODE_CLASS_MAPPINGS = {
+    "OtherLook": Look,
     "OtherWrap": Wrap,
     "OtherPatchAttention": PatchAttention,
     "OtherReplaceAttention": ReplaceAttention,

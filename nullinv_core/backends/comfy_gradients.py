@@ -1,0 +1,111 @@
+"""What a backward pass needs of a loaded ComfyUI model: whole weights, ordinary tensors, and enough memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .comfy_checkpoint import Checkpointing
+
+
+def resident(model: Any) -> Any:
+    """A clone of the MODEL whose weights can be differentiated through once they are loaded as a whole.
+
+    Dynamic offloading streams weights into buffers that autograd must not keep, so it is left for a plain clone.
+    """
+    if not (hasattr(model, "is_dynamic") and model.is_dynamic()):
+        return model.clone()
+    if getattr(model, "cached_patcher_init", None) is None:
+        raise InputError(
+            "this MODEL cannot be loaded as a whole, which optimizing needs; start ComfyUI with --disable-dynamic-vram"
+        )
+    return model.clone(disable_dynamic=True)
+
+
+def check_whole(model: Any) -> None:
+    """Raise InputError where a part of the weights stays off the device: such parts share buffers, which autograd
+    would read after they have been written again."""
+    if getattr(model, "model_lowvram", False):
+        raise InputError(
+            "optimizing needs the whole model on the device, and there is no room for it; close what else uses the "
+            "device, leave --novram, or load the model in half precision (--fp16-unet)"
+        )
+
+
+def make_ordinary(network: torch.nn.Module) -> None:
+    """Replace weights that autograd may not save by equal ones that it may, one at a time; none asks for a gradient.
+
+    Those were made in inference mode. Moved to a device since, they do not even say so; what they lack is a version.
+    """
+    for name in [name for name, _ in network.named_parameters()]:
+        parameter = network.get_parameter(name)
+        if not has_version(parameter):
+            comfy.utils.set_attr_param(network, name, parameter.detach().clone())
+        elif parameter.requires_grad:
+            parameter.requires_grad_(False)
+
+
+def has_version(tensor: Tensor) -> bool:
+    """Whether autograd may save a tensor: one of inference mode has no version counter."""
+    try:
+        return tensor._version >= 0
+    except RuntimeError:
+        return False
+
+
+def ordinary(value: Any) -> Any:
+    """A tensor that autograd may save; all else as it is."""
+    return value.clone() if isinstance(value, Tensor) and not has_version(value) else value
+
+
+def differentiating(job: Callable[[], Any]) -> Any:
+    """What ``job`` returns; raises InputError where a part of the network came out of inference mode."""
+    try:
+        return job()
+    except RuntimeError as error:
+        if "nference tensor" not in str(error):
+            raise
+        raise InputError(
+            "a patch of another node on this MODEL (a hypernetwork or the like) cannot be differentiated through; "
+            "optimize with the MODEL from before that node"
+        ) from error
+
+
+def in_less_memory(job: Callable[[], Any], checkpointing: Checkpointing) -> Any:
+    """What ``job`` returns, tried once more with gradient checkpointing where memory runs out.
+
+    Raises InputError where it runs out with checkpointing too.
+    """
+    while True:
+        try:
+            return job()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if checkpointing.on:
+                comfy.model_management.unload_all_models()
+                raise InputError(
+                    "there is not enough memory to optimize this picture; take a smaller one, fewer pictures at once, "
+                    "or a model in half precision (--fp16-unet)"
+                ) from error
+        # outside of the handler, which keeps the failed run's tensors alive
+        logging.warning("null-text inversion ran out of memory; once more with gradient checkpointing")
+        comfy.model_management.soft_empty_cache()
+        checkpointing.on = True
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, whichever it is, had no memory left."""
+    text = str(error).lower()
+    return (
+        isinstance(error, comfy.model_management.OOM_EXCEPTION)
+        or "out of memory" in text
+        or "not enough memory" in text
+    )
