@@ -20,17 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nullinv_core import NullEmbeddings, Trajectory, edit, invert, optimize_null_text, reconstruct
+from nullinv_core import NullEmbeddings, Trajectory, edit, invert, reconstruct
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
+from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.demo.judge import is_right
-from nullinv_core.demo.run import demo_case, edit_settings
+from nullinv_core.demo.run import EDIT_GUIDANCE, demo_case, edit_settings
 from nullinv_core.demo.scenes import EditCase, render
 from nullinv_core.denoiser import Counted
 from nullinv_core.images import psnr
-from nullinv_core.null_text import FAST, PAPER, NullTextSettings
+from nullinv_core.null_text import NullTextSettings
+from nullinv_core.presets import Preset, embed
 from nullinv_core.prompt_to_prompt.attention import batch_edits
-from nullinv_core.prompt_to_prompt.edit import plan_edit
+from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
 
+from . import reference
 from .common import RESULTS, environment, markdown_table, write_json
 
 FIRST_SEED = 20_000
@@ -39,12 +42,11 @@ FIRST_SEED = 20_000
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a method made of a photo. ``guides``: what guides its edits. ``pin``: whether the source is pinned."""
+    """What a method made of a photo: the pivot, what guides its edits, and the reconstruction's latents."""
 
     trajectory: Trajectory
-    guides: NullEmbeddings | Tensor
+    null: NullEmbeddings
     reached: Tensor
-    pin: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Row:
     seconds: float
     edit_cost: int
     edit_seconds: float
+    dense_edit_seconds: float
     reconstruction_psnr: float
     background_psnr: float
     changed_region_gain: float
@@ -67,34 +70,16 @@ class Row:
 Method = Callable[[DiffusersModel, Counted, Tensor, Tensor, Tensor, float], Prepared]
 
 
-def optimized(settings: NullTextSettings, pin: bool = False) -> Method:
-    """Null-text inversion with some settings."""
+def ours(method: Preset | NullTextSettings) -> Method:
+    """A preset, or null-text inversion with some settings."""
 
     def run(
         model: DiffusersModel, denoiser: Counted, latents: Tensor, context: Tensor, empty: Tensor, guidance: float
     ) -> Prepared:
         trajectory = invert(denoiser, latents, context, model.schedule(50))
-        wanted = NullTextSettings(**{**asdict(settings), "guidance": guidance})
-        null, reached = optimize_null_text(denoiser, trajectory, empty, wanted)
-        return Prepared(trajectory, null, reached, pin)
+        return Prepared(trajectory, *embed(denoiser, trajectory, empty, method, guidance))
 
     return run
-
-
-def negative_prompt(
-    model: DiffusersModel, denoiser: Counted, latents: Tensor, context: Tensor, empty: Tensor, guidance: float
-) -> Prepared:
-    """Negative-prompt inversion (Miyake et al. 2023): the source prompt guides, nothing is optimized."""
-    trajectory = invert(denoiser, latents, context, model.schedule(50))
-    return Prepared(trajectory, context, reconstruct(denoiser, trajectory, context, guidance))
-
-
-def direct(
-    model: DiffusersModel, denoiser: Counted, latents: Tensor, context: Tensor, empty: Tensor, guidance: float
-) -> Prepared:
-    """Direct inversion (Ju et al. 2023): the source branch is the trajectory, the empty prompt guides the edit."""
-    trajectory = invert(denoiser, latents, context, model.schedule(50))
-    return Prepared(trajectory, empty, trajectory.clean, pin=True)
 
 
 def peer(path: Path) -> Method:
@@ -143,8 +128,10 @@ def cost(counter: Counted) -> int:
     return counter.forwards + 2 * counter.backwards
 
 
-def measure(model: DiffusersModel, method: str, run: Method, case: EditCase, seed: int, guidance: float) -> Row:
-    """One method on one scene."""
+def measure(
+    model: DiffusersModel, method: str, run: Method, case: EditCase, seed: int, guidance: float, edit_guidance: float
+) -> Row:
+    """One method on one scene. The edit has null embeddings for its own guidance, which are not counted."""
     source, truth = render(case.source), render(case.target)
     prompts = [model.prompt(case.source.caption), model.prompt(case.target.caption), model.prompt("")]
     context, edit_context, empty = model.encode_prompts(prompts).split(1)
@@ -156,13 +143,15 @@ def measure(model: DiffusersModel, method: str, run: Method, case: EditCase, see
     prepared = run(model, counter, latents, context, empty, guidance)
     done = _now(model)
     spent, counter = cost(counter), Counted(model.denoiser)
+    peak = torch.cuda.max_memory_allocated() if model.device.type == "cuda" else None
     plan = plan_edit(prompts[0], prompts[1], 50, edit_settings(case))
+    for_edit = prepared
+    if edit_guidance != guidance:
+        for_edit = run(model, Counted(model.denoiser), latents, context, empty, edit_guidance)
     edit_started = _now(model)
-    result = edit(
-        counter, prepared.trajectory, prepared.guides, edit_context[None], batch_edits([[plan]]), guidance,
-        pin=prepared.pin,
-    )  # fmt: skip
+    result = edit(counter, for_edit.trajectory, for_edit.null, edit_context[None], batch_edits([[plan]]), edit_guidance)
     edited_at = _now(model)
+    dense = dense_edit(model, for_edit, plan, torch.cat([context, edit_context]), edit_guidance)
     edited = model.decode(result.latents[0])[0].numpy()
     return Row(
         method=method,
@@ -171,12 +160,33 @@ def measure(model: DiffusersModel, method: str, run: Method, case: EditCase, see
         seconds=done - started,
         edit_cost=cost(counter),
         edit_seconds=edited_at - edit_started,
+        dense_edit_seconds=dense,
         reconstruction_psnr=psnr(model.decode(prepared.reached)[0].numpy(), model.decode(latents)[0].numpy()),
         background_psnr=psnr(edited, source, ~case.mask),
         changed_region_gain=psnr(edited, truth, case.mask) - psnr(source, truth, case.mask),
         edit_judged_right=is_right(edited, case.target),
-        peak_bytes=torch.cuda.max_memory_allocated() if model.device.type == "cuda" else None,
+        peak_bytes=peak,
     )
+
+
+def dense_edit(model: DiffusersModel, prepared: Prepared, plan: Edit, contexts: Tensor, guidance: float) -> float:
+    """Seconds that the plain transcription takes for an edit: four samples a step, whole attention matrices."""
+    mapping, schedule = plan.alignment.mapping, model.schedule(50)
+    pairs = [(i, j, float(mapping[i, j])) for i, j in mapping.nonzero().tolist()]
+    windows = [row.nonzero().flatten().tolist() for row in plan.cross_window]
+    controller = reference.Controller([pairs], [{}], [windows], int(plan.self_window.sum()), 256)
+    unet = model.denoiser.unet
+    unet.set_attn_processor(reference.DenseAttention(controller))
+    try:
+        started = _now(model)
+        with torch.no_grad():
+            reference.edit(
+                unet, prepared.trajectory.noisiest, contexts, list(prepared.null.embeddings.flip(0)),
+                [int(t) for t in schedule.timesteps], schedule.alphas_cumprod, guidance, controller,
+            )  # fmt: skip
+        return _now(model) - started
+    finally:
+        unet.set_attn_processor(ControlledAttention())
 
 
 def _now(model: DiffusersModel) -> float:
@@ -201,11 +211,12 @@ def table_of(rows: list[Row], reference: str) -> str:
             [method, f"{median('cost'):.0f}", f"{median('seconds'):.1f} ({min(seconds):.1f}-{max(seconds):.1f})",
              f"{ratio:.2f}", f"{median('reconstruction_psnr'):.1f}", f"{median('background_psnr'):.1f}",
              f"{median('changed_region_gain'):+.1f}", f"{sum(r.edit_judged_right for r in own)} of {len(own)}",
-             f"{median('edit_cost'):.0f}", f"{median('edit_seconds'):.1f}"]
+             f"{median('edit_cost'):.0f}", f"{median('edit_seconds'):.1f}",
+             f"{float(np.median([row.edit_seconds / row.dense_edit_seconds for row in own])):.2f}"]
         )  # fmt: skip
     head = [
         "method", "samples", "seconds", f"of {reference}", "reconstruction, dB", "background, dB", "changed region, dB",
-        "right", "samples of an edit", "its seconds",
+        "right", "samples of an edit", "its seconds", "of the dense one's",
     ]  # fmt: skip
     return markdown_table(head, lines)
 
@@ -218,27 +229,28 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--guidance", type=float, default=7.5)
+    parser.add_argument("--edit-guidance", type=float, default=EDIT_GUIDANCE)
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--out", type=Path, default=RESULTS / "speed.json")
     options = parser.parse_args()
     model = load_model(options.model, options.device)
     methods: dict[str, Method] = {
-        "paper": optimized(PAPER),
-        "paper without early stop": optimized(NullTextSettings(early_stop=0.0, early_stop_growth=0.0)),
-        "negative-prompt": negative_prompt,
-        "direct": direct,
-        "fast": optimized(FAST),
-        "fast, source pinned": optimized(FAST, pin=True),
+        "paper": ours("paper"),
+        "paper without early stop": ours(NullTextSettings(early_stop=0.0, early_stop_growth=0.0)),
+        "negative-prompt": ours("negative-prompt"),
+        "direct": ours("direct"),
+        "fast": ours("fast"),
     }
     if options.peer:
         methods["diffusers community pipeline"] = peer(options.peer)
     rows = []
     for seed in range(options.first_seed, options.first_seed + options.scenes):
         for name, run in methods.items():
-            rows.append(measure(model, name, run, demo_case(seed), seed, options.guidance))
+            rows.append(measure(model, name, run, demo_case(seed), seed, options.guidance, options.edit_guidance))
             print(json.dumps(asdict(rows[-1])), flush=True)
     table = table_of(rows, "paper")
-    settings = {"guidance": options.guidance, "first_seed": options.first_seed, "device": options.device}
+    guidances = {"guidance": options.guidance, "edit_guidance": options.edit_guidance}
+    settings = {**guidances, "first_seed": options.first_seed, "device": options.device}
     write_json(options.out, {**environment(), **settings, "rows": [asdict(row) for row in rows]})
     options.out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
     print(table)

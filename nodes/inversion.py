@@ -8,8 +8,7 @@ from comfy_api.latest import io
 
 from .wires import NullEmbeddings, Trajectory, schema
 
-PRESETS = {"paper": (10, 1e-2, 1e-5), "fast": (4, 2e-2, 3e-5)}
-"""Inner steps, learning rate and early stop."""
+PRESETS = ["paper", "fast", "negative-prompt", "direct"]
 CUSTOM = "custom"
 SCHEDULERS = ["ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential", "beta"]
 
@@ -72,8 +71,9 @@ class NullTextOptimize(io.ComfyNode):
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
                 io.Float.Input("cfg", default=7.5, min=1.0, max=30.0, step=0.1, tooltip="Guidance of the edits."),
                 io.Combo.Input("preset", options=[*PRESETS, CUSTOM], default="paper", tooltip="paper: the authors' "
-                               "10 inner steps; fast: about a third of the work, a little less exact; custom: the "
-                               "three values below."),
+                               "constants; fast: the same in a seventh of the time; negative-prompt: no optimization, "
+                               "less exact; direct: none either, the photo's branch is read from the trajectory; "
+                               "custom: the three values below."),
                 io.Int.Input("inner_steps", default=10, min=1, max=100,
                              tooltip="custom: most optimizer steps per timestep."),
                 io.Float.Input("learning_rate", default=0.01, min=0.0001, max=1.0, step=0.0001, round=0.0001,
@@ -102,9 +102,7 @@ class NullTextOptimize(io.ComfyNode):
         from ..nullinv_core.figures import loss_plot
         from ..nullinv_core.images import from_pil
 
-        if preset != CUSTOM:
-            inner_steps, learning_rate, early_stop = PRESETS[preset]
-        settings = NullTextSettings(cfg, inner_steps, learning_rate, early_stop)
-        inversion, reconstruction = optimize(model, source, negative, trajectory, settings)
+        method = NullTextSettings(cfg, inner_steps, learning_rate, early_stop) if preset == CUSTOM else preset
+        inversion, reconstruction = optimize(model, source, negative, trajectory, method, cfg)
         plots = [from_pil(loss_plot(inversion.null, image)) for image in range(inversion.trajectory.batch)]
         return io.NodeOutput(inversion, reconstruction, torch.cat(plots))

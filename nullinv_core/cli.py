@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -35,6 +35,7 @@ console = Console(stderr=True)
 DEVICE_HELP = "cpu, cuda, mps …; by default a GPU where there is one."
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 Precision = Literal["float32", "bfloat16", "float16"]
+Preset = Literal["paper", "fast", "negative-prompt", "direct"]
 Dtype = Annotated[Precision, typer.Option(help="Precision of the network.")]
 OtherDtype = Annotated[Precision | None, typer.Option(help="Precision of the network; by default that of `invert`.")]
 InversionFile = Annotated[Path, typer.Option(help="File that `invert` wrote.")]
@@ -163,6 +164,7 @@ def invert(
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
     guidance: Annotated[float, typer.Option(help="Guidance that reconstruction and edits will use.")] = 7.5,
+    preset: Annotated[Preset, typer.Option(help="How null embeddings are made; see the README.")] = "paper",
     inner_steps: Annotated[int, typer.Option(help="Optimizer steps per timestep at most.")] = 10,
     size: Annotated[int, typer.Option(help="Side in pixels; 0: what the model was trained at.")] = 0,
     device: Device = "",
@@ -172,11 +174,13 @@ def invert(
     """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
     from .images import load_image
     from .inversion import invert as run_inversion
-    from .null_text import NullTextSettings, optimize_null_text
+    from .presets import OPTIMIZED, embed
+    from .schedule import check_guidance
     from .store import Inversion, save_inversion
 
     _check_out(out, ".safetensors")
-    settings = NullTextSettings(guidance=guidance, inner_steps=inner_steps)
+    check_guidance(guidance)
+    method = replace(OPTIMIZED[preset], inner_steps=inner_steps) if preset in OPTIMIZED else preset
     loaded = _load(model, device, dtype, config)
     schedule = loaded.schedule(steps)
     side = loaded.check_size(size or loaded.native_size)
@@ -184,7 +188,7 @@ def invert(
     latents = loaded.encode_image(load_image(image, side))
     with _progress() as callback:
         trajectory = run_inversion(loaded.denoiser, latents, context, schedule, callback)
-        null, _ = optimize_null_text(loaded.denoiser, trajectory, empty, settings, callback)
+        null, _ = embed(loaded.denoiser, trajectory, empty, method, guidance, callback)
     place = model if model == "demo" else str(Path(model).resolve())
     save_inversion(out, Inversion(trajectory, null, (prompt,), loaded.fingerprint, place, dtype))
     typer.echo(f"saved: {out}")
@@ -206,7 +210,9 @@ def reconstruct(
     _check_out(out, ".png")
     stored, null, loaded = _reopen(inversion, model, device, dtype, config)
     with _progress() as callback:
-        latents = run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback)
+        latents = stored.trajectory.clean
+        if not null.pinned:
+            latents = run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback)
     for path, picture in zip(_numbered(out, len(latents)), loaded.decode(latents), strict=True):
         save_image(picture, path)
         typer.echo(f"saved: {path}")

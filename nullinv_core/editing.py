@@ -93,7 +93,7 @@ def edit(
     source_guidance: float | None = None,
     limit: Tensor | None = None,
     steps: int | None = None,
-    pin: bool = False,
+    pin: bool | None = None,
 ) -> EditResult:
     """Sample source and edits of every image in one batch, with attention control and local blend.
 
@@ -102,11 +102,13 @@ def edit(
     ``limit``: bool (B, h, w); outside of it edits stay the source. ``steps``: how many of the T steps to take; with
     fewer the latents keep the noise of the step that would be next. ``pin``: the source branch is the trajectory
     itself, not sampled but read (direct inversion, Ju et al. 2023), so the source's attention is exact and needs no
-    unconditional sample. Costs 2·(1+E)·T samples an image; with ``pin`` 1+2E a step, 2E where no edit looks at the
-    source's attention any more, and ``maps`` end with the last step that did.
+    unconditional sample; by default as the embeddings say. Costs 2·(1+E)·T samples an image; with ``pin`` 1+2E a step,
+    2E where no edit looks at the source's attention any more, and ``maps`` end with the last step that did.
     """
     _check_null(null, trajectory, guidance)
     check_guidance(guidance if source_guidance is None else source_guidance)
+    if pin is None:
+        pin = isinstance(null, NullEmbeddings) and null.pinned
     schedule, batch, branches = trajectory.schedule, trajectory.batch, edits.branches
     if contexts.shape[:2] != (batch, branches - 1) or len(edits.edits) != batch:
         raise InputError(

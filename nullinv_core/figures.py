@@ -85,7 +85,7 @@ def heat_maps(attention: WordMaps, branch: int, words: Sequence[str], pictures: 
 def loss_plot(null: NullEmbeddings, image: int = 0) -> Image.Image:
     """Last loss and iterations of every step of an image, from noise to clean."""
     losses, iterations = (column[:, image].flip(0).tolist() for column in (null.losses, null.iterations))
-    title = f"last loss (line) and inner iterations (bars, at most {max(iterations)}) per timestep"
+    title = f"last loss (line) and inner iterations (bars, at most {max(iterations):.0f}) per timestep"
     return log_plot(losses, title, "step, from noise to clean", iterations)
 
 
@@ -108,7 +108,7 @@ def log_plot(values: Sequence[float], title: str, x_label: str, bars: Sequence[f
     floor = height - bottom
     for index, value in enumerate(bars):
         half = 0.4 * (width - left - right) / len(values)
-        reach = value / max(bars) * (floor - top)
+        reach = value / max(1, *bars) * (floor - top)
         draw.rectangle([x_of(index) - half, floor - reach, x_of(index) + half, floor], (222, 232, 248))
     for decade in range(low, high + 1):
         draw.line([(left, y_of(decade)), (width - right, y_of(decade))], GRID)

@@ -98,7 +98,7 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
     }
     if null is not None:
         tensors |= {"null_embeddings": null.embeddings, "losses": null.losses, "iterations": null.iterations}
-        metadata["guidance"] = float(null.guidance)
+        metadata |= {"guidance": float(null.guidance), "pinned": null.pinned}
     if inversion.region is not None:
         tensors["region"] = inversion.region
     # one entry alone: several would be written in an order that changes from run to run
@@ -156,8 +156,9 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion
     null = None
     if "null_embeddings" in tensors:
         null = NullEmbeddings(
-            tensors["null_embeddings"], schedule, float(metadata["guidance"]), tensors["losses"], tensors["iterations"]
-        )
+            tensors["null_embeddings"], schedule, float(metadata["guidance"]), tensors["losses"], tensors["iterations"],
+            bool(metadata.get("pinned", False)),
+        )  # fmt: skip
         expected = (schedule.steps, *trajectory.context.shape)
         if null.embeddings.shape != expected:
             raise InputError(f"its null embeddings are {tuple(null.embeddings.shape)}, not {expected}")

@@ -96,7 +96,8 @@ class NullEmbeddings:
     """∅_1 … ∅_T of each image, for one schedule and guidance scale.
 
     ``embeddings``: float32 (T, B, tokens, width), index 0 belongs to step 1. ``losses`` and ``iterations``: (T, B),
-    the last loss that was seen and how many optimizer steps were taken; step 1 first.
+    the last loss that was seen (0 where none was) and how many optimizer steps were taken; step 1 first. ``pinned``:
+    edits shall read the source branch from the trajectory, because these embeddings do not retrace it, or to save time.
     """
 
     embeddings: Tensor
@@ -104,6 +105,7 @@ class NullEmbeddings:
     guidance: float
     losses: Tensor
     iterations: Tensor
+    pinned: bool = False
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 4:

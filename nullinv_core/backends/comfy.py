@@ -274,7 +274,7 @@ def progress(model: Any, steps: int, inner_steps: int = 1) -> Callback:
     show = latent_preview.prepare_callback(model, steps * inner_steps)
 
     def callback(event: Event) -> None:
-        done = (event.step - 1) * inner_steps + (event.iteration or inner_steps) - 1
+        done = (event.step - 1) * inner_steps + min(event.iteration or inner_steps, inner_steps) - 1
         show(done, event.preview, None, steps * inner_steps)
 
     return callback

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..editing import EditResult, edit
 from ..errors import InputError
 from ..inversion import invert
-from ..null_text import NullTextSettings, optimize_null_text
+from ..null_text import NullTextSettings
+from ..presets import OPTIMIZED, Preset, embed, settings_of
 from ..prompt_to_prompt.attention import WordMaps, batch_edits
 from ..schedule import Schedule
 from ..store import Inversion, fingerprint
@@ -91,24 +92,25 @@ def invert_latent(model: Any, positive: Conditioning, latent: Latent, schedule: 
 
 
 def optimize(
-    model: Any, positive: Conditioning, negative: Conditioning, inversion: Inversion, settings: NullTextSettings
-) -> tuple[Inversion, Latent]:
-    """The inversion with null embeddings, and the reconstruction that they reach."""
+    model: Any, positive: Conditioning, negative: Conditioning, inversion: Inversion,
+    method: Preset | NullTextSettings, guidance: float,
+) -> tuple[Inversion, Latent]:  # fmt: skip
+    """The inversion with null embeddings, and the reconstruction that they reach. ``method``: see ``embed``."""
     check_made_with(model, inversion)
     trajectory = inversion.trajectory
     context = text_of(positive, "source", trajectory.batch)
     check_same_text(context, trajectory.context)
     empty = _as_long_as(text_of(negative, "negative", trajectory.batch), context)
-    steps = trajectory.schedule.steps
+    steps, gradients = trajectory.schedule.steps, method in OPTIMIZED or isinstance(method, NullTextSettings)
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> tuple[Inversion, Tensor]:
         device = clean.device
-        callback = progress(model, steps, settings.inner_steps)
-        null, reached = optimize_null_text(denoiser, trajectory.to(device), empty.to(device), settings, callback)
+        callback = progress(model, steps, settings_of(method).inner_steps if gradients else 1)
+        null, reached = embed(denoiser, trajectory.to(device), empty.to(device), method, guidance, callback)
         return replace(inversion, null=null.to("cpu")), reached.cpu()
 
     samples = model.model.process_latent_out(trajectory.clean)
-    done, reached = run(model, positive, negative, samples, trajectory.schedule, job, gradients=True)
+    done, reached = run(model, positive, negative, samples, trajectory.schedule, job, gradients=gradients)
     return done, {"samples": model.model.process_latent_out(reached)}
 
 

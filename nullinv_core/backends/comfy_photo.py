@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..null_text import NullTextSettings
 from ..prompt_to_prompt.edit import EditSettings
 from .comfy import check_model
 from .comfy_jobs import invert_latent, optimize, sample_edit, schedule_of
@@ -50,8 +49,7 @@ def edit_photo(
     photo = fit(image, size, 8 * 2 ** (levels - 1))
     schedule = schedule_of(model, "ddim_uniform", steps)
     inversion, _ = invert_latent(model, request.source_conditioning, {"samples": vae.encode(photo)}, schedule)
-    settings = NullTextSettings(guidance=guidance)
-    inversion, _ = optimize(model, request.source_conditioning, request.empty, inversion, settings)
+    inversion, _ = optimize(model, request.source_conditioning, request.empty, inversion, "paper", guidance)
     latent, _, mask, _ = sample_edit(model, inversion, inversion, request, guidance)
     edited = vae.decode(latent["samples"]).to(photo)
     before = photo.repeat_interleave(len(request.prompts), 0)

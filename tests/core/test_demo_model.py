@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import reference
 from benchmarks.demo_scenes import summary
 from nullinv_core import (
     EditSettings,
@@ -25,8 +26,6 @@ from nullinv_core.demo.judge import is_right
 from nullinv_core.demo.run import demo_case, run_case, write_demo
 from nullinv_core.demo.scenes import render, sample_scene
 from nullinv_core.images import psnr, save_image
-
-from . import reference
 
 
 @pytest.fixture(scope="module")

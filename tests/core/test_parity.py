@@ -1,14 +1,14 @@
-"""The library against the plain transcription in ``reference.py``."""
+"""The library against the plain transcription in ``benchmarks/reference.py``."""
 
 import dataclasses
 
 import pytest
 import torch
 
+from benchmarks import reference
 from nullinv_core import EditSettings, NullTextSettings, batch_edits, invert, optimize_null_text, plan_edit
 from nullinv_core.editing import edit, reconstruct
 
-from . import reference
 from .helpers import (
     context_of,
     controlled,

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
 """A plain transcription of the published algorithms, one image at a time, that shares no code with the library.
 
 Null-text inversion: Mokady et al. 2022, algorithm 1 with the authors' constants. Prompt-to-Prompt: Hertz et al. 2022
