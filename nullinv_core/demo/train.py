@@ -1,6 +1,6 @@
 """Train the demo model from nothing: ``python -m nullinv_core.demo.train``. Resumable; the same command goes on.
 
-Stages: tokenizer, autoencoder and UNet (in three passes each), text encoder. Each keeps its state in the work folder as
+Stages: tokenizer, autoencoder and UNet (in three and four passes), text encoder. Each keeps its state in the work folder as
 safetensors; the finished model is written as a diffusers folder in fp16.
 """
 
