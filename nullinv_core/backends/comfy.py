@@ -45,6 +45,8 @@ GUIDANCE_HOOKS = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_calc_cond_batch_function",
 )  # fmt: skip
 """Entries of model_options by which other nodes compute guidance their own way."""
+OWN_WRAPPER = "null-text inversion"
+"""Under this key Apply Null-Text wraps a MODEL's predictions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,9 +195,13 @@ def run(
 
 def check_hooks(model: Any) -> None:
     """Raise InputError for a MODEL whose guidance is not the plain one that the embeddings are optimized for."""
-    options = model.model_options
+    options, kinds = model.model_options, comfy.patcher_extension.WrappersMP
+    if OWN_WRAPPER in model.wrappers.get(kinds.CALC_COND_BATCH, {}):
+        raise InputError(
+            "this MODEL is for KSamplers, with null embeddings in it; connect the one from before that node"
+        )
     hooks = [name for name in GUIDANCE_HOOKS if options.get(name)]
-    kind = comfy.patcher_extension.WrappersMP.PREDICT_NOISE
+    kind = kinds.PREDICT_NOISE
     if (
         hooks
         or comfy.patcher_extension.get_all_wrappers(kind, options, is_model_options=True)

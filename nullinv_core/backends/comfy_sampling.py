@@ -13,9 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..store import Inversion
-from .comfy import Conditioning, sigma_of, with_context
-
-WRAPPER = "null-text inversion"
+from .comfy import OWN_WRAPPER, Conditioning, sigma_of, with_context
 
 
 def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
@@ -67,5 +65,5 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         nulls = [[with_context(entry, null) for entry in negative or ()] or None for negative in rest]
         return executor(network, [text, *nulls], x, timestep, options)
 
-    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, WRAPPER, wrapper)
+    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, OWN_WRAPPER, wrapper)
     return patched

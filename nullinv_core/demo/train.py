@@ -1,7 +1,7 @@
 """Train the demo model from nothing: ``python -m nullinv_core.demo.train``. Resumable; the same command goes on.
 
-Stages: tokenizer, autoencoder and UNet (in three passes each), text encoder. Each keeps its state in the work folder as
-safetensors; the finished model is written as a diffusers folder in fp16.
+Stages: tokenizer, autoencoder (in three passes), text encoder, UNet (in four). Each keeps its state in the work folder
+as safetensors; the finished model is written as a diffusers folder in fp16.
 """
 
 from __future__ import annotations
