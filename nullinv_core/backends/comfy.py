@@ -196,7 +196,7 @@ def run(
 def check_hooks(model: Any) -> None:
     """Raise InputError for a MODEL whose guidance is not the plain one that the embeddings are optimized for."""
     options, kinds = model.model_options, comfy.patcher_extension.WrappersMP
-    if OWN_WRAPPER in model.wrappers.get(kinds.CALC_COND_BATCH, {}):
+    if model.get_wrappers(kinds.CALC_COND_BATCH, OWN_WRAPPER):
         raise InputError(
             "this MODEL is for KSamplers, with null embeddings in it; connect the one from before that node"
         )
@@ -205,7 +205,7 @@ def check_hooks(model: Any) -> None:
     if (
         hooks
         or comfy.patcher_extension.get_all_wrappers(kind, options, is_model_options=True)
-        or any(model.wrappers.get(kind, {}).values())
+        or model.get_all_wrappers(kind)
     ):
         raise InputError(
             "another node changes this MODEL's guidance (RescaleCFG, perturbed attention or the like), for which null "

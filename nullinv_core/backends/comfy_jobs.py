@@ -39,7 +39,6 @@ SAME_TEXT = 0.01
 
 def schedule_of(model: Any, scheduler: str, steps: int) -> Schedule:
     """The schedule of one of ComfyUI's schedulers."""
-    check_model(model)
     sampling = model.get_model_object("model_sampling")
     return schedule_of_sigmas(model, comfy.samplers.calculate_sigmas(sampling, scheduler, steps))
 

@@ -57,10 +57,11 @@ def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> 
     def encode(text: str) -> Any:
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
+    prompts = tuple(prompt_of(clip, text) for text in texts)
     return EditRequest(
         source=prompt_of(clip, source),
-        prompts=tuple(prompt_of(clip, text) for text in texts),
-        weights=tuple(_words_of(clip, text, own) for text, own in zip(texts, marks, strict=True)),
+        prompts=prompts,
+        weights=tuple(_words_of(clip, prompt, own) for prompt, own in zip(prompts, marks, strict=True)),
         source_conditioning=encode(source),
         conditionings=tuple(encode(text) for text in texts),
         empty=encode(""),
@@ -95,9 +96,9 @@ def take_weights(text: str) -> tuple[str, list[Mark]]:
     return taken, marks
 
 
-def _words_of(clip: Any, text: str, marks: list[Mark]) -> dict[int, float]:
-    """Factors by word number for marks in a text."""
-    words = prompt_of(clip, text).words
+def _words_of(clip: Any, prompt: Prompt, marks: list[Mark]) -> dict[int, float]:
+    """Factors by word number for marks in a prompt's text."""
+    text, words = prompt.text, prompt.words
     weights: dict[int, float] = {}
     for start, end, weight in marks:
         before, inside = (prompt_of(clip, text[:place]).words for place in (start, end))
