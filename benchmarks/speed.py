@@ -33,7 +33,7 @@ from nullinv_core.presets import Preset, embed
 from nullinv_core.prompt_to_prompt.attention import batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
 
-from . import reference
+from . import full_size, reference
 from .common import RESULTS, environment, markdown_table, write_json
 
 FIRST_SEED = 20_000
@@ -231,8 +231,17 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=7.5)
     parser.add_argument("--edit-guidance", type=float, default=EDIT_GUIDANCE)
     parser.add_argument("--peer", type=Path)
-    parser.add_argument("--out", type=Path, default=RESULTS / "speed.json")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--arch", choices=["demo", "sd15"], default="demo", help="sd15: full size, random weights")
+    parser.add_argument("--steps", type=int, default=50, help="of --arch sd15")
+    parser.add_argument("--side", type=int, default=64, help="of the latents of --arch sd15")
     options = parser.parse_args()
+    out = options.out or RESULTS / ("speed.json" if options.arch == "demo" else "speed_sd15.json")
+    if options.arch == "sd15":
+        dtype = torch.float32 if options.device == "cpu" else torch.float16
+        figures = full_size.run(options.device, dtype, options.steps, options.side, ["paper", "fast"])
+        write_json(out, {**environment(), "steps": options.steps, "side": options.side, **figures})
+        return
     model = load_model(options.model, options.device)
     methods: dict[str, Method] = {
         "paper": ours("paper"),
@@ -251,8 +260,8 @@ def main() -> None:
     table = table_of(rows, "paper")
     guidances = {"guidance": options.guidance, "edit_guidance": options.edit_guidance}
     settings = {**guidances, "first_seed": options.first_seed, "device": options.device}
-    write_json(options.out, {**environment(), **settings, "rows": [asdict(row) for row in rows]})
-    options.out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+    write_json(out, {**environment(), **settings, "rows": [asdict(row) for row in rows]})
+    out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
     print(table)
 
 
