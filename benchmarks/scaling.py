@@ -1,7 +1,6 @@
-"""How the cost grows: ``python -m benchmarks.scaling``. Seconds an image of the preset ``fast`` and of an edit, by steps,
-by pixels, by the number of edits and by the size of the batch, on the demo model.
+"""How the cost grows: ``python -m benchmarks.scaling``.
 
-Every line is the median of some runs, taken in turns so that a slow minute of the machine meets all of them.
+Seconds an image of the preset ``fast`` and of its edits, by steps, pixels, edits and batch size, on the demo model. Every line is the median of some runs, taken in turns so that a slow minute of the machine meets all of them.
 """
 
 from __future__ import annotations
