@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from nullinv_core import EditSettings, Trajectory, batch_edits, edit, invert, plan_edit
+from nullinv_core import EditSettings, batch_edits, edit, invert, plan_edit
 from nullinv_core.backends.diffusers import DiffusersDenoiser, load_model
 from nullinv_core.backends.diffusers_attention import ControlledAttention
+from nullinv_core.backends.diffusers_memory import saved_bytes
 from nullinv_core.denoiser import Counted
 from nullinv_core.presets import Preset, embed
 from nullinv_core.schedule import leading_schedule, scaled_linear_alphas
@@ -55,26 +55,6 @@ def full_size_unet(device: str, dtype: torch.dtype) -> UNet2DConditionModel:
     unet.requires_grad_(False).eval().to(device, dtype, memory_format=torch.channels_last)
     unet.set_attn_processor(ControlledAttention())
     return unet
-
-
-def saved_bytes(denoiser: DiffusersDenoiser, latents: Tensor, trajectory: Trajectory) -> int:
-    """Bytes of the distinct tensors that one pass keeps for its backward pass, weights aside: an estimate of the
-    memory that optimizing adds to sampling where no device counts it."""
-    weights = {p.untyped_storage().data_ptr() for p in denoiser.unet.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    context = trajectory.context.clone().requires_grad_(True)
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        # the result is held, or the graph and with it the storages would be gone and their addresses used again
-        held = denoiser(latents, trajectory.schedule.level(1), context)
-    del held
-    return sum(kept.values())
 
 
 def matmul_rate(device: str, dtype: torch.dtype) -> float:
@@ -134,7 +114,7 @@ def measure(unet: UNet2DConditionModel, preset: Preset, checkpointing: bool, ste
             rate=per_sample * spent / (optimized - started),
             edit_rate=per_sample * counter.forwards / (edited - resumed),
             peak_bytes=peak,
-            saved_bytes=saved_bytes(plain, latents.to(device), trajectory),
+            saved_bytes=saved_bytes(plain, latents.to(device), schedule.level(1), source),
         )
 
     once()

@@ -1,6 +1,7 @@
 """How the cost grows: ``python -m benchmarks.scaling``.
 
-Seconds an image of the preset ``fast`` and of its edits, by steps, pixels, edits and batch size, on the demo model. Every line is the median of some runs, taken in turns so that a slow minute of the machine meets all of them.
+Seconds an image of the preset ``fast`` and of its edits, by steps, pixels, edits and batch size, on the demo model.
+Every line is the median of some runs, taken in turns so that a slow minute of the machine meets all of them.
 """
 
 from __future__ import annotations

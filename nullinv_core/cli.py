@@ -166,12 +166,16 @@ def invert(
     guidance: Annotated[float, typer.Option(help="Guidance that reconstruction and edits will use.")] = 7.5,
     preset: Annotated[Preset, typer.Option(help="How null embeddings are made; see the README.")] = "paper",
     inner_steps: Annotated[int, typer.Option(help="Optimizer steps per timestep at most.")] = 10,
+    low_memory: Annotated[
+        bool | None, typer.Option(help="Gradient checkpointing: slower, in less memory; by default where it is needed.")
+    ] = None,
     size: Annotated[int, typer.Option(help="Side in pixels; 0: what the model was trained at.")] = 0,
     device: Device = "",
     dtype: Dtype = "float32",
     config: Config = None,
 ) -> None:
     """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
+    from .backends.diffusers_memory import checkpoint, checkpoint_if_needed
     from .images import load_image
     from .inversion import invert as run_inversion
     from .presets import OPTIMIZED, embed
@@ -186,6 +190,10 @@ def invert(
     side = loaded.check_size(size or loaded.native_size)
     context, empty = loaded.encode_prompts([loaded.prompt(prompt), loaded.prompt("")]).split(1)
     latents = loaded.encode_image(load_image(image, side))
+    if low_memory is None:
+        checkpoint_if_needed(loaded, latents, context)
+    else:
+        checkpoint(loaded, low_memory)
     with _progress() as callback:
         trajectory = run_inversion(loaded.denoiser, latents, context, schedule, callback)
         null, _ = embed(loaded.denoiser, trajectory, empty, method, guidance, callback)
