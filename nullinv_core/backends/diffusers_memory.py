@@ -1,4 +1,4 @@
-"""How much memory a gradient through a diffusers UNet takes, and less of it by gradient checkpointing, block by block."""
+"""Memory that a gradient through a diffusers UNet takes, and less of it by gradient checkpointing of its blocks."""
 
 from __future__ import annotations
 
