@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
 
 from benchmarks.demo_scenes import summary
 from nullinv_core import (
@@ -26,6 +25,7 @@ from nullinv_core.demo.judge import is_right
 from nullinv_core.demo.run import demo_case, run_case, write_demo
 from nullinv_core.demo.scenes import render, sample_scene
 from nullinv_core.demo.tokenizer import write_tokenizer
+from nullinv_core.demo.train import scheduler
 from nullinv_core.images import psnr, save_image
 from nullinv_core.schedule import leading_schedule
 
@@ -83,17 +83,14 @@ def test_the_autoencoder_keeps_scenes(model):
 
 def test_ancestral_steps_match_diffusers():
     """Guards the evaluation's sampler against DDPM's posterior as diffusers has it (DDIM with η = 1)."""
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
-    scheduler.set_timesteps(10)
-    schedule = leading_schedule(scheduler.alphas_cumprod.tolist(), 10)
+    theirs = scheduler()
+    theirs.set_timesteps(10)
+    schedule = leading_schedule(theirs.alphas_cumprod.tolist(), 10)
     latents, epsilon, noise = torch.randn(3, 1, 4, 2, 2, generator=torch.Generator().manual_seed(0)).double()
-    for step, timestep in zip(range(10, 0, -1), scheduler.timesteps, strict=True):
+    for step, timestep in zip(range(10, 0, -1), theirs.timesteps, strict=True):
         ours = ancestral_step(latents, epsilon, schedule, step, noise)
-        theirs = scheduler.step(epsilon, timestep, latents, eta=1.0, variance_noise=noise).prev_sample
-        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+        expected = theirs.step(epsilon, timestep, latents, eta=1.0, variance_noise=noise).prev_sample
+        assert torch.allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_it_draws_what_captions_say(model):
