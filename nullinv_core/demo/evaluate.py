@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import sys
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..backends.diffusers import DEMO_MODEL, DiffusersModel, load_model
 from ..images import psnr
-from ..schedule import ddim_step, guide
+from ..schedule import Schedule, guide, predicted_clean
 from .judge import is_right, wrong_attributes
 from .model_card import model_card
 from .scenes import EDITS, Scene, render, sample_edit, sample_scene
@@ -54,10 +56,22 @@ def round_trip(model: DiffusersModel, scenes: list[Scene]) -> np.ndarray:
     return torch.cat([model.decode(model.encode_image(part)) for part in images.split(16)]).numpy()
 
 
+def ancestral_step(latents: Tensor, epsilon: Tensor, schedule: Schedule, step: int, noise: Tensor) -> Tensor:
+    """z_{t-1} drawn by fresh ``noise`` around what (z_t, ε) imply (Ho et al. 2020, arXiv 2006.11239, algorithm 2).
+
+    It is DDIM's step with η = 1. The noise gives later steps a chance to mend what the first ones got wrong.
+    """
+    alpha, alpha_next = schedule.alphas_cumprod[step], schedule.alphas_cumprod[step - 1]
+    variance = (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
+    clean = predicted_clean(latents, epsilon, alpha)
+    return math.sqrt(alpha_next) * clean + math.sqrt(1 - alpha_next - variance) * epsilon + math.sqrt(variance) * noise
+
+
 def generate(model: DiffusersModel, scenes: list[Scene], steps: int, guidance: float, seed: int = 0) -> np.ndarray:
-    """One picture per caption by guided DDIM from seeded noise: (n, 128, 128, 3) in 0…1."""
+    """One picture per caption by guided ancestral sampling from seeded noise: (n, 128, 128, 3) in 0…1."""
     schedule = model.schedule(steps)
-    noise = torch.randn(len(scenes), 4, 16, 16, generator=torch.Generator().manual_seed(seed))
+    random = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(scenes), 4, 16, 16, generator=random)
     empty = model.encode_prompts([model.prompt("")])
     pictures = []
     with torch.no_grad():
@@ -68,7 +82,8 @@ def generate(model: DiffusersModel, scenes: list[Scene], steps: int, guidance: f
             for step in range(steps, 0, -1):
                 predicted = model.denoiser(latents.repeat(2, 1, 1, 1), schedule.level(step), contexts)
                 epsilon_null, epsilon_text = predicted.chunk(2)
-                latents = ddim_step(latents, guide(epsilon_null, epsilon_text, guidance), schedule, step)
+                fresh = torch.randn(latents.shape, generator=random).to(model.device)
+                latents = ancestral_step(latents, guide(epsilon_null, epsilon_text, guidance), schedule, step, fresh)
             pictures.append(model.decode(latents))
     return torch.cat(pictures).numpy()
 
@@ -112,7 +127,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEMO_MODEL)
     parser.add_argument("--captions", type=int, default=256, help="half with one object, half with two")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--card", type=Path, help="where the model card goes; default: the model's folder")
     options = parser.parse_args()

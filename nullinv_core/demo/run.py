@@ -26,7 +26,7 @@ from ..types import Callback, NullEmbeddings, ignore
 from .judge import is_right
 from .scenes import EditCase, render, sample_edit
 
-EDIT_GUIDANCE = 3.0
+EDIT_GUIDANCE = 1.5
 """Guidance at which the demo model edits best (see its model card); it is reconstructed at 7.5."""
 KINDS = ("colour", "shape", "background-colour")
 """What the demo edits, by seed."""

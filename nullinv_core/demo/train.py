@@ -1,6 +1,6 @@
 """Train the demo model from nothing: ``python -m nullinv_core.demo.train``. Resumable; the same command goes on.
 
-Stages: tokenizer, autoencoder (in three passes), text encoder, UNet (in four). Each keeps its state in the work folder
+Stages: tokenizer, autoencoder (in three passes), text encoder, UNet (in five). Each keeps its state in the work folder
 as safetensors; the finished model is written as a diffusers folder in fp16.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 from . import train_autoencoder, train_text, train_unet
 from .tokenizer import write_tokenizer
@@ -46,18 +46,14 @@ def train(work: Path, out: Path, device: str, budget: Budget) -> bool:
     unet = train_unet.train(work, vae, text, tokenizer, device, budget)
     if unet is None:
         return False
-    write_model(out, vae, train_unet.without_hints(unet), text, tokenizer)
+    write_model(out, vae, train_unet.without_hints(unet), text)
     return True
 
 
-def write_model(
-    out: Path,
-    vae: AutoencoderTiny,
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-) -> None:
+def write_model(out: Path, vae: AutoencoderTiny, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
     """Write a diffusers folder in fp16 safetensors."""
+    # one that was used would be saved with the padding of its last call
+    tokenizer = write_tokenizer(out / "tokenizer")
     for module in (vae, unet, text_encoder):
         module.half()
     pipeline = StableDiffusionPipeline(

@@ -30,6 +30,15 @@ class Graph(dict):
         """Decode a latent and save it as a picture under ``name``."""
         return self.add("SaveImage", images=self.add("VAEDecode", samples=samples, vae=vae)(), filename_prefix=name)
 
+    def guided(self, model, source, null, latent, steps, sampler="euler", cfg=7.5):
+        """SamplerCustomAdvanced with our guider."""
+        guider = self.add("NullInvGuider", model=model, conditioning=source, null_embeddings=null, cfg=cfg)
+        sigmas = self.add("BasicScheduler", model=model, scheduler="ddim_uniform", steps=steps, denoise=1.0)
+        return self.add(
+            "SamplerCustomAdvanced", noise=self.add("DisableNoise")(), guider=guider(), sigmas=sigmas(),
+            sampler=self.add("KSamplerSelect", sampler_name=sampler)(), latent_image=latent,
+        )  # fmt: skip
+
 
 class Chain:
     """The demo model and scene, inverted and, with ``optimize``, optimized."""
@@ -64,14 +73,7 @@ class Chain:
 
     def guided(self, model, sampler="euler", **options):
         """SamplerCustomAdvanced with our guider, at the chain's steps."""
-        g = self.graph
-        inputs = {"model": model, "conditioning": self.source(), "null_embeddings": self.optimize(), "cfg": 7.5}
-        guider = g.add("NullInvGuider", **inputs | options)
-        sigmas = g.add("BasicScheduler", model=model, scheduler="ddim_uniform", steps=self.steps, denoise=1.0)
-        return g.add(
-            "SamplerCustomAdvanced", noise=g.add("DisableNoise")(), guider=guider(), sigmas=sigmas(),
-            sampler=g.add("KSamplerSelect", sampler_name=sampler)(), latent_image=self.invert(0),
-        )  # fmt: skip
+        return self.graph.guided(model, self.source(), self.optimize(), self.invert(0), self.steps, sampler, **options)
 
     def ksampler(self, model, cfg, latent=None):
         """A KSampler (Advanced) that adds no noise, at the chain's steps."""

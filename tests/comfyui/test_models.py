@@ -98,14 +98,7 @@ def test_a_full_size_checkpoint_goes_through_every_node(comfy, checkpoint):
         latent_image=inverted(0),
     )  # fmt: skip
     photo.save(sampled(), "full-ksampler")
-    guider = g.add(
-        "NullInvGuider", model=photo.load(), conditioning=photo.source(), null_embeddings=optimized(), cfg=7.5
-    )
-    sigmas = g.add("BasicScheduler", model=photo.load(), scheduler="ddim_uniform", steps=2, denoise=1.0)
-    guided = g.add(
-        "SamplerCustomAdvanced", noise=g.add("DisableNoise")(), guider=guider(), sigmas=sigmas(),
-        sampler=g.add("KSamplerSelect", sampler_name="euler")(), latent_image=inverted(0),
-    )  # fmt: skip
+    guided = g.guided(photo.load(), photo.source(), optimized(), inverted(0), steps=2)
     photo.save(guided(), "full-guided")
     g.add("NullInvSave", trajectory=inverted(1), prompt=PROMPTS[0], filename_prefix="full", null_embeddings=optimized())
     printed = len(comfy.text())
@@ -248,7 +241,7 @@ def test_a_folder_of_any_width_loads(comfy):
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
         cross_attention_dim=WIDTH,
     )  # fmt: skip
-    write_model(folder, new_autoencoder(), unet, new_text_encoder(tokenizer), tokenizer)
+    write_model(folder, new_autoencoder(), unet, new_text_encoder(tokenizer))
     chain = Chain(steps=2, optimize=False)
     chain.graph[chain.load()[0]]["inputs"]["model"] = name
     chain.graph[chain.source()[0]]["inputs"]["text"] = caption

@@ -92,5 +92,5 @@ def tiny_vae_folder(folder: Path) -> Path:
         )
     )  # fmt: skip
     unet = tiny_unet(width=16, sample_size=4)
-    write_model(folder, AutoencoderTiny(scaling_factor=1.0), unet, text, tokenizer)
+    write_model(folder, AutoencoderTiny(scaling_factor=1.0), unet, text)
     return folder

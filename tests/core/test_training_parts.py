@@ -9,7 +9,7 @@ import torch
 from nullinv_core.demo.muon import Muon, orthogonalize
 from nullinv_core.demo.scenes import SIZE, discs, render, sample_scene
 from nullinv_core.demo.shapes import SHAPES
-from nullinv_core.demo.train_unet import HINTS, hints, new_unet, without_hints
+from nullinv_core.demo.train_unet import BATCH, HINTS, batch_rows, hints, new_unet, without_hints
 from nullinv_core.demo.training_state import finished_steps, load_module, load_state, save_state
 
 
@@ -103,3 +103,14 @@ def test_a_finished_stage_is_read_back_alone(tmp_path):
     load_module(path, "average", read)
     assert finished_steps(path) == 7 and torch.equal(read.weight, average.weight)
     assert load_state(path, {"unet": read}, optimizer) == 7 and torch.equal(read.weight, trained.weight)
+
+
+@pytest.mark.parametrize(("pairs", "two"), [(0.75, 24), (0.5, 16), (1.0, 32)])
+def test_a_batch_has_its_share_of_pairs(pairs, two):
+    """Guards what the last cycle learns from: so many scenes with two objects, each scene once."""
+    counts = np.random.default_rng(0).integers(1, 3, 200)
+    rows = batch_rows(np.random.default_rng(1), counts, pairs)
+    assert len(set(rows.tolist())) == BATCH and int((counts[rows] == 2).sum()) == two
+    assert batch_rows(np.random.default_rng(1), counts, None).tolist() == (
+        np.random.default_rng(1).permutation(200)[:BATCH].tolist()
+    )
