@@ -44,7 +44,7 @@ def slopes(denoiser, clean):
             return torch.autograd.grad(loss(null), null)[0]
 
     ran = []
-    layer = denoiser.model.diffusion_model.input_blocks[1][0].in_layers
+    layer = denoiser.model.diffusion_model.middle_block[2].in_layers
     hook = layer.register_forward_hook(lambda *_: ran.append(switch.on))
     gradient = gradient_of()
     switch.on = True

@@ -103,6 +103,13 @@ class Server:
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
+    def checkpoint(self, kind):
+        """A full-size checkpoint with random weights in models/checkpoints, written when first asked for."""
+        path = self.base / "models" / "checkpoints" / f"random-{kind}.safetensors"
+        if not path.exists():
+            self.script("random_models.py", kind, path)
+        return path
+
     def text(self):
         """What the server has printed so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")

@@ -285,9 +285,9 @@ def other_model(chain, plan, sampler):
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
-        (change(lambda c, p, s: p, blend_words="zebra"), 'NullInvP2PEdit: the blend word "zebra" is in neither prompt'),
-        (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: the blend-exclude word "zebra"'),
-        (wrong_word_in_edit_photo, 'NullInvEditPhoto: the blend word "zebra" is in neither prompt'),
+        (change(lambda c, p, s: p, blend_words="zebra"), 'NullInvP2PEdit: blend word "zebra" is in neither prompt'),
+        (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: blend-exclude word "zebra"'),
+        (wrong_word_in_edit_photo, 'NullInvEditPhoto: blend word "zebra" is in neither prompt'),
         (change(lambda c, p, s: p, edit_text="a (green star"), "a bracket without its partner"),
         (change(lambda c, p, s: p, edit_text="a (big (green) star:2)"), "inside of another"),
         (CACHED, "leaves out predictions"),
