@@ -29,7 +29,16 @@ from ..schedule import NoiseLevel, Schedule
 from ..types import Callback, Event
 from .comfy_attention import controlled, differentiable
 from .comfy_checkpoint import Checkpointing, allow_checkpointing, checkpointing_for, memory_needed
-from .comfy_gradients import check_whole, differentiating, in_less_memory, make_ordinary, ordinary, resident
+from .comfy_gradients import (
+    check_streams_no_weights,
+    check_whole,
+    differentiating,
+    forget_streams,
+    in_less_memory,
+    make_ordinary,
+    ordinary,
+    resident,
+)
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
 REFUSED = {
@@ -45,6 +54,8 @@ GUIDANCE_HOOKS = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_calc_cond_batch_function",
 )  # fmt: skip
 """Entries of model_options by which other nodes compute guidance their own way."""
+CACHE = "easycache"
+"""Under this key of the transformer options EasyCache and LazyCache keep earlier predictions."""
 OWN_WRAPPER = "null-text inversion"
 """Under this key Apply Null-Text wraps a MODEL's predictions."""
 
@@ -141,6 +152,8 @@ class _CoreSampler(comfy.samplers.Sampler):
         check_whole(model)
         make_ordinary(model.diffusion_model)
         for extra in comfy.sampler_helpers.get_additional_models(conds, model.get_dtype())[0]:
+            check_streams_no_weights(extra)
+            check_whole(extra.model)
             make_ordinary(extra.model)
         self.result = differentiating(lambda: self.job(denoiser, latent_image))
         return latent_image
@@ -168,6 +181,7 @@ def run(
         patcher = resident(model) if gradients else model.clone()
         check_hooks(patcher)
         samples = latents.detach().clone()
+        forget_streams()
         conds = _ordinary_conditioning(positive), _ordinary_conditioning(negative)
         check_hints(conds, len(samples) * branches)
 
@@ -194,12 +208,20 @@ def run(
 
 
 def check_hooks(model: Any) -> None:
-    """Raise InputError for a MODEL whose guidance is not the plain one that the embeddings are optimized for."""
+    """Raise InputError for a MODEL whose guidance is not the plain one that the embeddings are optimized for, or that
+    does not run its network for every prediction on one device."""
     options, kinds = model.model_options, comfy.patcher_extension.WrappersMP
     if model.get_wrappers(kinds.CALC_COND_BATCH, OWN_WRAPPER):
         raise InputError(
             "this MODEL is for KSamplers, with null embeddings in it; connect the one from before that node"
         )
+    if CACHE in options.get("transformer_options", {}):
+        raise InputError(
+            "this MODEL leaves out predictions (EasyCache, LazyCache), and the photo would drift; connect the MODEL "
+            "from before that node"
+        )
+    if model.get_additional_models_with_key("multigpu"):
+        raise InputError("this MODEL is split over several GPUs; connect the one from before MultiGPU CFG Split")
     hooks = [name for name in GUIDANCE_HOOKS if options.get(name)]
     kind = kinds.PREDICT_NOISE
     if (

@@ -37,8 +37,9 @@ def place_of(name: str) -> Path:
 
 
 def _inside(root: Path, name: str) -> Path:
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()):
+    # links are followed, as ComfyUI itself does: who set them up meant them
+    path = Path(os.path.abspath(root / name))
+    if not path.is_relative_to(os.path.abspath(root)):
         raise InputError(f'"{name}" leaves ComfyUI\'s folders; give a name inside of them')
     return path
 
@@ -55,7 +56,7 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
     """Write an inversion to a new numbered file of the output folder; return its name inside of it."""
     root = Path(folder_paths.get_output_directory())
     stem = _inside(root, prefix)
-    if stem == root.resolve() or not stem.name:
+    if stem == Path(os.path.abspath(root)) or not stem.name:
         raise InputError("the file name prefix is empty; give the file a name")
     # ComfyUI imports this file when it starts, and the rest when a node first runs
     from .comfy_jobs import null_of
@@ -67,7 +68,7 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
         number += 1
     prompts = (prompt,) * trajectory.trajectory.batch
     save_inversion(path, replace(trajectory, null=embeddings, prompts=prompts))
-    return path.relative_to(root.resolve()).as_posix()
+    return path.relative_to(os.path.abspath(root)).as_posix()
 
 
 def load(name: str) -> Inversion:

@@ -29,6 +29,22 @@ def resident(model: Any) -> Any:
     return model.clone(disable_dynamic=True)
 
 
+def check_streams_no_weights(extra: Any) -> None:
+    """Raise InputError for a ControlNet or the like under dynamic offloading, which cannot be made ``resident``."""
+    if hasattr(extra, "is_dynamic") and extra.is_dynamic():
+        raise InputError(
+            "the ControlNet's weights are streamed to the device, which optimizing cannot follow; start ComfyUI with "
+            "--disable-dynamic-vram"
+        )
+
+
+def forget_streams() -> None:
+    """Drop ComfyUI's buffers for streamed weights: a sampler made them in inference mode, outside of which they could
+    not be written."""
+    if hasattr(comfy.model_management, "reset_cast_buffers"):
+        comfy.model_management.reset_cast_buffers()
+
+
 def check_whole(model: Any) -> None:
     """Raise InputError where a part of the weights stays off the device: such parts share buffers, which autograd
     would read after they have been written again."""

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import comfy.diffusers_convert
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
@@ -24,6 +25,9 @@ from ..errors import InputError
 
 CLIP_VOCABULARY = 49_408
 """Rows of the token table that ComfyUI builds, whatever the tokenizer."""
+UNUSED_OF_CLIP = ("text_projection.weight", "text_model.embeddings.position_ids")
+"""What ComfyUI's text encoder has and Stable Diffusion 1.x and 2.x do not read."""
+LEVELS_OF_VAE, LAYERS_OF_VAE = 4, 2
 MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.model_base.ModelType.V_PREDICTION}
 BETAS = {"scaled_linear": "linear", "linear": "sqrt_linear"}
 """diffusers' names of beta schedules and ComfyUI's."""
@@ -191,7 +195,9 @@ def _load_clip(folder: Path) -> Any:
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(weights),
     )
-    clip.load_sd(weights)
+    lacking = [name for name in clip.load_sd(weights).missing_keys if name not in UNUSED_OF_CLIP]
+    if lacking:
+        raise InputError(f'the text encoder of "{folder.name}" lacks {len(lacking)} weights ({min(lacking)} …)')
     return clip
 
 
@@ -200,7 +206,28 @@ def _load_vae(folder: Path, config: dict[str, Any]) -> Any:
     if config.get("_class_name") == "AutoencoderTiny":
         weights = {_taesd_name(name): tensor for name, tensor in weights.items()}
         weights |= {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
-    return comfy.sd.VAE(sd=weights)
+        return _whole_vae(folder, weights, None)
+    channels, layers = config["block_out_channels"], config.get("layers_per_block", 2)
+    if len(channels) != LEVELS_OF_VAE or layers != LAYERS_OF_VAE or any(c % channels[0] for c in channels):
+        raise InputError(
+            f'the VAE of "{folder.name}" has {len(channels)} levels of {layers} layers; ComfyUI knows Stable '
+            f"Diffusion's {LEVELS_OF_VAE} of {LAYERS_OF_VAE}"
+        )
+    settings = {
+        "double_z": True, "z_channels": config["latent_channels"], "resolution": 256, "in_channels": 3, "out_ch": 3,
+        "ch": channels[0], "ch_mult": [c // channels[0] for c in channels], "num_res_blocks": layers,
+        "attn_resolutions": [], "dropout": 0.0,
+    }  # fmt: skip
+    weights = comfy.diffusers_convert.convert_vae_state_dict(weights)
+    return _whole_vae(folder, weights, {"params": {"ddconfig": settings, "embed_dim": config["latent_channels"]}})
+
+
+def _whole_vae(folder: Path, weights: dict[str, Tensor], config: dict[str, Any] | None) -> Any:
+    vae = comfy.sd.VAE(sd=weights, config=config)
+    lacking = set(vae.first_stage_model.state_dict()) - set(weights)
+    if lacking:
+        raise InputError(f'the VAE of "{folder.name}" lacks {len(lacking)} weights ({min(lacking)} …)')
+    return vae
 
 
 def _taesd_name(name: str) -> str:

@@ -12,8 +12,11 @@ from ..prompt_to_prompt.alignment import align_tokens, explain
 from ..prompt_to_prompt.edit import Edit, EditSettings, Window, plan_edits, reweight
 from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
 
-WEIGHT = re.compile(r"(?<!\\)\(((?:[^()\\]|\\.)*?):\s*(-?\d+(?:\.\d+)?)\s*\)")
+WEIGHT = re.compile(r"(?<!\\)\(((?:[^()\\]|\\.)*?)(?::\s*(-?(?:\d+\.?\d*|\.\d+))\s*)?\)")
 """``(word:2.0)``: the words inside and their weight."""
+PLAIN_WEIGHT = "1.1"
+"""What ComfyUI gives to ``(word)``."""
+BRACKET = re.compile(r"(?<!\\)[()]")
 WINDOW = re.compile(r"(.+?)\s*=\s*(\d+(?:\.\d+)?)\s*(?:-\s*(\d+(?:\.\d+)?))?")
 """``word=0.4`` or ``word=0.2-0.8``."""
 Mark = tuple[int, int, float]
@@ -48,7 +51,10 @@ class EditRequest:
 
 
 def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> EditRequest:
-    """Encode the source text and every line of ``edits``; ``(word:2.0)`` in a line weights that word there."""
+    """Encode the source text and every line of ``edits``; ``(word:2.0)`` in a line weights that word there.
+
+    Raises InputError for an empty text, brackets that are no weights, and words of the settings that no text has.
+    """
     lines = [line.strip() for line in edits.splitlines() if line.strip()]
     if not source.strip() or not lines:
         raise InputError(f"the {'edit' if source.strip() else 'source'} text is empty; say what the picture shows")
@@ -58,7 +64,7 @@ def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> 
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
     prompts = tuple(prompt_of(clip, text) for text in texts)
-    return EditRequest(
+    request = EditRequest(
         source=prompt_of(clip, source),
         prompts=prompts,
         weights=tuple(_words_of(clip, prompt, own) for prompt, own in zip(prompts, marks, strict=True)),
@@ -67,6 +73,9 @@ def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> 
         empty=encode(""),
         settings=settings,
     )
+    # whatever is wrong with the words is said here, before a photo is inverted
+    request.plans(1)
+    return request
 
 
 def explain_edits(request: EditRequest) -> str:
@@ -79,20 +88,25 @@ def explain_edits(request: EditRequest) -> str:
 
 
 def take_weights(text: str) -> tuple[str, list[Mark]]:
-    """A text without its ``(word:2.0)`` marks, and where in it they were; raises InputError for one inside another."""
+    """A text without its ``(word:2.0)`` marks, and where in it they were.
+
+    Raises InputError for one inside another, and for brackets that stand alone; ``\\(`` is a bracket of the text.
+    """
     marks: list[Mark] = []
     taken = ""
     end = 0
     for found in WEIGHT.finditer(text):
         taken += text[end : found.start()]
         if not found[1].strip():
-            raise InputError(f'the weight :{found[2]} in "{text}" has no word')
-        marks.append((len(taken), len(taken) + len(found[1]), float(found[2])))
+            raise InputError(f'the weight {found[0]} in "{text}" has no word')
+        marks.append((len(taken), len(taken) + len(found[1]), float(found[2] or PLAIN_WEIGHT)))
         taken += found[1]
         end = found.end()
     taken += text[end:]
     if WEIGHT.search(taken):
         raise InputError(f'"{text}" has a weight inside of another; give every word one')
+    if BRACKET.search(taken):
+        raise InputError(f'"{text}" has a bracket without its partner; write \\( for a bracket of the text itself')
     return taken, marks
 
 

@@ -1,6 +1,6 @@
 """Photograph nodes and graphs in ComfyUI's page: ``python -m tests.comfyui.build_pictures``.
 
-Every node for its help page (``web/docs/images``), and two graphs for the README (``docs``).
+Every node for its help page (``web/docs/images``), and two graphs that have run for the README (``docs``).
 """
 
 import json
@@ -12,7 +12,7 @@ from playwright.sync_api import sync_playwright
 
 from .build_workflows import FOLDER
 from .server import PACK, Server
-from .test_page import READY, SETTINGS, fit, load
+from .test_page import SETTINGS, fit, load, queue, wait
 
 MARGIN = 12
 GRAPHS = {"graph-replace-a-word": "replace-a-word-demo", "graph-native-samplers": "native-samplers-demo"}
@@ -36,20 +36,41 @@ def node_box(page, kind):
     )
 
 
+def graph_box(page):
+    """Where the fitted graph lies on the page."""
+    return page.evaluate(
+        """() => {
+            const boxes = window.app.graph._nodes.map(n => n.getBounding()), ds = window.app.canvas.ds
+            const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]))
+            const right = Math.max(...boxes.map(b => b[0] + b[2])), bottom = Math.max(...boxes.map(b => b[1] + b[3]))
+            const canvas = window.app.canvas.canvas.getBoundingClientRect()
+            return {
+                x: canvas.left + (left + ds.offset[0]) * ds.scale - 8,
+                y: canvas.top + (top + ds.offset[1]) * ds.scale - 8,
+                width: (right - left) * ds.scale + 16, height: (bottom - top) * ds.scale + 16,
+            }
+        }"""
+    )
+
+
 def main():
     """Write every picture."""
     server = Server(Path(tempfile.mkdtemp()))
+    # what the example loads; it is looked for, not read
+    saved = server.base / "output" / "inversions" / "photo_00001.safetensors"
+    saved.parent.mkdir(parents=True)
+    saved.touch()
     images = PACK / "web" / "docs" / "images"
     images.mkdir(exist_ok=True)
     wanted = {path.stem for path in images.parent.glob("*.md")}
     try:
-        server.post("/settings", SETTINGS)
+        server.post("/settings", SETTINGS | {"Comfy.Minimap.Visible": False})
         with sync_playwright() as started:
             browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1900, "height": 1000})
+            page.problems = []
             page.goto(server.url("/"))
-            page.wait_for_function(READY, timeout=90_000)
-            page.wait_for_timeout(3_000)
+            wait(page)
             for path in sorted(FOLDER.glob("*-demo.json")):
                 load(page, json.loads(path.read_text(encoding="utf-8")))
                 for kind in sorted(wanted):
@@ -64,8 +85,10 @@ def main():
                         wanted.discard(kind)
                 for name, graph in GRAPHS.items():
                     if path.stem.endswith(graph):
+                        assert queue(page, server)["status"]["status_str"] == "success"
+                        page.wait_for_timeout(3_000)
                         fit(page)
-                        page.screenshot(path=PACK / "docs" / f"{name}.png")
+                        page.screenshot(path=PACK / "docs" / f"{name}.png", clip=graph_box(page))
     finally:
         server.stop()
     if wanted:

@@ -23,7 +23,8 @@ CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 PHOTO_TEXT = "a drawing of a girl in a pink dress on a green hill"
 """What ComfyUI's own example.png shows."""
 STEPS = 50
-THUMBNAIL = 384
+THUMBNAIL, GAP = 256, 4
+"""Height of a thumbnail, and between the pictures of one, in pixels."""
 
 
 @dataclass
@@ -163,12 +164,13 @@ def add_a_word(photo):
 
 
 def reweight(photo):
-    word = "striped" if photo.edit_text else "pink"
-    weighted = [photo.caption.replace(word, f"({word}:{weight})") for weight in ("0.0", "2.5")]
+    word, weights = ("cyan", ("-3.0", "3.0")) if photo.edit_text else ("pink", ("0.0", "2.5"))
+    weighted = [photo.caption.replace(word, f"({word}:{weight})") for weight in weights]
+    photo.guidance = max(photo.guidance, 3.0)
     photo.invert()
     photo.optimize()
     for title, line in zip(("less", "more"), weighted, strict=True):
-        photo.edit(photo.write(f"{title.capitalize()} of it", line))
+        photo.edit(photo.write(f"{title.capitalize()} of it", line), cross_replace=1.0)
         photo.show(f"{title.capitalize()} of it", photo.edited(0), f"weight-{title}")
 
 
@@ -230,9 +232,9 @@ SCENES = {
     "edit-photo": (edit_photo, 0, "colour"),
     "invert-and-reconstruct": (invert_and_reconstruct, 0, "colour"),
     "replace-a-word": (replace_a_word, 0, "colour"),
-    "add-a-word": (add_a_word, 0, "add-texture"),
-    "reweight": (reweight, 0, "remove-texture"),
-    "several-edits": (several_edits, 0, "colour"),
+    "add-a-word": (add_a_word, 1, "add-texture"),
+    "reweight": (reweight, 2, "colour"),
+    "several-edits": (several_edits, 4, "colour"),
     "native-samplers": (native_samplers, 0, "colour"),
     "save-an-inversion": (save_an_inversion, 0, "colour"),
     "edit-a-saved-inversion": (edit_a_saved_inversion, 0, "colour"),
@@ -247,7 +249,8 @@ NOTES = {
     "replace-a-word": "**Change one word.** The first text says what the photo shows, the second what it shall show. "
     "Lower *self_replace* when the shape must change. A new edit text runs the edit alone.",
     "add-a-word": "**Add a word, keep the rest.** *blend_words* names the region that may change; the mask shows it.",
-    "reweight": "**More or less of a word:** `(word:2.5)` strengthens it, `(word:0)` takes it away.",
+    "reweight": "**More or less of a word:** `(word:2.5)` strengthens it, `(word:0)` or less "
+    "weakens it. *cross_replace* at 1 keeps everything else.",
     "several-edits": "**Every line is an edit.** All of them run side by side, on one inversion.",
     "native-samplers": "**ComfyUI's own samplers.** The noise goes into KSampler (Advanced) with add_noise off; Apply "
     "Null-Text and Null-Text Guider bring the photo back at cfg 7.5.",
@@ -257,7 +260,8 @@ NOTES = {
     "Inversion*. Use the model that made the file.",
 }
 ABOUT = {
-    "demo": "Runs as it is: the model and the scene come with the nodes. On a CPU it takes a minute or two.",
+    "demo": "Runs as it is: the model and the scene come with the nodes. On a CPU it takes a minute or two. The "
+    "live preview has the colours of Stable Diffusion, which are not this model's; the result has its own.",
     "sd15": "Needs a Stable Diffusion 1.5 checkpoint; another one, or 2.x, goes as well. Choose your photo; it is "
     "cropped at the centre to 512×512 (any multiple of 64 will do). Describe it in one plain sentence that names "
     "whatever you want to change. On a GPU it takes a minute or two.",
@@ -281,16 +285,18 @@ def documents(info):
 
 
 def thumbnail(server, name):
-    """The picture that a demo workflow gives, beside what it started from."""
-    photo = photo_of(name, "demo")
-    before = set((server.base / "output").rglob("*.png"))
-    server.run(photo.graph, seconds=1200)
-    made = sorted(set((server.base / "output").rglob("*.png")) - before)
-    scene = next((server.base / "temp").rglob("*.png"), None)
-    pictures = [Image.open(p).convert("RGB") for p in ([scene] if scene else []) + made][:4]
-    strip = Image.new("RGB", (sum(p.width for p in pictures), pictures[0].height))
-    for index, picture in enumerate(pictures):
-        strip.paste(picture, (index * pictures[0].width, 0))
+    """The pictures that a demo workflow saves, beside the scene that it started from."""
+    graph = photo_of(name, "demo").graph
+    outputs = server.run(graph, seconds=1200)["outputs"]
+    scenes = [key for key, node in graph.items() if node["class_type"] == "PreviewImage"][:1]
+    saved = [key for key, node in graph.items() if node["class_type"] == "SaveImage"]
+    images = [image for key in (saved if name == "edit-photo" else scenes + saved) for image in outputs[key]["images"]]
+    pictures = [Image.open(server.base / i["type"] / i["subfolder"] / i["filename"]).convert("RGB") for i in images]
+    strip = Image.new("RGB", (sum(p.width + GAP for p in pictures) - GAP, pictures[0].height), "white")
+    left = 0
+    for picture in pictures:
+        strip.paste(picture, (left, 0))
+        left += picture.width + GAP
     return strip.resize((THUMBNAIL * strip.width // strip.height, THUMBNAIL), Image.Resampling.BICUBIC)
 
 

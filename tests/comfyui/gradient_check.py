@@ -1,7 +1,8 @@
 """Compare autograd with finite differences inside ComfyUI, as an executor runs a node: in inference mode.
 
 ``gradient_check.py PACK``, run by ComfyUI's Python through launch.py; prints JSON with both slopes of the loss along
-the gradient's direction, and how far the gradient with checkpointing is from the one without.
+the gradient's direction, how far the gradient with checkpointing is from the one without, and how often a layer ran for
+the one and the other.
 """
 
 import json
@@ -42,14 +43,21 @@ def slopes(denoiser, clean):
             null = empty.clone().requires_grad_(True)
             return torch.autograd.grad(loss(null), null)[0]
 
+    ran = []
+    layer = denoiser.model.diffusion_model.middle_block[2].in_layers
+    hook = layer.register_forward_hook(lambda *_: ran.append(switch.on))
     gradient = gradient_of()
     switch.on = True
     again = gradient_of()
     switch.on = False
+    hook.remove()
     direction = gradient / gradient.norm()
     numeric = (loss(empty + STEP * direction) - loss(empty - STEP * direction)) / (2 * STEP)
     apart = float((again - gradient).norm() / gradient.norm())
-    return {"autograd": float(gradient.norm()), "numeric": float(numeric), "checkpointed_apart": apart}
+    return {
+        "autograd": float(gradient.norm()), "numeric": float(numeric), "checkpointed_apart": apart,
+        "runs": [ran.count(False), ran.count(True)],
+    }  # fmt: skip
 
 
 with torch.inference_mode():

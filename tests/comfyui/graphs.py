@@ -30,9 +30,9 @@ class Graph(dict):
         """Decode a latent and save it as a picture under ``name``."""
         return self.add("SaveImage", images=self.add("VAEDecode", samples=samples, vae=vae)(), filename_prefix=name)
 
-    def guided(self, model, source, null, latent, steps, sampler="euler", cfg=7.5):
+    def guided(self, model, source, null, latent, steps, sampler="euler", cfg=7.5, **extras):
         """SamplerCustomAdvanced with our guider."""
-        guider = self.add("NullInvGuider", model=model, conditioning=source, null_embeddings=null, cfg=cfg)
+        guider = self.add("NullInvGuider", model=model, conditioning=source, null_embeddings=null, cfg=cfg, **extras)
         sigmas = self.add("BasicScheduler", model=model, scheduler="ddim_uniform", steps=steps, denoise=1.0)
         return self.add(
             "SamplerCustomAdvanced", noise=self.add("DisableNoise")(), guider=guider(), sigmas=sigmas(),

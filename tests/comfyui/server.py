@@ -37,6 +37,12 @@ def find_python(comfyui):
     return os.environ.get("COMFYUI_PYTHON") or (str(own) if own.exists() else sys.executable)
 
 
+def _not_needed(folder, names):
+    """What a user's copy has and the nodes do not read: for copytree."""
+    hidden = {name for name in names if name.startswith(".") or name == "__pycache__"}
+    return hidden | ({"demo-out", "benchmarks", "docs", "build"} if Path(folder) == PACK else set())
+
+
 class Server:
     """A running ComfyUI. ``base``: its temporary folder of inputs, outputs and custom nodes."""
 
@@ -45,8 +51,7 @@ class Server:
         self.comfyui = find_comfyui()
         nodes = self.base / "custom_nodes"
         nodes.mkdir(parents=True)
-        skip = shutil.ignore_patterns(".*", "demo-out", "__pycache__", "benchmarks", "docs")
-        shutil.copytree(PACK, nodes / "null-text-inversion", ignore=skip)
+        shutil.copytree(PACK, nodes / "null-text-inversion", ignore=_not_needed)
         shutil.copytree(Path(__file__).with_name("other_pack"), nodes / "other_pack")
         for name in (
             "input",
@@ -98,6 +103,13 @@ class Server:
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
+    def checkpoint(self, kind):
+        """A full-size checkpoint with random weights in models/checkpoints, written when first asked for."""
+        path = self.base / "models" / "checkpoints" / f"random-{kind}.safetensors"
+        if not path.exists():
+            self.script("random_models.py", kind, path)
+        return path
+
     def text(self):
         """What the server has printed so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -105,10 +117,14 @@ class Server:
     def url(self, path):
         return f"http://127.0.0.1:{self.port}{path}"
 
+    def read(self, path):
+        """The bytes that answer a GET."""
+        with urllib.request.urlopen(self.url(path), timeout=30) as answer:
+            return answer.read()
+
     def get(self, path):
         """The JSON answer to a GET."""
-        with urllib.request.urlopen(self.url(path), timeout=30) as answer:
-            return json.loads(answer.read())
+        return json.loads(self.read(path))
 
     def post(self, path, data):
         """The JSON answer to a POST; that of a refusal too."""

@@ -4,14 +4,16 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nullinv_core import load_inversion
 from nullinv_core.demo.scenes import sample_edit
 from nullinv_core.images import psnr
 
-from .graphs import Chain
+from .graphs import DEMO, Chain
 from .outputs import latent, newest, relative
 from .server import error_of
 
@@ -47,6 +49,56 @@ def test_a_weight_is_for_one_place(comfy):
     comfy.run(chain.graph)
     edits = latent(comfy, "places")
     assert relative(edits[1], edits[0]) > 1e-2
+
+
+@pytest.mark.parametrize("mark", ["(red:.5)", "(red:0.5)", "(red: 0.50 )"])
+def test_a_weight_may_be_written_as_comfyui_writes_it(comfy, mark):
+    """Guards the forms that CLIP Text Encode takes: all of them are taken out of the text; a bare bracket is 1.1."""
+    chain = Chain(**QUICK)
+    lines = [f"a {word} star on a white background" for word in (mark, "(red:0.5)", "(red)", "(red:1.1)")]
+    _, sampler = chain.edit("\n".join(lines))
+    chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="forms")
+    comfy.run(chain.graph)
+    edits = latent(comfy, "forms")
+    assert torch.equal(edits[0], edits[1]) and torch.equal(edits[2], edits[3]) and not torch.equal(edits[0], edits[2])
+
+
+def test_optional_inputs_do_what_they_say(comfy):
+    """Guards what no example connects: SIGMAS, the source's own guidance, exclude words, maps and masks of an edit."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    sigmas = g.add("BasicScheduler", model=chain.load(), scheduler="ddim_uniform", steps=4, denoise=1.0)
+    g.add("SaveLatent", samples=chain.invert(0), filename_prefix="optional-noise")
+    own = g.add("NullInvDDIMInvert", **g[chain.invert()[0]]["inputs"] | {"sigmas": sigmas(), "steps": 9})
+    g.add("SaveLatent", samples=own(0), filename_prefix="optional-sigmas")
+    _, sampler = chain.edit(blend_words="background")
+    _, excluding = chain.edit(blend_words="background", exclude_words="square")
+    for name, cfg in (("same", 7.5), ("other", 1.0)):
+        twin = g.add("NullInvP2PSampler", **g[sampler()[0]]["inputs"] | {"source_cfg": cfg})
+        g.add("SaveLatent", samples=twin(1), filename_prefix=f"optional-{name}")
+    g.add("SaveLatent", samples=sampler(1), filename_prefix="optional-source")
+    masks = {"all": sampler(2), "less": excluding(2)}
+    maps = g.add("NullInvAttentionMaps", attention=sampler(3), words="square, circle", edit=1)
+    masks["words"] = maps(1)
+    masks |= {"true": chain.scene(4)}
+    for name, mask in masks.items():
+        shown = g.add("MaskToImage", mask=mask)
+        g.add("SaveImage", images=shown(), filename_prefix=f"optional-{name}")
+    for slot, name in ((0, "before"), (3, "after")):
+        g.add("SaveImage", images=chain.scene(slot), filename_prefix=f"optional-{name}")
+    comfy.run(g)
+    assert torch.equal(latent(comfy, "optional-sigmas"), latent(comfy, "optional-noise"))
+    assert torch.equal(latent(comfy, "optional-same"), latent(comfy, "optional-source"))
+    assert relative(latent(comfy, "optional-other"), latent(comfy, "optional-source")) > 1e-2
+
+    def pictures(name):
+        paths = sorted((comfy.base / "output").glob(f"optional-{name}_*.png"))
+        return np.stack([np.asarray(Image.open(path), np.float64) / 255 for path in paths])
+
+    assert pictures("less").sum() < pictures("all").sum()
+    assert pictures("words").shape[0] == 2 and 0 < pictures("words").mean() < 0.9
+    changed = np.abs(pictures("after") - pictures("before")).max(-1) > 0.02
+    assert changed.any() and not (changed & (pictures("true")[..., 0] < 0.5)).any()
 
 
 def test_a_mask_limits_the_edit(comfy):
@@ -209,7 +261,20 @@ def applied_before(chain, plan, sampler):
 
 RESCALED = patched("RescaleCFG", multiplier=0.7)
 FLOW = patched("ModelSamplingSD3", shift=3.0)
+CACHED = patched("EasyCache", reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False)
 VELOCITY = patched("ModelSamplingDiscrete", ["sampler"], sampling="v_prediction", zsnr=False)
+
+
+def wrong_word_in_edit_photo(chain, plan, sampler):
+    """So many steps that the test would run out of time if the photo was inverted first."""
+    chain.graph.clear()
+    load = chain.graph.add("NullInvLoadDiffusers", model=DEMO)
+    scene = chain.graph.add("NullInvDemoScene", seed=0, edit="colour")
+    edited = chain.graph.add(
+        "NullInvEditPhoto", model=load(0), clip=load(1), vae=load(2), image=scene(0), source_text=scene(1),
+        edit_text=scene(2), strength=0.3, blend_words="zebra", size=128, steps=999, cfg=7.5, keep_pixels=False,
+    )  # fmt: skip
+    chain.graph.add("PreviewImage", images=edited())
 
 
 def other_model(chain, plan, sampler):
@@ -220,7 +285,12 @@ def other_model(chain, plan, sampler):
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
-        (change(lambda c, p, s: p, blend_words="zebra"), 'blend word "zebra" is in neither prompt'),
+        (change(lambda c, p, s: p, blend_words="zebra"), 'NullInvP2PEdit: blend word "zebra" is in neither prompt'),
+        (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: blend-exclude word "zebra"'),
+        (wrong_word_in_edit_photo, 'NullInvEditPhoto: blend word "zebra" is in neither prompt'),
+        (change(lambda c, p, s: p, edit_text="a (green star"), "a bracket without its partner"),
+        (change(lambda c, p, s: p, edit_text="a (big (green) star:2)"), "inside of another"),
+        (CACHED, "leaves out predictions"),
         (change(lambda c, p, s: p, edit_text=" "), "the edit text is empty"),
         (change(lambda c, p, s: p, word_windows="zebra=0.4"), 'window "zebra" is not in the prompt'),
         (change(lambda c, p, s: p, word_windows="0.4"), "write word=0.4"),
@@ -246,7 +316,8 @@ def test_bad_input_is_one_sentence(comfy, alter, message):
     chain = Chain(**QUICK)
     plan, sampler = chain.edit()
     alter(chain, plan, sampler)
-    chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="refused")
+    if alter is not wrong_word_in_edit_photo:
+        chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="refused")
     entry = comfy.finish(comfy.queue(chain.graph))
     assert entry["status"]["status_str"] == "error" and message in error_of(entry), error_of(entry)
     assert error_of(entry).count("\n") <= 1

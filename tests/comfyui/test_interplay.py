@@ -34,12 +34,16 @@ def test_what_others_set_on_the_model_takes_part(comfy, kind):
     plain.graph.add("SaveLatent", samples=plain.invert(0), filename_prefix=f"{kind}-plain-noise")
     lines = ("a wrapped prediction", "the older hook")
     before = [comfy.text().count(line) for line in lines]
+    without = chain.graph.add("NullInvP2PSampler", **chain.graph[sampler()[0]]["inputs"] | {"model": chain.load()})
+    chain.graph.add("SaveLatent", samples=without(0), filename_prefix=f"{kind}-edited-without")
     comfy.run(chain.graph)
     comfy.run(plain.graph)
     same = torch.equal(latent(comfy, f"{kind}-noise"), latent(comfy, f"{kind}-plain-noise"))
     assert same == (kind == "OtherWrap")
     for line, count in zip(lines, before, strict=True):
         assert (comfy.text().count(line) > count) == (kind == "OtherWrap")
+    apart = relative(latent(comfy, f"{kind}-edited"), latent(comfy, f"{kind}-edited-without"))
+    assert apart == 0 if kind == "OtherWrap" else apart > 1e-2
     reconstruction = latent(comfy, f"{kind}-reconstruction")
     assert relative(latent(comfy, f"{kind}-ksampler"), reconstruction) < 1e-3
     assert relative(latent(comfy, f"{kind}-guided"), reconstruction) < 1e-3

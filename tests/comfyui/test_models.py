@@ -2,15 +2,17 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nullinv_core import invert, load_inversion
 from nullinv_core.backends.diffusers import load_model
+from nullinv_core.demo.scenes import render, sample_edit
 from nullinv_core.demo.tokenizer import write_tokenizer
 from nullinv_core.demo.train import write_model
 from nullinv_core.demo.train_autoencoder import new_autoencoder
@@ -33,12 +35,9 @@ def epsilon_of_one_step(inversion):
 
 @pytest.fixture(scope="module", params=["sd15", "sd2"])
 def checkpoint(comfy, request):
-    """A full-size checkpoint with random weights, as it lies in models/checkpoints."""
-    path = comfy.base / "models" / "checkpoints" / f"random-{request.param}.safetensors"
-    comfy.script("random_models.py", request.param, path)
-    yield path.name
+    """The name of a full-size checkpoint with random weights."""
+    yield comfy.checkpoint(request.param).name
     comfy.post("/free", {"unload_models": True, "free_memory": True})
-    path.unlink()
 
 
 class Photo:
@@ -133,10 +132,9 @@ def test_the_random_weights_see_the_prompt(comfy, checkpoint):
     assert relative(*found) >= 0.05
 
 
+@pytest.mark.parametrize("checkpoint", ["sd15"], indirect=True)
 def test_a_controlnet_takes_part(comfy, checkpoint):
     """Guards CONDITIONING extras: the edit's source branch retraces the photo with the ControlNet, not without it."""
-    if "sd2" in checkpoint:
-        pytest.skip("the ControlNet is one for 1.5")
     path = comfy.base / "models" / "controlnet" / "random.safetensors"
     comfy.script("random_models.py", "controlnet", path)
     photo = Photo(checkpoint)
@@ -151,9 +149,18 @@ def test_a_controlnet_takes_part(comfy, checkpoint):
     photo.save(optimized(1), "control-reconstruction")
     photo.save(photo.edit(inverted, optimized, source=both(0), negative=both(1))(1), "control-with")
     photo.save(photo.edit(inverted, optimized)(1), "control-without")
+    guided = g.guided(photo.load(), both(0), optimized(), inverted(0), steps=2, negative=both(1))
+    photo.save(guided(), "control-guided")
+    applied = g.add("NullInvApply", model=photo.load(), null_embeddings=optimized())
+    sampled = g.add(
+        "KSamplerAdvanced", model=applied(), steps=2, cfg=7.5, positive=both(0), negative=both(1),
+        latent_image=inverted(0),
+    )  # fmt: skip
+    photo.save(sampled(), "control-ksampler")
     comfy.run(g)
     reconstruction = latent(comfy, "control-reconstruction")
-    assert relative(latent(comfy, "control-with"), reconstruction) < 1e-3
+    for name in ("with", "guided", "ksampler"):
+        assert relative(latent(comfy, f"control-{name}"), reconstruction) < 1e-3, name
     assert relative(latent(comfy, "control-without"), reconstruction) > 1e-2
     path.unlink()
 
@@ -214,6 +221,7 @@ def test_a_learned_word_takes_part(comfy):
     assert "models/embeddings" in error_of(entry)
 
 
+@pytest.mark.parametrize("checkpoint", ["sd2"], indirect=True)
 def test_a_photo_goes_through_edit_photo(comfy, checkpoint):
     """Guards the one-node chain on full-size models: a photo of any size, cropped to the model's grid."""
     photo = Photo(checkpoint)
@@ -230,9 +238,19 @@ def test_a_photo_goes_through_edit_photo(comfy, checkpoint):
     assert Image.open(newest(comfy, "one-node")).size == (128, 64)
 
 
-def test_a_folder_of_any_width_loads(comfy):
-    """Guards Load Diffusers Model: widths that are no multiples of the first; the trajectory is diffusers' own."""
-    name, caption = "odd-widths", "a red star on a gray background"
+def narrow_autoencoder():
+    """Stable Diffusion's kind of autoencoder, an eighth as wide."""
+    return AutoencoderKL(
+        block_out_channels=(32, 32, 64, 64), layers_per_block=2, latent_channels=4, norm_num_groups=32,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("autoencoder", [new_autoencoder, narrow_autoencoder])
+def test_a_folder_of_any_width_loads(comfy, autoencoder):
+    """Guards Load Diffusers Model: widths that are no multiples of the first; the latents and the trajectory are
+    diffusers' own. A folder that lacks a weight is refused."""
+    name, caption = f"odd-widths-{autoencoder.__name__}", "a red star on a gray background"
     folder = comfy.base / "models" / "diffusers" / name
     tokenizer = write_tokenizer(folder / "tokenizer")
     torch.manual_seed(0)
@@ -241,7 +259,7 @@ def test_a_folder_of_any_width_loads(comfy):
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
         cross_attention_dim=WIDTH,
     )  # fmt: skip
-    write_model(folder, new_autoencoder(), unet, new_text_encoder(tokenizer))
+    write_model(folder, autoencoder(), unet, new_text_encoder(tokenizer))
     chain = Chain(steps=2, optimize=False)
     chain.graph[chain.load()[0]]["inputs"]["model"] = name
     chain.graph[chain.source()[0]]["inputs"]["text"] = caption
@@ -251,6 +269,19 @@ def test_a_folder_of_any_width_loads(comfy):
     model = load_model(folder)
     context = model.encode_prompts([model.prompt(caption)])
     assert relative(saved.latents, invert(model.denoiser, saved.clean, context, saved.schedule).latents) < 1e-3
+    scene = torch.from_numpy(render(sample_edit(0, "colour").source))[None]
+    assert relative(saved.clean, model.encode_image(scene)) < 1e-3
+    for part in ("vae", "text_encoder", "unet"):
+        broken = shutil.copytree(folder, folder.with_name(f"{name}-{part}"))
+        path = next((broken / part).glob("*.safetensors"))
+        whole = load_file(path)
+        save_file({k: v for k, v in whole.items() if k != max(whole)}, path)
+        lacking = Graph()
+        load = lacking.add("NullInvLoadDiffusers", model=broken.name)
+        text = lacking.add("CLIPTextEncode", clip=load(1), text=part)
+        lacking.add("NullInvP2PEdit", clip=load(1), source_text=part, edit_text=part)
+        lacking.add("PreviewAny", source=text())
+        assert "lacks 1 weights" in error_of(comfy.finish(comfy.queue(lacking))), part
 
 
 def test_gradients_are_right(comfy):
@@ -258,4 +289,4 @@ def test_gradients_are_right(comfy):
     and checkpointing, which must not change it."""
     slopes = json.loads(comfy.script("gradient_check.py", PACK).splitlines()[-1])
     assert slopes["autograd"] > 0 and math.isclose(slopes["autograd"], slopes["numeric"], rel_tol=0.01)
-    assert slopes["checkpointed_apart"] < 1e-5
+    assert slopes["checkpointed_apart"] < 1e-5 and slopes["runs"] == [1, 2]

@@ -32,10 +32,15 @@ def test_every_node_says_what_it_does(nodes):
         assert all(info["output_tooltips"]) and len(info["output_tooltips"]) == len(info["output"]), name
 
 
-def test_every_node_has_a_help_page(nodes):
-    """Guards the help that ComfyUI shows on a node: it names every input, and what goes wrong."""
+def test_every_node_has_a_help_page(comfy, nodes):
+    """Guards the help that ComfyUI shows on a node: it serves the page and its pictures, and the page names every
+    input and what goes wrong."""
     for name, info in nodes.items():
-        page = (PACK / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        page = comfy.read(f"/extensions/null-text-inversion/docs/{name}.md").decode()
+        pictures = re.findall(r"!\[[^]]+]\(([^)]+)\)", page)
+        assert pictures, name
+        for picture in pictures:
+            assert comfy.read(f"/extensions/null-text-inversion/docs/{picture}").startswith(b"\x89PNG"), picture
         assert page.startswith(f"# {info['display_name']}")
         inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
         missing = [i for i in inputs if not re.search(rf"\b{i}\b", page)]

@@ -1,6 +1,11 @@
 """Turn a graph in ComfyUI's API format into the UI format that its page loads."""
 
 GAP_X, GAP_Y = 60, 40
+SHOWN = {
+    "PreviewImage": 240, "SaveImage": 240, "PreviewAny": 160, "NullInvDDIMInvert": 220, "NullInvOptimize": 220,
+    "NullInvP2PSampler": 220, "NullInvEditPhoto": 220, "KSamplerAdvanced": 220, "SamplerCustomAdvanced": 220,
+}  # fmt: skip
+"""Pixels below a node's widgets for the picture that it shows while it works, or after."""
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
@@ -50,7 +55,7 @@ def ui_format(graph, info, titles=None, notes=()):
         values = widget_values(node["inputs"], specs)
         rows = max(len(specs) - len(values), len(described["output"])) + len(values)
         tall = sum(90 for s in specs.values() if len(s) > 1 and isinstance(s[1], dict) and s[1].get("multiline"))
-        height = 60 + 24 * rows + tall + (240 if node["class_type"] in ("PreviewImage", "SaveImage") else 0)
+        height = 60 + 24 * rows + tall + SHOWN.get(node["class_type"], 0)
         top = heights.get(depth[key], 0)
         heights[depth[key]] = top + height + GAP_Y
         inputs = []
@@ -82,7 +87,7 @@ def ui_format(graph, info, titles=None, notes=()):
     first = max(map(int, graph)) + 1
     stands = [
         {
-            "id": first + i, "type": "MarkdownNote", "pos": [i * 440, -260], "size": [420, 220], "flags": {},
+            "id": first + i, "type": "MarkdownNote", "pos": [i * 440, -200], "size": [420, 160], "flags": {},
             "order": 0, "mode": 0, "inputs": [], "outputs": [], "properties": {}, "widgets_values": [note],
         }
         for i, note in enumerate(notes)
