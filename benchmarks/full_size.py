@@ -80,8 +80,9 @@ def measure(unet: UNet2DConditionModel, preset: Preset, checkpointing: bool, ste
     device, latents = str(unet.device), torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
     source, target, empty = torch.randn(3, 1, 77, 768, generator=torch.Generator().manual_seed(1)).to(device)
     plain = DiffusersDenoiser(unet, "epsilon")
-    prompts = [load_model("demo").prompt(text) for text in PROMPTS]
-    edits = batch_edits([[plan_edit(*prompts, steps, EditSettings(blend=["star"]))]])
+    tokenizing = load_model("demo")
+    before, after = (tokenizing.prompt(text) for text in PROMPTS)
+    edits = batch_edits([[plan_edit(before, after, steps, EditSettings(blend=["star"]))]])
     schedule = leading_schedule(scaled_linear_alphas(), steps)
     (unet.enable_gradient_checkpointing if checkpointing else unet.disable_gradient_checkpointing)()
     flops = FlopCounterMode(display=False)

@@ -2,7 +2,8 @@
 
 All methods run on the same weights and scenes in one process, interleaved scene by scene. The cost unit is a sample
 through the UNet: a forward pass counts 1, a backward pass 2. With ``--peer FILE`` diffusers' community pipeline
-(``examples/community/pipeline_null_text_inversion.py``, not part of this repository) is one of the methods.
+(``examples/community/pipeline_null_text_inversion.py``, not part of this repository) is one of the methods. Rows are
+written as they come, and the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
 from . import full_size, reference
 from .common import RESULTS, environment, markdown_table, write_json
 
+PEER_GUIDANCE = 7.5
+"""Written into the peer's functions."""
+PEER, UNSTOPPED = "diffusers community pipeline", "paper without early stop"
+INVERTED_ALONE = (PEER, UNSTOPPED)
+"""Methods whose edits are not measured: the peer has none, and the other is the paper's again."""
 FIRST_SEED = 20_000
 """Scenes that nothing was tuned on."""
 
@@ -51,20 +57,23 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one method on one scene. Cost in samples (forward 1, backward 2), PSNR in dB."""
+    """Figures of one method on one scene. Cost in samples (forward 1, backward 2), PSNR in dB.
+
+    Without figures of an edit where a method is here for its inversion alone.
+    """
 
     method: str
     seed: int
     cost: int
     seconds: float
-    edit_cost: int
-    edit_seconds: float
-    dense_edit_seconds: float
     reconstruction_psnr: float
-    background_psnr: float
-    changed_region_gain: float
-    edit_judged_right: bool
     peak_bytes: int | None
+    edit_cost: int | None = None
+    edit_seconds: float | None = None
+    dense_edit_seconds: float | None = None
+    background_psnr: float | None = None
+    changed_region_gain: float | None = None
+    edit_judged_right: bool | None = None
 
 
 Method = Callable[[DiffusersModel, Counted, Tensor, Tensor, Tensor, float], Prepared]
@@ -94,8 +103,8 @@ def peer(path: Path) -> Method:
     def run(
         model: DiffusersModel, denoiser: Counted, latents: Tensor, context: Tensor, empty: Tensor, guidance: float
     ) -> Prepared:
-        if guidance != 7.5:
-            raise SystemExit("the peer's guidance is 7.5; leave --guidance")
+        if guidance != PEER_GUIDANCE:
+            raise SystemExit(f"the peer's guidance is {PEER_GUIDANCE}; leave --guidance")
         if not pipelines:
             pipelines["it"] = module.NullTextPipeline.from_pretrained(model.name, safety_checker=None)
         it = pipelines["it"].to(model.device)
@@ -131,7 +140,10 @@ def cost(counter: Counted) -> int:
 def measure(
     model: DiffusersModel, method: str, run: Method, case: EditCase, seed: int, guidance: float, edit_guidance: float
 ) -> Row:
-    """One method on one scene. The edit has null embeddings for its own guidance, which are not counted."""
+    """One method on one scene. The edit has null embeddings for its own guidance, which are not counted.
+
+    The dense reference is timed beside the edit of the fast preset alone: it costs every method's edit the same.
+    """
     source, truth = render(case.source), render(case.target)
     prompts = [model.prompt(case.source.caption), model.prompt(case.target.caption), model.prompt("")]
     context, edit_context, empty = model.encode_prompts(prompts).split(1)
@@ -142,8 +154,12 @@ def measure(
     started = _now(model)
     prepared = run(model, counter, latents, context, empty, guidance)
     done = _now(model)
-    spent, counter = cost(counter), Counted(model.denoiser)
     peak = torch.cuda.max_memory_allocated() if model.device.type == "cuda" else None
+    reconstruction = psnr(model.decode(prepared.reached)[0].numpy(), model.decode(latents)[0].numpy())
+    row = Row(method, seed, cost(counter), done - started, reconstruction, peak)
+    if method in INVERTED_ALONE:
+        return row
+    counter = Counted(model.denoiser)
     plan = plan_edit(prompts[0], prompts[1], 50, edit_settings(case))
     for_edit = prepared
     if edit_guidance != guidance:
@@ -151,21 +167,17 @@ def measure(
     edit_started = _now(model)
     result = edit(counter, for_edit.trajectory, for_edit.null, edit_context[None], batch_edits([[plan]]), edit_guidance)
     edited_at = _now(model)
-    dense = dense_edit(model, for_edit, plan, torch.cat([context, edit_context]), edit_guidance)
+    contexts = torch.cat([context, edit_context])
+    dense = dense_edit(model, for_edit, plan, contexts, edit_guidance) if method == "fast" else None
     edited = model.decode(result.latents[0])[0].numpy()
-    return Row(
-        method=method,
-        seed=seed,
-        cost=spent,
-        seconds=done - started,
+    return replace(
+        row,
         edit_cost=cost(counter),
         edit_seconds=edited_at - edit_started,
         dense_edit_seconds=dense,
-        reconstruction_psnr=psnr(model.decode(prepared.reached)[0].numpy(), model.decode(latents)[0].numpy()),
         background_psnr=psnr(edited, source, ~case.mask),
         changed_region_gain=psnr(edited, truth, case.mask) - psnr(source, truth, case.mask),
         edit_judged_right=is_right(edited, case.target),
-        peak_bytes=peak,
     )
 
 
@@ -202,23 +214,34 @@ def table_of(rows: list[Row], reference: str) -> str:
     for method in dict.fromkeys(row.method for row in rows):
         own = [row for row in rows if row.method == method]
 
-        def median(name: str, own: list[Row] = own) -> float:
-            return float(np.median([getattr(row, name) for row in own]))
+        def median(form: str, values: list[float | None]) -> str:
+            known = [v for v in values if v is not None]
+            return f"{float(np.median(known)):{form}}" if known else ""
 
-        ratio = float(np.median([row.seconds / base[row.seed] for row in own]))
         seconds = [row.seconds for row in own]
+        of_dense = [r.edit_seconds / r.dense_edit_seconds for r in own if r.edit_seconds and r.dense_edit_seconds]
+        right = [row.edit_judged_right for row in own if row.edit_judged_right is not None]
         lines.append(
-            [method, f"{median('cost'):.0f}", f"{median('seconds'):.1f} ({min(seconds):.1f}-{max(seconds):.1f})",
-             f"{ratio:.2f}", f"{median('reconstruction_psnr'):.1f}", f"{median('background_psnr'):.1f}",
-             f"{median('changed_region_gain'):+.1f}", f"{sum(r.edit_judged_right for r in own)} of {len(own)}",
-             f"{median('edit_cost'):.0f}", f"{median('edit_seconds'):.1f}",
-             f"{float(np.median([row.edit_seconds / row.dense_edit_seconds for row in own])):.2f}"]
+            [method, median(".0f", [row.cost for row in own]),
+             f"{median('.1f', [*seconds])} ({min(seconds):.1f}-{max(seconds):.1f})",
+             median(".2f", [row.seconds / base[row.seed] for row in own]),
+             median(".1f", [row.reconstruction_psnr for row in own]),
+             median(".1f", [row.background_psnr for row in own]),
+             median("+.1f", [row.changed_region_gain for row in own]),
+             f"{sum(right)} of {len(right)}" if right else "",
+             median(".0f", [row.edit_cost for row in own]), median(".1f", [row.edit_seconds for row in own]),
+             median(".2f", [*of_dense])]
         )  # fmt: skip
     head = [
         "method", "samples", "seconds", f"of {reference}", "reconstruction, dB", "background, dB", "changed region, dB",
         "right", "samples of an edit", "its seconds", "of the dense one's",
     ]  # fmt: skip
     return markdown_table(head, lines)
+
+
+def known_rows(path: Path) -> list[Row]:
+    """Rows of an earlier run that was stopped."""
+    return [Row(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main() -> None:
@@ -230,7 +253,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--guidance", type=float, default=7.5)
     parser.add_argument("--edit-guidance", type=float, default=EDIT_GUIDANCE)
-    parser.add_argument("--peer", type=Path)
+    parser.add_argument("--peer", type=Path, help="the file of diffusers' community pipeline")
+    parser.add_argument("--unstopped", type=int, default=3, help="scenes of the paper preset without its early stop")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--arch", choices=["demo", "sd15"], default="demo", help="sd15: full size, random weights")
     parser.add_argument("--steps", type=int, default=50, help="of --arch sd15")
@@ -245,17 +269,24 @@ def main() -> None:
     model = load_model(options.model, options.device)
     methods: dict[str, Method] = {
         "paper": ours("paper"),
-        "paper without early stop": ours(NullTextSettings(early_stop=0.0, early_stop_growth=0.0)),
+        UNSTOPPED: ours(NullTextSettings(early_stop=0.0, early_stop_growth=0.0)),
         "negative-prompt": ours("negative-prompt"),
         "direct": ours("direct"),
         "fast": ours("fast"),
     }
     if options.peer:
-        methods["diffusers community pipeline"] = peer(options.peer)
-    rows = []
-    for seed in range(options.first_seed, options.first_seed + options.scenes):
+        methods[PEER] = peer(options.peer)
+    kept = out.with_suffix(".jsonl")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    rows = known_rows(kept)
+    done = {(row.method, row.seed) for row in rows}
+    for number, seed in enumerate(range(options.first_seed, options.first_seed + options.scenes)):
         for name, run in methods.items():
+            if (name, seed) in done or (name == UNSTOPPED and number >= options.unstopped):
+                continue
             rows.append(measure(model, name, run, demo_case(seed), seed, options.guidance, options.edit_guidance))
+            with kept.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(rows[-1])) + "\n")
             print(json.dumps(asdict(rows[-1])), flush=True)
     table = table_of(rows, "paper")
     guidances = {"guidance": options.guidance, "edit_guidance": options.edit_guidance}

@@ -134,16 +134,23 @@ def test_a_noise_mask_limits_the_edit(comfy):
 
 
 def test_a_preset_is_its_constants(comfy):
-    """Guards presets: fast gives what its values give as custom, and other embeddings than paper."""
+    """Guards presets: paper gives what its values give as custom, no two presets give the same; direct reads the
+    photo's branch from the trajectory."""
     found = {}
-    for name, values in {"fast": {}, "paper": {}, "custom": {"inner_steps": 4, "learning_rate": 0.02,
-                                                             "early_stop": 3e-5}}.items():  # fmt: skip
+    paper = {"inner_steps": 10, "learning_rate": 0.01, "early_stop": 1e-5}
+    for name in ("paper", "fast", "negative-prompt", "direct", "custom"):
         chain = Chain(**QUICK)
-        chain.graph[chain.optimize()[0]]["inputs"].update(preset=name, **values)
-        chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix=f"preset-{name}")
+        chain.graph[chain.optimize()[0]]["inputs"].update(preset=name, **paper)
+        _, sampler = chain.edit()
+        for slot, what in ((0, "edited"), (1, "source")):
+            chain.graph.add("SaveLatent", samples=sampler(slot), filename_prefix=f"preset-{name}-{what}")
+        chain.graph.add("SaveLatent", samples=chain.latent(), filename_prefix="preset-photo")
         comfy.run(chain.graph)
-        found[name] = latent(comfy, f"preset-{name}")
-    assert found["fast"].equal(found["custom"]) and not found["fast"].equal(found["paper"])
+        found[name] = latent(comfy, f"preset-{name}-edited")
+    assert found.pop("custom").equal(found["paper"])
+    edits = list(found.values())
+    assert all(relative(a, b) > 1e-3 for i, a in enumerate(edits) for b in edits[:i])
+    assert relative(latent(comfy, "preset-direct-source"), latent(comfy, "preset-photo")) < 1e-6
 
 
 def test_an_early_end_goes_on_in_a_ksampler(comfy, picture):
