@@ -213,17 +213,18 @@ def reconstruct(
 ) -> None:
     """Reconstruct the picture from its inversion, at the guidance it was optimized for."""
     from .editing import reconstruct as run_reconstruction
-    from .images import save_image
+    from .images import psnr, save_image
 
     _check_out(out, ".png")
     stored, null, loaded = _reopen(inversion, model, device, dtype, config)
     with _progress() as callback:
         latents = stored.trajectory.clean
-        if not null.pinned:
+        if null.retraces:
             latents = run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback)
-    for path, picture in zip(_numbered(out, len(latents)), loaded.decode(latents), strict=True):
+    pictures, best = loaded.decode(latents), loaded.decode(stored.trajectory.clean)
+    for path, picture, wanted in zip(_numbered(out, len(latents)), pictures, best, strict=True):
         save_image(picture, path)
-        typer.echo(f"saved: {path}")
+        typer.echo(f"saved: {path} ({psnr(picture, wanted):.1f} dB to what the autoencoder gives)")
 
 
 @app.command()

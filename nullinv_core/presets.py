@@ -29,7 +29,7 @@ def embed(
     """Null embeddings of a trajectory for a guidance, and the latents z_0 that the source branch reaches with them.
 
     ``method``: constants of an optimization, or a preset. ``paper``: the authors' constants. ``fast``: the same method,
-    started where little is left to optimize. ``negative-prompt``: the source prompt in place of an optimized embedding
+    started where little is left to optimize, and edits read the source branch from the trajectory. ``negative-prompt``: the source prompt in place of an optimized embedding
     (Miyake et al. 2023). ``direct``: the empty prompt, and the source branch pinned to the trajectory (Ju et al. 2023).
     """
     if method == "direct":
@@ -38,7 +38,8 @@ def embed(
         null = constant(trajectory, trajectory.context, guidance)
         return null, reconstruct(denoiser, trajectory, null, guidance, callback=callback)
     settings = replace(settings_of(method), guidance=guidance)
-    return optimize_null_text(denoiser, trajectory, null_context, settings, callback)
+    null, reached = optimize_null_text(denoiser, trajectory, null_context, settings, callback)
+    return replace(null, pinned=method == "fast"), reached
 
 
 def settings_of(method: Preset | NullTextSettings) -> NullTextSettings:

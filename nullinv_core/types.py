@@ -122,6 +122,11 @@ class NullEmbeddings:
         """T."""
         return len(self.embeddings)
 
+    @property
+    def retraces(self) -> bool:
+        """Whether they were made to lead back to the photo; pinned ones of the empty prompt alone were not."""
+        return not self.pinned or bool(self.losses.any())
+
     def at(self, step: int) -> Tensor:
         """∅_t of step 1 … T: (B, tokens, width)."""
         return self.embeddings[step - 1]
