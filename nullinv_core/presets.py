@@ -29,8 +29,9 @@ def embed(
     """Null embeddings of a trajectory for a guidance, and the latents z_0 that the source branch reaches with them.
 
     ``method``: constants of an optimization, or a preset. ``paper``: the authors' constants. ``fast``: the same method,
-    started where little is left to optimize, and edits read the source branch from the trajectory. ``negative-prompt``: the source prompt in place of an optimized embedding
-    (Miyake et al. 2023). ``direct``: the empty prompt, and the source branch pinned to the trajectory (Ju et al. 2023).
+    started where little is left to optimize, and edits read the source branch from the trajectory.
+    ``negative-prompt``: the source prompt in place of an optimized embedding (Miyake et al. 2023). ``direct``: the
+    empty prompt, and the source branch pinned to the trajectory (Ju et al. 2023).
     """
     if method == "direct":
         return constant(trajectory, null_context, guidance, pinned=True), trajectory.clean
