@@ -27,7 +27,8 @@ OUTSIDE = ("net::ERR", "Failed to fetch", "Network Error", "AxiosError", "CORS p
 VARIED = ("invert-and", "reweight", "several")
 """Workflows that save several pictures of one size, none of which may be another's."""
 OWN_START = "graph accessed before initialization"
-"""What the page says of itself while it opens."""
+OWN_SETTINGS = "addSetting"
+"""What the page says of itself while it opens, and where 0.3.64's stumbles then, with no other nodes than its own."""
 UNTOLD = ("/user.css", "/userdata", "/api/i18n", "/manager/")
 """What the page asks its own server for and does not mind to miss."""
 
@@ -62,7 +63,7 @@ def page(comfy, browser):
     comfy.post("/settings", SETTINGS)
     opened = browser.new_page(viewport={"width": 1900, "height": 1000})
     opened.problems = []
-    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    opened.on("pageerror", lambda error: opened.problems.append(f"{error}\n{error.stack}"))
     opened.on("console", lambda message: note(opened.problems, message))
     opened.on("response", lambda answer: missed(opened.problems, comfy.url("/"), answer))
     opened.goto(comfy.url("/"))
@@ -204,5 +205,6 @@ def test_a_workflow_runs_from_the_page(comfy, page, request, name):
             saved += [pixels] if kind == "SaveImage" else []
     if any(part in name for part in VARIED):
         assert all(abs(a - b).max() > 1 for i, a in enumerate(saved) for b in saved[:i])
-    problems, page.problems[:] = list(page.problems), []
+    problems = [problem for problem in page.problems if OWN_SETTINGS not in problem]
+    page.problems.clear()
     assert not problems, problems
