@@ -239,6 +239,26 @@ def table_of(rows: list[Row], reference: str) -> str:
     return markdown_table(head, lines)
 
 
+def plot(rows: list[Row], path: Path) -> None:
+    """Reconstruction against cost: a point a scene, a large one for the median of a method."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((7, 4), layout="constrained")
+    axes = figure.subplots()
+    for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
+        own = [row for row in rows if row.method == method]
+        costs, quality = [row.cost for row in own], [row.reconstruction_psnr for row in own]
+        colour = f"C{number}"
+        axes.scatter(costs, quality, 12, colour, alpha=0.35, linewidths=0)
+        axes.scatter(np.median(costs), np.median(quality), 70, colour, edgecolors="black", label=method)
+    axes.set(
+        xscale="log", xlabel="samples through the network (a backward pass counts two)", ylabel="reconstruction, dB"
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
 def known_rows(path: Path) -> list[Row]:
     """Rows of an earlier run that was stopped."""
     return [Row(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
@@ -254,6 +274,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=7.5)
     parser.add_argument("--edit-guidance", type=float, default=EDIT_GUIDANCE)
     parser.add_argument("--peer", type=Path, help="the file of diffusers' community pipeline")
+    parser.add_argument("--methods", help="some of them, separated by commas; paper is always one")
     parser.add_argument("--unstopped", type=int, default=3, help="scenes of the paper preset without its early stop")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--arch", choices=["demo", "sd15"], default="demo", help="sd15: full size, random weights")
@@ -276,6 +297,8 @@ def main() -> None:
     }
     if options.peer:
         methods[PEER] = peer(options.peer)
+    if options.methods:
+        methods = {name: methods[name] for name in ("paper", *options.methods.split(",")) if name in methods}
     kept = out.with_suffix(".jsonl")
     kept.parent.mkdir(parents=True, exist_ok=True)
     rows = known_rows(kept)
@@ -293,6 +316,7 @@ def main() -> None:
     settings = {**guidances, "first_seed": options.first_seed, "device": options.device}
     write_json(out, {**environment(), **settings, "rows": [asdict(row) for row in rows]})
     out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+    plot([row for row in rows if np.isfinite(row.reconstruction_psnr)], out.with_suffix(".png"))
     print(table)
 
 
