@@ -53,7 +53,8 @@ def inverted(command, model_folder, photo, tmp_path):
 
 def test_invert_reconstruct_and_edit(command, inverted, tmp_path):
     """Guards the main path: one file from invert, pictures of the model's size from the other two."""
-    assert command("reconstruct", "--inversion", inverted, "--out", tmp_path / "r.png", "--device", "cpu")[0] == 0
+    status, said, _ = command("reconstruct", "--inversion", inverted, "--out", tmp_path / "r.png", "--device", "cpu")
+    assert status == 0 and "dB to what the autoencoder gives" in said
     assert Image.open(tmp_path / "r.png").size == (32, 32)
     status, _, err = command(
         "edit", "--inversion", inverted, "--prompt", "a green star on a blue background",
