@@ -88,7 +88,7 @@ class Photo:
             title, "KSamplerAdvanced", model=model, steps=STEPS, cfg=cfg, positive=self.source(),
             negative=self.empty(), latent_image=latent or self.inverted(0),
         )  # fmt: skip
-        return self.show(name.replace("-", " "), sampled(), name)
+        return self.show(f"Result at cfg {cfg:g}", sampled(), name)
 
 
 def demo(seed, kind, guidance=EDIT_GUIDANCE):
@@ -256,8 +256,9 @@ NOTES = {
     "Null-Text and Null-Text Guider bring the photo back at cfg 7.5.",
     "save-an-inversion": "**The slow part, once.** The file lies in output/inversions. Then load *edit a saved "
     "inversion*.",
-    "edit-a-saved-inversion": "**No photo, no optimization.** Press R to see new files in the list of *Load "
-    "Inversion*. Use the model that made the file.",
+    "edit-a-saved-inversion": "**First run *save an inversion*,** which makes the file. Here is no photo and no "
+    "optimization any more. Press R to see new files in the list of *Load Inversion*. Use the model that made the "
+    "file.",
 }
 ABOUT = {
     "demo": "Runs as it is: the model and the scene come with the nodes. On a CPU it takes a minute or two. The "
@@ -266,6 +267,13 @@ ABOUT = {
     "cropped at the centre to 512×512 (any multiple of 64 will do). Describe it in one plain sentence that names "
     "whatever you want to change. On a GPU it takes a minute or two.",
 }
+
+
+AGAIN = {
+    "demo": "The model comes with the nodes. On a CPU it takes some seconds.",
+    "sd15": "Needs the checkpoint that made the file.",
+}
+"""The same for the workflow that loads what another saved."""
 
 
 def photo_of(name, kind):
@@ -281,7 +289,8 @@ def documents(info):
     for number, name in enumerate(SCENES, 1):
         for kind in ("demo", "sd15"):
             photo = photo_of(name, kind)
-            yield f"{number}-{name}-{kind}", ui_format(photo.graph, info, photo.titles, (NOTES[name], ABOUT[kind]))
+            about = AGAIN if name == "edit-a-saved-inversion" else ABOUT
+            yield f"{number}-{name}-{kind}", ui_format(photo.graph, info, photo.titles, (NOTES[name], about[kind]))
 
 
 def thumbnail(server, name):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from .outputs import newest
 from .server import PACK, error_of
 
 FOLDER = PACK / "workflows"
@@ -181,13 +182,13 @@ def test_a_workflow_runs_from_the_page(comfy, page, request, name):
     if "edit-a-saved" in name:
         saving = next(w for w in WORKFLOWS if "save-an" in w and w.rsplit("-", 1)[1] == name.rsplit("-", 1)[1])
         load(page, json.loads((FOLDER / f"{saving}.json").read_text(encoding="utf-8")))
-        set_widgets(page, QUICK | (SMALL if name.endswith("sd15") else {}) | {"filename_prefix": f"inversions/{name}"})
+        set_widgets(page, QUICK | (SMALL if name.endswith("sd15") else {}))
         assert queue(page, comfy)["status"]["status_str"] == "success"
         page.reload()
         wait(page)
     assert load(page, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))) == 0
     if "edit-a-saved" in name:
-        set_widgets(page, {"file": f"output/inversions/{name}_00001.safetensors"})
+        set_widgets(page, {"file": f"output/inversions/{newest(comfy, 'inversions/photo').name}"})
     shoot(page, name)
     # Edit Photo has no widget for its inner steps
     set_widgets(page, QUICK | (SMALL if name.endswith("sd15") else {}) | ({"steps": 1} if "edit-photo" in name else {}))
