@@ -266,6 +266,13 @@ def applied_before(chain, plan, sampler):
     chain.graph[sampler()[0]]["inputs"]["model"] = applied()
 
 
+def directly_by_a_sampler(chain, plan, sampler):
+    chain.graph[chain.optimize()[0]]["inputs"]["preset"] = "direct"
+    chain.graph[sampler()[0]]["inputs"]["model"] = chain.graph.add(
+        "NullInvApply", model=chain.load(), null_embeddings=chain.optimize()
+    )()
+
+
 RESCALED = patched("RescaleCFG", multiplier=0.7)
 FLOW = patched("ModelSamplingSD3", shift=3.0)
 CACHED = patched("EasyCache", reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False)
@@ -309,6 +316,7 @@ def other_model(chain, plan, sampler):
         (other_model, "another MODEL"),
         (VELOCITY, "another MODEL"),
         (applied_before, "with null embeddings in it"),
+        (directly_by_a_sampler, "another preset for ComfyUI's own samplers"),
         (RESCALED, "changes this MODEL's guidance"),
         (FLOW, "rectified flow models"),
         (embeddings_of(), "belong to another trajectory"),
