@@ -54,9 +54,9 @@ def age(name: str) -> float:
 
 def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str) -> str:
     """Write an inversion to a new numbered file of the output folder; return its name inside of it."""
-    root = Path(folder_paths.get_output_directory())
+    root = Path(os.path.abspath(folder_paths.get_output_directory()))
     stem = _inside(root, prefix)
-    if stem == Path(os.path.abspath(root)) or not stem.name:
+    if stem == root or not stem.name:
         raise InputError("the file name prefix is empty; give the file a name")
     # ComfyUI imports this file when it starts, and the rest when a node first runs
     from .comfy_jobs import null_of
@@ -68,7 +68,7 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
         number += 1
     prompts = (prompt,) * trajectory.trajectory.batch
     save_inversion(path, replace(trajectory, null=embeddings, prompts=prompts))
-    return path.relative_to(os.path.abspath(root)).as_posix()
+    return path.relative_to(root).as_posix()
 
 
 def load(name: str) -> Inversion:

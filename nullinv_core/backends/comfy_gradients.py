@@ -15,12 +15,17 @@ from ..errors import InputError
 from .comfy_checkpoint import Checkpointing
 
 
+def streams_weights(model: Any) -> bool:
+    """Whether a MODEL is under dynamic offloading, where this ComfyUI knows it."""
+    return hasattr(model, "is_dynamic") and bool(model.is_dynamic())
+
+
 def resident(model: Any) -> Any:
     """A clone of the MODEL whose weights can be differentiated through once they are loaded as a whole.
 
     Dynamic offloading streams weights into buffers that autograd must not keep, so it is left for a plain clone.
     """
-    if not (hasattr(model, "is_dynamic") and model.is_dynamic()):
+    if not streams_weights(model):
         return model.clone()
     if getattr(model, "cached_patcher_init", None) is None:
         raise InputError(
@@ -31,7 +36,7 @@ def resident(model: Any) -> Any:
 
 def check_streams_no_weights(extra: Any) -> None:
     """Raise InputError for a ControlNet or the like under dynamic offloading, which cannot be made ``resident``."""
-    if hasattr(extra, "is_dynamic") and extra.is_dynamic():
+    if streams_weights(extra):
         raise InputError(
             "the ControlNet's weights are streamed to the device, which optimizing cannot follow; start ComfyUI with "
             "--disable-dynamic-vram"

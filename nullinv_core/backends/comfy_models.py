@@ -25,7 +25,7 @@ from ..errors import InputError
 
 CLIP_VOCABULARY = 49_408
 """Rows of the token table that ComfyUI builds, whatever the tokenizer."""
-UNUSED_OF_CLIP = ("text_projection.weight", "text_model.embeddings.position_ids")
+UNUSED_OF_CLIP = {"text_projection.weight", "text_model.embeddings.position_ids"}
 """What ComfyUI's text encoder has and Stable Diffusion 1.x and 2.x do not read."""
 LEVELS_OF_VAE, LAYERS_OF_VAE = 4, 2
 MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.model_base.ModelType.V_PREDICTION}
@@ -151,9 +151,7 @@ def _load_unet(folder: Path, scale: float) -> Any:
     family.set_inference_dtype(dtype, cast)
     offload_device = comfy.model_management.unet_offload_device()
     model = family.get_model(weights, "", device=offload_device)
-    missing = set(model.diffusion_model.state_dict()) - set(weights)
-    if missing:
-        raise InputError(f'the UNet of "{folder.name}" lacks {len(missing)} weights ({min(missing)} …)')
+    _check_whole(folder, "UNet", set(model.diffusion_model.state_dict()) - set(weights))
     model.load_model_weights(weights, "")
     return comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
 
@@ -195,18 +193,30 @@ def _load_clip(folder: Path) -> Any:
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(weights),
     )
-    lacking = [name for name in clip.load_sd(weights).missing_keys if name not in UNUSED_OF_CLIP]
-    if lacking:
-        raise InputError(f'the text encoder of "{folder.name}" lacks {len(lacking)} weights ({min(lacking)} …)')
+    _check_whole(folder, "text encoder", set(clip.load_sd(weights).missing_keys) - UNUSED_OF_CLIP)
     return clip
 
 
+def _check_whole(folder: Path, part: str, lacking: set[str]) -> None:
+    """Raise InputError where a part of the model folder lacks weights."""
+    if lacking:
+        raise InputError(f'the {part} of "{folder.name}" lacks {len(lacking)} weights ({min(lacking)} …)')
+
+
 def _load_vae(folder: Path, config: dict[str, Any]) -> Any:
-    weights = _weights(folder / "vae")
+    weights, settings = _weights(folder / "vae"), None
     if config.get("_class_name") == "AutoencoderTiny":
         weights = {_taesd_name(name): tensor for name, tensor in weights.items()}
         weights |= {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
-        return _whole_vae(folder, weights, None)
+    else:
+        weights, settings = comfy.diffusers_convert.convert_vae_state_dict(weights), vae_config(folder, config)
+    vae = comfy.sd.VAE(sd=weights, config=settings)
+    _check_whole(folder, "VAE", set(vae.first_stage_model.state_dict()) - set(weights))
+    return vae
+
+
+def vae_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """ComfyUI's autoencoder settings for those of diffusers; raises InputError for another build than SD's."""
     channels, layers = config["block_out_channels"], config.get("layers_per_block", 2)
     if len(channels) != LEVELS_OF_VAE or layers != LAYERS_OF_VAE or any(c % channels[0] for c in channels):
         raise InputError(
@@ -218,16 +228,7 @@ def _load_vae(folder: Path, config: dict[str, Any]) -> Any:
         "ch": channels[0], "ch_mult": [c // channels[0] for c in channels], "num_res_blocks": layers,
         "attn_resolutions": [], "dropout": 0.0,
     }  # fmt: skip
-    weights = comfy.diffusers_convert.convert_vae_state_dict(weights)
-    return _whole_vae(folder, weights, {"params": {"ddconfig": settings, "embed_dim": config["latent_channels"]}})
-
-
-def _whole_vae(folder: Path, weights: dict[str, Tensor], config: dict[str, Any] | None) -> Any:
-    vae = comfy.sd.VAE(sd=weights, config=config)
-    lacking = set(vae.first_stage_model.state_dict()) - set(weights)
-    if lacking:
-        raise InputError(f'the VAE of "{folder.name}" lacks {len(lacking)} weights ({min(lacking)} …)')
-    return vae
+    return {"params": {"ddconfig": settings, "embed_dim": config["latent_channels"]}}
 
 
 def _taesd_name(name: str) -> str:

@@ -179,22 +179,23 @@ def test_a_workflow_runs_from_the_page(comfy, page, request, name):
     """Guards the examples: each loads without a missing node, runs, gives pictures; the console stays clean."""
     if name.endswith("sd15"):
         request.getfixturevalue("checkpoint")
+    quick = QUICK | (SMALL if name.endswith("sd15") else {})
+    document = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     if "edit-a-saved" in name:
         saving = next(w for w in WORKFLOWS if "save-an" in w and w.rsplit("-", 1)[1] == name.rsplit("-", 1)[1])
         load(page, json.loads((FOLDER / f"{saving}.json").read_text(encoding="utf-8")))
-        set_widgets(page, QUICK | (SMALL if name.endswith("sd15") else {}))
+        set_widgets(page, quick)
         assert queue(page, comfy)["status"]["status_str"] == "success"
         page.reload()
         wait(page)
-    assert load(page, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))) == 0
+    assert load(page, document) == 0
     if "edit-a-saved" in name:
         set_widgets(page, {"file": f"output/inversions/{newest(comfy, 'inversions/photo').name}"})
     shoot(page, name)
     # Edit Photo has no widget for its inner steps
-    set_widgets(page, QUICK | (SMALL if name.endswith("sd15") else {}) | ({"steps": 1} if "edit-photo" in name else {}))
+    set_widgets(page, quick | ({"steps": 1} if "edit-photo" in name else {}))
     entry = queue(page, comfy)
     assert entry["status"]["status_str"] == "success", error_of(entry)
-    document = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     shown = {str(n["id"]): n["type"] for n in document["nodes"] if n["type"] in ("SaveImage", "PreviewImage")}
     assert shown and set(shown) <= set(entry["outputs"])
     saved = []
