@@ -70,7 +70,9 @@ def test_a_batch_equals_its_single_runs(denoiser):
     trajectory = inverted(denoiser, prompts)
     only_looked = replace(STRICT, start="null", early_stop=1e9)
     untouched, _ = optimize_null_text(denoiser, trajectory, empty_context(), only_looked)
-    settings = replace(STRICT, start="null", early_stop=float(untouched.losses.median()))
+    # between two losses, so that rounding decides nothing
+    between = float(untouched.losses.flatten().sort().values[3:5].mean())
+    settings = replace(STRICT, start="null", early_stop=between)
     both, reached = optimize_null_text(denoiser, trajectory, empty_context(), settings)
     assert both.iterations[:, 0].tolist() != both.iterations[:, 1].tolist()
     for row in range(2):
@@ -97,11 +99,12 @@ def edited(denoiser, trajectory, pin, settings=EditSettings(), edits=(EDIT,)):  
 
 
 def test_a_pinned_source_is_the_photo(denoiser):
-    """Guards direct inversion: the source branch is the trajectory, to the bit, at one sample a step."""
+    """Guards direct inversion: the source branch is the trajectory, to the bit, at one sample a step or none."""
     trajectory = inverted(denoiser)
     result = edited(denoiser, trajectory, pin=True, edits=(EDIT, SOURCE))
     assert torch.equal(result.source, trajectory.clean)
-    assert denoiser.forwards == (1 + 2 * 2) * 4
+    # cross-attention is replaced in three of the four steps; in the last no edit looks at the source
+    assert denoiser.forwards == 3 * (1 + 2 * 2) + 2 * 2
 
 
 def test_pinning_changes_nothing_where_the_source_keeps_to_the_trajectory(denoiser):
