@@ -21,7 +21,7 @@ from nullinv_core.backends.diffusers import DiffusersDenoiser, load_model
 from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.backends.diffusers_memory import saved_bytes
 from nullinv_core.denoiser import Counted
-from nullinv_core.presets import Preset, embed
+from nullinv_core.presets import PRESETS, PresetName, embed
 from nullinv_core.schedule import leading_schedule, scaled_linear_alphas
 
 PROMPTS = ("a red star on a blue background", "a green star on a blue background")
@@ -75,8 +75,9 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-def measure(unet: UNet2DConditionModel, preset: Preset, checkpointing: bool, steps: int, side: int) -> FullSizeRow:
+def measure(unet: UNet2DConditionModel, preset: PresetName, checkpointing: bool, steps: int, side: int) -> FullSizeRow:
     """One preset, its second run timed: the first one warms the device up."""
+    recipe = PRESETS[preset]
     device, latents = str(unet.device), torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
     source, target, empty = torch.randn(3, 1, 77, 768, generator=torch.Generator().manual_seed(1)).to(device)
     plain = DiffusersDenoiser(unet, "epsilon")
@@ -95,9 +96,9 @@ def measure(unet: UNet2DConditionModel, preset: Preset, checkpointing: bool, ste
         if device != "cpu":
             torch.cuda.reset_peak_memory_stats()
         started = _now(device)
-        trajectory = invert(counter, latents.to(device), source, schedule)
+        trajectory = invert(counter, latents.to(device), source, schedule, method=recipe.inversion)
         inverted = _now(device)
-        null, _ = embed(counter, trajectory, empty, preset, 7.5)
+        null, _ = embed(counter, trajectory, empty, recipe, 7.5)
         optimized = _now(device)
         peak = torch.cuda.max_memory_allocated() if device != "cpu" else None
         spent, counter = counter.forwards + 2 * counter.backwards, Counted(plain)
@@ -132,7 +133,7 @@ def where_time_goes(unet: UNet2DConditionModel, side: int, rows: int = 15) -> st
     return str(profiled.key_averages().table(sort_by=key, row_limit=rows, max_name_column_width=60))
 
 
-def run(device: str, dtype: torch.dtype, steps: int, side: int, presets: list[Preset]) -> dict[str, Any]:
+def run(device: str, dtype: torch.dtype, steps: int, side: int, presets: list[PresetName]) -> dict[str, Any]:
     """Every preset, ``fast`` also with gradient checkpointing, the device's own rate, and a profile."""
     unet = full_size_unet(device, dtype)
     rate = matmul_rate(device, dtype)

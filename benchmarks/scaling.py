@@ -19,7 +19,7 @@ from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.demo.run import EDIT_GUIDANCE
 from nullinv_core.demo.scenes import COLOURS, render, sample_scene
 from nullinv_core.denoiser import Counted
-from nullinv_core.presets import embed
+from nullinv_core.presets import PRESETS, embed
 
 from .common import RESULTS, environment, markdown_table, write_json
 
@@ -72,8 +72,9 @@ def measure(model: DiffusersModel, setup: Setup) -> Cost:
     empty, latents = model.encode_prompts([model.prompt("")]), model.encode_image(images)
     counter = Counted(model.denoiser)
     started = time.perf_counter()
-    trajectory = invert(counter, latents, model.encode_prompts(sources), model.schedule(setup.steps))
-    null, _ = embed(counter, trajectory, empty, "fast", EDIT_GUIDANCE)
+    recipe, context = PRESETS["fast"], model.encode_prompts(sources)
+    trajectory = invert(counter, latents, context, model.schedule(setup.steps), method=recipe.inversion)
+    null, _ = embed(counter, trajectory, empty, recipe, EDIT_GUIDANCE)
     prepared = time.perf_counter()
     samples, counter = counter.forwards + 2 * counter.backwards, Counted(model.denoiser)
     edit(counter, trajectory, null, contexts, batch_edits(plans), EDIT_GUIDANCE)

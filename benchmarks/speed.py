@@ -30,7 +30,7 @@ from nullinv_core.demo.scenes import EditCase, render
 from nullinv_core.denoiser import Counted
 from nullinv_core.images import psnr
 from nullinv_core.null_text import NullTextSettings
-from nullinv_core.presets import Preset, embed
+from nullinv_core.presets import PRESETS, Recipe, embed
 from nullinv_core.prompt_to_prompt.attention import batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
 
@@ -79,14 +79,14 @@ class Row:
 Method = Callable[[DiffusersModel, Counted, Tensor, Tensor, Tensor, float], Prepared]
 
 
-def ours(method: Preset | NullTextSettings) -> Method:
-    """A preset, or null-text inversion with some settings."""
+def ours(recipe: Recipe) -> Method:
+    """One of our own ways."""
 
     def run(
         model: DiffusersModel, denoiser: Counted, latents: Tensor, context: Tensor, empty: Tensor, guidance: float
     ) -> Prepared:
-        trajectory = invert(denoiser, latents, context, model.schedule(50))
-        return Prepared(trajectory, *embed(denoiser, trajectory, empty, method, guidance))
+        trajectory = invert(denoiser, latents, context, model.schedule(50), method=recipe.inversion)
+        return Prepared(trajectory, *embed(denoiser, trajectory, empty, recipe, guidance))
 
     return run
 
@@ -162,7 +162,7 @@ def measure(
     counter = Counted(model.denoiser)
     plan = plan_edit(prompts[0], prompts[1], 50, edit_settings(case))
     for_edit = prepared
-    if edit_guidance != guidance:
+    if edit_guidance != guidance and not prepared.null.pinned:
         for_edit = run(model, Counted(model.denoiser), latents, context, empty, edit_guidance)
     edit_started = _now(model)
     result = edit(counter, for_edit.trajectory, for_edit.null, edit_context[None], batch_edits([[plan]]), edit_guidance)
@@ -289,11 +289,11 @@ def main() -> None:
         return
     model = load_model(options.model, options.device)
     methods: dict[str, Method] = {
-        "paper": ours("paper"),
-        UNSTOPPED: ours(NullTextSettings(early_stop=0.0, early_stop_growth=0.0)),
-        "negative-prompt": ours("negative-prompt"),
-        "direct": ours("direct"),
-        "fast": ours("fast"),
+        "paper": ours(PRESETS["paper"]),
+        UNSTOPPED: ours(Recipe("ddim", NullTextSettings(early_stop=0.0, early_stop_growth=0.0), pinned=False)),
+        "negative-prompt": ours(PRESETS["negative-prompt"]),
+        "direct": ours(PRESETS["direct"]),
+        "fast": ours(PRESETS["fast"]),
     }
     if options.peer:
         methods[PEER] = peer(options.peer)

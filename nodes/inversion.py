@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from .wires import NullEmbeddings, Trajectory, schema
 
-PRESETS = ["paper", "fast", "negative-prompt", "direct"]
+CHOICES = ["fast", "paper", "negative-prompt", "direct"]
 CUSTOM = "custom"
 SCHEDULERS = ["ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential", "beta"]
 
@@ -31,6 +31,9 @@ class DDIMInvert(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="The photo, from VAE Encode."),
                 io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more exactly."),
                 io.Combo.Input("scheduler", options=SCHEDULERS, default="ddim_uniform", tooltip="Noise levels."),
+                io.Combo.Input("method", options=["fixed-point", "ddim"], default="fixed-point", tooltip="fixed-point: "
+                               "samples back to the photo far more exactly, at the same cost; ddim: as the paper "
+                               "has it."),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels of your own, in place of steps and "
                                 "scheduler."),
             ],
@@ -42,13 +45,15 @@ class DDIMInvert(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: Any, source: Any, latent: Any, steps: int, scheduler: str, sigmas: Any = None) -> Any:
+    def execute(
+        cls, model: Any, source: Any, latent: Any, steps: int, scheduler: str, method: Any, sigmas: Any = None
+    ) -> Any:
         """See the schema."""
         from ..nullinv_core.backends.comfy import schedule_of_sigmas
         from ..nullinv_core.backends.comfy_jobs import invert_latent, schedule_of
 
         schedule = schedule_of(model, scheduler, steps) if sigmas is None else schedule_of_sigmas(model, sigmas)
-        inversion, noise = invert_latent(model, source, latent, schedule)
+        inversion, noise = invert_latent(model, source, latent, schedule, method)
         return io.NodeOutput(noise, inversion)
 
 
@@ -70,10 +75,10 @@ class NullTextOptimize(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="Where the embeddings start from: an empty text."),
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
                 io.Float.Input("cfg", default=7.5, min=1.0, max=30.0, step=0.1, tooltip="Guidance of the edits."),
-                io.Combo.Input("preset", options=[*PRESETS, CUSTOM], default="paper", tooltip="paper: the authors' "
-                               "constants; fast: the same in a seventh of the time; negative-prompt: no optimization, "
-                               "less exact; direct: none either, the photo's branch is read from the trajectory; "
-                               "custom: the three values below."),
+                io.Combo.Input("preset", options=[*CHOICES, CUSTOM], default="fast", tooltip="fast: optimizes only "
+                               "where the photo would be lost, edits read the photo's branch from the trajectory; "
+                               "paper: the authors' constants, many times slower; negative-prompt: no optimization; "
+                               "direct: none, and not checked; custom: the three values below."),
                 io.Int.Input("inner_steps", default=10, min=1, max=100,
                              tooltip="custom: most optimizer steps per timestep."),
                 io.Float.Input("learning_rate", default=0.01, min=0.0001, max=1.0, step=0.0001, round=0.0001,
@@ -97,12 +102,13 @@ class NullTextOptimize(io.ComfyNode):
         """See the schema."""
         import torch
 
-        from ..nullinv_core import NullTextSettings
+        from ..nullinv_core import PRESETS, NullTextSettings, Recipe
         from ..nullinv_core.backends.comfy_jobs import optimize
         from ..nullinv_core.figures import loss_plot
         from ..nullinv_core.images import from_pil
 
-        method = NullTextSettings(cfg, inner_steps, learning_rate, early_stop) if preset == CUSTOM else preset
-        inversion, reconstruction = optimize(model, source, negative, trajectory, method, cfg)
+        own = Recipe("ddim", NullTextSettings(cfg, inner_steps, learning_rate, early_stop), pinned=False)
+        recipe = own if preset == CUSTOM else PRESETS[preset]
+        inversion, reconstruction = optimize(model, source, negative, trajectory, recipe, cfg)
         plots = [from_pil(loss_plot(inversion.null, image)) for image in range(inversion.trajectory.batch)]
         return io.NodeOutput(inversion, reconstruction, torch.cat(plots))

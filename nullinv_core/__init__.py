@@ -12,6 +12,7 @@ from .editing import EditResult, edit, reconstruct
 from .errors import InputError, NonFiniteError
 from .inversion import invert
 from .null_text import PAPER, NullTextSettings, optimize_null_text
+from .presets import PRESETS, Recipe, embed
 from .prompt_to_prompt.attention import batch_edits
 from .prompt_to_prompt.edit import Edit, EditSettings, plan_edit
 from .prompt_to_prompt.prompt import Prompt
@@ -21,6 +22,7 @@ from .types import Event, NullEmbeddings, Trajectory
 
 __all__ = [
     "PAPER",
+    "PRESETS",
     "AttentionControl",
     "Counted",
     "Denoiser",
@@ -34,11 +36,13 @@ __all__ = [
     "NullEmbeddings",
     "NullTextSettings",
     "Prompt",
+    "Recipe",
     "Schedule",
     "Trajectory",
     "__version__",
     "batch_edits",
     "edit",
+    "embed",
     "invert",
     "leading_schedule",
     "load_inversion",

@@ -35,7 +35,7 @@ console = Console(stderr=True)
 DEVICE_HELP = "cpu, cuda, mps …; by default a GPU where there is one."
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 Precision = Literal["float32", "bfloat16", "float16"]
-Preset = Literal["paper", "fast", "negative-prompt", "direct"]
+Preset = Literal["fast", "paper", "negative-prompt", "direct"]
 Dtype = Annotated[Precision, typer.Option(help="Precision of the network.")]
 OtherDtype = Annotated[Precision | None, typer.Option(help="Precision of the network; by default that of `invert`.")]
 InversionFile = Annotated[Path, typer.Option(help="File that `invert` wrote.")]
@@ -164,7 +164,7 @@ def invert(
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
     guidance: Annotated[float, typer.Option(help="Guidance that reconstruction and edits will use.")] = 7.5,
-    preset: Annotated[Preset, typer.Option(help="How null embeddings are made; see the README.")] = "paper",
+    preset: Annotated[Preset, typer.Option(help="How null embeddings are made; see the README.")] = "fast",
     inner_steps: Annotated[int, typer.Option(help="Optimizer steps per timestep at most.")] = 10,
     low_memory: Annotated[
         bool | None, typer.Option(help="Gradient checkpointing: slower, in less memory; by default where it is needed.")
@@ -178,13 +178,15 @@ def invert(
     from .backends.diffusers_memory import checkpoint, checkpoint_if_needed
     from .images import load_image
     from .inversion import invert as run_inversion
-    from .presets import OPTIMIZED, embed
+    from .presets import PRESETS, embed
     from .schedule import check_guidance
     from .store import Inversion, save_inversion
 
     _check_out(out, ".safetensors")
     check_guidance(guidance)
-    method = replace(OPTIMIZED[preset], inner_steps=inner_steps) if preset in OPTIMIZED else preset
+    recipe = PRESETS[preset]
+    if recipe.optimization is not None:
+        recipe = replace(recipe, optimization=replace(recipe.optimization, inner_steps=inner_steps))
     loaded = _load(model, device, dtype, config)
     schedule = loaded.schedule(steps)
     side = loaded.check_size(size or loaded.native_size)
@@ -195,8 +197,8 @@ def invert(
     else:
         checkpoint(loaded, low_memory)
     with _progress() as callback:
-        trajectory = run_inversion(loaded.denoiser, latents, context, schedule, callback)
-        null, _ = embed(loaded.denoiser, trajectory, empty, method, guidance, callback)
+        trajectory = run_inversion(loaded.denoiser, latents, context, schedule, callback, recipe.inversion)
+        null, _ = embed(loaded.denoiser, trajectory, empty, recipe, guidance, callback)
     place = model if model == "demo" else str(Path(model).resolve())
     save_inversion(out, Inversion(trajectory, null, (prompt,), loaded.fingerprint, place, dtype))
     typer.echo(f"saved: {out}")
@@ -218,9 +220,7 @@ def reconstruct(
     _check_out(out, ".png")
     stored, null, loaded = _reopen(inversion, model, device, dtype, config)
     with _progress() as callback:
-        latents = stored.trajectory.clean
-        if null.retraces:
-            latents = run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback)
+        latents = run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback)
     pictures, best = loaded.decode(latents), loaded.decode(stored.trajectory.clean)
     for path, picture, wanted in zip(_numbered(out, len(latents)), pictures, best, strict=True):
         save_image(picture, path)

@@ -34,9 +34,12 @@ class EditResult:
         return f"EditResult({batch}×{edits} edits, latents {channels}×{height}×{width})"
 
 
-def _null_rows(null: NullEmbeddings | Tensor, trajectory: Trajectory, step: int) -> Tensor:
-    """∅ of a step for each image: (B, tokens, width)."""
-    rows = null.at(step) if isinstance(null, NullEmbeddings) else null
+def _null_rows(null: NullEmbeddings | Tensor, trajectory: Trajectory, step: int, pinned: bool = False) -> Tensor:
+    """∅ of a step for each image, or of its edits where the source is pinned: (B, tokens, width)."""
+    if isinstance(null, NullEmbeddings):
+        rows = null.edit_null if pinned and null.edit_null is not None else null.at(step)
+    else:
+        rows = null
     return rows.expand(trajectory.batch, *rows.shape[-2:])
 
 
@@ -98,17 +101,22 @@ def edit(
     """Sample source and edits of every image in one batch, with attention control and local blend.
 
     ``contexts``: the edit prompts' (B, E, tokens, width). ``null``: ∅_t of the inversion, which serves all branches
-    of its image, or a plain null context. ``source_guidance``: of the source branch, by default that of the edits.
-    ``limit``: bool (B, h, w); outside of it edits stay the source. ``steps``: how many of the T steps to take; with
-    fewer the latents keep the noise of the step that would be next. ``pin``: the source branch is the trajectory
-    itself, not sampled but read (direct inversion, Ju et al. 2023), so the source's attention is exact and needs no
-    unconditional sample; by default as the embeddings say. Costs 2·(1+E)·T samples an image; with ``pin`` 1+2E a step,
-    2E where no edit looks at the source's attention any more, and ``maps`` end with the last step that did.
+    of its image, or a plain null context (tokens, width). ``source_guidance``: of the source branch, by default that
+    of the edits. ``limit``: bool (B, h, w); outside of it edits stay the source. ``steps``: how many of the T steps to
+    take; with fewer the latents keep the noise of the step that would be next. ``pin``: the source branch is the
+    trajectory itself, not sampled but read (direct inversion, Ju et al. 2023), so the source's attention is exact and
+    holds for any guidance; by default as the embeddings say. Costs 2·(1+E)·T samples an image; with ``pin`` 1+2E a
+    step, 2E where no edit looks at the source's attention any more, and ``maps`` end with the last step that did.
     """
     _check_null(null, trajectory, guidance)
     check_guidance(guidance if source_guidance is None else source_guidance)
     if pin is None:
         pin = isinstance(null, NullEmbeddings) and null.pinned
+    if pin and source_guidance is not None:
+        raise InputError(
+            "the source branch is read from the trajectory, so it has no guidance of its own; leave that out, or take "
+            "null embeddings of the preset paper"
+        )
     schedule, batch, branches = trajectory.schedule, trajectory.batch, edits.branches
     if contexts.shape[:2] != (batch, branches - 1) or len(edits.edits) != batch:
         raise InputError(
@@ -135,7 +143,7 @@ def edit(
         every = torch.ones_like(is_edit)
         for index, step in enumerate(range(schedule.steps, schedule.steps - taken, -1)):
             level = schedule.level(step)
-            rows = _null_rows(null, trajectory, step).to(text).repeat_interleave(branches, 0)
+            rows = _null_rows(null, trajectory, step, pin).to(text).repeat_interleave(branches, 0)
             # a pinned source is not guided, and not sampled at all once no edit looks at it any more
             guided = is_edit if pin else every
             sampled = is_edit if pin and not needs_source(edits, index) else every

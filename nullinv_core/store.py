@@ -26,6 +26,7 @@ HEADER = "inversion"
 """The metadata entry, JSON, that holds all that is no tensor."""
 FIELDS = {
     "trajectory", "context", "timesteps", "alphas_cumprod", "region", "null_embeddings", "losses", "iterations",
+    "edit_null",
 }  # fmt: skip
 PRECISIONS = ("float32", "bfloat16", "float16")
 REQUIRED = {"trajectory", "context", "timesteps", "alphas_cumprod"}
@@ -98,7 +99,9 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
     }
     if null is not None:
         tensors |= {"null_embeddings": null.embeddings, "losses": null.losses, "iterations": null.iterations}
-        metadata |= {"guidance": float(null.guidance), "pinned": null.pinned}
+        metadata["guidance"] = float(null.guidance)
+        if null.edit_null is not None:
+            tensors["edit_null"] = null.edit_null
     if inversion.region is not None:
         tensors["region"] = inversion.region
     # one entry alone: several would be written in an order that changes from run to run
@@ -157,7 +160,7 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion
     if "null_embeddings" in tensors:
         null = NullEmbeddings(
             tensors["null_embeddings"], schedule, float(metadata["guidance"]), tensors["losses"], tensors["iterations"],
-            bool(metadata.get("pinned", False)),
+            tensors.get("edit_null"),
         )  # fmt: skip
         expected = (schedule.steps, *trajectory.context.shape)
         if null.embeddings.shape != expected:

@@ -96,8 +96,9 @@ class NullEmbeddings:
     """∅_1 … ∅_T of each image, for one schedule and guidance scale.
 
     ``embeddings``: float32 (T, B, tokens, width), index 0 belongs to step 1. ``losses`` and ``iterations``: (T, B),
-    the last loss that was seen (0 where none was) and how many optimizer steps were taken; step 1 first. ``pinned``:
-    edits shall read the source branch from the trajectory, because these embeddings do not retrace it, or to save time.
+    the last loss that was seen (0 where none was) and how many optimizer steps were taken; step 1 first. ``edit_null``:
+    (B, tokens, width) where edits shall read their source branch from the trajectory (it is pinned) and be guided by
+    this context instead of ∅_t; None where ∅_t guides all branches, as the paper has it.
     """
 
     embeddings: Tensor
@@ -105,7 +106,7 @@ class NullEmbeddings:
     guidance: float
     losses: Tensor
     iterations: Tensor
-    pinned: bool = False
+    edit_null: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 4:
@@ -116,6 +117,9 @@ class NullEmbeddings:
         for name in ("losses", "iterations"):
             if getattr(self, name).shape != self.embeddings.shape[:2]:
                 raise InputError(f"{name} of null embeddings must be (T, B) = {tuple(self.embeddings.shape[:2])}")
+        if self.edit_null is not None and self.edit_null.shape != self.embeddings.shape[1:]:
+            wanted, found = tuple(self.embeddings.shape[1:]), tuple(self.edit_null.shape)
+            raise InputError(f"the null context of edits must be (B, tokens, width) = {wanted}, not {found}")
 
     @property
     def steps(self) -> int:
@@ -123,9 +127,9 @@ class NullEmbeddings:
         return len(self.embeddings)
 
     @property
-    def retraces(self) -> bool:
-        """Whether they were made to lead back to the photo; pinned ones of the empty prompt alone were not."""
-        return not self.pinned or bool(self.losses.any())
+    def pinned(self) -> bool:
+        """Whether edits read their source branch from the trajectory."""
+        return self.edit_null is not None
 
     def at(self, step: int) -> Tensor:
         """∅_t of step 1 … T: (B, tokens, width)."""
@@ -133,7 +137,8 @@ class NullEmbeddings:
 
     def to(self, device: torch.device | str) -> NullEmbeddings:
         """The same on another device."""
-        return replace(self, embeddings=self.embeddings.to(device))
+        edit_null = None if self.edit_null is None else self.edit_null.to(device)
+        return replace(self, embeddings=self.embeddings.to(device), edit_null=edit_null)
 
     def __repr__(self) -> str:
         steps, batch, tokens, width = self.embeddings.shape

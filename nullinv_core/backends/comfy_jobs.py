@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ..editing import EditResult, edit
 from ..errors import InputError
-from ..inversion import invert
-from ..null_text import NullTextSettings
-from ..presets import OPTIMIZED, Preset, embed, settings_of
+from ..inversion import InversionMethod, invert
+from ..presets import Recipe, embed
 from ..prompt_to_prompt.attention import WordMaps, batch_edits
 from ..schedule import Schedule
 from ..store import Inversion, fingerprint
@@ -71,7 +70,9 @@ def _tensors(patch: Any) -> Iterator[Tensor]:
         yield from _tensors(patch.weights)
 
 
-def invert_latent(model: Any, positive: Conditioning, latent: Latent, schedule: Schedule) -> tuple[Inversion, Latent]:
+def invert_latent(
+    model: Any, positive: Conditioning, latent: Latent, schedule: Schedule, method: InversionMethod
+) -> tuple[Inversion, Latent]:
     """The pivot trajectory of a LATENT, and its noisiest end as a LATENT for a sampler that adds no noise.
 
     The LATENT's noise mask becomes the region that edits may change.
@@ -83,7 +84,7 @@ def invert_latent(model: Any, positive: Conditioning, latent: Latent, schedule: 
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> Inversion:
         context = text_of(positive, "source", len(clean)).to(clean.device)
-        trajectory = invert(denoiser, clean, context, schedule, progress(model, schedule.steps))
+        trajectory = invert(denoiser, clean, context, schedule, progress(model, schedule.steps), method)
         return Inversion(trajectory.to("cpu"), None, ("",) * trajectory.batch, fingerprint_of(model), region=region)
 
     inversion: Inversion = run(model, positive, positive, samples, schedule, job)
@@ -93,25 +94,24 @@ def invert_latent(model: Any, positive: Conditioning, latent: Latent, schedule: 
 
 
 def optimize(
-    model: Any, positive: Conditioning, negative: Conditioning, inversion: Inversion,
-    method: Preset | NullTextSettings, guidance: float,
-) -> tuple[Inversion, Latent]:  # fmt: skip
-    """The inversion with null embeddings, and the reconstruction that they reach. ``method``: see ``embed``."""
+    model: Any, positive: Conditioning, negative: Conditioning, inversion: Inversion, recipe: Recipe, guidance: float
+) -> tuple[Inversion, Latent]:
+    """The inversion with null embeddings, and the reconstruction that they reach."""
     check_made_with(model, inversion)
     trajectory = inversion.trajectory
     context = text_of(positive, "source", trajectory.batch)
     check_same_text(context, trajectory.context)
     empty = _as_long_as(text_of(negative, "negative", trajectory.batch), context)
-    steps, gradients = trajectory.schedule.steps, method in OPTIMIZED or isinstance(method, NullTextSettings)
+    steps, settings = trajectory.schedule.steps, recipe.optimization
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> tuple[Inversion, Tensor]:
         device = clean.device
-        callback = progress(model, steps, settings_of(method).inner_steps if gradients else 1)
-        null, reached = embed(denoiser, trajectory.to(device), empty.to(device), method, guidance, callback)
+        callback = progress(model, steps, 1 if settings is None else settings.inner_steps)
+        null, reached = embed(denoiser, trajectory.to(device), empty.to(device), recipe, guidance, callback)
         return replace(inversion, null=null.to("cpu")), reached.cpu()
 
     samples = model.model.process_latent_out(trajectory.clean)
-    done, reached = run(model, positive, negative, samples, trajectory.schedule, job, gradients=gradients)
+    done, reached = run(model, positive, negative, samples, trajectory.schedule, job, gradients=settings is not None)
     return done, {"samples": model.model.process_latent_out(reached)}
 
 

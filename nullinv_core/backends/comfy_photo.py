@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..presets import PRESETS
 from ..prompt_to_prompt.edit import EditSettings
 from .comfy import check_model
 from .comfy_jobs import invert_latent, optimize, sample_edit, schedule_of
@@ -47,11 +48,12 @@ def edit_photo(
     request = plan_request(clip, source, edits, settings_of(strength, blend))
     levels = len(model.model.model_config.unet_config["channel_mult"])
     photo = fit(image, size, 8 * 2 ** (levels - 1))
-    schedule = schedule_of(model, "ddim_uniform", steps)
-    inversion, _ = invert_latent(model, request.source_conditioning, {"samples": vae.encode(photo)}, schedule)
-    inversion, _ = optimize(model, request.source_conditioning, request.empty, inversion, "paper", guidance)
-    latent, _, mask, _ = sample_edit(model, inversion, inversion, request, guidance)
-    edited = vae.decode(latent["samples"]).to(photo)
+    schedule, recipe = schedule_of(model, "ddim_uniform", steps), PRESETS["fast"]
+    latent = {"samples": vae.encode(photo)}
+    inversion, _ = invert_latent(model, request.source_conditioning, latent, schedule, recipe.inversion)
+    inversion, _ = optimize(model, request.source_conditioning, request.empty, inversion, recipe, guidance)
+    edited_latent, _, mask, _ = sample_edit(model, inversion, inversion, request, guidance)
+    edited = vae.decode(edited_latent["samples"]).to(photo)
     before = photo.repeat_interleave(len(request.prompts), 0)
     if keep_pixels:
         region = torch.nn.functional.interpolate(mask[:, None], edited.shape[1:3], mode="bilinear").movedim(1, -1)

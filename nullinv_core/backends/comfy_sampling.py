@@ -25,17 +25,6 @@ def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
     return null.at(1 + distances.index(min(distances)))
 
 
-def check_retraces(inversion: Inversion) -> None:
-    """Raise InputError for embeddings that lead no sampler back to the photo."""
-    if inversion.null is None:
-        raise InputError("these are not null embeddings; connect the output of Null-Text Optimize")
-    if not inversion.null.retraces:
-        raise InputError(
-            "the preset direct reads the photo from its trajectory, which P2P Edit Sampler alone can do; optimize with "
-            "another preset for ComfyUI's own samplers"
-        )
-
-
 class NullTextGuider(comfy.samplers.CFGGuider):
     """Classifier-free guidance whose unconditional branch has ∅_t at each noise level."""
 
@@ -44,7 +33,6 @@ class NullTextGuider(comfy.samplers.CFGGuider):
         negative: Conditioning | None = None,
     ) -> None:  # fmt: skip
         """``negative``: what the embeddings were optimized with, where it carries more than text (a ControlNet)."""
-        check_retraces(inversion)
         super().__init__(model)
         self.inversion = inversion
         steps = inversion.trajectory.schedule.steps
@@ -65,7 +53,6 @@ class NullTextGuider(comfy.samplers.CFGGuider):
 
 def apply_null_text(model: Any, inversion: Inversion) -> Any:
     """A clone of the MODEL whose unconditional branch has ∅_t at each noise level, whatever the negative prompt."""
-    check_retraces(inversion)
     patched = model.clone()
 
     def wrapper(

@@ -41,10 +41,11 @@ class DiffusersDenoiser:
         attention: AttentionControl | None = None,
         nulls: int = 0,
     ) -> Tensor:
+        dtype = self.unet.dtype
         predicted = self.unet(
-            latents.to(self.unet.dtype),
+            latents.to(dtype),
             torch.tensor(level.timestep, device=latents.device),
-            context.to(self.unet.dtype),
+            context.to(dtype),
             cross_attention_kwargs=None if attention is None else {"control": attention},
         ).sample.to(latents.dtype)
         return predicted if self.prediction == "epsilon" else epsilon_from_v(latents, predicted, level.alpha)

@@ -19,7 +19,7 @@ from ..figures import loss_plot, side_by_side
 from ..files import whole_file
 from ..images import psnr, save_image, save_pil
 from ..inversion import invert
-from ..null_text import NullTextSettings, optimize_null_text
+from ..presets import PRESETS, PresetName, embed
 from ..prompt_to_prompt.attention import batch_edits
 from ..prompt_to_prompt.edit import EditSettings, plan_edit
 from ..types import Callback, NullEmbeddings, ignore
@@ -37,7 +37,8 @@ class DemoReport:
     """Figures of one demo run. PSNR in dB against the source unless the name says otherwise; times in seconds.
 
     ``unet_forwards`` and ``unet_backwards`` count samples through the network, not calls, of all but the DDIM
-    baseline. The edit's guidance has null embeddings of its own: ``seconds_optimize_edit``.
+    baseline. Where the source branch is not pinned, the edit's guidance has null embeddings of its own:
+    ``seconds_optimize_edit``.
     """
 
     seed: int
@@ -100,29 +101,28 @@ def run_case(
     guidance: float = 7.5,
     edit_guidance: float = EDIT_GUIDANCE,
     settings: EditSettings | None = None,
+    preset: PresetName = "fast",
     callback: Callback = ignore,
 ) -> tuple[DemoReport, DemoPictures]:
     """Invert, reconstruct at ``guidance`` and edit at ``edit_guidance`` one case; return figures and pictures."""
     source, truth = render(case.source), render(case.target)
     denoiser = Counted(model.denoiser)
-    schedule = model.schedule(steps)
+    schedule, recipe = model.schedule(steps), PRESETS[preset]
     prompts = [model.prompt(case.source.caption), model.prompt(case.target.caption), model.prompt("")]
     context, edit_context, empty = model.encode_prompts(prompts).split(1)
 
     started = time.perf_counter()
     latents = model.encode_image(torch.from_numpy(source)[None])
-    trajectory = invert(denoiser, latents, context, schedule, callback)
+    trajectory = invert(denoiser, latents, context, schedule, callback, recipe.inversion)
     inverted = time.perf_counter()
-    null, reached = optimize_null_text(denoiser, trajectory, empty, NullTextSettings(guidance=guidance), callback)
+    null, reached = embed(denoiser, trajectory, empty, recipe, guidance, callback)
     optimized = time.perf_counter()
     ddim = reconstruct(model.denoiser, trajectory, empty, guidance)
 
     resumed = time.perf_counter()
     edit_null = null
-    if edit_guidance != guidance:
-        edit_null, _ = optimize_null_text(
-            denoiser, trajectory, empty, NullTextSettings(guidance=edit_guidance), callback
-        )
+    if edit_guidance != guidance and not null.pinned:
+        edit_null, _ = embed(denoiser, trajectory, empty, recipe, edit_guidance, callback)
     edit_optimized = time.perf_counter()
     plan = plan_edit(prompts[0], prompts[1], steps, settings or edit_settings(case))
     result = edit(denoiser, trajectory, edit_null, edit_context[None], batch_edits([[plan]]), edit_guidance, callback)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -148,7 +149,7 @@ class StepControl:
 
     def wants_self(self, positions: int) -> bool:
         """Inside a self-replace window, in layers that are small enough."""
-        return positions <= SELF_REPLACE_POSITIONS and bool(self.edits.self_window[:, :, self.index].any())
+        return positions <= SELF_REPLACE_POSITIONS and self._self_open
 
     def self_attention(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """The source's query and key for the edit branches, so their attention is the source's."""
@@ -156,7 +157,7 @@ class StepControl:
 
     def wants_cross(self, positions: int) -> bool:
         """Where a word's window is open, or the layer's maps are read."""
-        return self._reads(positions) or bool(self.edits.cross_window[:, :, self.index].any())
+        return self._reads(positions) or self._cross_open
 
     def cross_attention(self, probabilities: Tensor) -> Tensor:
         """Edited attention; also added to the maps, after the edit."""
@@ -171,6 +172,15 @@ class StepControl:
         if self._reads(probabilities.shape[2]):
             self.maps.add(both)
         return both.flatten(0, 1)
+
+    # asked once a step: each answer waits for the device
+    @cached_property
+    def _self_open(self) -> bool:
+        return bool(self.edits.self_window[:, :, self.index].any())
+
+    @cached_property
+    def _cross_open(self) -> bool:
+        return bool(self.edits.cross_window[:, :, self.index].any())
 
     def _reads(self, positions: int) -> bool:
         return positions == self.maps.grid[0] * self.maps.grid[1]

@@ -1,21 +1,29 @@
 """What makes null-text inversion cheap: the loss looked at first, a better start, a budget, a pinned source branch."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nullinv_core import (
+    PRESETS,
     Counted,
     EditSettings,
     InputError,
+    Inversion,
     NullTextSettings,
     batch_edits,
     edit,
+    embed,
     invert,
+    load_inversion,
     optimize_null_text,
     plan_edit,
     reconstruct,
+    save_inversion,
 )
 from nullinv_core.null_text import FAST, PAPER
 
@@ -121,7 +129,16 @@ def test_pinning_changes_nothing_where_the_source_keeps_to_the_trajectory(denois
     plan = plan_edit(SOURCE, EDIT, 4, settings)
     contexts = context_of(EDIT)[None, None]
     free, pinned = (
-        edit(denoiser, exact, empty_context(), contexts, batch_edits([[plan]]), 3.0, source_guidance=1.0, pin=pin)
+        edit(
+            denoiser,
+            exact,
+            empty_context(),
+            contexts,
+            batch_edits([[plan]]),
+            3.0,
+            source_guidance=None if pin else 1.0,
+            pin=pin,
+        )
         for pin in (False, True)
     )
     assert torch.allclose(free.latents, pinned.latents, rtol=1e-9, atol=1e-12)
@@ -133,3 +150,71 @@ def test_settings_that_make_no_sense_are_refused(wrong):
     """Guards the edges."""
     with pytest.raises(InputError):
         replace(FAST, **wrong)
+
+
+@given(steps=st.integers(20, 60), spread=st.floats(0.1, 10.0))
+def test_a_fixed_point_retraces_itself(steps, spread):
+    """Guards the trajectory of ``fixed-point`` where ε is known: it is nearer to the one that sampling walks back."""
+
+    def share(level):
+        return (1 - level.alpha) ** 0.5 / (spread**2 * level.alpha + 1 - level.alpha)
+
+    counted = Counted(lambda latents, level, context, attention=None, nulls=0: share(level) * latents)
+    context, latents, schedule = context_of(SOURCE)[None], latents_of(), tiny_schedule(steps)
+    plain = invert(counted, latents, context, schedule)
+    assert counted.forwards == steps
+    fixed = invert(counted, latents, context, schedule, method="fixed-point")
+    assert counted.forwards == 2 * steps + 1
+    # an independent reference: each step's linear equation solved
+    z = latents
+    for step in range(1, steps + 1):
+        before, after = (math.sqrt(schedule.alphas_cumprod[i]) for i in (step - 1, step))
+        e = share(schedule.level(step))
+        z = z * after / before / (1 - e * (math.sqrt(1 - after**2) - math.sqrt(1 - before**2) * after / before))
+    # a share of the plain error, or little, for here and there that one is zero by chance
+    little = 0.01 * float(latents.norm())
+    assert float((fixed.noisiest - z).norm()) < max(0.7 * float((plain.noisiest - z).norm()), little)
+
+    def off(trajectory):
+        return float((reconstruct(counted, trajectory, context, 1.0) - latents).norm())
+
+    assert off(fixed) < max(0.7 * off(plain), little)
+
+
+def test_presets_say_how_edits_read_the_photo(denoiser, tmp_path):
+    """Guards what a preset promises: cost, who guides the edits, and that a file keeps it."""
+    for name, recipe in PRESETS.items():
+        counter = Counted(denoiser.denoiser)
+        trajectory = invert(counter, latents_of(), context_of(SOURCE)[None], tiny_schedule(4), method=recipe.inversion)
+        if name == "paper":
+            recipe = replace(recipe, optimization=replace(PAPER, inner_steps=1))
+        null, reached = embed(counter, trajectory, empty_context(), recipe, 3.0)
+        assert null.guidance == 3.0 and null.pinned == (name in ("fast", "direct"))
+        if name != "paper":
+            assert torch.equal(null.embeddings[0], trajectory.context.float()) or name == "fast"
+        if name == "direct":
+            assert counter.forwards == 4 and torch.equal(reached, trajectory.clean)
+        inversion = Inversion(trajectory, null, ("a red cat on grass",), "model")
+        save_inversion(tmp_path / "one.safetensors", inversion)
+        loaded = load_inversion(tmp_path / "one.safetensors").null
+        assert loaded.pinned == null.pinned and (not null.pinned or torch.equal(loaded.edit_null, null.edit_null))
+        if not null.pinned:
+            continue
+        # edits are guided by the empty prompt, whatever ∅_t is
+        plans = batch_edits([[plan_edit(SOURCE, EDIT, 4)]])
+        contexts = context_of(EDIT)[None, None]
+        result = edit(denoiser, trajectory, null, contexts, plans, 5.0)
+        assert torch.equal(result.source, trajectory.clean)
+        plain = edit(denoiser, trajectory, empty_context(), contexts, plans, 5.0, pin=True)
+        assert torch.allclose(result.latents, plain.latents, rtol=1e-6)
+        with pytest.raises(InputError, match="guidance of its own"):
+            edit(denoiser, trajectory, null, contexts, plans, 5.0, source_guidance=2.0)
+
+
+def test_what_does_not_fit_is_refused(denoiser):
+    """Guards the edges: an unknown method, an edit context of another batch."""
+    with pytest.raises(InputError, match="fixed-point"):
+        invert(denoiser, latents_of(), context_of(SOURCE)[None], tiny_schedule(4), method="newton")
+    null, _ = optimize_null_text(denoiser, inverted(denoiser), empty_context(), replace(FAST, early_stop=1e9))
+    with pytest.raises(InputError, match="null context of edits"):
+        replace(null, edit_null=empty_context())
