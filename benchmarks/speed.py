@@ -12,7 +12,7 @@ import argparse
 import importlib.util
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,23 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class EditFigures:
+    """An edit. ``cost`` in samples, PSNR in dB; ``dense_seconds``: what the plain reference takes for the same."""
+
+    cost: int
+    seconds: float
+    background_psnr: float
+    changed_region_gain: float
+    judged_right: bool
+    dense_seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """Figures of one method on one scene. Cost in samples (forward 1, backward 2), PSNR in dB.
 
-    Without figures of an edit where a method is here for its inversion alone.
+    ``edit``: at the guidance that suits the model. ``strong_edit``: at the guidance of the inversion. Both None where a
+    method is here for its inversion alone.
     """
 
     method: str
@@ -68,12 +81,8 @@ class Row:
     seconds: float
     reconstruction_psnr: float
     peak_bytes: int | None
-    edit_cost: int | None = None
-    edit_seconds: float | None = None
-    dense_edit_seconds: float | None = None
-    background_psnr: float | None = None
-    changed_region_gain: float | None = None
-    edit_judged_right: bool | None = None
+    edit: EditFigures | None = None
+    strong_edit: EditFigures | None = None
 
 
 Method = Callable[[DiffusersModel, Counted, Tensor, Tensor, Tensor, float], Prepared]
@@ -144,7 +153,7 @@ def measure(
 
     The dense reference is timed beside the edit of the fast preset alone: it costs every method's edit the same.
     """
-    source, truth = render(case.source), render(case.target)
+    source = render(case.source)
     prompts = [model.prompt(case.source.caption), model.prompt(case.target.caption), model.prompt("")]
     context, edit_context, empty = model.encode_prompts(prompts).split(1)
     latents = model.encode_image(torch.from_numpy(source)[None])
@@ -159,25 +168,33 @@ def measure(
     row = Row(method, seed, cost(counter), done - started, reconstruction, peak)
     if method in INVERTED_ALONE:
         return row
-    counter = Counted(model.denoiser)
-    plan = plan_edit(prompts[0], prompts[1], 50, edit_settings(case))
-    for_edit = prepared
-    if edit_guidance != guidance and not prepared.null.pinned:
-        for_edit = run(model, Counted(model.denoiser), latents, context, empty, edit_guidance)
-    edit_started = _now(model)
-    result = edit(counter, for_edit.trajectory, for_edit.null, edit_context[None], batch_edits([[plan]]), edit_guidance)
-    edited_at = _now(model)
     contexts = torch.cat([context, edit_context])
-    dense = dense_edit(model, for_edit, plan, contexts, edit_guidance) if method == "fast" else None
+    plan = plan_edit(prompts[0], prompts[1], 50, edit_settings(case))
+    strong = measure_edit(model, prepared, plan, contexts, guidance, case)
+    if edit_guidance != guidance and not prepared.null.pinned:
+        prepared = run(model, Counted(model.denoiser), latents, context, empty, edit_guidance)
+    suited = measure_edit(model, prepared, plan, contexts, edit_guidance, case)
+    if method == "fast":
+        suited = replace(suited, dense_seconds=dense_edit(model, prepared, plan, contexts, edit_guidance))
+    return replace(row, edit=suited, strong_edit=strong)
+
+
+def measure_edit(
+    model: DiffusersModel, prepared: Prepared, plan: Edit, contexts: Tensor, guidance: float, case: EditCase
+) -> EditFigures:
+    """An edit of a prepared photo. ``contexts``: of the source and of the edit."""
+    source, truth = render(case.source), render(case.target)
+    counter = Counted(model.denoiser)
+    started = _now(model)
+    result = edit(counter, prepared.trajectory, prepared.null, contexts[None, 1:], batch_edits([[plan]]), guidance)
+    seconds = _now(model) - started
     edited = model.decode(result.latents[0])[0].numpy()
-    return replace(
-        row,
-        edit_cost=cost(counter),
-        edit_seconds=edited_at - edit_started,
-        dense_edit_seconds=dense,
+    return EditFigures(
+        cost=cost(counter),
+        seconds=seconds,
         background_psnr=psnr(edited, source, ~case.mask),
         changed_region_gain=psnr(edited, truth, case.mask) - psnr(source, truth, case.mask),
-        edit_judged_right=is_right(edited, case.target),
+        judged_right=is_right(edited, case.target),
     )
 
 
@@ -214,27 +231,30 @@ def table_of(rows: list[Row], reference: str) -> str:
     for method in dict.fromkeys(row.method for row in rows):
         own = [row for row in rows if row.method == method]
 
-        def median(form: str, values: list[float | None]) -> str:
-            known = [v for v in values if v is not None]
-            return f"{float(np.median(known)):{form}}" if known else ""
+        def median(form: str, values: Sequence[float]) -> str:
+            return f"{float(np.median(values)):{form}}" if values else ""
+
+        def right(edits: list[EditFigures]) -> str:
+            return f"{sum(e.judged_right for e in edits)} of {len(edits)}" if edits else ""
 
         seconds = [row.seconds for row in own]
-        of_dense = [r.edit_seconds / r.dense_edit_seconds for r in own if r.edit_seconds and r.dense_edit_seconds]
-        right = [row.edit_judged_right for row in own if row.edit_judged_right is not None]
+        edits, strong = ([e for e in column if e] for column in ([r.edit for r in own], [r.strong_edit for r in own]))
         lines.append(
             [method, median(".0f", [row.cost for row in own]),
-             f"{median('.1f', [*seconds])} ({min(seconds):.1f}-{max(seconds):.1f})",
+             f"{median('.1f', seconds)} ({min(seconds):.1f}-{max(seconds):.1f})",
              median(".2f", [row.seconds / base[row.seed] for row in own]),
              median(".1f", [row.reconstruction_psnr for row in own]),
-             median(".1f", [row.background_psnr for row in own]),
-             median("+.1f", [row.changed_region_gain for row in own]),
-             f"{sum(right)} of {len(right)}" if right else "",
-             median(".0f", [row.edit_cost for row in own]), median(".1f", [row.edit_seconds for row in own]),
-             median(".2f", [*of_dense])]
+             median(".1f", [e.background_psnr for e in edits]), median("+.1f", [e.changed_region_gain for e in edits]),
+             right(edits),
+             median(".1f", [e.background_psnr for e in strong]),
+             median("+.1f", [e.changed_region_gain for e in strong]), right(strong),
+             median(".0f", [e.cost for e in edits]), median(".1f", [e.seconds for e in edits]),
+             median(".2f", [e.seconds / e.dense_seconds for e in edits if e.dense_seconds])]
         )  # fmt: skip
     head = [
         "method", "samples", "seconds", f"of {reference}", "reconstruction, dB", "background, dB", "changed region, dB",
-        "right", "samples of an edit", "its seconds", "of the dense one's",
+        "right", "background, strong", "changed region, strong", "right, strong",
+        "samples of an edit", "its seconds", "of the dense one's",
     ]  # fmt: skip
     return markdown_table(head, lines)
 
@@ -261,7 +281,12 @@ def plot(rows: list[Row], path: Path) -> None:
 
 def known_rows(path: Path) -> list[Row]:
     """Rows of an earlier run that was stopped."""
-    return [Row(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    return [_row(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _row(record: dict[str, Any]) -> Row:
+    edits = {name: EditFigures(**record[name]) for name in ("edit", "strong_edit") if record[name]}
+    return Row(**{**record, **edits})
 
 
 def main() -> None:
@@ -275,7 +300,7 @@ def main() -> None:
     parser.add_argument("--edit-guidance", type=float, default=EDIT_GUIDANCE)
     parser.add_argument("--peer", type=Path, help="the file of diffusers' community pipeline")
     parser.add_argument("--methods", help="some of them, separated by commas; paper is always one")
-    parser.add_argument("--unstopped", type=int, default=3, help="scenes of the paper preset without its early stop")
+    parser.add_argument("--slow-scenes", type=int, default=3, help="scenes of the methods that are inverted alone")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--arch", choices=["demo", "sd15"], default="demo", help="sd15: full size, random weights")
     parser.add_argument("--steps", type=int, default=50, help="of --arch sd15")
@@ -305,7 +330,7 @@ def main() -> None:
     done = {(row.method, row.seed) for row in rows}
     for number, seed in enumerate(range(options.first_seed, options.first_seed + options.scenes)):
         for name, run in methods.items():
-            if (name, seed) in done or (name == UNSTOPPED and number >= options.unstopped):
+            if (name, seed) in done or (name in INVERTED_ALONE and number >= options.slow_scenes):
                 continue
             rows.append(measure(model, name, run, demo_case(seed), seed, options.guidance, options.edit_guidance))
             with kept.open("a", encoding="utf-8") as file:
