@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nullinv_core import NullEmbeddings, Trajectory, edit, invert, reconstruct
-from nullinv_core.backends.diffusers import DiffusersModel, load_model
+from nullinv_core.backends.diffusers import DEMO_MODEL, DiffusersModel, load_model
 from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.demo.judge import is_right
 from nullinv_core.demo.run import EDIT_GUIDANCE, demo_case, edit_settings
@@ -100,8 +100,8 @@ def ours(recipe: Recipe) -> Method:
     return run
 
 
-def peer(path: Path) -> Method:
-    """The community pipeline of a file: its inversion and optimization, on our latents."""
+def peer(path: Path, folder: Path) -> Method:
+    """The community pipeline of a file: its inversion and optimization, on our latents, with a model's folder."""
     spec = importlib.util.spec_from_file_location("peer_pipeline", path)
     if spec is None or spec.loader is None:
         raise SystemExit(f'"{path}" is no Python file')
@@ -115,7 +115,7 @@ def peer(path: Path) -> Method:
         if guidance != PEER_GUIDANCE:
             raise SystemExit(f"the peer's guidance is {PEER_GUIDANCE}; leave --guidance")
         if not pipelines:
-            pipelines["it"] = module.NullTextPipeline.from_pretrained(model.name, safety_checker=None)
+            pipelines["it"] = module.NullTextPipeline.from_pretrained(folder, safety_checker=None)
         it = pipelines["it"].to(model.device)
         it.num_inference_steps = 50
         hook = it.unet.register_forward_hook(lambda module, inputs, output: _count(denoiser, output.sample))
@@ -321,7 +321,7 @@ def main() -> None:
         "fast": ours(PRESETS["fast"]),
     }
     if options.peer:
-        methods[PEER] = peer(options.peer)
+        methods[PEER] = peer(options.peer, DEMO_MODEL if options.model == "demo" else Path(options.model))
     if options.methods:
         methods = {name: methods[name] for name in ("paper", *options.methods.split(",")) if name in methods}
     kept = out.with_suffix(".jsonl")
