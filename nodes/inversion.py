@@ -72,7 +72,8 @@ class NullTextOptimize(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model of DDIM Invert."),
                 io.Conditioning.Input("source", tooltip="The source text of DDIM Invert."),
-                io.Conditioning.Input("negative", tooltip="Where the embeddings start from: an empty text."),
+                io.Conditioning.Input("negative", tooltip="An empty text: it guides the edits, or is where the "
+                                      "embeddings start from (paper)."),
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
                 io.Float.Input("cfg", default=7.5, min=1.0, max=30.0, step=0.1, tooltip="Guidance of the edits."),
                 io.Combo.Input("preset", options=[*CHOICES, CUSTOM], default="fast", tooltip="fast: optimizes only "

@@ -59,14 +59,15 @@ class Photo:
         self.empty = self.add("Empty text", "CLIPTextEncode", clip=self.clip, text="")
         self.latent = self.add(None, "VAEEncode", pixels=self.image, vae=self.vae)
         self.inverted = self.add(
-            None, "NullInvDDIMInvert", model=self.model, source=self.source(), latent=self.latent(), steps=STEPS
-        )
+            None, "NullInvDDIMInvert", model=self.model, source=self.source(), latent=self.latent(), steps=STEPS,
+            method="fixed-point",
+        )  # fmt: skip
 
     def optimize(self):
         """Null-text optimization."""
         self.optimized = self.add(
             None, "NullInvOptimize", model=self.model, source=self.source(), negative=self.empty(),
-            trajectory=self.inverted(1), cfg=self.guidance, preset="paper",
+            trajectory=self.inverted(1), cfg=self.guidance, preset="fast",
         )  # fmt: skip
 
     def edit(self, text, **options):

@@ -2,7 +2,7 @@
 
 DEMO = "demo model (ships with the nodes)"
 DEFAULTS = {
-    "NullInvDDIMInvert": {"scheduler": "ddim_uniform"},
+    "NullInvDDIMInvert": {"scheduler": "ddim_uniform", "method": "ddim"},
     "NullInvOptimize": {
         "cfg": 7.5, "preset": "custom", "inner_steps": 10, "learning_rate": 0.01, "early_stop": 1e-5,
     },

@@ -134,8 +134,8 @@ def test_a_noise_mask_limits_the_edit(comfy):
 
 
 def test_a_preset_is_its_constants(comfy):
-    """Guards presets: paper gives what its values give as custom, no two presets give the same; direct reads the
-    photo's branch from the trajectory."""
+    """Guards presets: paper gives what its values give as custom; fast and direct read the photo's branch from the
+    trajectory, so their edits are the same; no others are."""
     found = {}
     paper = {"inner_steps": 10, "learning_rate": 0.01, "early_stop": 1e-5}
     for name in ("paper", "fast", "negative-prompt", "direct", "custom"):
@@ -148,9 +148,23 @@ def test_a_preset_is_its_constants(comfy):
         comfy.run(chain.graph)
         found[name] = latent(comfy, f"preset-{name}-edited")
     assert found.pop("custom").equal(found["paper"])
+    assert found.pop("direct").equal(found["fast"])
     edits = list(found.values())
     assert all(relative(a, b) > 1e-3 for i, a in enumerate(edits) for b in edits[:i])
     assert relative(latent(comfy, "preset-direct-source"), latent(comfy, "preset-photo")) < 1e-6
+
+
+def test_fixed_point_inversion_samples_back(comfy):
+    """Guards the method of DDIM Invert: at cfg 1 a KSampler comes back far nearer to the photo, as the core does."""
+    off = {}
+    for method in ("ddim", "fixed-point"):
+        chain = Chain(steps=12, optimize=False)
+        chain.graph[chain.invert()[0]]["inputs"]["method"] = method
+        chain.graph.add("SaveLatent", samples=chain.ksampler(chain.load(), 1.0)(), filename_prefix=f"back-{method}")
+        chain.graph.add("SaveLatent", samples=chain.latent(), filename_prefix="back-photo")
+        comfy.run(chain.graph)
+        off[method] = relative(latent(comfy, f"back-{method}"), latent(comfy, "back-photo"))
+    assert off["fixed-point"] < 0.5 * off["ddim"]
 
 
 def test_an_early_end_goes_on_in_a_ksampler(comfy, picture):
@@ -266,11 +280,9 @@ def applied_before(chain, plan, sampler):
     chain.graph[sampler()[0]]["inputs"]["model"] = applied()
 
 
-def directly_by_a_sampler(chain, plan, sampler):
+def two_guidances_of_a_pinned_source(chain, plan, sampler):
     chain.graph[chain.optimize()[0]]["inputs"]["preset"] = "direct"
-    chain.graph[sampler()[0]]["inputs"]["model"] = chain.graph.add(
-        "NullInvApply", model=chain.load(), null_embeddings=chain.optimize()
-    )()
+    chain.graph[sampler()[0]]["inputs"]["source_cfg"] = 2.0
 
 
 RESCALED = patched("RescaleCFG", multiplier=0.7)
@@ -316,7 +328,7 @@ def other_model(chain, plan, sampler):
         (other_model, "another MODEL"),
         (VELOCITY, "another MODEL"),
         (applied_before, "with null embeddings in it"),
-        (directly_by_a_sampler, "another preset for ComfyUI's own samplers"),
+        (two_guidances_of_a_pinned_source, "guidance of its own"),
         (RESCALED, "changes this MODEL's guidance"),
         (FLOW, "rectified flow models"),
         (embeddings_of(), "belong to another trajectory"),
