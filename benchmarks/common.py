@@ -1,10 +1,11 @@
-"""What every benchmark writes beside its figures, and the table of medians."""
+"""What every benchmark writes beside its figures, its clock, and the plain edit that edits are compared with."""
 
 from __future__ import annotations
 
 import json
 import platform
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from torch import Tensor
+
+from nullinv_core import Edit, NullEmbeddings, Trajectory
+from nullinv_core.backends.diffusers_attention import ControlledAttention
+
+from . import reference
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,3 +52,34 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join(lines)
+
+
+def now(device: torch.device | str) -> float:
+    """Seconds on a clock, once all work on the device is done."""
+    if str(device).startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def dense_edit(
+    unet: Any, trajectory: Trajectory, null: NullEmbeddings, plan: Edit, contexts: Tensor, guidance: float
+) -> float:
+    """Seconds that the plain transcription takes for an edit: four samples a step, whole attention matrices.
+
+    ``contexts``: of the source and of the edit.
+    """
+    mapping, schedule = plan.alignment.mapping, trajectory.schedule
+    pairs = [(i, j, float(mapping[i, j])) for i, j in mapping.nonzero().tolist()]
+    windows = [row.nonzero().flatten().tolist() for row in plan.cross_window]
+    controller = reference.Controller([pairs], [{}], [windows], int(plan.self_window.sum()), 256)
+    unet.set_attn_processor(reference.DenseAttention(controller))
+    try:
+        started = now(unet.device)
+        with torch.no_grad():
+            reference.edit(
+                unet, trajectory.noisiest, contexts, list(null.embeddings.flip(0)),
+                [int(t) for t in schedule.timesteps], schedule.alphas_cumprod, guidance, controller,
+            )  # fmt: skip
+        return now(unet.device) - started
+    finally:
+        unet.set_attn_processor(ControlledAttention())

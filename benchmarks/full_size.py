@@ -7,22 +7,24 @@ own matrix product rate that is reached, and where the time goes.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from nullinv_core import EditSettings, batch_edits, edit, invert, plan_edit
+from nullinv_core import Edit, EditSettings, batch_edits, edit, invert, plan_edit
 from nullinv_core.backends.diffusers import DiffusersDenoiser, load_model
 from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.backends.diffusers_memory import saved_bytes
 from nullinv_core.denoiser import Counted
 from nullinv_core.presets import PRESETS, PresetName, embed
 from nullinv_core.schedule import leading_schedule, scaled_linear_alphas
+
+from .common import dense_edit, now
 
 PROMPTS = ("a red star on a blue background", "a green star on a blue background")
 PRODUCT = 8192
@@ -63,27 +65,58 @@ def matmul_rate(device: str, dtype: torch.dtype) -> float:
     a = torch.randn(side, side, device=device).to(dtype)
     for _ in range(3):
         a @ a
-    started = _now(device)
+    started = now(device)
     for _ in range(10):
         a @ a
-    return 10 * 2 * side**3 / (_now(device) - started)
+    return 10 * 2 * side**3 / (now(device) - started)
 
 
-def _now(device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def edit_beside_dense(unet: UNet2DConditionModel, steps: int, side: int) -> dict[str, float]:
+    """Seconds of an edit with a pinned source, and of the plain dense one; the device is warmed up by the inversion."""
+    device, latents = str(unet.device), torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
+    source, target, empty = contexts_of(device)
+    denoiser, recipe, plan = DiffusersDenoiser(unet, "epsilon"), PRESETS["direct"], plan_of(steps)
+    trajectory = invert(denoiser, latents.to(device), source, leading_schedule(scaled_linear_alphas(), steps))
+    null, _ = embed(denoiser, trajectory, empty, recipe, 7.5)
+    started = now(device)
+    edit(denoiser, trajectory, null, target[None], batch_edits([[plan]]), 7.5)
+    seconds = now(device) - started
+    dense = dense_edit(unet, trajectory, null, plan, torch.cat([source, target]), 7.5)
+    return {"seconds_edit": seconds, "seconds_dense_edit": dense, "share": seconds / dense}
+
+
+def memory_of_gradients(unet: UNet2DConditionModel, side: int) -> dict[str, int]:
+    """Bytes beside the weights that one optimizer step keeps, plain and with checkpointing: counted, an estimate."""
+    denoiser, level = DiffusersDenoiser(unet, "epsilon"), leading_schedule(scaled_linear_alphas(), 2).level(1)
+    latents, (source, _, _) = torch.randn(1, 4, side, side).to(unet.device), contexts_of(str(unet.device))
+    counted = {}
+    for name, turn in (
+        ("plain", unet.disable_gradient_checkpointing), ("checkpointing", unet.enable_gradient_checkpointing)
+    ):  # fmt: skip
+        turn()
+        counted[name] = saved_bytes(denoiser, latents, level, source)
+    unet.disable_gradient_checkpointing()
+    return counted
+
+
+def contexts_of(device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Random contexts of source, edit and empty prompt, (1, 77, 768) each."""
+    first, second, third = torch.randn(3, 1, 77, 768, generator=torch.Generator().manual_seed(1)).to(device)
+    return first, second, third
+
+
+def plan_of(steps: int) -> Edit:
+    """An edit with local blend."""
+    before, after = (load_model("demo").prompt(text) for text in PROMPTS)
+    return plan_edit(before, after, steps, EditSettings(blend=["star"]))
 
 
 def measure(unet: UNet2DConditionModel, preset: PresetName, checkpointing: bool, steps: int, side: int) -> FullSizeRow:
     """One preset, its second run timed: the first one warms the device up."""
     recipe = PRESETS[preset]
     device, latents = str(unet.device), torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
-    source, target, empty = torch.randn(3, 1, 77, 768, generator=torch.Generator().manual_seed(1)).to(device)
-    plain = DiffusersDenoiser(unet, "epsilon")
-    tokenizing = load_model("demo")
-    before, after = (tokenizing.prompt(text) for text in PROMPTS)
-    edits = batch_edits([[plan_edit(before, after, steps, EditSettings(blend=["star"]))]])
+    source, target, empty = contexts_of(device)
+    plain, edits = DiffusersDenoiser(unet, "epsilon"), batch_edits([[plan_of(steps)]])
     schedule = leading_schedule(scaled_linear_alphas(), steps)
     (unet.enable_gradient_checkpointing if checkpointing else unet.disable_gradient_checkpointing)()
     flops = FlopCounterMode(display=False)
@@ -95,16 +128,16 @@ def measure(unet: UNet2DConditionModel, preset: PresetName, checkpointing: bool,
         counter = Counted(plain)
         if device != "cpu":
             torch.cuda.reset_peak_memory_stats()
-        started = _now(device)
+        started = now(device)
         trajectory = invert(counter, latents.to(device), source, schedule, method=recipe.inversion)
-        inverted = _now(device)
+        inverted = now(device)
         null, _ = embed(counter, trajectory, empty, recipe, 7.5)
-        optimized = _now(device)
+        optimized = now(device)
         peak = torch.cuda.max_memory_allocated() if device != "cpu" else None
         spent, counter = counter.forwards + 2 * counter.backwards, Counted(plain)
-        resumed = _now(device)
+        resumed = now(device)
         edit(counter, trajectory, null, target[None], edits, 7.5)
-        edited = _now(device)
+        edited = now(device)
         return FullSizeRow(
             preset=preset,
             checkpointing=checkpointing,
@@ -134,14 +167,23 @@ def where_time_goes(unet: UNet2DConditionModel, side: int, rows: int = 15) -> st
 
 
 def run(device: str, dtype: torch.dtype, steps: int, side: int, presets: list[PresetName]) -> dict[str, Any]:
-    """Every preset, ``fast`` also with gradient checkpointing, the device's own rate, and a profile."""
+    """The edit beside the dense one; every preset, ``fast`` also with gradient checkpointing, and a profile.
+
+    Without presets the edit alone.
+    """
     unet = full_size_unet(device, dtype)
     rate = matmul_rate(device, dtype)
+    name = torch.cuda.get_device_name() if device != "cpu" else "cpu"
+    figures = {"device": name, "matmul_rate": rate, "edit": edit_beside_dense(unet, steps, side)}
+    weights = sum(p.numel() * p.element_size() for p in unet.parameters())
+    figures |= {"bytes_of_weights": weights, "bytes_of_gradients_estimate": memory_of_gradients(unet, side)}
+    print(figures, flush=True)
+    if not presets:
+        return figures
     rows = []
     for preset, checkpointing in [*((p, False) for p in presets), ("fast", True)]:
         rows.append(measure(unet, preset, checkpointing, steps, side))
         print(rows[-1], flush=True)
     table = where_time_goes(unet, side)
     print(table)
-    name = torch.cuda.get_device_name() if device != "cpu" else "cpu"
-    return {"device": name, "matmul_rate": rate, "rows": [asdict(row) for row in rows], "profile": table.splitlines()}
+    return {**figures, "rows": [asdict(row) for row in rows], "profile": table.splitlines()}

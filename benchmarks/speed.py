@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,19 +22,18 @@ from torch import Tensor
 
 from nullinv_core import NullEmbeddings, Trajectory, edit, invert, reconstruct
 from nullinv_core.backends.diffusers import DEMO_MODEL, DiffusersModel, load_model
-from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.demo.judge import is_right
 from nullinv_core.demo.run import EDIT_GUIDANCE, demo_case, edit_settings
 from nullinv_core.demo.scenes import EditCase, render
 from nullinv_core.denoiser import Counted
 from nullinv_core.images import psnr
 from nullinv_core.null_text import NullTextSettings
-from nullinv_core.presets import PRESETS, Recipe, embed
+from nullinv_core.presets import PRESETS, PresetName, Recipe, embed
 from nullinv_core.prompt_to_prompt.attention import batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
 
-from . import full_size, reference
-from .common import RESULTS, environment, markdown_table, write_json
+from . import full_size
+from .common import RESULTS, dense_edit, environment, markdown_table, now, write_json
 
 PEER_GUIDANCE = 7.5
 """Written into the peer's functions."""
@@ -48,11 +46,11 @@ FIRST_SEED = 20_000
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a method made of a photo: the pivot, what guides its edits, and the reconstruction's latents."""
+    """What a method made of a photo: the pivot, what guides its edits, and the reconstruction's latents, if it says."""
 
     trajectory: Trajectory
     null: NullEmbeddings
-    reached: Tensor
+    reached: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -107,16 +105,14 @@ def peer(path: Path, folder: Path) -> Method:
         raise SystemExit(f'"{path}" is no Python file')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    pipelines: dict[str, Any] = {}
+    it = module.NullTextPipeline.from_pretrained(folder, safety_checker=None)
 
     def run(
         model: DiffusersModel, denoiser: Counted, latents: Tensor, context: Tensor, empty: Tensor, guidance: float
     ) -> Prepared:
         if guidance != PEER_GUIDANCE:
             raise SystemExit(f"the peer's guidance is {PEER_GUIDANCE}; leave --guidance")
-        if not pipelines:
-            pipelines["it"] = module.NullTextPipeline.from_pretrained(folder, safety_checker=None)
-        it = pipelines["it"].to(model.device)
+        it.to(model.device)
         it.num_inference_steps = 50
         hook = it.unet.register_forward_hook(lambda module, inputs, output: _count(denoiser, output.sample))
         try:
@@ -129,8 +125,7 @@ def peer(path: Path, folder: Path) -> Method:
         trajectory = Trajectory(torch.stack(path), context, schedule)
         blank = torch.zeros(50, 1)
         null = NullEmbeddings(torch.stack(nulls[::-1]), schedule, guidance, blank, blank.long())
-        # what it reached is not returned; retracing it is not counted
-        return Prepared(trajectory, null, reconstruct(model.denoiser, trajectory, null, guidance))
+        return Prepared(trajectory, null, None)
 
     return run
 
@@ -160,11 +155,14 @@ def measure(
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     counter = Counted(model.denoiser)
-    started = _now(model)
+    started = now(model.device)
     prepared = run(model, counter, latents, context, empty, guidance)
-    done = _now(model)
+    done = now(model.device)
     peak = torch.cuda.max_memory_allocated() if model.device.type == "cuda" else None
-    reconstruction = psnr(model.decode(prepared.reached)[0].numpy(), model.decode(latents)[0].numpy())
+    reached = prepared.reached
+    if reached is None:
+        reached = reconstruct(model.denoiser, prepared.trajectory, prepared.null, guidance)
+    reconstruction = psnr(model.decode(reached)[0].numpy(), model.decode(latents)[0].numpy())
     row = Row(method, seed, cost(counter), done - started, reconstruction, peak)
     if method in INVERTED_ALONE:
         return row
@@ -175,7 +173,12 @@ def measure(
         prepared = run(model, Counted(model.denoiser), latents, context, empty, edit_guidance)
     suited = measure_edit(model, prepared, plan, contexts, edit_guidance, case)
     if method == "fast":
-        suited = replace(suited, dense_seconds=dense_edit(model, prepared, plan, contexts, edit_guidance))
+        suited = replace(
+            suited,
+            dense_seconds=dense_edit(
+                model.denoiser.unet, prepared.trajectory, prepared.null, plan, contexts, edit_guidance
+            ),
+        )
     return replace(row, edit=suited, strong_edit=strong)
 
 
@@ -185,9 +188,9 @@ def measure_edit(
     """An edit of a prepared photo. ``contexts``: of the source and of the edit."""
     source, truth = render(case.source), render(case.target)
     counter = Counted(model.denoiser)
-    started = _now(model)
+    started = now(model.device)
     result = edit(counter, prepared.trajectory, prepared.null, contexts[None, 1:], batch_edits([[plan]]), guidance)
-    seconds = _now(model) - started
+    seconds = now(model.device) - started
     edited = model.decode(result.latents[0])[0].numpy()
     return EditFigures(
         cost=cost(counter),
@@ -196,32 +199,6 @@ def measure_edit(
         changed_region_gain=psnr(edited, truth, case.mask) - psnr(source, truth, case.mask),
         judged_right=is_right(edited, case.target),
     )
-
-
-def dense_edit(model: DiffusersModel, prepared: Prepared, plan: Edit, contexts: Tensor, guidance: float) -> float:
-    """Seconds that the plain transcription takes for an edit: four samples a step, whole attention matrices."""
-    mapping, schedule = plan.alignment.mapping, model.schedule(50)
-    pairs = [(i, j, float(mapping[i, j])) for i, j in mapping.nonzero().tolist()]
-    windows = [row.nonzero().flatten().tolist() for row in plan.cross_window]
-    controller = reference.Controller([pairs], [{}], [windows], int(plan.self_window.sum()), 256)
-    unet = model.denoiser.unet
-    unet.set_attn_processor(reference.DenseAttention(controller))
-    try:
-        started = _now(model)
-        with torch.no_grad():
-            reference.edit(
-                unet, prepared.trajectory.noisiest, contexts, list(prepared.null.embeddings.flip(0)),
-                [int(t) for t in schedule.timesteps], schedule.alphas_cumprod, guidance, controller,
-            )  # fmt: skip
-        return _now(model) - started
-    finally:
-        unet.set_attn_processor(ControlledAttention())
-
-
-def _now(model: DiffusersModel) -> float:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def table_of(rows: list[Row], reference: str) -> str:
@@ -305,11 +282,13 @@ def main() -> None:
     parser.add_argument("--arch", choices=["demo", "sd15"], default="demo", help="sd15: full size, random weights")
     parser.add_argument("--steps", type=int, default=50, help="of --arch sd15")
     parser.add_argument("--side", type=int, default=64, help="of the latents of --arch sd15")
+    parser.add_argument("--edits-alone", action="store_true", help="of --arch sd15: no optimization (for a CPU)")
     options = parser.parse_args()
     out = options.out or RESULTS / ("speed.json" if options.arch == "demo" else "speed_sd15.json")
     if options.arch == "sd15":
         dtype = torch.float32 if options.device == "cpu" else torch.float16
-        figures = full_size.run(options.device, dtype, options.steps, options.side, ["paper", "fast"])
+        presets: list[PresetName] = [] if options.edits_alone else ["paper", "fast"]
+        figures = full_size.run(options.device, dtype, options.steps, options.side, presets)
         write_json(out, {**environment(), "steps": options.steps, "side": options.side, **figures})
         return
     model = load_model(options.model, options.device)

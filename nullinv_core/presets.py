@@ -45,15 +45,17 @@ def embed(
     recipe: Recipe,
     guidance: float,
     callback: Callback = ignore,
+    alike: bool = True,
 ) -> tuple[NullEmbeddings, Tensor]:
     """Null embeddings of a trajectory for a guidance, and the latents z_0 that the source branch reaches with them.
 
     ``null_context``: the empty prompt's encoding, (tokens, width) or (B, tokens, width). Whatever the recipe, the
-    embeddings lead any sampler back towards the photo; without optimization less exactly.
+    embeddings lead any sampler back towards the photo; without optimization less exactly. ``alike``: see
+    ``optimize_null_text``.
     """
     if recipe.optimization is not None:
         settings = replace(recipe.optimization, guidance=guidance)
-        null, reached = optimize_null_text(denoiser, trajectory, null_context, settings, callback)
+        null, reached = optimize_null_text(denoiser, trajectory, null_context, settings, callback, alike)
     else:
         null, reached = constant(trajectory, trajectory.context, guidance), trajectory.clean
         if not recipe.pinned:

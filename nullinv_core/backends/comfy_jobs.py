@@ -103,11 +103,12 @@ def optimize(
     check_same_text(context, trajectory.context)
     empty = _as_long_as(text_of(negative, "negative", trajectory.batch), context)
     steps, settings = trajectory.schedule.steps, recipe.optimization
+    alike = branches_alike(model, positive, negative)
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> tuple[Inversion, Tensor]:
         device = clean.device
         callback = progress(model, steps, 1 if settings is None else settings.inner_steps)
-        null, reached = embed(denoiser, trajectory.to(device), empty.to(device), recipe, guidance, callback)
+        null, reached = embed(denoiser, trajectory.to(device), empty.to(device), recipe, guidance, callback, alike)
         return replace(inversion, null=null.to("cpu")), reached.cpu()
 
     samples = model.model.process_latent_out(trajectory.clean)
@@ -169,6 +170,14 @@ def sample_edit(
     )
     maps = WordMaps(None if result.maps is None else result.maps.cpu(), (request.source, *request.prompts))
     return {"samples": edited}, {"samples": reached}, result.mask.flatten(0, 1).float().cpu(), maps
+
+
+def branches_alike(model: Any, positive: Conditioning, negative: Conditioning) -> bool:
+    """Whether nothing but the text tells conditional and unconditional predictions apart, as a ControlNet or a patch of
+    the MODEL may."""
+    plain = all(set(extras) <= {"pooled_output"} for entry in (positive, negative) for _, extras in entry)
+    options = dict(model.model_options)
+    return plain and not any(options.pop("transformer_options", {}).values()) and not any(options.values())
 
 
 def check_made_with(model: Any, inversion: Inversion) -> None:
