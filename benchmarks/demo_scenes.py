@@ -15,6 +15,7 @@ import numpy as np
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.run import EDIT_GUIDANCE, DemoReport, demo_case, run_case
 from nullinv_core.images import save_image
+from nullinv_core.presets import PRESETS
 
 from .common import RESULTS, environment, markdown_table, write_json
 
@@ -42,12 +43,13 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--preset", choices=list(PRESETS), default="fast")
     parser.add_argument("--edit-guidance", type=float, default=EDIT_GUIDANCE)
     parser.add_argument("--out", type=Path, default=RESULTS / "demo_scenes.json")
     options = parser.parse_args()
     model, reports, rows = load_model(options.model), [], []
     for seed in range(options.first_seed, options.first_seed + options.scenes):
-        report, p = run_case(model, demo_case(seed), seed, edit_guidance=options.edit_guidance)
+        report, p = run_case(model, demo_case(seed), seed, edit_guidance=options.edit_guidance, preset=options.preset)
         reports.append(report)
         rows.append(np.concatenate([p.source, p.ddim_reconstruction, p.reconstruction, p.edited, p.true_edit], 1))
         gain = report.changed_region_psnr - report.changed_region_psnr_of_source
@@ -58,7 +60,10 @@ def main() -> None:
             flush=True,
         )
     medians = summary(reports)
-    write_json(options.out, {**environment(), "summary": medians, "scenes": [asdict(r) for r in reports]})
+    write_json(
+        options.out,
+        {**environment(), "preset": options.preset, "summary": medians, "scenes": [asdict(r) for r in reports]},
+    )
     table = markdown_table(["figure", "median"], [[k, f"{v:.2f}"] for k, v in medians.items()])
     options.out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
     half = (len(rows) + 1) // 2

@@ -1,7 +1,7 @@
 """Which guidance the demo model edits best at: ``python -m benchmarks.edit_guidance --scenes 12``.
 
-Runs the demo's edits on tuning seeds (not those of the reported benchmark) at several guidances, each with null
-embeddings optimized for it, and writes one row per guidance.
+Runs the demo's edits (preset ``fast``) on tuning seeds, not those of the reported benchmark, at several guidances and
+writes one row per guidance.
 """
 
 from __future__ import annotations

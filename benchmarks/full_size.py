@@ -122,7 +122,10 @@ def measure(unet: UNet2DConditionModel, preset: PresetName, checkpointing: bool,
     flops = FlopCounterMode(display=False)
     with torch.no_grad(), flops:
         plain(latents.to(device), schedule.level(1), source)
-    per_sample = flops.get_total_flops()
+    forward = flops.get_total_flops()
+    with torch.enable_grad(), flops:
+        plain(latents.to(device), schedule.level(1), source.clone().requires_grad_(True)).sum().backward()
+    backward = flops.get_total_flops() - forward
 
     def once() -> FullSizeRow:
         counter = Counted(plain)
@@ -134,20 +137,20 @@ def measure(unet: UNet2DConditionModel, preset: PresetName, checkpointing: bool,
         null, _ = embed(counter, trajectory, empty, recipe, 7.5)
         optimized = now(device)
         peak = torch.cuda.max_memory_allocated() if device != "cpu" else None
-        spent, counter = counter.forwards + 2 * counter.backwards, Counted(plain)
+        ran, counter = (counter.forwards, counter.backwards), Counted(plain)
         resumed = now(device)
         edit(counter, trajectory, null, target[None], edits, 7.5)
         edited = now(device)
         return FullSizeRow(
             preset=preset,
             checkpointing=checkpointing,
-            samples=spent,
+            samples=ran[0] + 2 * ran[1],
             seconds_invert=inverted - started,
             seconds_optimize=optimized - inverted,
             seconds_edit=edited - resumed,
             edit_samples=counter.forwards,
-            rate=per_sample * spent / (optimized - started),
-            edit_rate=per_sample * counter.forwards / (edited - resumed),
+            rate=(forward * ran[0] + backward * ran[1]) / (optimized - started),
+            edit_rate=forward * counter.forwards / (edited - resumed),
             peak_bytes=peak,
             saved_bytes=saved_bytes(plain, latents.to(device), schedule.level(1), source),
         )

@@ -100,7 +100,7 @@ def ddim(latents, noise, alpha_from, alpha_to):
 
 
 def predict(unet, latents, timestep, context):
-    return unet(latents, torch.tensor(timestep), context).sample
+    return unet(latents.to(unet.dtype), torch.tensor(timestep), context.to(unet.dtype)).sample.to(latents.dtype)
 
 
 def inversion(unet, latents, context, timesteps, alphas):

@@ -55,11 +55,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class EditFigures:
-    """An edit. ``cost`` in samples, PSNR in dB; ``dense_seconds``: what the plain reference takes for the same."""
+    """An edit. ``cost`` in samples, PSNR in dB; ``dense_seconds``: what the plain reference takes for the same.
+
+    ``background_psnr``: None where the whole picture may change.
+    """
 
     cost: int
     seconds: float
-    background_psnr: float
+    background_psnr: float | None
     changed_region_gain: float
     judged_right: bool
     dense_seconds: float | None = None
@@ -69,15 +72,15 @@ class EditFigures:
 class Row:
     """Figures of one method on one scene. Cost in samples (forward 1, backward 2), PSNR in dB.
 
-    ``edit``: at the guidance that suits the model. ``strong_edit``: at the guidance of the inversion. Both None where a
-    method is here for its inversion alone.
+    ``reconstruction_psnr``: None where nothing was sampled. ``edit``: at the guidance that suits the model.
+    ``strong_edit``: at the guidance of the inversion. Both None where a method is here for its inversion alone.
     """
 
     method: str
     seed: int
     cost: int
     seconds: float
-    reconstruction_psnr: float
+    reconstruction_psnr: float | None
     peak_bytes: int | None
     edit: EditFigures | None = None
     strong_edit: EditFigures | None = None
@@ -163,7 +166,8 @@ def measure(
     if reached is None:
         reached = reconstruct(model.denoiser, prepared.trajectory, prepared.null, guidance)
     reconstruction = psnr(model.decode(reached)[0].numpy(), model.decode(latents)[0].numpy())
-    row = Row(method, seed, cost(counter), done - started, reconstruction, peak)
+    exact = None if np.isinf(reconstruction) else reconstruction
+    row = Row(method, seed, cost(counter), done - started, exact, peak)
     if method in INVERTED_ALONE:
         return row
     contexts = torch.cat([context, edit_context])
@@ -195,7 +199,7 @@ def measure_edit(
     return EditFigures(
         cost=cost(counter),
         seconds=seconds,
-        background_psnr=psnr(edited, source, ~case.mask),
+        background_psnr=psnr(edited, source, ~case.mask) if not case.mask.all() else None,
         changed_region_gain=psnr(edited, truth, case.mask) - psnr(source, truth, case.mask),
         judged_right=is_right(edited, case.target),
     )
@@ -203,7 +207,7 @@ def measure_edit(
 
 def table_of(rows: list[Row], reference: str) -> str:
     """Medians by method; seconds also as a share of the reference's, scene by scene."""
-    base = {row.seed: row.seconds for row in rows if row.method == reference}
+    base, unstopped = ({r.seed: r.seconds for r in rows if r.method == name} for name in (reference, UNSTOPPED))
     lines = []
     for method in dict.fromkeys(row.method for row in rows):
         own = [row for row in rows if row.method == method]
@@ -217,19 +221,23 @@ def table_of(rows: list[Row], reference: str) -> str:
         seconds = [row.seconds for row in own]
         edits, strong = ([e for e in column if e] for column in ([r.edit for r in own], [r.strong_edit for r in own]))
         lines.append(
-            [method, median(".0f", [row.cost for row in own]),
+            [f"{method} ({len(own)})", median(".0f", [row.cost for row in own]),
              f"{median('.1f', seconds)} ({min(seconds):.1f}-{max(seconds):.1f})",
              median(".2f", [row.seconds / base[row.seed] for row in own]),
-             median(".1f", [row.reconstruction_psnr for row in own]),
-             median(".1f", [e.background_psnr for e in edits]), median("+.1f", [e.changed_region_gain for e in edits]),
+             median(".2f", [row.seconds / unstopped[row.seed] for row in own if row.seed in unstopped]),
+             median(".2f", [row.peak_bytes / 2**30 for row in own if row.peak_bytes]),
+             median(".1f", [r.reconstruction_psnr for r in own if r.reconstruction_psnr]),
+             median(".1f", [e.background_psnr for e in edits if e.background_psnr]),
+             median("+.1f", [e.changed_region_gain for e in edits]),
              right(edits),
-             median(".1f", [e.background_psnr for e in strong]),
+             median(".1f", [e.background_psnr for e in strong if e.background_psnr]),
              median("+.1f", [e.changed_region_gain for e in strong]), right(strong),
              median(".0f", [e.cost for e in edits]), median(".1f", [e.seconds for e in edits]),
              median(".2f", [e.seconds / e.dense_seconds for e in edits if e.dense_seconds])]
         )  # fmt: skip
     head = [
-        "method", "samples", "seconds", f"of {reference}", "reconstruction, dB", "background, dB", "changed region, dB",
+        "method (scenes)", "samples", "seconds", f"of {reference}", "of it without early stop", "GPU memory, GiB",
+        "reconstruction, dB", "background, dB", "changed region, dB",
         "right", "background, strong", "changed region, strong", "right, strong",
         "samples of an edit", "its seconds", "of the dense one's",
     ]  # fmt: skip
@@ -243,8 +251,8 @@ def plot(rows: list[Row], path: Path) -> None:
     figure = Figure((7, 4), layout="constrained")
     axes = figure.subplots()
     for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
-        own = [row for row in rows if row.method == method]
-        costs, quality = [row.cost for row in own], [row.reconstruction_psnr for row in own]
+        points = [(r.cost, r.reconstruction_psnr) for r in rows if r.method == method and r.reconstruction_psnr]
+        costs, quality = zip(*points, strict=True)
         colour = f"C{number}"
         axes.scatter(costs, quality, 12, colour, alpha=0.35, linewidths=0)
         axes.scatter(np.median(costs), np.median(quality), 70, colour, edgecolors="black", label=method)
@@ -256,9 +264,15 @@ def plot(rows: list[Row], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def known_rows(path: Path) -> list[Row]:
-    """Rows of an earlier run that was stopped."""
-    return [_row(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+def known_rows(path: Path, settings: dict[str, Any]) -> list[Row]:
+    """Rows of an earlier run that was stopped; starts the file where there is none. Its first line are the settings."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    if json.loads(first) != settings:
+        raise SystemExit(f"{path} holds rows of a run with {first}; remove it, or write elsewhere with --out")
+    return [_row(json.loads(line)) for line in lines]
 
 
 def _row(record: dict[str, Any]) -> Row:
@@ -302,10 +316,14 @@ def main() -> None:
     if options.peer:
         methods[PEER] = peer(options.peer, DEMO_MODEL if options.model == "demo" else Path(options.model))
     if options.methods:
-        methods = {name: methods[name] for name in ("paper", *options.methods.split(",")) if name in methods}
+        wanted = ("paper", *options.methods.split(","))
+        if set(wanted) - set(methods):
+            raise SystemExit(f"methods are {', '.join(methods)}; not {', '.join(set(wanted) - set(methods))}")
+        methods = {name: methods[name] for name in wanted}
+    guidances = {"guidance": options.guidance, "edit_guidance": options.edit_guidance}
+    settings = {**guidances, "first_seed": options.first_seed, "device": options.device, "model": options.model}
     kept = out.with_suffix(".jsonl")
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    rows = known_rows(kept)
+    rows = known_rows(kept, settings)
     done = {(row.method, row.seed) for row in rows}
     for number, seed in enumerate(range(options.first_seed, options.first_seed + options.scenes)):
         for name, run in methods.items():
@@ -315,12 +333,11 @@ def main() -> None:
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(rows[-1])) + "\n")
             print(json.dumps(asdict(rows[-1])), flush=True)
+    rows = [row for row in rows if row.method in methods and row.seed < options.first_seed + options.scenes]
     table = table_of(rows, "paper")
-    guidances = {"guidance": options.guidance, "edit_guidance": options.edit_guidance}
-    settings = {**guidances, "first_seed": options.first_seed, "device": options.device}
     write_json(out, {**environment(), **settings, "rows": [asdict(row) for row in rows]})
     out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
-    plot([row for row in rows if np.isfinite(row.reconstruction_psnr)], out.with_suffix(".png"))
+    plot([row for row in rows if row.reconstruction_psnr], out.with_suffix(".png"))
     print(table)
 
 

@@ -68,7 +68,7 @@ class NullTextOptimize(io.ComfyNode):
             node_id="NullInvOptimize",
             display_name="Null-Text Optimize",
             description="Finds one unconditional (\"null\") embedding per step, so that sampling at the full guidance "
-            "retraces the trajectory and gives the photo back almost exactly. The slow part: once per photo.",
+            "retraces the trajectory and gives the photo back almost exactly. Once per photo.",
             inputs=[
                 io.Model.Input("model", tooltip="The model of DDIM Invert."),
                 io.Conditioning.Input("source", tooltip="The source text of DDIM Invert."),

@@ -19,7 +19,7 @@ class EditPhoto(io.ComfyNode):
             ["edit image", "null text inversion", "prompt to prompt", "change photo"],
             node_id="NullInvEditPhoto",
             display_name="Edit Photo (Null-Text)",
-            description="Edits a photo by its text in one node: invert, optimize, edit. With the single nodes a second "
+            description="Edits a photo by its text in one node: invert and edit. With the single nodes a second "
             "edit of the same photo is much faster.",
             inputs=[
                 io.Model.Input("model", tooltip="Stable Diffusion 1.x or 2.x."),

@@ -165,7 +165,9 @@ def invert(
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
     guidance: Annotated[float, typer.Option(help="Guidance that reconstruction and edits will use.")] = 7.5,
     preset: Annotated[Preset, typer.Option(help="How null embeddings are made; see the README.")] = "fast",
-    inner_steps: Annotated[int, typer.Option(help="Optimizer steps per timestep at most.")] = 10,
+    inner_steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps per timestep at most, in the presets that optimize.")
+    ] = None,
     low_memory: Annotated[
         bool | None, typer.Option(help="Gradient checkpointing: slower, in less memory; by default where it is needed.")
     ] = None,
@@ -185,17 +187,19 @@ def invert(
     _check_out(out, ".safetensors")
     check_guidance(guidance)
     recipe = PRESETS[preset]
-    if recipe.optimization is not None:
+    if recipe.optimization is None and (inner_steps is not None or low_memory is not None):
+        raise InputError(f"--preset {preset} optimizes nothing; leave out --inner-steps and --low-memory")
+    if recipe.optimization is not None and inner_steps is not None:
         recipe = replace(recipe, optimization=replace(recipe.optimization, inner_steps=inner_steps))
     loaded = _load(model, device, dtype, config)
     schedule = loaded.schedule(steps)
     side = loaded.check_size(size or loaded.native_size)
     context, empty = loaded.encode_prompts([loaded.prompt(prompt), loaded.prompt("")]).split(1)
     latents = loaded.encode_image(load_image(image, side))
-    if low_memory is None:
-        checkpoint_if_needed(loaded, latents, context)
-    else:
+    if low_memory is not None:
         checkpoint(loaded, low_memory)
+    elif recipe.optimization is not None:
+        checkpoint_if_needed(loaded, latents, context)
     with _progress() as callback:
         trajectory = run_inversion(loaded.denoiser, latents, context, schedule, callback, recipe.inversion)
         null, _ = embed(loaded.denoiser, trajectory, empty, recipe, guidance, callback)

@@ -139,15 +139,15 @@ def edit(
         scale = torch.full((batch, branches, 1, 1, 1), guidance, device=text.device, dtype=trajectory.clean.dtype)
         scale[:, 0] = guidance if source_guidance is None else source_guidance
         latents = trajectory.noisiest.repeat_interleave(branches, 0)
-        is_edit = torch.arange(len(latents), device=latents.device) % branches > 0
-        every = torch.ones_like(is_edit)
+        every = torch.arange(len(latents), device=latents.device)
+        of_edits = every.unflatten(0, (batch, branches))[:, 1:].flatten()
         for index, step in enumerate(range(schedule.steps, schedule.steps - taken, -1)):
             level = schedule.level(step)
             rows = _null_rows(null, trajectory, step, pin).to(text).repeat_interleave(branches, 0)
             # a pinned source is not guided, and not sampled at all once no edit looks at it any more
-            guided = is_edit if pin else every
-            sampled = is_edit if pin and not needs_source(edits, index) else every
-            first, last = int(guided.sum()), int(sampled.sum())
+            guided = of_edits if pin else every
+            sampled = of_edits if pin and not needs_source(edits, index) else every
+            first, last = len(guided), len(sampled)
             control = StepControl(edits, index, maps, slice(first, first + last)) if sampled is every else None
             predicted = denoiser(
                 torch.cat([latents[guided], latents[sampled]]), level, torch.cat([rows[guided], text[sampled]]),

@@ -27,9 +27,10 @@ def invert(
 
     ``ddim``: ε for the step from z*_{t-1} to z*_t is evaluated on z*_{t-1} at the target timestep t (eq. 3), with the
     source prompt alone. Costs T network samples an image. ``fixed-point``: the step back from z*_t has ε of z*_t, so
-    z*_t = step(z*_{t-1}, ε(z*_t, t)) is what retraces itself (iterated from z*_{t-1}: Pan et al. 2023, arXiv
-    2309.04907). One iteration a step is enough where it starts from the ε of the last two steps, extrapolated; that
-    costs T + 1 samples. Raises InputError for shapes that do not fit or another method, NonFiniteError for NaN.
+    the z*_t that retraces itself solves z*_t = step(z*_{t-1}, ε(z*_t, t)) (iterated from z*_{t-1}: Pan et al. 2023,
+    arXiv 2309.04907). Here one iteration a step starts from the ε of the last two steps, extrapolated, which suits
+    about equal steps; that costs T + 1 samples. Raises InputError for shapes that do not fit or another method,
+    NonFiniteError for NaN.
     """
     if method not in get_args(InversionMethod):
         raise InputError(f'the inversion method is "ddim" or "fixed-point", not "{method}"')

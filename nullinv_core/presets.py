@@ -69,6 +69,7 @@ def embed(
 def constant(trajectory: Trajectory, context: Tensor, guidance: float) -> NullEmbeddings:
     """One context (tokens, width) or (B, tokens, width) as the null embedding of every step."""
     steps, batch = trajectory.schedule.steps, trajectory.batch
-    rows = context.detach().float().expand(steps, batch, *context.shape[-2:]).contiguous()
+    exact = context.detach().to(torch.promote_types(context.dtype, torch.float32))
+    rows = exact.expand(steps, batch, *context.shape[-2:]).contiguous()
     losses = torch.zeros(steps, batch)
     return NullEmbeddings(rows, trajectory.schedule, guidance, losses, losses.long())

@@ -122,7 +122,10 @@ def load_inversion(path: Path | str) -> Inversion:
         with safe_open(path, "pt") as file:
             metadata = _checked_metadata(path, file.metadata() or {})
             names = set(file.keys())
-            if not REQUIRED <= names <= FIELDS or ("null_embeddings" in names) != ("guidance" in metadata):
+            whole = ("null_embeddings" in names) == ("guidance" in metadata) and (
+                "edit_null" not in names or "null_embeddings" in names
+            )
+            if not REQUIRED <= names <= FIELDS or not whole:
                 raise InputError(f'"{path}" lacks fields of an inversion or has others; invert the image again')
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:

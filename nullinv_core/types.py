@@ -142,7 +142,8 @@ class NullEmbeddings:
 
     def __repr__(self) -> str:
         steps, batch, tokens, width = self.embeddings.shape
+        loss = f"final loss {self.losses[0].max().item():.2e}" if bool(self.losses.any()) else "nothing optimized"
         return (
             f"NullEmbeddings({steps} steps, {batch} image{'s' * (batch > 1)}, {tokens}×{width}, "
-            f"guidance {self.guidance:g}, final loss {self.losses[0].max().item():.2e})"
+            f"guidance {self.guidance:g}, {loss})"
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..presets import PRESETS
+from ..presets import Recipe
 from ..prompt_to_prompt.edit import EditSettings
 from .comfy import check_model
 from .comfy_jobs import invert_latent, optimize, sample_edit, schedule_of
@@ -17,6 +17,8 @@ from .comfy_text import plan_request
 
 GAP = 8
 """Pixels between the pictures of a before-and-after strip."""
+PINNED = Recipe("fixed-point", None, pinned=True)
+"""Edits with a pinned source use no optimized embedding, so none is made."""
 
 
 def settings_of(strength: float, blend: list[str]) -> EditSettings:
@@ -48,10 +50,10 @@ def edit_photo(
     request = plan_request(clip, source, edits, settings_of(strength, blend))
     levels = len(model.model.model_config.unet_config["channel_mult"])
     photo = fit(image, size, 8 * 2 ** (levels - 1))
-    schedule, recipe = schedule_of(model, "ddim_uniform", steps), PRESETS["fast"]
+    schedule = schedule_of(model, "ddim_uniform", steps)
     latent = {"samples": vae.encode(photo)}
-    inversion, _ = invert_latent(model, request.source_conditioning, latent, schedule, recipe.inversion)
-    inversion, _ = optimize(model, request.source_conditioning, request.empty, inversion, recipe, guidance)
+    inversion, _ = invert_latent(model, request.source_conditioning, latent, schedule, PINNED.inversion)
+    inversion, _ = optimize(model, request.source_conditioning, request.empty, inversion, PINNED, guidance)
     edited_latent, _, mask, _ = sample_edit(model, inversion, inversion, request, guidance)
     edited = vae.decode(edited_latent["samples"]).to(photo)
     before = photo.repeat_interleave(len(request.prompts), 0)

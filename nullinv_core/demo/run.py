@@ -117,7 +117,8 @@ def run_case(
     inverted = time.perf_counter()
     null, reached = embed(denoiser, trajectory, empty, recipe, guidance, callback)
     optimized = time.perf_counter()
-    ddim = reconstruct(model.denoiser, trajectory, empty, guidance)
+    plain = trajectory if recipe.inversion == "ddim" else invert(model.denoiser, latents, context, schedule)
+    ddim = reconstruct(model.denoiser, plain, empty, guidance)
 
     resumed = time.perf_counter()
     edit_null = null

@@ -86,7 +86,7 @@ def test_a_batch_equals_its_single_runs(denoiser):
         optimize_null_text(denoiser, trajectory, empty_context(), replace(STRICT, start="null", **one))[0].losses[-1]
         for one in ({"early_stop": 1e9}, {"inner_steps": 1})
     )
-    # one image needs one iteration at the noisiest step, the other more; between losses, so that rounding decides nothing
+    # one image needs one iteration at the noisiest step, the other more; rounding decides nothing between two losses
     first = int(before.argmin())
     settings = replace(STRICT, start="null", early_stop=float(before[first] + after[first]) / 2, inner_steps=6)
     both, reached = optimize_null_text(denoiser, trajectory, empty_context(), settings)
