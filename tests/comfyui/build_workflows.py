@@ -165,13 +165,13 @@ def add_a_word(photo):
 
 
 def reweight(photo):
-    word, weights = ("cyan", ("-3.0", "3.0")) if photo.edit_text else ("pink", ("0.0", "2.5"))
+    word, weights, thing = ("cyan", ("-3.0", "3.0"), "cross") if photo.edit_text else ("pink", ("0.0", "2.5"), "dress")
     weighted = [photo.caption.replace(word, f"({word}:{weight})") for weight in weights]
     photo.guidance = max(photo.guidance, 3.0)
     photo.invert()
     photo.optimize()
     for title, line in zip(("less", "more"), weighted, strict=True):
-        photo.edit(photo.write(f"{title.capitalize()} of it", line), cross_replace=1.0)
+        photo.edit(photo.write(f"{title.capitalize()} of it", line), cross_replace=1.0, blend_words=thing)
         photo.show(f"{title.capitalize()} of it", photo.edited(0), f"weight-{title}")
 
 
@@ -251,7 +251,7 @@ NOTES = {
     "Lower *self_replace* when the shape must change. A new edit text runs the edit alone.",
     "add-a-word": "**Add a word, keep the rest.** *blend_words* names the region that may change; the mask shows it.",
     "reweight": "**More or less of a word:** `(word:2.5)` strengthens it, `(word:0)` or less "
-    "weakens it. *cross_replace* at 1 keeps everything else.",
+    "weakens it. *cross_replace* at 1 and *blend_words* keep everything else.",
     "several-edits": "**Every line is an edit.** All of them run side by side, on one inversion.",
     "native-samplers": "**ComfyUI's own samplers.** The noise goes into KSampler (Advanced) with add_noise off; Apply "
     "Null-Text and Null-Text Guider bring the photo back at cfg 7.5.",
