@@ -63,11 +63,11 @@ class Photo:
             method="fixed-point",
         )  # fmt: skip
 
-    def optimize(self):
+    def optimize(self, preset="fast"):
         """Null-text optimization."""
         self.optimized = self.add(
             None, "NullInvOptimize", model=self.model, source=self.source(), negative=self.empty(),
-            trajectory=self.inverted(1), cfg=self.guidance, preset="fast",
+            trajectory=self.inverted(1), cfg=self.guidance, preset=preset,
         )  # fmt: skip
 
     def edit(self, text, **options):
@@ -165,13 +165,13 @@ def add_a_word(photo):
 
 
 def reweight(photo):
-    word, weights, thing = ("cyan", ("-3.0", "3.0"), "cross") if photo.edit_text else ("pink", ("0.0", "2.5"), "dress")
+    word, weights = ("cyan", ("-3.0", "3.0")) if photo.edit_text else ("pink", ("0.0", "2.5"))
     weighted = [photo.caption.replace(word, f"({word}:{weight})") for weight in weights]
     photo.guidance = max(photo.guidance, 3.0)
     photo.invert()
-    photo.optimize()
+    photo.optimize("paper")
     for title, line in zip(("less", "more"), weighted, strict=True):
-        photo.edit(photo.write(f"{title.capitalize()} of it", line), cross_replace=1.0, blend_words=thing)
+        photo.edit(photo.write(f"{title.capitalize()} of it", line), cross_replace=1.0)
         photo.show(f"{title.capitalize()} of it", photo.edited(0), f"weight-{title}")
 
 
@@ -251,7 +251,7 @@ NOTES = {
     "Lower *self_replace* when the shape must change. A new edit text runs the edit alone.",
     "add-a-word": "**Add a word, keep the rest.** *blend_words* names the region that may change; the mask shows it.",
     "reweight": "**More or less of a word:** `(word:2.5)` strengthens it, `(word:0)` or less "
-    "weakens it. *cross_replace* at 1 and *blend_words* keep everything else.",
+    "weakens it. *cross_replace* at 1 and the preset *paper*, whose branches share one guidance, keep everything else.",
     "several-edits": "**Every line is an edit.** All of them run side by side, on one inversion.",
     "native-samplers": "**ComfyUI's own samplers.** The noise goes into KSampler (Advanced) with add_noise off; Apply "
     "Null-Text and Null-Text Guider bring the photo back at cfg 7.5.",

@@ -98,7 +98,7 @@ def base(model_folder, photo, tmp_path, **changes):
         ({"image": "/none.png"}, "there is no image file"),
         ({"steps": 0}, "steps must be between 1 and 1000, not 0"),
         ({"inner_steps": 0}, "inner steps must be at least 1"),
-        ({"preset": "direct"}, "optimizes nothing; leave out"),
+        ({"preset": "direct", "inner_steps": 3}, "optimizes nothing; leave out"),
         ({"out": "/none/x.safetensors"}, "the folder"),
         ({"out": "x.ckpt"}, "must end in .safetensors"),
         ({"size": 33}, "size must be a multiple of 16"),
