@@ -114,46 +114,6 @@ def test_separate_optimizations_agree(both, outputs, picture):
     assert math.isclose(ours, psnr(picture("reconstruction"), source), abs_tol=0.1)
 
 
-@pytest.mark.parametrize("blended", [False, True])
-def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, blended):
-    """Guards the pinned sampler, whose conditional and unconditional rows differ in number: two edits of two photos'
-    trajectory, with closed windows and with local blend, 1e-3 relative."""
-    chain = Chain(steps=6)
-    g, case = chain.graph, sample_edit(0, "colour")
-    flipped = g.add("LatentFlip", samples=chain.latent(), flip_method="x-axis: vertically")
-    photos = g.add("LatentBatch", samples1=chain.latent(), samples2=flipped())
-    g[chain.invert()[0]]["inputs"] |= {"method": "fixed-point", "latent": photos()}
-    g[chain.optimize()[0]]["inputs"]["preset"] = "fast"
-    thing = case.source.objects[0]
-    text = f"{case.target.caption}\n{case.source.caption.replace(thing.colour, 'purple')}"
-    words = [thing.shape] if blended else []
-    _, sampler = chain.edit(text=text, blend_words="".join(words), self_replace=0.2, cross_replace=0.5)
-    g.add("SaveLatent", samples=sampler(0), filename_prefix="pinned")
-    g.add(
-        "NullInvSave", trajectory=chain.invert(1), prompt=chain.scene(1), filename_prefix="inversions/pinned",
-        null_embeddings=chain.optimize(),
-    )  # fmt: skip
-    comfy.run(g)
-    saved, model = load_inversion(newest(comfy, "inversions/pinned")), load_model("demo")
-    source, *prompts = (model.prompt(t) for t in (case.source.caption, *text.split("\n")))
-    settings = EditSettings(cross_replace=0.5, self_replace=0.2, blend=words)
-    plans = [plan_edit(source, p, 6, settings) for p in prompts]
-    contexts = model.encode_prompts(prompts)[None].expand(2, -1, -1, -1)
-    result = edit(model.denoiser, saved.trajectory, saved.null, contexts, batch_edits([plans] * 2), 7.5)
-    scale = model.vae.config.scaling_factor
-    assert relative(latent(comfy, "pinned") * scale, result.latents.flatten(0, 1)) < 1e-3
-    assert saved.null.pinned and torch.equal(result.source, saved.trajectory.clean)
-    pivot = saved.trajectory
-    fixed = invert(model.denoiser, pivot.clean, pivot.context, pivot.schedule, method="fixed-point")
-    assert relative(pivot.latents, fixed.latents) < 1e-3
-
-
-def test_presets_have_the_same_names_everywhere(comfy):
-    """Guards the node's list, which does not load the core, and the command line's."""
-    known = comfy.get("/object_info/NullInvOptimize")["NullInvOptimize"]["input"]["required"]["preset"]
-    assert [*PRESETS, "custom"] == (known[1]["options"] if "options" in known[1] else known[0])
-
-
 def test_a_new_edit_text_runs_the_edit_alone(comfy, outputs):
     """Guards the cache: changing the edit text neither inverts nor optimizes again."""
     chain = Chain()
@@ -277,3 +237,43 @@ def test_every_scheduler_works_at_its_default_steps(comfy):
     g.add("SaveLatent", samples=chain.latent(), filename_prefix="scheduler-photo")
     comfy.run(g)
     assert relative(latent(comfy, "scheduler-back"), latent(comfy, "scheduler-photo")) < 0.1
+
+
+@pytest.mark.parametrize("blended", [False, True])
+def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, blended):
+    """Guards the pinned sampler, whose conditional and unconditional rows differ in number: two edits of two photos'
+    trajectory, with closed windows and with local blend, 1e-3 relative."""
+    chain = Chain(steps=6)
+    g, case = chain.graph, sample_edit(0, "colour")
+    flipped = g.add("LatentFlip", samples=chain.latent(), flip_method="x-axis: vertically")
+    photos = g.add("LatentBatch", samples1=chain.latent(), samples2=flipped())
+    g[chain.invert()[0]]["inputs"] |= {"method": "fixed-point", "latent": photos()}
+    g[chain.optimize()[0]]["inputs"]["preset"] = "fast"
+    thing = case.source.objects[0]
+    text = f"{case.target.caption}\n{case.source.caption.replace(thing.colour, 'purple')}"
+    words = [thing.shape] if blended else []
+    _, sampler = chain.edit(text=text, blend_words="".join(words), self_replace=0.2, cross_replace=0.5)
+    g.add("SaveLatent", samples=sampler(0), filename_prefix="pinned")
+    g.add(
+        "NullInvSave", trajectory=chain.invert(1), prompt=chain.scene(1), filename_prefix="inversions/pinned",
+        null_embeddings=chain.optimize(),
+    )  # fmt: skip
+    comfy.run(g)
+    saved, model = load_inversion(newest(comfy, "inversions/pinned")), load_model("demo")
+    source, *prompts = (model.prompt(t) for t in (case.source.caption, *text.split("\n")))
+    settings = EditSettings(cross_replace=0.5, self_replace=0.2, blend=words)
+    plans = [plan_edit(source, p, saved.trajectory.schedule.steps, settings) for p in prompts]
+    contexts = model.encode_prompts(prompts)[None].expand(2, -1, -1, -1)
+    result = edit(model.denoiser, saved.trajectory, saved.null, contexts, batch_edits([plans] * 2), 7.5)
+    scale = model.vae.config.scaling_factor
+    assert relative(latent(comfy, "pinned") * scale, result.latents.flatten(0, 1)) < 1e-3
+    assert saved.null.pinned and torch.equal(result.source, saved.trajectory.clean)
+    pivot = saved.trajectory
+    fixed = invert(model.denoiser, pivot.clean, pivot.context, pivot.schedule, method="fixed-point")
+    assert relative(pivot.latents, fixed.latents) < 1e-3
+
+
+def test_presets_have_the_same_names_everywhere(comfy):
+    """Guards the node's list, which does not load the core, and the command line's."""
+    known = comfy.get("/object_info/NullInvOptimize")["NullInvOptimize"]["input"]["required"]["preset"]
+    assert [*PRESETS, "custom"] == (known[1]["options"] if "options" in known[1] else known[0])
