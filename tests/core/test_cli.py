@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nullinv_core.cli import main
+from nullinv_core.cli import Preset, main
 from nullinv_core.images import save_image
+from nullinv_core.presets import PRESETS
 from nullinv_core.store import load_inversion
 
 
@@ -113,6 +115,11 @@ def test_bad_input_to_invert(command, model_folder, photo, tmp_path, changes, me
     assert status == 2
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_presets_are_the_librarys():
+    """Guards the list of the command line, which does not load the library to know it."""
+    assert get_args(Preset) == tuple(PRESETS)
 
 
 def test_broken_and_huge_images(command, model_folder, tmp_path, monkeypatch):

@@ -72,9 +72,12 @@ def rewritten(path, metadata=None, tensors=None, drop=()):
         ({"tensors": {"trajectory": torch.zeros(2, 2)}}, "damaged"),
         ({"tensors": {"trajectory": torch.full((4, 2, 4, 5, 7), float("nan"))}}, "NaN"),
         ({"tensors": {"null_embeddings": torch.zeros(2, 2, 9, 6)}}, "damaged"),
+        ({"tensors": {"edit_null": torch.zeros(3, 9, 6)}}, "null context of edits"),
+        ({"drop": ("null_embeddings",), "metadata": {"guidance": None}, "tensors": {"edit_null": torch.zeros(2, 9, 6)}},
+         "lacks fields"),
         ({"tensors": {"alphas_cumprod": torch.tensor([0.1, 0.2, 0.3, 0.4])}}, "must fall"),
     ],
-)
+)  # fmt: skip
 def test_every_field_is_checked(tmp_path, change, message):
     """Guards loading: each kind of wrong field is named in one sentence."""
     path = tmp_path / "x.safetensors"
