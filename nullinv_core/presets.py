@@ -57,7 +57,7 @@ def embed(
         settings = replace(recipe.optimization, guidance=guidance)
         null, reached = optimize_null_text(denoiser, trajectory, null_context, settings, callback, alike)
     else:
-        null, reached = constant(trajectory, trajectory.context, guidance), trajectory.clean
+        null, reached = of_source(trajectory, guidance), trajectory.clean
         if not recipe.pinned:
             reached = reconstruct(denoiser, trajectory, null, guidance, callback=callback)
     if recipe.pinned:
@@ -66,10 +66,10 @@ def embed(
     return null, reached
 
 
-def constant(trajectory: Trajectory, context: Tensor, guidance: float) -> NullEmbeddings:
-    """One context (tokens, width) or (B, tokens, width) as the null embedding of every step."""
-    steps, batch = trajectory.schedule.steps, trajectory.batch
+def of_source(trajectory: Trajectory, guidance: float) -> NullEmbeddings:
+    """The source prompt's context as the null embedding of every step; losses of 0, since none was measured."""
+    steps, batch, context = trajectory.schedule.steps, trajectory.batch, trajectory.context
     exact = context.detach().to(torch.promote_types(context.dtype, torch.float32))
-    rows = exact.expand(steps, batch, *context.shape[-2:]).contiguous()
+    rows = exact.expand(steps, *exact.shape).contiguous()
     losses = torch.zeros(steps, batch)
     return NullEmbeddings(rows, trajectory.schedule, guidance, losses, losses.long())

@@ -273,7 +273,7 @@ def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, blended):
     assert relative(pivot.latents, fixed.latents) < 1e-3
 
 
-def test_presets_have_the_same_names_everywhere(comfy):
-    """Guards the node's list, which does not load the core, and the command line's."""
+def test_the_nodes_presets_are_the_cores(comfy):
+    """Guards the node's list, which does not load the core."""
     known = comfy.get("/object_info/NullInvOptimize")["NullInvOptimize"]["input"]["required"]["preset"]
     assert [*PRESETS, "custom"] == (known[1]["options"] if "options" in known[1] else known[0])
