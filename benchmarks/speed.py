@@ -40,6 +40,8 @@ PEER_GUIDANCE = 7.5
 PEER, UNSTOPPED = "diffusers community pipeline", "paper without early stop"
 INVERTED_ALONE = (PEER, UNSTOPPED)
 """Methods whose edits are not measured: the peer has none, and the other is the paper's again."""
+PLAIN_EDIT_GUIDANCE = 1.5
+"""At which the demo model edits best where guidance is taken whole; chosen on other scenes, as is that of ``fast``."""
 FIRST_SEED = 20_000
 """Scenes that nothing was tuned on."""
 
@@ -55,11 +57,13 @@ class Prepared:
 
 @dataclass(frozen=True)
 class EditFigures:
-    """An edit. ``cost`` in samples, PSNR in dB; ``dense_seconds``: what the plain reference takes for the same.
+    """An edit at a ``guidance``. ``cost`` in samples, PSNR in dB.
 
-    ``background_psnr``: None where the whole picture may change.
+    ``dense_seconds``: what the plain reference takes for the same. ``background_psnr``: None where the whole picture
+    may change.
     """
 
+    guidance: float
     cost: int
     seconds: float
     background_psnr: float | None
@@ -72,7 +76,7 @@ class EditFigures:
 class Row:
     """Figures of one method on one scene. Cost in samples (forward 1, backward 2), PSNR in dB.
 
-    ``reconstruction_psnr``: None where nothing was sampled. ``edit``: at the guidance that suits the model.
+    ``reconstruction_psnr``: None where nothing was sampled. ``edit``: at the guidance that suits the method.
     ``strong_edit``: at the guidance of the inversion. Both None where a method is here for its inversion alone.
     """
 
@@ -144,17 +148,35 @@ def cost(counter: Counted) -> int:
     return counter.forwards + 2 * counter.backwards
 
 
+def scene_of(model: DiffusersModel, case: EditCase) -> tuple[Edit, Tensor, Tensor, Tensor]:
+    """The plan of a scene's edit; contexts of its source, its edit and the empty prompt (1, tokens, width); latents."""
+    prompts = [model.prompt(text) for text in (case.source.caption, case.target.caption, "")]
+    plan = plan_edit(prompts[0], prompts[1], 50, edit_settings(case))
+    contexts = model.encode_prompts(prompts)
+    return plan, contexts[:2], contexts[2:], model.encode_image(torch.from_numpy(render(case.source))[None])
+
+
+def suited_guidance(null: NullEmbeddings) -> float:
+    """The guidance at which the demo model's edits are best."""
+    return EDIT_GUIDANCE if null.pin is not None and null.pin.guidance is not None else PLAIN_EDIT_GUIDANCE
+
+
 def measure(
-    model: DiffusersModel, method: str, run: Method, case: EditCase, seed: int, guidance: float, edit_guidance: float
+    model: DiffusersModel,
+    method: str,
+    run: Method,
+    case: EditCase,
+    seed: int,
+    guidance: float,
+    edit_guidance: float | None,
 ) -> Row:
     """One method on one scene. The edit has null embeddings for its own guidance, which are not counted.
 
-    The dense reference is timed beside the edit of the fast preset alone: it costs every method's edit the same.
+    ``edit_guidance``: None for the suited one. The dense reference is timed beside the edit of the fast preset alone:
+    it costs every method's edit the same.
     """
-    source = render(case.source)
-    prompts = [model.prompt(case.source.caption), model.prompt(case.target.caption), model.prompt("")]
-    context, edit_context, empty = model.encode_prompts(prompts).split(1)
-    latents = model.encode_image(torch.from_numpy(source)[None])
+    plan, contexts, empty, latents = scene_of(model, case)
+    context = contexts[:1]
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     counter = Counted(model.denoiser)
@@ -170,18 +192,15 @@ def measure(
     row = Row(method, seed, cost(counter), done - started, exact, peak)
     if method in INVERTED_ALONE:
         return row
-    contexts = torch.cat([context, edit_context])
-    plan = plan_edit(prompts[0], prompts[1], 50, edit_settings(case))
     strong = measure_edit(model, prepared, plan, contexts, guidance, case)
-    if edit_guidance != guidance and not prepared.null.pinned:
-        prepared = run(model, Counted(model.denoiser), latents, context, empty, edit_guidance)
-    suited = measure_edit(model, prepared, plan, contexts, edit_guidance, case)
+    wanted = edit_guidance or suited_guidance(prepared.null)
+    if wanted != guidance and not prepared.null.pinned:
+        prepared = run(model, Counted(model.denoiser), latents, context, empty, wanted)
+    suited = measure_edit(model, prepared, plan, contexts, wanted, case)
     if method == "fast":
         suited = replace(
             suited,
-            dense_seconds=dense_edit(
-                model.denoiser.unet, prepared.trajectory, prepared.null, plan, contexts, edit_guidance
-            ),
+            dense_seconds=dense_edit(model.denoiser.unet, prepared.trajectory, prepared.null, plan, contexts, wanted),
         )
     return replace(row, edit=suited, strong_edit=strong)
 
@@ -197,6 +216,7 @@ def measure_edit(
     seconds = now(model.device) - started
     edited = model.decode(result.latents[0])[0].numpy()
     return EditFigures(
+        guidance=guidance,
         cost=cost(counter),
         seconds=seconds,
         background_psnr=psnr(edited, source, ~case.mask) if not case.mask.all() else None,
@@ -288,7 +308,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--guidance", type=float, default=7.5)
-    parser.add_argument("--edit-guidance", type=float, default=EDIT_GUIDANCE)
+    parser.add_argument("--edit-guidance", type=float, help="by default the one that suits a method")
     parser.add_argument("--peer", type=Path, help="the file of diffusers' community pipeline")
     parser.add_argument("--methods", help="some of them, separated by commas; paper is always one")
     parser.add_argument("--slow-scenes", type=int, default=3, help="scenes of the methods that are inverted alone")

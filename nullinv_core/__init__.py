@@ -18,7 +18,7 @@ from .prompt_to_prompt.edit import Edit, EditSettings, plan_edit
 from .prompt_to_prompt.prompt import Prompt
 from .schedule import Schedule, leading_schedule
 from .store import Inversion, load_inversion, save_inversion
-from .types import Event, NullEmbeddings, Trajectory
+from .types import Event, NullEmbeddings, Pin, Trajectory
 
 __all__ = [
     "PAPER",
@@ -35,6 +35,7 @@ __all__ = [
     "NonFiniteError",
     "NullEmbeddings",
     "NullTextSettings",
+    "Pin",
     "Prompt",
     "Recipe",
     "Schedule",

@@ -44,7 +44,7 @@ Config = Annotated[
     Path | None,
     typer.Option(help="For a .safetensors checkpoint: a diffusers folder of its family, if none is cached."),
 ]
-PHASES = {"invert": "inverting", "optimize": "optimizing", "sample": "sampling"}
+PHASES = {"invert": "inverting", "optimize": "optimizing", "pin": "pinning", "sample": "sampling"}
 
 
 @app.callback()

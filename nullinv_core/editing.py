@@ -9,10 +9,11 @@ from torch import Tensor
 
 from .denoiser import Denoiser, check_finite, no_gradients
 from .errors import InputError
+from .pinning import without_shared
 from .prompt_to_prompt.attention import AttentionMaps, EditBatch, StepControl, map_grid, needs_source
 from .prompt_to_prompt.local_blend import blend_mask, uses_blend
 from .schedule import check_guidance, ddim_step, guide, predicted_clean
-from .types import Callback, Event, NullEmbeddings, Trajectory, ignore
+from .types import Callback, Event, NullEmbeddings, Pin, Trajectory, ignore
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,17 +35,19 @@ class EditResult:
         return f"EditResult({batch}×{edits} edits, latents {channels}×{height}×{width})"
 
 
-def _null_rows(null: NullEmbeddings | Tensor, trajectory: Trajectory, step: int, pinned: bool = False) -> Tensor:
-    """∅ of a step for each image, or of its edits where the source is pinned: (B, tokens, width)."""
-    if isinstance(null, NullEmbeddings):
-        rows = null.edit_null if pinned and null.edit_null is not None else null.at(step)
-    else:
-        rows = null
+def _null_rows(null: NullEmbeddings | Pin | Tensor, trajectory: Trajectory, step: int) -> Tensor:
+    """∅ of a step for each image: (B, tokens, width)."""
+    rows = null.at(step) if isinstance(null, NullEmbeddings) else null.null if isinstance(null, Pin) else null
     return rows.expand(trajectory.batch, *rows.shape[-2:])
 
 
-def _check_null(null: NullEmbeddings | Tensor, trajectory: Trajectory, guidance: float) -> None:
+def _check_null(null: NullEmbeddings | Pin | Tensor, trajectory: Trajectory, guidance: float) -> None:
     check_guidance(guidance)
+    if isinstance(null, Pin) and null.guidance is not None and null.guidance.shape != trajectory.latents[1:].shape:
+        raise InputError(
+            f"the photo's own guidance {tuple(null.guidance.shape)} does not belong to a trajectory of "
+            f"{trajectory.schedule.steps} steps and {trajectory.batch} images"
+        )
     if not isinstance(null, NullEmbeddings):
         return
     if null.schedule != trajectory.schedule or null.embeddings.shape[1] not in (1, trajectory.batch):
@@ -88,7 +91,7 @@ def reconstruct(
 def edit(
     denoiser: Denoiser,
     trajectory: Trajectory,
-    null: NullEmbeddings | Tensor,
+    null: NullEmbeddings | Pin | Tensor,
     contexts: Tensor,
     edits: EditBatch,
     guidance: float,
@@ -96,37 +99,31 @@ def edit(
     source_guidance: float | None = None,
     limit: Tensor | None = None,
     steps: int | None = None,
-    pin: bool | None = None,
 ) -> EditResult:
     """Sample source and edits of every image in one batch, with attention control and local blend.
 
     ``contexts``: the edit prompts' (B, E, tokens, width). ``null``: ∅_t of the inversion, which serves all branches
     of its image, or a plain null context (tokens, width). ``source_guidance``: of the source branch, by default that
     of the edits. ``limit``: bool (B, h, w); outside of it edits stay the source. ``steps``: how many of the T steps to
-    take; with fewer the latents keep the noise of the step that would be next. ``pin``: the source branch is the
-    trajectory itself, not sampled but read (direct inversion, Ju et al. 2023), so the source's attention is exact and
-    holds for any guidance; by default as the embeddings say. Costs 2·(1+E)·T samples an image; with ``pin`` 1+2E a
+    take; with fewer the latents keep the noise of the step that would be next. Costs 2·(1+E)·T samples an image.
+
+    With a ``Pin``, or embeddings that have one, the source branch is the trajectory itself, not sampled but read
+    (direct inversion, Ju et al. 2023), so the source's attention is exact and holds for any guidance. Costs 1+2E a
     step, 2E where no edit looks at the source's attention any more, and ``maps`` end with the last step that did.
     """
     _check_null(null, trajectory, guidance)
+    _check_edits(trajectory, contexts, edits, limit)
     check_guidance(guidance if source_guidance is None else source_guidance)
-    if pin is None:
-        pin = isinstance(null, NullEmbeddings) and null.pinned
+    if isinstance(null, NullEmbeddings) and null.pin is not None:
+        null = null.pin
+        _check_null(null, trajectory, guidance)
+    pin = null if isinstance(null, Pin) else None
     if pin and source_guidance is not None:
         raise InputError(
             "the source branch is read from the trajectory, so it has no guidance of its own; leave that out, or take "
             "null embeddings of the preset paper"
         )
     schedule, batch, branches = trajectory.schedule, trajectory.batch, edits.branches
-    if contexts.shape[:2] != (batch, branches - 1) or len(edits.edits) != batch:
-        raise InputError(
-            f"{batch} images with {branches - 1} edits each need contexts ({batch}, {branches - 1}, tokens, width), "
-            f"not {tuple(contexts.shape)}"
-        )
-    if edits.self_window.shape[2] != schedule.steps:
-        raise InputError(f"the edits were planned for {edits.self_window.shape[2]} steps, not {schedule.steps}")
-    if limit is not None and limit.shape != (batch, *trajectory.clean.shape[-2:]):
-        raise InputError(f"a limit for {batch} images is ({batch}, h, w), not {tuple(limit.shape)}")
     taken = schedule.steps if steps is None else steps
     if not 1 <= taken <= schedule.steps:
         raise InputError(f"an edit takes between 1 and {schedule.steps} steps, not {taken}")
@@ -143,7 +140,7 @@ def edit(
         of_edits = every.unflatten(0, (batch, branches))[:, 1:].flatten()
         for index, step in enumerate(range(schedule.steps, schedule.steps - taken, -1)):
             level = schedule.level(step)
-            rows = _null_rows(null, trajectory, step, pin).to(text).repeat_interleave(branches, 0)
+            rows = _null_rows(null, trajectory, step).to(text).repeat_interleave(branches, 0)
             # a pinned source is not guided, and not sampled at all once no edit looks at it any more
             guided = of_edits if pin else every
             sampled = of_edits if pin and not needs_source(edits, index) else every
@@ -156,7 +153,11 @@ def edit(
             epsilon_null, epsilon_text = check_finite(predicted, level, step).split([first, last])
             epsilon = torch.zeros_like(latents)
             epsilon[sampled] = epsilon_text
-            epsilon[guided] = guide(epsilon_null, epsilon[guided], scale.flatten(0, 1)[guided])
+            if pin and pin.guidance is not None:
+                photo = pin.guidance[step - 1].repeat_interleave(branches - 1, 0)
+                epsilon[guided] += (guidance - 1) * without_shared(epsilon[guided] - epsilon_null, photo)
+            else:
+                epsilon[guided] = guide(epsilon_null, epsilon[guided], scale.flatten(0, 1)[guided])
             clean = predicted_clean(latents, epsilon, level.alpha)
             latents = ddim_step(latents, epsilon, schedule, step)
             if pin:
@@ -170,6 +171,19 @@ def edit(
             mask &= limit.to(mask.device)[:, None]
         reached = latents.unflatten(0, (batch, branches))
         return EditResult(reached[:, 1:], reached[:, 0], mask, None if maps.total is None else maps.mean())
+
+
+def _check_edits(trajectory: Trajectory, contexts: Tensor, edits: EditBatch, limit: Tensor | None) -> None:
+    batch, count, steps = trajectory.batch, edits.branches - 1, trajectory.schedule.steps
+    if contexts.shape[:2] != (batch, count) or len(edits.edits) != batch:
+        raise InputError(
+            f"{batch} images with {count} edits each need contexts ({batch}, {count}, tokens, width), "
+            f"not {tuple(contexts.shape)}"
+        )
+    if edits.self_window.shape[2] != steps:
+        raise InputError(f"the edits were planned for {edits.self_window.shape[2]} steps, not {steps}")
+    if limit is not None and limit.shape != (batch, *trajectory.clean.shape[-2:]):
+        raise InputError(f"a limit for {batch} images is ({batch}, h, w), not {tuple(limit.shape)}")
 
 
 def _keep_outside(latents: Tensor, limit: Tensor, branches: int) -> Tensor:

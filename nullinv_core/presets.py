@@ -12,7 +12,8 @@ from .denoiser import Denoiser
 from .editing import reconstruct
 from .inversion import InversionMethod
 from .null_text import FAST, PAPER, NullTextSettings, optimize_null_text
-from .types import Callback, NullEmbeddings, Trajectory, ignore
+from .pinning import guidance_of_photo
+from .types import Callback, NullEmbeddings, Pin, Trajectory, ignore
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,19 @@ class Recipe:
 
     ``inversion``: see ``invert``. ``optimization``: constants, of which the guidance is not used; None puts the source
     prompt in place of optimized embeddings (Miyake et al. 2023, arXiv 2305.16807). ``pinned``: edits read their source
-    branch from the trajectory and are guided by the empty prompt (Ju et al. 2023, arXiv 2310.01506).
+    branch from the trajectory and are guided by the empty prompt (Ju et al. 2023, arXiv 2310.01506). ``unshared``: what
+    their guidance shares with the photo's own is left out (see ``without_shared``).
     """
 
     inversion: InversionMethod
     optimization: NullTextSettings | None
     pinned: bool
+    unshared: bool = False
 
 
 PresetName = Literal["fast", "paper", "negative-prompt", "direct"]
 PRESETS: dict[PresetName, Recipe] = {
-    "fast": Recipe("fixed-point", FAST, pinned=True),
+    "fast": Recipe("fixed-point", FAST, pinned=True, unshared=True),
     "paper": Recipe("ddim", PAPER, pinned=False),
     "negative-prompt": Recipe("ddim", None, pinned=False),
     "direct": Recipe("ddim", None, pinned=True),
@@ -62,7 +65,8 @@ def embed(
             reached = reconstruct(denoiser, trajectory, null, guidance, callback=callback)
     if recipe.pinned:
         empty = null_context.detach().to(null.embeddings.dtype)
-        null = replace(null, edit_null=empty.expand(trajectory.batch, *empty.shape[-2:]).contiguous())
+        own = guidance_of_photo(denoiser, trajectory, empty, callback) if recipe.unshared else None
+        null = replace(null, pin=Pin(empty.expand(trajectory.batch, *empty.shape[-2:]).contiguous(), own))
     return null, reached
 
 

@@ -91,8 +91,12 @@ def move(latents: Tensor, epsilon: Tensor, alpha_from: float, alpha_to: float) -
 
     Mokady et al. 2022, eq. 2 (to less noise) and eq. 3 (to more): z' = √(ᾱ'/ᾱ)·z + √ᾱ'·(√(1/ᾱ'-1) - √(1/ᾱ-1))·ε.
     """
-    shift = math.sqrt(alpha_to) * (math.sqrt(1 / alpha_to - 1) - math.sqrt(1 / alpha_from - 1))
-    return math.sqrt(alpha_to / alpha_from) * latents + shift * epsilon
+    return math.sqrt(alpha_to / alpha_from) * latents + shift(alpha_from, alpha_to) * epsilon
+
+
+def shift(alpha_from: float, alpha_to: float) -> float:
+    """Factor of ε in ``move``: √ᾱ'·(√(1/ᾱ'-1) - √(1/ᾱ-1))."""
+    return math.sqrt(alpha_to) * (math.sqrt(1 / alpha_to - 1) - math.sqrt(1 / alpha_from - 1))
 
 
 def ddim_step(latents: Tensor, epsilon: Tensor, schedule: Schedule, step: int) -> Tensor:
@@ -103,6 +107,12 @@ def ddim_step(latents: Tensor, epsilon: Tensor, schedule: Schedule, step: int) -
 def ddim_inverse_step(latents: Tensor, epsilon: Tensor, schedule: Schedule, step: int) -> Tensor:
     """z_t from z_{t-1} at ``step`` = t in 1 … T (eq. 3)."""
     return move(latents, epsilon, schedule.alphas_cumprod[step - 1], schedule.alphas_cumprod[step])
+
+
+def epsilon_between(latents: Tensor, following: Tensor, schedule: Schedule, step: int) -> Tensor:
+    """The ε whose DDIM step leads from z_t to ``following`` z_{t-1} at ``step`` = t in 1 … T (eq. 2, solved)."""
+    alpha_from, alpha_to = schedule.alphas_cumprod[step], schedule.alphas_cumprod[step - 1]
+    return (following - move(latents, torch.zeros_like(latents), alpha_from, alpha_to)) / shift(alpha_from, alpha_to)
 
 
 def predicted_clean(latents: Tensor, epsilon: Tensor, alpha: float) -> Tensor:

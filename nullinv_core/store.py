@@ -18,7 +18,7 @@ from torch import Tensor
 from .errors import InputError
 from .files import whole_file
 from .schedule import Schedule
-from .types import NullEmbeddings, Trajectory
+from .types import NullEmbeddings, Pin, Trajectory
 
 FORMAT = "nullinv-inversion"
 VERSION = 1
@@ -26,7 +26,7 @@ HEADER = "inversion"
 """The metadata entry, JSON, that holds all that is no tensor."""
 FIELDS = {
     "trajectory", "context", "timesteps", "alphas_cumprod", "region", "null_embeddings", "losses", "iterations",
-    "edit_null",
+    "edit_null", "photo_guidance",
 }  # fmt: skip
 PRECISIONS = ("float32", "bfloat16", "float16")
 REQUIRED = {"trajectory", "context", "timesteps", "alphas_cumprod"}
@@ -100,8 +100,10 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
     if null is not None:
         tensors |= {"null_embeddings": null.embeddings, "losses": null.losses, "iterations": null.iterations}
         metadata["guidance"] = float(null.guidance)
-        if null.edit_null is not None:
-            tensors["edit_null"] = null.edit_null
+        if null.pin is not None:
+            tensors["edit_null"] = null.pin.null
+            if null.pin.guidance is not None:
+                tensors["photo_guidance"] = null.pin.guidance
     if inversion.region is not None:
         tensors["region"] = inversion.region
     # one entry alone: several would be written in an order that changes from run to run
@@ -122,8 +124,9 @@ def load_inversion(path: Path | str) -> Inversion:
         with safe_open(path, "pt") as file:
             metadata = _checked_metadata(path, file.metadata() or {})
             names = set(file.keys())
-            whole = ("null_embeddings" in names) == ("guidance" in metadata) and (
-                "edit_null" not in names or "null_embeddings" in names
+            whole = ("null_embeddings" in names) == ("guidance" in metadata) and all(
+                needed in names or name not in names
+                for name, needed in (("edit_null", "null_embeddings"), ("photo_guidance", "edit_null"))
             )
             if not REQUIRED <= names <= FIELDS or not whole:
                 raise InputError(f'"{path}" lacks fields of an inversion or has others; invert the image again')
@@ -161,13 +164,17 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion
     trajectory = Trajectory(tensors["trajectory"], tensors["context"], schedule)
     null = None
     if "null_embeddings" in tensors:
+        pin = Pin(tensors["edit_null"], tensors.get("photo_guidance")) if "edit_null" in tensors else None
         null = NullEmbeddings(
             tensors["null_embeddings"], schedule, float(metadata["guidance"]), tensors["losses"], tensors["iterations"],
-            tensors.get("edit_null"),
+            pin,
         )  # fmt: skip
         expected = (schedule.steps, *trajectory.context.shape)
         if null.embeddings.shape != expected:
             raise InputError(f"its null embeddings are {tuple(null.embeddings.shape)}, not {expected}")
+        path = trajectory.latents[1:].shape
+        if pin is not None and pin.guidance is not None and pin.guidance.shape != path:
+            raise InputError(f"the photo's own guidance is {tuple(pin.guidance.shape)}, not {tuple(path)}")
     prompts, identity, model = metadata["prompts"], metadata["fingerprint"], metadata["model"]
     if not isinstance(prompts, list) or not all(isinstance(text, str) for text in (*prompts, identity, model)):
         raise InputError("its prompts, fingerprint or model are not texts")

@@ -12,7 +12,7 @@ from torch import Tensor
 from .errors import InputError
 from .schedule import Schedule, check_guidance
 
-Phase = Literal["invert", "optimize", "sample"]
+Phase = Literal["invert", "optimize", "pin", "sample"]
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,28 @@ class Trajectory:
 
 
 @dataclass(frozen=True, repr=False)
+class Pin:
+    """What edits need whose source branch is read from the trajectory (it is pinned) instead of sampled.
+
+    ``null``: (B, tokens, width), the context that guides the edits in place of ∅_t. ``guidance``: the photo's own
+    (T, B, C, h, w), see ``guidance_of_photo``, of which the edits' guidance is freed; None where it is taken as it is.
+    """
+
+    null: Tensor
+    guidance: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Pin:
+        """The same on another device."""
+        return Pin(self.null.to(device), None if self.guidance is None else self.guidance.to(device))
+
+
+@dataclass(frozen=True, repr=False)
 class NullEmbeddings:
     """∅_1 … ∅_T of each image, for one schedule and guidance scale.
 
     ``embeddings``: float32 (T, B, tokens, width), index 0 belongs to step 1. ``losses`` and ``iterations``: (T, B),
-    the last loss that was seen (0 where none was) and how many optimizer steps were taken; step 1 first. ``edit_null``:
-    (B, tokens, width) where edits shall read their source branch from the trajectory (it is pinned) and be guided by
-    this context instead of ∅_t; None where ∅_t guides all branches, as the paper has it.
+    the last loss that was seen (0 where none was) and how many optimizer steps were taken; step 1 first. ``pin``:
+    how edits do without ∅_t; None where ∅_t guides all branches, as the paper has it.
     """
 
     embeddings: Tensor
@@ -106,7 +121,7 @@ class NullEmbeddings:
     guidance: float
     losses: Tensor
     iterations: Tensor
-    edit_null: Tensor | None = None
+    pin: Pin | None = None
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 4:
@@ -117,9 +132,14 @@ class NullEmbeddings:
         for name in ("losses", "iterations"):
             if getattr(self, name).shape != self.embeddings.shape[:2]:
                 raise InputError(f"{name} of null embeddings must be (T, B) = {tuple(self.embeddings.shape[:2])}")
-        if self.edit_null is not None and self.edit_null.shape != self.embeddings.shape[1:]:
-            wanted, found = tuple(self.embeddings.shape[1:]), tuple(self.edit_null.shape)
+        if self.pin is None:
+            return
+        if self.pin.null.shape != self.embeddings.shape[1:]:
+            wanted, found = tuple(self.embeddings.shape[1:]), tuple(self.pin.null.shape)
             raise InputError(f"the null context of edits must be (B, tokens, width) = {wanted}, not {found}")
+        if self.pin.guidance is not None and self.pin.guidance.shape[:2] != self.embeddings.shape[:2]:
+            wanted, found = tuple(self.embeddings.shape[:2]), tuple(self.pin.guidance.shape)
+            raise InputError(f"the photo's own guidance must begin with (T, B) = {wanted}, not be {found}")
 
     @property
     def steps(self) -> int:
@@ -129,7 +149,7 @@ class NullEmbeddings:
     @property
     def pinned(self) -> bool:
         """Whether edits read their source branch from the trajectory."""
-        return self.edit_null is not None
+        return self.pin is not None
 
     def at(self, step: int) -> Tensor:
         """∅_t of step 1 … T: (B, tokens, width)."""
@@ -137,8 +157,8 @@ class NullEmbeddings:
 
     def to(self, device: torch.device | str) -> NullEmbeddings:
         """The same on another device."""
-        edit_null = None if self.edit_null is None else self.edit_null.to(device)
-        return replace(self, embeddings=self.embeddings.to(device), edit_null=edit_null)
+        pin = None if self.pin is None else self.pin.to(device)
+        return replace(self, embeddings=self.embeddings.to(device), pin=pin)
 
     def __repr__(self) -> str:
         steps, batch, tokens, width = self.embeddings.shape

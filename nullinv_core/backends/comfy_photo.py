@@ -17,7 +17,7 @@ from .comfy_text import plan_request
 
 GAP = 8
 """Pixels between the pictures of a before-and-after strip."""
-PINNED = Recipe("fixed-point", None, pinned=True)
+PINNED = Recipe("fixed-point", None, pinned=True, unshared=True)
 """Edits with a pinned source use no optimized embedding, so none is made."""
 
 

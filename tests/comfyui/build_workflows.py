@@ -169,7 +169,7 @@ def reweight(photo):
     weighted = [photo.caption.replace(word, f"({word}:{weight})") for weight in weights]
     photo.guidance = max(photo.guidance, 3.0)
     photo.invert()
-    photo.optimize("paper")
+    photo.optimize()
     for title, line in zip(("less", "more"), weighted, strict=True):
         photo.edit(photo.write(f"{title.capitalize()} of it", line), cross_replace=1.0)
         photo.show(f"{title.capitalize()} of it", photo.edited(0), f"weight-{title}")

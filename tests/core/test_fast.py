@@ -15,6 +15,7 @@ from nullinv_core import (
     InputError,
     Inversion,
     NullTextSettings,
+    Pin,
     batch_edits,
     edit,
     embed,
@@ -26,6 +27,8 @@ from nullinv_core import (
     save_inversion,
 )
 from nullinv_core.null_text import FAST, PAPER
+from nullinv_core.pinning import guidance_of_photo, without_shared
+from nullinv_core.schedule import ddim_step
 
 from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
 
@@ -109,31 +112,35 @@ def test_looking_first_takes_the_authors_steps(denoiser):
     assert torch.equal(plain.embeddings, tested.embeddings)
 
 
-def edited(denoiser, trajectory, pin, settings=EditSettings(), edits=(EDIT,)):  # noqa: B008
+def edited(denoiser, trajectory, null, settings=EditSettings(), edits=(EDIT,), guidance=3.0):  # noqa: B008
     plans = [plan_edit(SOURCE, e, 4, settings) for e in edits]
     contexts = torch.stack([context_of(e) for e in edits])[None]
-    return edit(denoiser, trajectory, empty_context(), contexts, batch_edits([plans]), 3.0, pin=pin)
+    return edit(denoiser, trajectory, null, contexts, batch_edits([plans]), guidance)
 
 
 def test_a_pinned_source_is_the_photo(denoiser):
     """Guards direct inversion: the source branch is the trajectory, to the bit, at one sample a step or none."""
     trajectory = inverted(denoiser)
-    result = edited(denoiser, trajectory, pin=True, edits=(EDIT, SOURCE))
+    result = edited(denoiser, trajectory, Pin(empty_context()), edits=(EDIT, SOURCE))
     assert torch.equal(result.source, trajectory.clean)
     # cross-attention is replaced in three of the four steps; in the last no edit looks at the source
     assert denoiser.forwards == 3 * (1 + 2 * 2) + 2 * 2
 
 
-def test_pinning_changes_nothing_where_the_source_keeps_to_the_trajectory(denoiser):
-    """Guards the pinned sampler against the plain one, at a guidance of 1 on a trajectory that retraces itself."""
+def retraced(denoiser):
+    """A trajectory that sampling the source prompt retraces exactly."""
     trajectory = inverted(denoiser)
     latents = [trajectory.noisiest]
     for steps in range(1, 5):
-        plan = plan_edit(SOURCE, SOURCE, 4)
+        batch = batch_edits([[plan_edit(SOURCE, SOURCE, 4)]])
         contexts = context_of(SOURCE)[None, None]
-        batch = batch_edits([[plan]])
         latents.append(edit(denoiser, trajectory, empty_context(), contexts, batch, 1.0, steps=steps).source)
-    exact = replace(trajectory, latents=torch.stack(latents[::-1]))
+    return replace(trajectory, latents=torch.stack(latents[::-1]))
+
+
+def test_pinning_changes_nothing_where_the_source_keeps_to_the_trajectory(denoiser):
+    """Guards the pinned sampler against the plain one, at a guidance of 1 on a trajectory that retraces itself."""
+    exact = retraced(denoiser)
     settings = EditSettings(blend=["cat"], blend_threshold=0.6)
     plan = plan_edit(SOURCE, EDIT, 4, settings)
     contexts = context_of(EDIT)[None, None]
@@ -141,17 +148,66 @@ def test_pinning_changes_nothing_where_the_source_keeps_to_the_trajectory(denois
         edit(
             denoiser,
             exact,
-            empty_context(),
+            Pin(empty_context()) if pin else empty_context(),
             contexts,
             batch_edits([[plan]]),
             3.0,
             source_guidance=None if pin else 1.0,
-            pin=pin,
         )
         for pin in (False, True)
     )
     assert torch.allclose(free.latents, pinned.latents, rtol=1e-9, atol=1e-12)
     assert torch.equal(free.mask, pinned.mask) and torch.allclose(free.maps, pinned.maps)
+
+
+def test_the_photos_own_guidance_is_the_one_that_led_here(denoiser):
+    """Guards ε(C) and ε(∅) of ``guidance_of_photo``: with it, a guided step from the trajectory is known beforehand."""
+    trajectory = inverted(denoiser, (SOURCE, word_prompt("two dogs")))
+    own = guidance_of_photo(denoiser, trajectory, empty_context())
+    assert denoiser.forwards == 4 * 2
+    for step in range(1, 5):
+        level = trajectory.schedule.level(step)
+        epsilon_null = denoiser(trajectory.latents[step], level, empty_context().expand(2, -1, -1))
+        back = ddim_step(trajectory.latents[step], epsilon_null + own[step - 1], trajectory.schedule, step)
+        assert torch.allclose(back, trajectory.latents[step - 1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("guidance", [1.5, 7.5, 30.0])
+def test_an_edit_that_changes_nothing_keeps_the_photo_at_any_guidance(denoiser, guidance):
+    """Guards what leaving out the shared guidance is for: where the prompts agree, an edit gains no contrast."""
+    trajectory = retraced(denoiser)
+    own = guidance_of_photo(denoiser, trajectory, empty_context())
+    free, plain = (
+        edited(denoiser, trajectory, pin, edits=(SOURCE,), guidance=guidance).latents[0]
+        for pin in (Pin(empty_context(), own), Pin(empty_context()))
+    )
+    assert torch.allclose(free, trajectory.clean, rtol=1e-6, atol=1e-9)
+    assert not torch.allclose(plain, trajectory.clean, rtol=1e-2)
+
+
+vectors = st.lists(st.floats(-10, 10), min_size=4, max_size=4)
+
+
+@given(edit_guidance=vectors, photo=vectors, share=st.floats(0, 1))
+def test_what_is_shared_is_a_projection(edit_guidance, photo, share):
+    """Guards ``without_shared`` by what it means, position by position."""
+    g, p = (torch.tensor(v, dtype=torch.float64).reshape(4, 1, 1) for v in (edit_guidance, photo))
+    rest = without_shared(g, p)
+    taken = g - rest
+    # what is taken lies along the photo's guidance and is no more than the whole of it
+    assert float(taken.norm()) <= float(p.norm()) + 1e-9
+    assert torch.allclose((taken * p).sum(), taken.norm() * p.norm(), atol=1e-6)
+    # what is opposed or perpendicular to it stays; what is left within its length is perpendicular
+    inner, whole = float((g * p).sum()), float((p * p).sum())
+    if inner <= 0:
+        assert torch.equal(rest, g)
+    elif inner <= whole:
+        assert abs(float((rest * p).sum())) < 1e-6
+    assert torch.allclose(without_shared(p * share, p), torch.zeros_like(p), atol=1e-9)
+    assert torch.allclose(without_shared(p * (1 + share), p), p * share, atol=1e-9)
+    # each position by itself
+    both = without_shared(torch.cat([g, p], -1), torch.cat([p, p], -1))
+    assert torch.allclose(both, torch.cat([rest, without_shared(p, p)], -1))
 
 
 @pytest.mark.parametrize("wrong", [{"start": "middle"}, {"budget": -1}, {"budget": 3, "test_first": False}])
@@ -206,15 +262,18 @@ def test_presets_say_how_edits_read_the_photo(denoiser, tmp_path):
         inversion = Inversion(trajectory, null, ("a red cat on grass",), "model")
         save_inversion(tmp_path / "one.safetensors", inversion)
         loaded = load_inversion(tmp_path / "one.safetensors").null
-        assert loaded.pinned == null.pinned and (not null.pinned or torch.equal(loaded.edit_null, null.edit_null))
+        assert loaded.pinned == null.pinned
         if not null.pinned:
             continue
+        assert torch.equal(loaded.pin.null, null.pin.null)
+        assert (null.pin.guidance is not None) == (name == "fast")
+        assert name == "direct" or torch.equal(loaded.pin.guidance, null.pin.guidance)
         # edits are guided by the empty prompt, whatever ∅_t is
         plans = batch_edits([[plan_edit(SOURCE, EDIT, 4)]])
         contexts = context_of(EDIT)[None, None]
         result = edit(denoiser, trajectory, null, contexts, plans, 5.0)
         assert torch.equal(result.source, trajectory.clean)
-        plain = edit(denoiser, trajectory, empty_context(), contexts, plans, 5.0, pin=True)
+        plain = edit(denoiser, trajectory, Pin(empty_context(), null.pin.guidance), contexts, plans, 5.0)
         assert torch.allclose(result.latents, plain.latents, rtol=1e-6)
         with pytest.raises(InputError, match="guidance of its own"):
             edit(denoiser, trajectory, null, contexts, plans, 5.0, source_guidance=2.0)
@@ -226,4 +285,8 @@ def test_what_does_not_fit_is_refused(denoiser):
         invert(denoiser, latents_of(), context_of(SOURCE)[None], tiny_schedule(4), method="newton")
     null, _ = optimize_null_text(denoiser, inverted(denoiser), empty_context(), replace(FAST, early_stop=1e9))
     with pytest.raises(InputError, match="null context of edits"):
-        replace(null, edit_null=empty_context())
+        replace(null, pin=Pin(empty_context()))
+    with pytest.raises(InputError, match="photo's own guidance"):
+        replace(null, pin=Pin(empty_context()[None], torch.zeros(3, 1, 4, 8, 8)))
+    with pytest.raises(InputError, match="photo's own guidance"):
+        edited(denoiser, inverted(denoiser), Pin(empty_context(), torch.zeros(3, 1, 4, 8, 8)))

@@ -75,6 +75,9 @@ def rewritten(path, metadata=None, tensors=None, drop=()):
         ({"tensors": {"edit_null": torch.zeros(3, 9, 6)}}, "null context of edits"),
         ({"drop": ("null_embeddings",), "metadata": {"guidance": None}, "tensors": {"edit_null": torch.zeros(2, 9, 6)}},
          "lacks fields"),
+        ({"tensors": {"photo_guidance": torch.zeros(3, 2, 4, 5, 7)}}, "lacks fields"),
+        ({"tensors": {"edit_null": torch.zeros(2, 9, 6), "photo_guidance": torch.zeros(3, 2, 4, 5, 8)}},
+         "photo's own guidance"),
         ({"tensors": {"alphas_cumprod": torch.tensor([0.1, 0.2, 0.3, 0.4])}}, "must fall"),
     ],
 )  # fmt: skip
