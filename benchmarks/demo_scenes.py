@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nullinv_core.backends.diffusers import load_model
-from nullinv_core.demo.run import EDIT_GUIDANCE, DemoReport, demo_case, run_case
+from nullinv_core.demo.run import DemoReport, demo_case, run_case
 from nullinv_core.images import save_image
 from nullinv_core.presets import PRESETS
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--preset", choices=list(PRESETS), default="fast")
-    parser.add_argument("--edit-guidance", type=float, default=EDIT_GUIDANCE)
+    parser.add_argument("--edit-guidance", type=float, help="by default the one that suits the preset")
     parser.add_argument("--out", type=Path, default=RESULTS / "demo_scenes.json")
     options = parser.parse_args()
     model, reports, rows = load_model(options.model), [], []

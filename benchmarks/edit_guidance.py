@@ -34,12 +34,14 @@ def main() -> None:
     model, run = load_model(options.model), ours(PRESETS[options.preset])
     edits: dict[float, list[EditFigures]] = {guidance: [] for guidance in options.guidances}
     for seed in range(TUNING_SEED, TUNING_SEED + options.scenes):
-        plan, contexts, empty, latents = scene_of(model, demo_case(seed))
+        case = demo_case(seed)
+        plan, contexts, empty, latents = scene_of(model, case)
         prepared = None
         for guidance in options.guidances:
             if prepared is None or not prepared.null.pinned:
                 prepared = run(model, Counted(model.denoiser), latents, contexts[:1], empty, guidance)
-            edits[guidance].append(measure_edit(model, prepared, plan, contexts, guidance, demo_case(seed)))
+            edits[guidance].append(measure_edit(model, prepared, plan, contexts, guidance, case))
+        print(f"{seed} {case.kind}: right at {[g for g, found in edits.items() if found[-1].judged_right]}", flush=True)
     rows, records = [], []
     for guidance, found in edits.items():
         record = {

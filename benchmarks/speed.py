@@ -23,7 +23,7 @@ from torch import Tensor
 from nullinv_core import NullEmbeddings, Trajectory, edit, invert, reconstruct
 from nullinv_core.backends.diffusers import DEMO_MODEL, DiffusersModel, load_model
 from nullinv_core.demo.judge import is_right
-from nullinv_core.demo.run import EDIT_GUIDANCE, demo_case, edit_settings
+from nullinv_core.demo.run import demo_case, edit_settings, suited_guidance
 from nullinv_core.demo.scenes import EditCase, render
 from nullinv_core.denoiser import Counted
 from nullinv_core.images import psnr
@@ -40,8 +40,6 @@ PEER_GUIDANCE = 7.5
 PEER, UNSTOPPED = "diffusers community pipeline", "paper without early stop"
 INVERTED_ALONE = (PEER, UNSTOPPED)
 """Methods whose edits are not measured: the peer has none, and the other is the paper's again."""
-PLAIN_EDIT_GUIDANCE = 1.5
-"""At which the demo model edits best where guidance is taken whole; chosen on other scenes, as is that of ``fast``."""
 FIRST_SEED = 20_000
 """Scenes that nothing was tuned on."""
 
@@ -154,11 +152,6 @@ def scene_of(model: DiffusersModel, case: EditCase) -> tuple[Edit, Tensor, Tenso
     plan = plan_edit(prompts[0], prompts[1], 50, edit_settings(case))
     contexts = model.encode_prompts(prompts)
     return plan, contexts[:2], contexts[2:], model.encode_image(torch.from_numpy(render(case.source))[None])
-
-
-def suited_guidance(null: NullEmbeddings) -> float:
-    """The guidance at which the demo model's edits are best."""
-    return EDIT_GUIDANCE if null.pin is not None and null.pin.guidance is not None else PLAIN_EDIT_GUIDANCE
 
 
 def measure(

@@ -77,9 +77,10 @@ class NullTextOptimize(io.ComfyNode):
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
                 io.Float.Input("cfg", default=7.5, min=1.0, max=30.0, step=0.1, tooltip="Guidance of the edits."),
                 io.Combo.Input("preset", options=[*CHOICES, CUSTOM], default="fast", tooltip="fast: optimizes only "
-                               "where the photo would be lost, edits read the photo's branch from the trajectory; "
-                               "paper: the authors' constants, many times slower; negative-prompt: no optimization; "
-                               "direct: none, and not checked; custom: the three values below."),
+                               "where the photo would be lost, edits read the photo's branch from the trajectory and "
+                               "go without what guidance would do to the photo itself; paper: the authors' "
+                               "constants, many times slower; negative-prompt: no optimization; direct: the photo's "
+                               "branch is read, nothing else done; custom: the three values below."),
                 io.Int.Input("inner_steps", default=10, min=1, max=100,
                              tooltip="custom: most optimizer steps per timestep."),
                 io.Float.Input("learning_rate", default=0.01, min=0.0001, max=1.0, step=0.0001, round=0.0001,

@@ -43,6 +43,8 @@ def _null_rows(null: NullEmbeddings | Pin | Tensor, trajectory: Trajectory, step
 
 def _check_null(null: NullEmbeddings | Pin | Tensor, trajectory: Trajectory, guidance: float) -> None:
     check_guidance(guidance)
+    if isinstance(null, Pin) and null.null.ndim == 3 and len(null.null) not in (1, trajectory.batch):
+        raise InputError(f"a null context for {len(null.null)} images does not fit {trajectory.batch} images")
     if isinstance(null, Pin) and null.guidance is not None and null.guidance.shape != trajectory.latents[1:].shape:
         raise InputError(
             f"the photo's own guidance {tuple(null.guidance.shape)} does not belong to a trajectory of "
@@ -109,7 +111,8 @@ def edit(
 
     With a ``Pin``, or embeddings that have one, the source branch is the trajectory itself, not sampled but read
     (direct inversion, Ju et al. 2023), so the source's attention is exact and holds for any guidance. Costs 1+2E a
-    step, 2E where no edit looks at the source's attention any more, and ``maps`` end with the last step that did.
+    step, 2E where no edit looks at the source's attention any more, and ``maps`` end with the last step that did. Where
+    the pin has the photo's own guidance, the edits go without what theirs shares with it (see ``without_shared``).
     """
     _check_null(null, trajectory, guidance)
     _check_edits(trajectory, contexts, edits, limit)
@@ -154,7 +157,7 @@ def edit(
             epsilon = torch.zeros_like(latents)
             epsilon[sampled] = epsilon_text
             if pin and pin.guidance is not None:
-                photo = pin.guidance[step - 1].repeat_interleave(branches - 1, 0)
+                photo = pin.guidance[step - 1].to(epsilon).repeat_interleave(branches - 1, 0)
                 epsilon[guided] += (guidance - 1) * without_shared(epsilon[guided] - epsilon_null, photo)
             else:
                 epsilon[guided] = guide(epsilon_null, epsilon[guided], scale.flatten(0, 1)[guided])

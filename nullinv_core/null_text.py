@@ -65,7 +65,7 @@ class NullTextSettings:
 
 PAPER = NullTextSettings()
 FAST = NullTextSettings(start="source", test_first=True, budget=16)
-"""At most 4·50 network samples for 50 steps and the inversion before, where the authors' constants take some 1,400."""
+"""At most 3·50 network samples for 50 steps, where the authors' constants take some 1,350."""
 
 
 def optimize_null_text(

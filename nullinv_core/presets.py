@@ -10,10 +10,11 @@ from torch import Tensor
 
 from .denoiser import Denoiser
 from .editing import reconstruct
+from .errors import InputError
 from .inversion import InversionMethod
 from .null_text import FAST, PAPER, NullTextSettings, optimize_null_text
 from .pinning import guidance_of_photo
-from .types import Callback, NullEmbeddings, Pin, Trajectory, ignore
+from .types import Callback, NullEmbeddings, Phase, Pin, Trajectory, ignore
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,21 @@ class Recipe:
     optimization: NullTextSettings | None
     pinned: bool
     unshared: bool = False
+
+    def __post_init__(self) -> None:
+        if self.unshared and not self.pinned:
+            raise InputError("only edits of a pinned source branch can leave out what their guidance shares with it")
+
+    @property
+    def lengths(self) -> dict[Phase, int]:
+        """Phases of ``embed`` in their order, and how long one step of each is against the others'."""
+        found: dict[Phase, int] = {}
+        if self.optimization is not None:
+            # where the loss is tested first, most steps take no iteration
+            found["optimize"] = 1 if self.optimization.test_first else self.optimization.inner_steps
+        elif not self.pinned:
+            found["sample"] = 1
+        return found | {"pin": 1} if self.unshared else found
 
 
 PresetName = Literal["fast", "paper", "negative-prompt", "direct"]

@@ -39,7 +39,7 @@ class Inversion:
     ``prompts``: the source prompt of each image. ``null``: None where nothing was optimized. ``fingerprint``: of the
     model that made it (see ``fingerprint``). ``model``: how the user named that model; may be empty. ``precision``: of
     the network that made it, which is best used again. ``region``: bool (B, h, w), where edits may change the
-    picture; None: everywhere.
+    picture; None: everywhere. Files of ``fast`` from before there was a photo's own guidance are edited without it.
     """
 
     trajectory: Trajectory

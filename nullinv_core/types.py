@@ -17,7 +17,7 @@ Phase = Literal["invert", "optimize", "pin", "sample"]
 
 @dataclass(frozen=True)
 class Event:
-    """What a callback gets after every network call that moved something.
+    """What a callback gets after every network call that brought the work forward.
 
     ``step`` counts 1 … ``total`` in the order of work. ``iteration`` and ``loss`` (B values) are set while
     optimizing. ``preview``: the clean latents (B, C, h, w) that the current state implies; of an
@@ -95,7 +95,7 @@ class Trajectory:
 class Pin:
     """What edits need whose source branch is read from the trajectory (it is pinned) instead of sampled.
 
-    ``null``: (B, tokens, width), the context that guides the edits in place of ∅_t. ``guidance``: the photo's own
+    ``null``: (tokens, width) or (B, tokens, width), the context that guides the edits in place of ∅_t. ``guidance``: the photo's own
     (T, B, C, h, w), see ``guidance_of_photo``, of which the edits' guidance is freed; None where it is taken as it is.
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import comfy.conds
@@ -297,12 +297,15 @@ def check_model(model: Any) -> None:
         )
 
 
-def progress(model: Any, steps: int, inner_steps: int = 1) -> Callback:
-    """A callback that feeds ComfyUI's progress bar and live preview."""
-    show = latent_preview.prepare_callback(model, steps * inner_steps)
+def progress(model: Any, **units: int) -> Callback:
+    """A callback that feeds ComfyUI's progress bar and live preview. ``units``: of the bar, by phase, in order."""
+    total = max(1, sum(units.values()))
+    first = dict(zip(units, accumulate(units.values(), initial=0), strict=False))
+    show = latent_preview.prepare_callback(model, total)
 
     def callback(event: Event) -> None:
-        done = (event.step - 1) * inner_steps + min(event.iteration or inner_steps, inner_steps) - 1
-        show(done, event.preview, None, steps * inner_steps)
+        each = units[event.phase] // event.total
+        done = first[event.phase] + (event.step - 1) * each + min(event.iteration or each, each) - 1
+        show(done, event.preview, None, total)
 
     return callback

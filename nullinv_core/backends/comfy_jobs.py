@@ -84,7 +84,7 @@ def invert_latent(
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> Inversion:
         context = text_of(positive, "source", len(clean)).to(clean.device)
-        trajectory = invert(denoiser, clean, context, schedule, progress(model, schedule.steps), method)
+        trajectory = invert(denoiser, clean, context, schedule, progress(model, invert=schedule.steps), method)
         return Inversion(trajectory.to("cpu"), None, ("",) * trajectory.batch, fingerprint_of(model), region=region)
 
     inversion: Inversion = run(model, positive, positive, samples, schedule, job)
@@ -107,7 +107,7 @@ def optimize(
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> tuple[Inversion, Tensor]:
         device = clean.device
-        callback = progress(model, steps, 1 if settings is None else settings.inner_steps)
+        callback = progress(model, **{phase: length * steps for phase, length in recipe.lengths.items()})
         null, reached = embed(denoiser, trajectory.to(device), empty.to(device), recipe, guidance, callback, alike)
         return replace(inversion, null=null.to("cpu")), reached.cpu()
 
@@ -153,7 +153,7 @@ def sample_edit(
         device = clean.device
         return edit(
             denoiser, trajectory.to(device), guides.to(device), contexts.to(device), batch_edits([plans] * batch),
-            guidance, progress(model, end_step or steps), source_guidance, limit, end_step,
+            guidance, progress(model, sample=end_step or steps), source_guidance, limit, end_step,
         )  # fmt: skip
 
     samples = model.model.process_latent_out(trajectory.clean)

@@ -26,8 +26,8 @@ from ..types import Callback, NullEmbeddings, ignore
 from .judge import is_right
 from .scenes import EditCase, render, sample_edit
 
-EDIT_GUIDANCE = 2.0
-"""Guidance at which the demo model edits best with the preset ``fast``; it is reconstructed at 7.5."""
+EDIT_GUIDANCE, PLAIN_EDIT_GUIDANCE = 2.0, 1.5
+"""Guidance at which the demo model edits best with the presets ``fast`` and ``paper``; it is reconstructed at 7.5."""
 KINDS = ("colour", "shape", "background-colour")
 """What the demo edits, by seed."""
 
@@ -93,18 +93,24 @@ def edit_settings(case: EditCase) -> EditSettings:
     return EditSettings(blend=changed)
 
 
+def suited_guidance(null: NullEmbeddings) -> float:
+    """The guidance for the demo model's edits with such embeddings."""
+    return EDIT_GUIDANCE if null.pin is not None and null.pin.guidance is not None else PLAIN_EDIT_GUIDANCE
+
+
 def run_case(
     model: DiffusersModel,
     case: EditCase,
     seed: int = 0,
     steps: int = 50,
     guidance: float = 7.5,
-    edit_guidance: float = EDIT_GUIDANCE,
+    edit_guidance: float | None = None,
     settings: EditSettings | None = None,
     preset: PresetName = "fast",
     callback: Callback = ignore,
 ) -> tuple[DemoReport, DemoPictures]:
-    """Invert, reconstruct at ``guidance`` and edit at ``edit_guidance`` one case; return figures and pictures."""
+    """Invert, reconstruct at ``guidance`` and edit at ``edit_guidance`` (None: what suits the preset) one case; return
+    figures and pictures."""
     source, truth = render(case.source), render(case.target)
     denoiser = Counted(model.denoiser)
     schedule, recipe = model.schedule(steps), PRESETS[preset]
@@ -122,6 +128,7 @@ def run_case(
 
     resumed = time.perf_counter()
     edit_null = null
+    edit_guidance = edit_guidance or suited_guidance(null)
     if edit_guidance != guidance and not null.pinned:
         edit_null, _ = embed(denoiser, trajectory, empty, recipe, edit_guidance, callback)
     edit_optimized = time.perf_counter()

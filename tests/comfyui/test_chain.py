@@ -20,6 +20,7 @@ from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.scenes import render, sample_edit
 from nullinv_core.images import psnr
 from nullinv_core.null_text import NullTextSettings
+from nullinv_core.pinning import guidance_of_photo
 from nullinv_core.presets import PRESETS
 
 from .graphs import Chain
@@ -271,6 +272,8 @@ def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, blended):
     pivot = saved.trajectory
     fixed = invert(model.denoiser, pivot.clean, pivot.context, pivot.schedule, method="fixed-point")
     assert relative(pivot.latents, fixed.latents) < 1e-3
+    own = guidance_of_photo(model.denoiser, pivot, model.encode_prompts([model.prompt("")]))
+    assert relative(saved.null.pin.guidance, own) < 1e-3
 
 
 def test_the_nodes_presets_are_the_cores(comfy):

@@ -185,6 +185,50 @@ def test_an_edit_that_changes_nothing_keeps_the_photo_at_any_guidance(denoiser, 
     assert not torch.allclose(plain, trajectory.clean, rtol=1e-2)
 
 
+def test_pinned_photos_with_several_edits_equal_their_single_runs(denoiser):
+    """Guards the order of rows: every edit goes without what it shares with its own photo's guidance."""
+    prompts = (SOURCE, word_prompt("a blue dog on sand"))
+    trajectory = inverted(denoiser, prompts)
+    own = guidance_of_photo(denoiser, trajectory, empty_context())
+    targets = [
+        [EDIT, word_prompt("a red cat on sand")],
+        [word_prompt("a red dog on sand"), word_prompt("a blue dog on grass")],
+    ]
+    plans = [[plan_edit(source, t, 4) for t in row] for source, row in zip(prompts, targets, strict=True)]
+    contexts = torch.stack([torch.stack([context_of(t) for t in row]) for row in targets])
+    both = edit(denoiser, trajectory, Pin(empty_context(), own), contexts, batch_edits(plans), 5.0)
+    for b in range(2):
+        alone = replace(trajectory, latents=trajectory.latents[:, [b]], context=trajectory.context[[b]])
+        for e in range(2):
+            pin = Pin(empty_context(), own[:, [b]])
+            one = edit(denoiser, alone, pin, contexts[[b]][:, [e]], batch_edits([[plans[b][e]]]), 5.0)
+            assert torch.allclose(both.latents[b, e], one.latents[0, 0], rtol=1e-7, atol=1e-9)
+
+
+def test_all_of_a_presets_work_is_told_and_can_be_stopped(denoiser):
+    """Guards progress and cancel of ``embed``: the phases that its recipe names, each step of them in order."""
+    for recipe in PRESETS.values():
+        if recipe.optimization is PAPER:
+            recipe = replace(recipe, optimization=replace(PAPER, inner_steps=1))
+        events = []
+        embed(denoiser, inverted(denoiser), empty_context(), recipe, 3.0, events.append)
+        told = {phase: [e.step for e in events if e.phase == phase] for phase in dict.fromkeys(e.phase for e in events)}
+        assert list(told) == list(recipe.lengths)
+        assert all(sorted(set(steps)) == [1, 2, 3, 4] and steps == sorted(steps) for steps in told.values())
+        assert all(e.total == 4 and bool(torch.isfinite(e.preview).all()) for e in events)
+
+    class CancelledError(Exception):
+        pass
+
+    def cancel(event):
+        raise CancelledError
+
+    before = denoiser.forwards
+    with pytest.raises(CancelledError):
+        guidance_of_photo(denoiser, inverted(denoiser), empty_context(), cancel)
+    assert denoiser.forwards == before + 1
+
+
 vectors = st.lists(st.floats(-10, 10), min_size=4, max_size=4)
 
 
@@ -200,7 +244,7 @@ def test_what_is_shared_is_a_projection(edit_guidance, photo, share):
     # what is opposed or perpendicular to it stays; what is left within its length is perpendicular
     inner, whole = float((g * p).sum()), float((p * p).sum())
     if inner <= 0:
-        assert torch.equal(rest, g)
+        assert torch.allclose(rest, g, atol=1e-9)
     elif inner <= whole:
         assert abs(float((rest * p).sum())) < 1e-6
     assert torch.allclose(without_shared(p * share, p), torch.zeros_like(p), atol=1e-9)
@@ -286,6 +330,10 @@ def test_what_does_not_fit_is_refused(denoiser):
     null, _ = optimize_null_text(denoiser, inverted(denoiser), empty_context(), replace(FAST, early_stop=1e9))
     with pytest.raises(InputError, match="null context of edits"):
         replace(null, pin=Pin(empty_context()))
+    with pytest.raises(InputError, match="does not fit 1 images"):
+        edited(denoiser, inverted(denoiser), Pin(empty_context().expand(2, -1, -1)))
+    with pytest.raises(InputError, match="is pinned"):
+        replace(PRESETS["paper"], unshared=True)
     with pytest.raises(InputError, match="photo's own guidance"):
         replace(null, pin=Pin(empty_context()[None], torch.zeros(3, 1, 4, 8, 8)))
     with pytest.raises(InputError, match="photo's own guidance"):
