@@ -95,8 +95,9 @@ class Trajectory:
 class Pin:
     """What edits need whose source branch is read from the trajectory (it is pinned) instead of sampled.
 
-    ``null``: (tokens, width) or (B, tokens, width), the context that guides the edits in place of ∅_t. ``guidance``: the photo's own
-    (T, B, C, h, w), see ``guidance_of_photo``, of which the edits' guidance is freed; None where it is taken as it is.
+    ``null``: (tokens, width) or (B, tokens, width), the context that guides the edits in place of ∅_t. ``guidance``:
+    (T, B, C, h, w), the photo's own (see ``guidance_of_photo``), whose share is left out of the edits'; None where
+    nothing is left out.
     """
 
     null: Tensor

@@ -351,8 +351,8 @@ def test_bad_input_is_one_sentence(comfy, alter, message):
 
 
 def test_progress_and_preview_reach_the_page(comfy):
-    """Guards the feel: every inner iteration moves the node's progress bar and every step of the preset fast, whose work
-    has two parts; pictures come while it works."""
+    """Guards the feel: every inner iteration moves the node's progress bar, and every step of the preset fast, whose
+    work has two parts; pictures come while it works."""
     chain = Chain(steps=5, inner_steps=3, seed=31)
     fast = chain.graph.add("NullInvOptimize", **{**chain.graph[chain.optimize()[0]]["inputs"], "preset": "fast"})
     chain.graph.add("SaveLatent", samples=fast(1), filename_prefix="watched-fast")

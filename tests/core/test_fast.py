@@ -190,10 +190,8 @@ def test_pinned_photos_with_several_edits_equal_their_single_runs(denoiser):
     prompts = (SOURCE, word_prompt("a blue dog on sand"))
     trajectory = inverted(denoiser, prompts)
     own = guidance_of_photo(denoiser, trajectory, empty_context())
-    targets = [
-        [EDIT, word_prompt("a red cat on sand")],
-        [word_prompt("a red dog on sand"), word_prompt("a blue dog on grass")],
-    ]
+    texts = (("a blue cat on grass", "a red cat on sand"), ("a red dog on sand", "a blue dog on grass"))
+    targets = [[word_prompt(text) for text in row] for row in texts]
     plans = [[plan_edit(source, t, 4) for t in row] for source, row in zip(prompts, targets, strict=True)]
     contexts = torch.stack([torch.stack([context_of(t) for t in row]) for row in targets])
     both = edit(denoiser, trajectory, Pin(empty_context(), own), contexts, batch_edits(plans), 5.0)
@@ -332,7 +330,7 @@ def test_what_does_not_fit_is_refused(denoiser):
         replace(null, pin=Pin(empty_context()))
     with pytest.raises(InputError, match="does not fit 1 images"):
         edited(denoiser, inverted(denoiser), Pin(empty_context().expand(2, -1, -1)))
-    with pytest.raises(InputError, match="is pinned"):
+    with pytest.raises(InputError, match="pinned source"):
         replace(PRESETS["paper"], unshared=True)
     with pytest.raises(InputError, match="photo's own guidance"):
         replace(null, pin=Pin(empty_context()[None], torch.zeros(3, 1, 4, 8, 8)))
