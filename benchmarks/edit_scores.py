@@ -1,0 +1,98 @@
+"""How good an edited picture is, inside and outside of what may change, by measures that need no download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
+
+from nullinv_core.demo.judge import is_right
+from nullinv_core.images import psnr
+
+from .edit_cases import EditTask
+
+BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Weights of MS-SSIM's scales (Wang et al. 2003); pictures too small for all of them use the first ones."""
+KERNEL = 11
+"""Side of SSIM's window."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How like a reference a picture is over a region: PSNR in dB, SSIM and MS-SSIM up to 1."""
+
+    psnr: float
+    ssim: float
+    ms_ssim: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of an edited picture.
+
+    ``kept``: to the source, where nothing may change; None where everything may. ``changed``: to the true edit, where
+    it may; None where nobody knows that. ``gain``: by how many dB the edit is nearer to the truth there than the source
+    is. ``right``: whether the judge sees the asked scene; None without one.
+    """
+
+    kept: Likeness | None
+    changed: Likeness | None
+    gain: float | None
+    right: bool | None
+
+
+def scores(edited: np.ndarray, task: EditTask) -> Scores:
+    """Scores of a picture (H, W, 3) in 0…1."""
+    changes, truth = task.changes, task.truth
+    kept = likeness(edited, task.source, ~changes)
+    right = None if task.target is None else is_right(edited, task.target)
+    if truth is None:
+        return Scores(kept, None, None, right)
+    gain = psnr(edited, truth, changes) - psnr(task.source, truth, changes)
+    return Scores(kept, likeness(edited, truth, changes), gain, right)
+
+
+def scores_from(record: dict[str, Any]) -> Scores:
+    """Scores that were kept as JSON."""
+    kept, changed = (None if record[key] is None else Likeness(**record[key]) for key in ("kept", "changed"))
+    return Scores(kept, changed, record["gain"], record["right"])
+
+
+def likeness(picture: np.ndarray, reference: np.ndarray, region: np.ndarray) -> Likeness | None:
+    """How like its reference a picture is over a region, bool (H, W); None where that is empty."""
+    if not region.any():
+        return None
+    # in float32 SSIM's variances of flat colours are rounding noise
+    a, b = (torch.from_numpy(np.array(x, np.float64)).movedim(-1, 0)[None] for x in (picture, reference))
+    _, each = structural_similarity_index_measure(a, b, data_range=1.0, kernel_size=KERNEL, return_full_image=True)
+    # MS-SSIM has no map: outside of the region the reference stands in for both
+    inside = torch.where(torch.from_numpy(region), a, b)
+    scales = BETAS[: most_scales(min(region.shape))]
+    betas = tuple(weight / sum(scales) for weight in scales)
+    multiscale = multiscale_structural_similarity_index_measure(
+        inside, b, data_range=1.0, kernel_size=KERNEL, betas=betas
+    )
+    return Likeness(psnr(picture, reference, region), float(each[0].mean(0).numpy()[region].mean()), float(multiscale))
+
+
+def most_scales(side: int) -> int:
+    """How many halvings of a picture still hold SSIM's window."""
+    scales = 1
+    while scales < len(BETAS) and side // 2**scales > KERNEL:
+        scales += 1
+    return scales
+
+
+def interval(values: list[float], seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
+    """Mean with its 95 % bootstrap interval: (mean, low, high)."""
+    sample = np.asarray(values, np.float64)
+    rng = np.random.default_rng(seed)
+    means = sample[rng.integers(len(sample), size=(draws, len(sample)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(sample.mean()), float(low), float(high)

@@ -1,0 +1,89 @@
+"""PIE-Bench's own folder (Ju et al. 2023, arXiv 2310.01506) as tasks of the edit benchmark.
+
+``mapping_file.json`` names for each picture its file under ``annotation_images/``, both prompts, the words that local
+blend goes by, and a mask as pairs of start and length over the flattened 512×512 picture.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nullinv_core import EditSettings, InputError
+from nullinv_core.images import load_image
+
+from .edit_cases import EditTask
+
+SIDE = 512
+"""Pixels of the pictures that the masks were drawn on."""
+KINDS = (
+    "random", "change object", "add object", "delete object", "change content", "change pose", "change colour",
+    "change material", "change background", "change style",
+)  # fmt: skip
+"""By the dataset's ``editing_type_id``."""
+CROSS, SELF, STRENGTH = 0.4, 0.6, 2.0
+"""Replace windows and the weight of the new word with which the published rows were made."""
+
+
+def pie_tasks(folder: Path) -> Iterator[EditTask]:
+    """The edits of a PIE-Bench folder, in its order. Raises InputError for a folder of another layout."""
+    file = folder / "mapping_file.json"
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f'"{file}" cannot be read as PIE-Bench\'s mapping file ({error})') from error
+    if not isinstance(entries, dict):
+        raise InputError(f'"{file}" does not map names to pictures, as PIE-Bench\'s mapping file does')
+    for name, entry in entries.items():
+        try:
+            yield _task(folder / "annotation_images", str(name), entry)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(f'entry "{name}" of "{file}" is not one of PIE-Bench ({error!r})') from error
+
+
+def _task(pictures: Path, name: str, entry: dict[str, Any]) -> EditTask:
+    path = (pictures / entry["image_path"]).resolve()
+    if not path.is_relative_to(pictures.resolve()) or os.sep in name:
+        raise ValueError(f"{entry['image_path']} lies outside of annotation_images")
+    source_prompt, edit_prompt = (
+        entry[key].replace("[", "").replace("]", "") for key in ("original_prompt", "editing_prompt")
+    )
+    # the word of the source, then that of the edit; a few entries name one that is in neither prompt
+    words = entry["blended_word"].split()
+    known = [word for word in words if word in source_prompt.split() + edit_prompt.split()]
+    return EditTask(
+        name=name,
+        kind=KINDS[int(entry["editing_type_id"])],
+        source=load_image(path, SIDE)[0].numpy(),
+        source_prompt=source_prompt,
+        edit_prompt=edit_prompt,
+        changes=decode_mask(entry["mask"]),
+        settings=EditSettings(
+            mode="refine",
+            cross_replace=CROSS,
+            self_replace=SELF,
+            weights={word: STRENGTH for word in words[1:] if word in edit_prompt.split()},
+            blend=known,
+        ),
+    )
+
+
+def decode_mask(runs: list[int], side: int = SIDE) -> np.ndarray:
+    """Where an edit may change a picture: bool (side, side). The border counts as changed, as the dataset's scores do.
+
+    ``runs``: start and length, start and length, … over the flattened picture. Raises ValueError for any outside of it.
+    """
+    starts, lengths = np.asarray(runs[0::2], np.int64), np.asarray(runs[1::2], np.int64)
+    if len(starts) != len(lengths) or (starts < 0).any() or (lengths < 0).any() or (starts > side * side).any():
+        raise ValueError("its mask is not made of starts and lengths inside the picture")
+    mask = np.zeros(side * side, bool)
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        mask[start : start + length] = True
+    picture = mask.reshape(side, side)
+    picture[[0, -1], :] = picture[:, [0, -1]] = True
+    return picture
