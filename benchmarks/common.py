@@ -48,6 +48,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def known_records(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an earlier run that was stopped; starts the file where there is none. Its first line are the settings."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    if json.loads(first) != settings:
+        raise SystemExit(f"{path} holds rows of a run with {first}; remove it, or write elsewhere with --out")
+    return [json.loads(line) for line in lines]
+
+
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nullinv_core import NullEmbeddings, Schedule, Trajectory, edit, invert, plan_edit, reconstruct
 from nullinv_core.backends.diffusers import DiffusersModel
+from nullinv_core.demo.run import EDIT_GUIDANCE, PLAIN_EDIT_GUIDANCE
 from nullinv_core.inversion import InversionMethod
 from nullinv_core.presets import PRESETS, PresetName, embed
 from nullinv_core.prompt_to_prompt.attention import batch_edits
@@ -69,19 +70,20 @@ def prompt_to_prompt(preset: PresetName) -> Method:
     """Ours: a preset's embeddings, then Prompt-to-Prompt."""
 
     def run(photo: Photo, guidance: float) -> Tensor:
-        null = photo.null(preset, guidance)
-        trajectory = photo.trajectory(PRESETS[preset].inversion)
-        batch = batch_edits([[photo.plan]])
-        return edit(photo.model.denoiser, trajectory, null, photo.edited[None], batch, guidance).latents[0]
+        return _edited(photo, PRESETS[preset].inversion, photo.null(preset, guidance), guidance)
 
     return run
 
 
 def ddim_prompt_to_prompt(photo: Photo, guidance: float) -> Tensor:
     """DDIM inversion, then Prompt-to-Prompt under the empty prompt (Hertz et al. 2022, section 4)."""
+    return _edited(photo, "ddim", photo.empty[0], guidance)
+
+
+def _edited(photo: Photo, inversion: InversionMethod, null: NullEmbeddings | Tensor, guidance: float) -> Tensor:
     batch = batch_edits([[photo.plan]])
-    trajectory = photo.trajectory("ddim")
-    return edit(photo.model.denoiser, trajectory, photo.empty[0], photo.edited[None], batch, guidance).latents[0]
+    trajectory = photo.trajectory(inversion)
+    return edit(photo.model.denoiser, trajectory, null, photo.edited[None], batch, guidance).latents[0]
 
 
 def ddim_prompt_swap(photo: Photo, guidance: float) -> Tensor:
@@ -102,23 +104,25 @@ def sdedit(strength: float) -> Method:
         steps = round(strength * STEPS)
         whole = photo.schedule
         schedule = Schedule(whole.timesteps[:steps], whole.alphas_cumprod[: steps + 1])
-        # one seed for all photos: every method starts a photo from the same noise in each run
-        noise = torch.randn(photo.latents.shape, generator=torch.Generator().manual_seed(0)).to(photo.latents)
-        noisy = schedule.alphas_cumprod[-1] ** 0.5 * photo.latents
-        noisy = noisy + (1 - schedule.alphas_cumprod[-1]) ** 0.5 * noise
-        latents = noisy.expand(steps + 1, *noisy.shape)
-        return reconstruct(
-            photo.model.denoiser, Trajectory(latents, photo.edited, schedule), photo.empty[0], guidance
-        )  # fmt: skip
+        alpha = schedule.alphas_cumprod[-1]
+        noisy = alpha**0.5 * photo.latents + (1 - alpha) ** 0.5 * _noise(photo)
+        return _sampled(photo, noisy, schedule, guidance)
 
     return run
 
 
 def from_noise(photo: Photo, guidance: float) -> Tensor:
     """The other prompt from random noise: the floor."""
-    noise = torch.randn(photo.latents.shape, generator=torch.Generator().manual_seed(0)).to(photo.latents)
-    latents = noise.expand(STEPS + 1, *noise.shape)
-    trajectory = Trajectory(latents, photo.edited, photo.schedule)
+    return _sampled(photo, _noise(photo), photo.schedule, guidance)
+
+
+def _noise(photo: Photo) -> Tensor:
+    # one seed for all photos: a run gives the same pictures whichever methods and photos it leaves out
+    return torch.randn(photo.latents.shape, generator=torch.Generator().manual_seed(0)).to(photo.latents)
+
+
+def _sampled(photo: Photo, noisy: Tensor, schedule: Schedule, guidance: float) -> Tensor:
+    trajectory = Trajectory(noisy.expand(schedule.steps + 1, *noisy.shape), photo.edited, schedule)
     return reconstruct(photo.model.denoiser, trajectory, photo.empty[0], guidance)
 
 
@@ -128,17 +132,17 @@ def unchanged(photo: Photo, guidance: float) -> Tensor:
 
 
 METHODS: dict[str, tuple[Method, float]] = {
-    "fast": (prompt_to_prompt("fast"), 2.0),
-    "paper": (prompt_to_prompt("paper"), 1.5),
-    "direct": (prompt_to_prompt("direct"), 1.5),
-    "negative-prompt": (prompt_to_prompt("negative-prompt"), 1.5),
-    "DDIM + P2P": (ddim_prompt_to_prompt, 1.5),
-    "DDIM + prompt": (ddim_prompt_swap, 1.5),
-    "null-text + prompt": (null_text_prompt_swap, 1.5),
+    "fast": (prompt_to_prompt("fast"), EDIT_GUIDANCE),
+    "paper": (prompt_to_prompt("paper"), PLAIN_EDIT_GUIDANCE),
+    "direct": (prompt_to_prompt("direct"), PLAIN_EDIT_GUIDANCE),
+    "negative-prompt": (prompt_to_prompt("negative-prompt"), PLAIN_EDIT_GUIDANCE),
+    "DDIM + P2P": (ddim_prompt_to_prompt, PLAIN_EDIT_GUIDANCE),
+    "DDIM + prompt": (ddim_prompt_swap, PLAIN_EDIT_GUIDANCE),
+    "null-text + prompt": (null_text_prompt_swap, PLAIN_EDIT_GUIDANCE),
     "SDEdit 0.4": (sdedit(0.4), 3.0),
     "SDEdit 0.6": (sdedit(0.6), 3.0),
     "SDEdit 0.8": (sdedit(0.8), 3.0),
     "random noise": (from_noise, 3.0),
     "unchanged": (unchanged, 1.0),
 }
-"""By name: how, and at which guidance the demo model does it best (chosen on other scenes)."""
+"""By name: how, and at which guidance. That of SDEdit and noise was not tuned yet."""

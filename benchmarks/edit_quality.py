@@ -22,7 +22,7 @@ import numpy as np
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.images import save_image
 
-from .common import RESULTS, environment, write_json
+from .common import RESULTS, environment, known_records, write_json
 from .edit_cases import EditTask, scene_task
 from .edit_methods import METHODS, photo_of
 from .edit_report import Row, by_kind, by_method, picture_of, plot, sheet
@@ -35,18 +35,6 @@ PIE_GUIDANCE = 7.5
 """At which the published table of PIE-Bench was made."""
 SHOWN = 12
 """Scenes on the picture sheet, drawn at random."""
-
-
-def known_rows(path: Path, settings: dict[str, Any]) -> list[Row]:
-    """Rows of an earlier run that was stopped; starts the file where there is none. Its first line are the settings."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
-    first, *lines = path.read_text(encoding="utf-8").splitlines()
-    if json.loads(first) != settings:
-        raise SystemExit(f"{path} holds rows of a run with {first}; remove it, or write elsewhere with --out")
-    records = [json.loads(line) for line in lines]
-    return [Row(**{**record, "scores": scores_from(record["scores"])}) for record in records]
 
 
 def write_report(out: Path, rows: Sequence[Row], about: dict[str, Any]) -> str:
@@ -86,7 +74,7 @@ def main() -> None:
         "model": options.model, "device": options.device,
     }  # fmt: skip
     kept = options.out / "edit_quality.jsonl"
-    rows = known_rows(kept, settings)
+    rows = [Row(**{**r, "scores": scores_from(r["scores"])}) for r in known_records(kept, settings)]
     done = {(row.method, row.task) for row in rows}
     names = set()
     for task in known if known is not None else map(scene_task, seeds):

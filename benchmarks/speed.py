@@ -33,7 +33,7 @@ from nullinv_core.prompt_to_prompt.attention import batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
 
 from . import full_size
-from .common import RESULTS, dense_edit, environment, markdown_table, now, write_json
+from .common import RESULTS, dense_edit, environment, known_records, markdown_table, now, write_json
 
 PEER_GUIDANCE = 7.5
 """Written into the peer's functions."""
@@ -277,17 +277,6 @@ def plot(rows: list[Row], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def known_rows(path: Path, settings: dict[str, Any]) -> list[Row]:
-    """Rows of an earlier run that was stopped; starts the file where there is none. Its first line are the settings."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
-    first, *lines = path.read_text(encoding="utf-8").splitlines()
-    if json.loads(first) != settings:
-        raise SystemExit(f"{path} holds rows of a run with {first}; remove it, or write elsewhere with --out")
-    return [_row(json.loads(line)) for line in lines]
-
-
 def _row(record: dict[str, Any]) -> Row:
     edits = {name: EditFigures(**record[name]) for name in ("edit", "strong_edit") if record[name]}
     return Row(**{**record, **edits})
@@ -336,7 +325,7 @@ def main() -> None:
     guidances = {"guidance": options.guidance, "edit_guidance": options.edit_guidance}
     settings = {**guidances, "first_seed": options.first_seed, "device": options.device, "model": options.model}
     kept = out.with_suffix(".jsonl")
-    rows = known_rows(kept, settings)
+    rows = [_row(record) for record in known_records(kept, settings)]
     done = {(row.method, row.seed) for row in rows}
     for number, seed in enumerate(range(options.first_seed, options.first_seed + options.scenes)):
         for name, run in methods.items():
