@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nullinv_core import EditSettings
 from nullinv_core.demo.run import edit_settings
-from nullinv_core.demo.scenes import EDITS, Scene, render, sample_edit
+from nullinv_core.demo.scenes import DIRECTIONS, EDITS, EditCase, Scene, dilate, render, sample_edit
 
-REWEIGHT = "reweight"
+REWEIGHT, REWEIGHTED = "reweight", "background-texture"
+"""A new texture whose word counts more than it would."""
 KINDS = (*EDITS, REWEIGHT)
-WEIGHT = -2.0
-"""Of the texture's word, where its weight alone takes the texture away."""
+WEIGHT = 2.0
+PLACES = 8
+"""Places in a period, along either axis, at which a new texture is looked for."""
 
 
 @dataclass(frozen=True)
 class EditTask:
     """One edit of one picture.
 
-    ``source``: (H, W, 3) in 0…1. ``changes``: bool (H, W), where a right edit may change it. ``truth``: the right
-    answer, None where nobody knows it. ``target``: the scene that a right answer shows, likewise. ``settings``: how
-    Prompt-to-Prompt is asked for it.
+    ``source``: (H, W, 3) in 0…1. ``changes``: bool (H, W), where a right edit may change it. ``truths``: the right
+    answers, several where the prompt leaves one open, none where nobody knows. ``target``: the scene that a right
+    answer shows, likewise. ``settings``: how Prompt-to-Prompt is asked for it.
     """
 
     name: str
@@ -32,25 +34,40 @@ class EditTask:
     edit_prompt: str
     changes: np.ndarray
     settings: EditSettings
-    truth: np.ndarray | None = None
+    truths: tuple[np.ndarray, ...] = ()
     target: Scene | None = None
 
 
 def scene_task(seed: int) -> EditTask:
     """The edit of a seed; kinds take turns."""
     kind = KINDS[seed % len(KINDS)]
-    case = sample_edit(seed, "remove-texture" if kind == REWEIGHT else kind)
-    settings, prompt = edit_settings(case), case.target.caption
+    case = sample_edit(seed, REWEIGHTED if kind == REWEIGHT else kind)
+    settings = edit_settings(case)
     if kind == REWEIGHT:
-        settings, prompt = EditSettings(weights={case.source.background.texture: WEIGHT}), case.source.caption
+        settings = replace(settings, weights={case.target.background.texture: WEIGHT})
+    source, truths = render(case.source), right_answers(case)
+    differs = np.any([np.abs(source - truth).max(-1) > 0.5 / 255 for truth in truths], axis=0)
     return EditTask(
         name=str(seed),
         kind=kind,
-        source=render(case.source),
+        source=source,
         source_prompt=case.source.caption,
-        edit_prompt=prompt,
-        changes=case.mask,
+        edit_prompt=case.target.caption,
+        changes=dilate(differs, 2),
         settings=settings,
-        truth=render(case.target),
+        truths=truths,
         target=case.target,
     )
+
+
+def right_answers(case: EditCase) -> tuple[np.ndarray, ...]:
+    """Pictures (128, 128, 3) that answer an edit, the generator's own first: a new texture may lie anywhere."""
+    target, ground = case.target, case.target.background
+    answers = [render(target)]
+    if ground.texture not in ("plain", case.source.background.texture):
+        shifts = np.arange(PLACES) / PLACES
+        striped = ground.texture == "striped"
+        for angle in DIRECTIONS if striped else DIRECTIONS[:2]:
+            for phase in ((u, v) for u in shifts for v in (shifts[:1] if striped else shifts)):
+                answers.append(render(replace(target, background=replace(ground, angle=angle, phase=phase))))
+    return tuple(answers)

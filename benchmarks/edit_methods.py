@@ -131,8 +131,9 @@ def unchanged(photo: Photo, guidance: float) -> Tensor:
     return photo.latents
 
 
+DEFAULT = "fast"
 METHODS: dict[str, tuple[Method, float]] = {
-    "fast": (prompt_to_prompt("fast"), EDIT_GUIDANCE),
+    DEFAULT: (prompt_to_prompt("fast"), EDIT_GUIDANCE),
     "paper": (prompt_to_prompt("paper"), PLAIN_EDIT_GUIDANCE),
     "direct": (prompt_to_prompt("direct"), PLAIN_EDIT_GUIDANCE),
     "negative-prompt": (prompt_to_prompt("negative-prompt"), PLAIN_EDIT_GUIDANCE),

@@ -1,9 +1,11 @@
 """Edits with a known answer, ours and every other way: ``python -m benchmarks.edit_quality --scenes 100 --out DIR``.
 
 Held-out scenes take turns through eight kinds of edit; prompts, true answers and masks come from their generator. All
-methods run on the same weights and pictures. A row a method and scene is kept in ``edit_quality.jsonl``, its picture
-beside it, and the same command goes on where it stopped; tables, plot and picture sheet are written at the end. With
-``--pie-bench FOLDER --model FOLDER`` the pictures are those of PIE-Bench (Ju et al. 2023), without true edits.
+methods run on the same weights and pictures, and each picture is scored twice: as decoded, and with the photo's own
+pixels where it hardly differs. Rows are kept in ``edit_quality.jsonl``, pictures beside it, and the same command goes
+on where it stopped; ``--part 1/2`` and ``--part 2/2`` may run side by side. Tables, plot and picture sheet are written
+at the end. With ``--pie-bench FOLDER --model FOLDER`` the pictures are those of PIE-Bench (Ju et al. 2023), whose true
+edits nobody knows.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from nullinv_core.backends.diffusers import load_model
+from nullinv_core import keep_photo
+from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.images import save_image
 
 from .common import RESULTS, environment, known_records, write_json
 from .edit_cases import EditTask, scene_task
-from .edit_methods import METHODS, photo_of
-from .edit_report import Row, by_kind, by_method, picture_of, plot, sheet
+from .edit_methods import DEFAULT, METHODS, Photo, photo_of
+from .edit_report import Row, by_kind, by_method, named, picture_of, plot, sheet
 from .edit_scores import scores, scores_from
 from .pie_bench import pie_tasks
 
@@ -39,14 +43,35 @@ SHOWN = 12
 
 def write_report(out: Path, rows: Sequence[Row], about: dict[str, Any]) -> str:
     """Write rows, tables, plot and sheet to a folder; returns the tables."""
-    methods, tasks = list(dict.fromkeys(r.method for r in rows)), list(dict.fromkeys(r.task for r in rows))
-    tables = by_method(rows) + "\n\n" + by_kind(rows)
-    write_json(out / "edit_quality.json", {**about, "rows": [asdict(row) for row in rows]})
+    shown = [row for row in rows if row.photo_kept == (row.method == DEFAULT)]
+    decoded = [row for row in rows if row.method == DEFAULT and not row.photo_kept]
+    also = [row for row in rows if row.photo_kept]
+    parts = [by_method(shown + decoded), by_kind(shown), "With the photo's own pixels, every method:", by_method(also)]
+    tables = "\n\n".join(parts)
+    write_json(out / "edit_quality.json", about)
     (out / "edit_quality.md").write_text(tables + "\n", encoding="utf-8")
-    plot(rows, out / "edit_quality.png")
+    plot(shown + decoded, out / "edit_quality.png")
+    methods, tasks = list(dict.fromkeys(map(named, shown))), list(dict.fromkeys(r.task for r in rows))
     chosen = np.random.default_rng(0).permutation(len(tasks))[:SHOWN]
     sheet(out, [tasks[i] for i in sorted(chosen)], methods, out / "edit_quality_pictures.png")
     return tables
+
+
+def run_method(model: DiffusersModel, photo: Photo, name: str, guidance: float | None, out: Path) -> list[Row]:
+    """A method's rows on a photo, as decoded and with the photo's own pixels; its pictures go to ``out``."""
+    method, suited = METHODS[name]
+    task, used = photo.task, guidance or suited
+    started = time.perf_counter()
+    edited = model.decode(method(photo, used))
+    seconds = time.perf_counter() - started
+    source = torch.from_numpy(task.source)[None]
+    pictures = {False: edited, True: keep_photo(source, edited, model.decode(photo.latents))[0]}
+    rows = []
+    for photo_kept, picture in pictures.items():
+        array = picture[0].cpu().numpy()
+        rows.append(Row(name, photo_kept, task.name, task.kind, used, seconds, scores(array, task)))
+        _keep(out, task, named(rows[-1]), array)
+    return rows
 
 
 def main() -> None:
@@ -57,6 +82,7 @@ def main() -> None:
     parser.add_argument("--pie-bench", type=Path, help="PIE-Bench's folder, in place of scenes")
     parser.add_argument("--methods", help="some of them, separated by commas")
     parser.add_argument("--guidance", type=float, help="one for all methods; by default the one that suits each")
+    parser.add_argument("--part", default="1/1", help="2/3: the second of three runs that share the work; no report")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -64,8 +90,10 @@ def main() -> None:
     wanted = options.methods.split(",") if options.methods else list(METHODS)
     if set(wanted) - set(METHODS):
         parser.error(f"methods are {', '.join(METHODS)}; not {', '.join(sorted(set(wanted) - set(METHODS)))}")
+    part, parts = map(int, options.part.split("/"))
     seeds = range(options.first_seed, options.first_seed + options.scenes)
     known = None if options.pie_bench is None else list(islice(pie_tasks(options.pie_bench), options.scenes))
+    names = list(map(str, seeds)) if known is None else [task.name for task in known]
     if known is not None and options.guidance is None:
         options.guidance = PIE_GUIDANCE
     model = load_model(options.model, options.device)
@@ -74,32 +102,30 @@ def main() -> None:
         "model": options.model, "device": options.device,
     }  # fmt: skip
     kept = options.out / "edit_quality.jsonl"
-    rows = [Row(**{**r, "scores": scores_from(r["scores"])}) for r in known_records(kept, settings)]
-    done = {(row.method, row.task) for row in rows}
-    names = set()
-    for task in known if known is not None else map(scene_task, seeds):
-        names.add(task.name)
-        missing = [name for name in wanted if (name, task.name) not in done]
+    done = {(row.method, row.task) for row in _rows(kept, settings)}
+    for index in range(part - 1, len(names), parts):
+        missing = [name for name in wanted if (name, names[index]) not in done]
         if not missing:
             continue
+        task = scene_task(seeds[index]) if known is None else known[index]
         photo = photo_of(model, task)
         _keep(options.out, task, "source", task.source)
-        if task.truth is not None:
-            _keep(options.out, task, "truth", task.truth)
+        if task.truths:
+            _keep(options.out, task, "truth", task.truths[0])
         for name in missing:
-            method, suited = METHODS[name]
-            guidance = options.guidance or suited
-            started = time.perf_counter()
-            edited = model.decode(method(photo, guidance))[0].cpu().numpy()
-            seconds = time.perf_counter() - started
-            _keep(options.out, task, name, edited)
-            rows.append(Row(name, task.name, task.kind, guidance, seconds, scores(edited, task)))
+            rows = run_method(model, photo, name, options.guidance, options.out)
             with kept.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(rows[-1])) + "\n")
-            print(f"{task.name} {task.kind:18s} {name:20s} {rows[-1].scores}", flush=True)
-    rows = [row for row in rows if row.method in wanted and row.task in names]
-    rows.sort(key=lambda row: (list(METHODS).index(row.method), row.task))
+                file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+            print(f"{task.name} {task.kind:18s} {name:20s} {rows[0].scores}", flush=True)
+    if parts > 1:
+        return
+    rows = [row for row in _rows(kept, settings) if row.method in wanted and row.task in names]
+    rows.sort(key=lambda row: (list(METHODS).index(row.method), row.photo_kept, row.task))
     print(write_report(options.out, rows, {**environment(), **settings}))
+
+
+def _rows(path: Path, settings: dict[str, Any]) -> list[Row]:
+    return [Row(**{**r, "scores": scores_from(r["scores"])}) for r in known_records(path, settings)]
 
 
 def _keep(out: Path, task: EditTask, name: str, picture: np.ndarray) -> None:

@@ -7,25 +7,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    structural_similarity_index_measure,
-)
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from nullinv_core.demo.judge import is_right
-from nullinv_core.images import psnr
+from nullinv_core.images import psnr, ssim
 
 from .edit_cases import EditTask
 
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of MS-SSIM's scales (Wang et al. 2003); pictures too small for all of them use the first ones."""
 KERNEL = 11
-"""Side of SSIM's window."""
+"""Side of MS-SSIM's window."""
+BEST = 60.0
+"""dB that equal regions count as, so that they have a mean; rounding to 8 bits alone makes 59."""
+STAYED = 24.0
+"""dB to the source where nothing may change, below which something else did: the smallest and palest object of a scene,
+moved aside, leaves 23."""
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like a reference a picture is over a region: PSNR in dB, SSIM and MS-SSIM up to 1."""
+    """How like a reference a picture is over a region: PSNR in dB up to ``BEST``, SSIM and MS-SSIM up to 1."""
 
     psnr: float
     ssim: float
@@ -38,39 +40,47 @@ class Scores:
 
     ``kept``: to the source, where nothing may change; None where everything may. ``changed``: to the true edit, where
     it may; None where nobody knows that. ``gain``: by how many dB the edit is nearer to the truth there than the source
-    is. ``right``: whether the judge sees the asked scene; None without one.
+    is. ``asked``: whether the judge, who looks at no place or size, sees the asked scene; None without one. ``right``:
+    whether he does and all else stayed as well, within ``STAYED``.
     """
 
     kept: Likeness | None
     changed: Likeness | None
     gain: float | None
+    asked: bool | None
     right: bool | None
 
 
 def scores(edited: np.ndarray, task: EditTask) -> Scores:
     """Scores of a picture (H, W, 3) in 0…1."""
-    changes, truth = task.changes, task.truth
+    changes = task.changes
     kept = likeness(edited, task.source, ~changes)
-    right = None if task.target is None else is_right(edited, task.target)
-    if truth is None:
-        return Scores(kept, None, None, right)
-    gain = psnr(edited, truth, changes) - psnr(task.source, truth, changes)
-    return Scores(kept, likeness(edited, truth, changes), gain, right)
+    asked = None if task.target is None else is_right(edited, task.target)
+    right = asked and (kept is None or kept.psnr >= STAYED)
+    if not task.truths:
+        return Scores(kept, None, None, asked, right)
+    changed = likeness(edited, nearest_truth(edited, task), changes)
+    none = psnr(task.source, nearest_truth(task.source, task), changes)
+    return Scores(kept, changed, None if changed is None else changed.psnr - none, asked, right)
+
+
+def nearest_truth(picture: np.ndarray, task: EditTask) -> np.ndarray:
+    """The right answer that a picture is nearest to, where it may change."""
+    errors = [float(((picture - truth)[task.changes] ** 2).sum()) for truth in task.truths]
+    return task.truths[int(np.argmin(errors))]
 
 
 def scores_from(record: dict[str, Any]) -> Scores:
     """Scores that were kept as JSON."""
     kept, changed = (None if record[key] is None else Likeness(**record[key]) for key in ("kept", "changed"))
-    return Scores(kept, changed, record["gain"], record["right"])
+    return Scores(kept, changed, record["gain"], record["asked"], record["right"])
 
 
 def likeness(picture: np.ndarray, reference: np.ndarray, region: np.ndarray) -> Likeness | None:
     """How like its reference a picture is over a region, bool (H, W); None where that is empty."""
     if not region.any():
         return None
-    # in float32 SSIM's variances of flat colours are rounding noise
-    a, b = (torch.from_numpy(np.array(x, np.float64)).movedim(-1, 0)[None] for x in (picture, reference))
-    _, each = structural_similarity_index_measure(a, b, data_range=1.0, kernel_size=KERNEL, return_full_image=True)
+    a, b = (torch.from_numpy(np.array(x, np.float32)).movedim(-1, 0)[None] for x in (picture, reference))
     # MS-SSIM has no map: outside of the region the reference stands in for both
     inside = torch.where(torch.from_numpy(region), a, b)
     scales = BETAS[: most_scales(min(region.shape))]
@@ -78,7 +88,8 @@ def likeness(picture: np.ndarray, reference: np.ndarray, region: np.ndarray) -> 
     multiscale = multiscale_structural_similarity_index_measure(
         inside, b, data_range=1.0, kernel_size=KERNEL, betas=betas
     )
-    return Likeness(psnr(picture, reference, region), float(each[0].mean(0).numpy()[region].mean()), float(multiscale))
+    near = min(BEST, psnr(picture, reference, region))
+    return Likeness(near, ssim(picture, reference, region), float(multiscale))
 
 
 def most_scales(side: int) -> int:

@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .edit import P2PEdit, P2PEditSampler
 from .inversion import DDIMInvert, NullTextOptimize
+from .keep import KeepPhoto
 from .photo import EditPhoto
 from .sampling import ApplyNullText, NullTextGuider
 from .show import AttentionMaps
@@ -20,6 +21,7 @@ NODES: list[type[io.ComfyNode]] = [
     NullTextGuider,
     ApplyNullText,
     AttentionMaps,
+    KeepPhoto,
     SaveInversion,
     LoadInversion,
     LoadDiffusersModel,

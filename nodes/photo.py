@@ -37,8 +37,8 @@ class EditPhoto(io.ComfyNode):
                              tooltip="Shorter side in pixels: what the model was trained at (demo model: 128)."),
                 io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more exactly."),
                 io.Float.Input("cfg", default=7.5, min=1.0, max=30.0, step=0.1, tooltip="Guidance."),
-                io.Boolean.Input("keep_pixels", default=False, tooltip="Outside of the blend mask keep the photo's own "
-                                 "pixels."),
+                io.Boolean.Input("keep_pixels", default=True, tooltip="Keep the photo's own pixels wherever the edit "
+                                 "hardly differs from it."),
             ],
             outputs=[
                 io.Image.Output(display_name="edited", tooltip="The edited photo."),

@@ -11,6 +11,7 @@ from .denoiser import AttentionControl, Counted, Denoiser
 from .editing import EditResult, edit, reconstruct
 from .errors import InputError, NonFiniteError
 from .inversion import invert
+from .keeping import keep_photo
 from .null_text import PAPER, NullTextSettings, optimize_null_text
 from .presets import PRESETS, Recipe, embed
 from .prompt_to_prompt.attention import batch_edits
@@ -45,6 +46,7 @@ __all__ = [
     "edit",
     "embed",
     "invert",
+    "keep_photo",
     "leading_schedule",
     "load_inversion",
     "optimize_null_text",

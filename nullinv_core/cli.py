@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,6 +21,8 @@ from .errors import InputError, NonFiniteError
 from .files import check_writable
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .backends.diffusers import DiffusersModel
     from .store import Inversion
     from .types import Callback, Event, NullEmbeddings
@@ -246,6 +249,11 @@ def edit(
     ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance; 0: what the inversion was optimized for.")] = 0.0,
     save_attention: Annotated[Path | None, typer.Option(help="Folder for a heat map per word.")] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="The photo: its own pixels stay where the edit hardly differs; tells how much was kept."),
+    ] = None,
+    keep_photo: Annotated[bool, typer.Option(help="With --reference: keep the photo's own pixels.")] = True,
     model: OtherModel = "",
     device: Device = "",
     dtype: OtherDtype = None,
@@ -254,7 +262,8 @@ def edit(
     """Edit the picture: say what it shall show instead."""
     from .editing import edit as run_edit
     from .figures import word_maps
-    from .images import save_image, save_pil
+    from .images import load_image, save_image, save_pil
+    from .keeping import keep_photo as kept_photo
     from .prompt_to_prompt.attention import batch_edits
     from .prompt_to_prompt.edit import EditSettings, plan_edits
     from .schedule import check_guidance
@@ -286,9 +295,12 @@ def edit(
     if save_attention is not None and result.maps is None:
         raise InputError("the model has no cross-attention of the size that maps are read at; leave --save-attention")
     pictures = loaded.decode(result.latents[0])
-    for path, picture in zip(_numbered(out, len(prompts)), pictures, strict=True):
+    photo = None if reference is None else load_image(reference, pictures.shape[1]).to(pictures)
+    if photo is not None and keep_photo:
+        pictures, _ = kept_photo(photo, pictures, loaded.decode(stored.trajectory.clean))
+    for path, picture, mask in zip(_numbered(out, len(prompts)), pictures, result.mask[0], strict=True):
         save_image(picture, path)
-        typer.echo(f"saved: {path}")
+        typer.echo(f"saved: {path}" + ("" if photo is None else f" ({_kept(picture, photo[0], mask)})"))
     if save_attention is not None and result.maps is not None:
         save_attention.mkdir(parents=True, exist_ok=True)
         for branch, one in enumerate([source, *prompts]):
@@ -296,6 +308,24 @@ def edit(
             name = "source" if branch == 0 else f"edit-{branch}"
             save_pil(word_maps(picture, result.maps[0, branch].cpu(), one), save_attention / f"{name}.png")
         typer.echo(f"attention: {save_attention}")
+
+
+def _kept(picture: Tensor, photo: Tensor, mask: Tensor) -> str:
+    """How well a picture (H, W, 3) keeps the photo outside of its blend mask, bool (h, w), in words."""
+    import numpy as np
+    from torch.nn.functional import interpolate
+
+    from .images import psnr, ssim
+
+    outside = ~interpolate(mask[None, None].float(), picture.shape[:2])[0, 0].bool().cpu().numpy()
+    if not outside.any():
+        return "everything may change; give --blend words for a region that may not"
+    shown, wanted = (np.round(x.cpu().numpy() * 255) / 255 for x in (picture, photo))
+    decibels = psnr(shown, wanted, outside)
+    words = f"outside of the blend mask {'equal to the photo' if np.isinf(decibels) else f'{decibels:.1f} dB'}"
+    if find_spec("torchmetrics") is None:
+        return f"{words}; for SSIM install torchmetrics"
+    return f"{words}, SSIM {ssim(shown, wanted, outside):.4f}"
 
 
 def _numbered(out: Path, count: int) -> list[Path]:

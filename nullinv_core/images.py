@@ -92,3 +92,17 @@ def psnr(image: Tensor | np.ndarray, reference: Tensor | np.ndarray, mask: np.nd
         return math.nan
     mean = float(chosen.mean())
     return math.inf if mean == 0 else -10 * math.log10(mean)
+
+
+def ssim(image: Tensor | np.ndarray, reference: Tensor | np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Structural similarity (Wang et al. 2004) of pictures (H, W, 3) in 0…1, at most 1: its mean over a mask (H, W).
+
+    Windows of 11×11 that reach into the mask count by their centre. NaN where the mask is empty. Needs torchmetrics.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    a, b = (torch.from_numpy(np.array(x, np.float32)).movedim(-1, 0)[None] for x in (image, reference))
+    _, each = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
+    values = each[0].mean(0).numpy()
+    chosen = values if mask is None else values[mask]
+    return float(chosen.mean()) if chosen.size else math.nan

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..keeping import keep_photo
 from ..presets import Recipe
 from ..prompt_to_prompt.edit import EditSettings
 from .comfy import check_model
@@ -44,7 +45,7 @@ def edit_photo(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Edited pictures (B·E, H, W, 3), and each beside its photo.
 
-    ``keep_pixels``: outside of the blend mask the photo's own pixels stay, where the autoencoder would soften them.
+    ``keep_pixels``: see ``keep_photo``.
     """
     check_model(model)
     request = plan_request(clip, source, edits, settings_of(strength, blend))
@@ -54,11 +55,10 @@ def edit_photo(
     latent = {"samples": vae.encode(photo)}
     inversion, _ = invert_latent(model, request.source_conditioning, latent, schedule, PINNED.inversion)
     inversion, _ = optimize(model, request.source_conditioning, request.empty, inversion, PINNED, guidance)
-    edited_latent, _, mask, _ = sample_edit(model, inversion, inversion, request, guidance)
+    edited_latent, _, _, _ = sample_edit(model, inversion, inversion, request, guidance)
     edited = vae.decode(edited_latent["samples"]).to(photo)
-    before = photo.repeat_interleave(len(request.prompts), 0)
     if keep_pixels:
-        region = torch.nn.functional.interpolate(mask[:, None], edited.shape[1:3], mode="bilinear").movedim(1, -1)
-        edited = before + (edited - before) * region.to(edited)
+        edited, _ = keep_photo(photo, edited, vae.decode(latent["samples"]))
+    before = photo.repeat_interleave(len(request.prompts), 0)
     gap = before.new_ones(len(before), before.shape[1], GAP, 3)
     return edited, torch.cat([before, gap, edited], 2)

@@ -1,0 +1,41 @@
+"""Keep Photo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .wires import schema
+
+
+class KeepPhoto(io.ComfyNode):
+    """The photo's own pixels where the edit hardly differs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the base class."""
+        return schema(
+            ["composite", "original pixels", "paste back"],
+            node_id="NullInvKeepPhoto",
+            display_name="Keep Photo",
+            description="Gives back the photo's own pixels wherever the edit hardly differs from it. The VAE softens "
+            "the whole picture and an edit drifts a little everywhere; neither remains.",
+            inputs=[
+                io.Image.Input("photo", tooltip="The photo that was encoded."),
+                io.Image.Input("edited", tooltip="The decoded edit, or several of one photo."),
+                io.Image.Input("reconstructed", tooltip="The decoded latent of the photo: VAE Encode, then VAE Decode. "
+                               "What the VAE does to both is so left out of the comparison."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The edit in the photo."),
+                io.Mask.Output(display_name="changed", tooltip="1: the pixel is the edit's; 0: the photo's."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, photo: Any, edited: Any, reconstructed: Any) -> Any:
+        """See the schema."""
+        from ..nullinv_core.keeping import keep_photo
+
+        return io.NodeOutput(*keep_photo(photo[..., :3], edited[..., :3], reconstructed[..., :3]))
