@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,7 @@ from .edit_cases import EditTask, scene_task
 from .edit_methods import DEFAULT, METHODS, Photo, photo_of
 from .edit_report import Row, by_kind, by_method, named, picture_of, plot, sheet
 from .edit_scores import scores, scores_from
+from .learned_scores import Measure, clip_measures, lpips_measure, structure_measure
 from .pie_bench import pie_tasks
 
 FIRST_SEED = 40_000
@@ -57,7 +58,9 @@ def write_report(out: Path, rows: Sequence[Row], about: dict[str, Any]) -> str:
     return tables
 
 
-def run_method(model: DiffusersModel, photo: Photo, name: str, guidance: float | None, out: Path) -> list[Row]:
+def run_method(
+    model: DiffusersModel, photo: Photo, name: str, guidance: float | None, out: Path, measures: Mapping[str, Measure]
+) -> list[Row]:
     """A method's rows on a photo, as decoded and with the photo's own pixels; its pictures go to ``out``."""
     method, suited = METHODS[name]
     task, used = photo.task, guidance or suited
@@ -69,7 +72,7 @@ def run_method(model: DiffusersModel, photo: Photo, name: str, guidance: float |
     rows = []
     for photo_kept, picture in pictures.items():
         array = picture[0].cpu().numpy()
-        rows.append(Row(name, photo_kept, task.name, task.kind, used, seconds, scores(array, task)))
+        rows.append(Row(name, photo_kept, task.name, task.kind, used, seconds, scores(array, task, measures)))
         _keep(out, task, named(rows[-1]), array)
     return rows
 
@@ -83,6 +86,9 @@ def main() -> None:
     parser.add_argument("--methods", help="some of them, separated by commas")
     parser.add_argument("--guidance", type=float, help="one for all methods; by default the one that suits each")
     parser.add_argument("--part", default="1/1", help="2/3: the second of three runs that share the work; no report")
+    parser.add_argument("--clip", type=Path, help="folder of a CLIP model: CLIP similarity")
+    parser.add_argument("--dino", type=Path, help="folder of DINO's ViT: structure distance")
+    parser.add_argument("--lpips", action="store_true", help="LPIPS, with torchvision's own weights")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -92,14 +98,19 @@ def main() -> None:
         parser.error(f"methods are {', '.join(METHODS)}; not {', '.join(sorted(set(wanted) - set(METHODS)))}")
     part, parts = map(int, options.part.split("/"))
     seeds = range(options.first_seed, options.first_seed + options.scenes)
-    known = None if options.pie_bench is None else list(islice(pie_tasks(options.pie_bench), options.scenes))
+    model = load_model(options.model, options.device)
+    pictures = None if options.pie_bench is None else pie_tasks(options.pie_bench, model.native_size)
+    known = None if pictures is None else list(islice(pictures, options.scenes))
     names = list(map(str, seeds)) if known is None else [task.name for task in known]
     if known is not None and options.guidance is None:
         options.guidance = PIE_GUIDANCE
-    model = load_model(options.model, options.device)
+    measures = lpips_measure(options.device) if options.lpips else {}
+    measures |= clip_measures(options.clip, options.device) if options.clip else {}
+    measures |= structure_measure(options.dino, options.device) if options.dino else {}
     settings = {
         "guidance": options.guidance, "first_seed": options.first_seed if known is None else None,
         "model": options.model, "device": options.device,
+        **({"measures": list(measures)} if measures else {}),
     }  # fmt: skip
     kept = options.out / "edit_quality.jsonl"
     done = {(row.method, row.task) for row in _rows(kept, settings)}
@@ -113,7 +124,7 @@ def main() -> None:
         if task.truths:
             _keep(options.out, task, "truth", task.truths[0])
         for name in missing:
-            rows = run_method(model, photo, name, options.guidance, options.out)
+            rows = run_method(model, photo, name, options.guidance, options.out, measures)
             with kept.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
             print(f"{task.name} {task.kind:18s} {name:20s} {rows[0].scores}", flush=True)

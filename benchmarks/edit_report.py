@@ -35,16 +35,19 @@ def named(row: Row) -> str:
 
 
 def mean_of(rows: Sequence[Row], name: str) -> tuple[float, float, float] | None:
-    """Mean of a score ("gain", "kept.psnr" …) with its interval, over the rows that have it."""
+    """Mean of a score ("gain", "kept.psnr", "learned.CLIP" …) with its interval, over the rows that have it."""
     part, _, figure = name.partition(".")
     found = [getattr(row.scores, part) for row in rows]
-    values = [float(getattr(one, figure) if figure else one) for one in found if one is not None]
-    values = [value for value in values if np.isfinite(value)]
+    if part == "learned":
+        found = [one.get(figure) for one in found]
+    elif figure:
+        found = [None if one is None else getattr(one, figure) for one in found]
+    values = [float(one) for one in found if one is not None and np.isfinite(one)]
     return interval(values) if values else None
 
 
 def by_method(rows: Sequence[Row]) -> str:
-    """One line a method: means with 95 % bootstrap intervals."""
+    """One line a method: means with 95 % bootstrap intervals, of the scores that any row has."""
     columns = {
         "as asked": ("asked", "{:.0%}"), "edits right": ("right", "{:.0%} ({:.0%}-{:.0%})"),
         "kept, dB": ("kept.psnr", "{:.1f} ({:.1f}-{:.1f})"),
@@ -52,6 +55,9 @@ def by_method(rows: Sequence[Row]) -> str:
         "changed, dB": ("changed.psnr", "{:.1f} ({:.1f}-{:.1f})"), "gain, dB": ("gain", "{:+.1f}"),
         "changed, SSIM": ("changed.ssim", "{:.3f}"), "changed, MS-SSIM": ("changed.ms_ssim", "{:.3f}"),
     }  # fmt: skip
+    learned = dict.fromkeys(name for row in rows for name in row.scores.learned)
+    columns |= {name: (f"learned.{name}", "{:.2f}") for name in learned}
+    columns = {head: (name, form) for head, (name, form) in columns.items() if mean_of(rows, name)}
     lines = []
     for method, own in grouped(rows, named).items():
         cells = [(mean_of(own, name), form) for name, form in columns.values()]

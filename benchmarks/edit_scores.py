@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from nullinv_core.demo.judge import is_right
 from nullinv_core.images import psnr, ssim
 
 from .edit_cases import EditTask
+from .learned_scores import Measure
 
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of MS-SSIM's scales (Wang et al. 2003); pictures too small for all of them use the first ones."""
@@ -41,7 +43,7 @@ class Scores:
     ``kept``: to the source, where nothing may change; None where everything may. ``changed``: to the true edit, where
     it may; None where nobody knows that. ``gain``: by how many dB the edit is nearer to the truth there than the source
     is. ``asked``: whether the judge, who looks at no place or size, sees the asked scene; None without one. ``right``:
-    whether he does and all else stayed as well, within ``STAYED``.
+    whether he does and all else stayed as well, within ``STAYED``. ``learned``: see ``learned_scores``, by name.
     """
 
     kept: Likeness | None
@@ -49,19 +51,21 @@ class Scores:
     gain: float | None
     asked: bool | None
     right: bool | None
+    learned: Mapping[str, float] = field(default_factory=dict)
 
 
-def scores(edited: np.ndarray, task: EditTask) -> Scores:
-    """Scores of a picture (H, W, 3) in 0…1."""
+def scores(edited: np.ndarray, task: EditTask, measures: Mapping[str, Measure] | None = None) -> Scores:
+    """Scores of a picture (H, W, 3) in 0…1; ``measures``: those by other networks."""
+    learned = {name: measure(edited, task) for name, measure in (measures or {}).items()}
     changes = task.changes
     kept = likeness(edited, task.source, ~changes)
     asked = None if task.target is None else is_right(edited, task.target)
     right = asked and (kept is None or kept.psnr >= STAYED)
     if not task.truths:
-        return Scores(kept, None, None, asked, right)
+        return Scores(kept, None, None, asked, right, learned)
     changed = likeness(edited, nearest_truth(edited, task), changes)
     none = psnr(task.source, nearest_truth(task.source, task), changes)
-    return Scores(kept, changed, None if changed is None else changed.psnr - none, asked, right)
+    return Scores(kept, changed, None if changed is None else changed.psnr - none, asked, right, learned)
 
 
 def nearest_truth(picture: np.ndarray, task: EditTask) -> np.ndarray:
@@ -73,7 +77,7 @@ def nearest_truth(picture: np.ndarray, task: EditTask) -> np.ndarray:
 def scores_from(record: dict[str, Any]) -> Scores:
     """Scores that were kept as JSON."""
     kept, changed = (None if record[key] is None else Likeness(**record[key]) for key in ("kept", "changed"))
-    return Scores(kept, changed, record["gain"], record["asked"], record["right"])
+    return Scores(kept, changed, record["gain"], record["asked"], record["right"], record.get("learned", {}))
 
 
 def likeness(picture: np.ndarray, reference: np.ndarray, region: np.ndarray) -> Likeness | None:

@@ -30,8 +30,11 @@ CROSS, SELF, STRENGTH = 0.4, 0.6, 2.0
 """Replace windows and the weight of the new word with which the published rows were made."""
 
 
-def pie_tasks(folder: Path) -> Iterator[EditTask]:
-    """The edits of a PIE-Bench folder, in its order. Raises InputError for a folder of another layout."""
+def pie_tasks(folder: Path, side: int = SIDE) -> Iterator[EditTask]:
+    """The edits of a PIE-Bench folder, in its order, in pictures of ``side`` pixels.
+
+    Raises InputError for a folder of another layout.
+    """
     file = folder / "mapping_file.json"
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
@@ -41,12 +44,12 @@ def pie_tasks(folder: Path) -> Iterator[EditTask]:
         raise InputError(f'"{file}" does not map names to pictures, as PIE-Bench\'s mapping file does')
     for name, entry in entries.items():
         try:
-            yield _task(folder / "annotation_images", str(name), entry)
+            yield _task(folder / "annotation_images", str(name), entry, side)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise InputError(f'entry "{name}" of "{file}" is not one of PIE-Bench ({error!r})') from error
 
 
-def _task(pictures: Path, name: str, entry: dict[str, Any]) -> EditTask:
+def _task(pictures: Path, name: str, entry: dict[str, Any], side: int) -> EditTask:
     path = (pictures / entry["image_path"]).resolve()
     if not path.is_relative_to(pictures.resolve()) or os.sep in name:
         raise ValueError(f"{entry['image_path']} lies outside of annotation_images")
@@ -56,13 +59,14 @@ def _task(pictures: Path, name: str, entry: dict[str, Any]) -> EditTask:
     # the word of the source, then that of the edit; a few entries name one that is in neither prompt
     words = entry["blended_word"].split()
     known = [word for word in words if word in source_prompt.split() + edit_prompt.split()]
+    nearest = ((np.arange(side) + 0.5) * SIDE / side).astype(np.int64)
     return EditTask(
         name=name,
         kind=KINDS[int(entry["editing_type_id"])],
-        source=load_image(path, SIDE)[0].numpy(),
+        source=load_image(path, side)[0].numpy(),
         source_prompt=source_prompt,
         edit_prompt=edit_prompt,
-        changes=decode_mask(entry["mask"]),
+        changes=decode_mask(entry["mask"])[nearest][:, nearest],
         settings=EditSettings(
             mode="refine",
             cross_replace=CROSS,

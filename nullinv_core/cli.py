@@ -283,6 +283,8 @@ def edit(
     stored, null, loaded = _reopen(inversion, model, device, dtype, config)
     if len(stored.prompts) != 1:
         raise InputError(f"this inversion holds {len(stored.prompts)} images; the command line edits one at a time")
+    side = stored.trajectory.clean.shape[-1] * loaded.factor
+    photo = None if reference is None else load_image(reference, side)
     source = loaded.prompt(stored.prompts[0])
     prompts = [loaded.prompt(text) for text in prompt]
     plans = plan_edits(source, prompts, stored.trajectory.schedule.steps, settings)
@@ -295,7 +297,6 @@ def edit(
     if save_attention is not None and result.maps is None:
         raise InputError("the model has no cross-attention of the size that maps are read at; leave --save-attention")
     pictures = loaded.decode(result.latents[0])
-    photo = None if reference is None else load_image(reference, pictures.shape[1]).to(pictures)
     if photo is not None and keep_photo:
         pictures, _ = kept_photo(photo, pictures, loaded.decode(stored.trajectory.clean))
     for path, picture, mask in zip(_numbered(out, len(prompts)), pictures, result.mask[0], strict=True):

@@ -122,7 +122,7 @@ def edit_photo(photo):
     edited = photo.add(
         None, "NullInvEditPhoto", model=photo.model, clip=photo.clip, vae=photo.vae, image=photo.image,
         source_text=photo.text, edit_text=text, strength=0.35, blend_words="", size=128 if photo.edit_text else 512,
-        steps=STEPS, cfg=photo.guidance, keep_pixels=False,
+        steps=STEPS, cfg=photo.guidance, keep_pixels=True,
     )  # fmt: skip
     photo.add("Photo and edit", "SaveImage", images=edited(1), filename_prefix="null-text/photo")
 
@@ -154,12 +154,9 @@ def add_a_word(photo):
     word = "background" if photo.edit_text else "hill"
     photo.edit(text, mode="refine", blend_words=word)
     photo.show("Edited, only where the blend word is", photo.edited(0), "added")
-    picture = photo.add(None, "VAEDecode", samples=photo.edited(0), vae=photo.vae)
-    pasted = photo.add(
-        "Keep the photo's own pixels elsewhere", "ImageCompositeMasked", destination=photo.image, source=picture(),
-        x=0, y=0, resize_source=False, mask=photo.edited(2),
-    )  # fmt: skip
-    photo.add("With the photo's own pixels", "SaveImage", images=pasted(), filename_prefix="null-text/added-pasted")
+    edited, before = (photo.add(None, "VAEDecode", samples=photo.edited(i), vae=photo.vae) for i in (0, 1))
+    kept = photo.add(None, "NullInvKeepPhoto", photo=photo.image, edited=edited(), reconstructed=before())
+    photo.add("With the photo's own pixels", "SaveImage", images=kept(0), filename_prefix="null-text/added-kept")
     mask = photo.add(None, "MaskToImage", mask=photo.edited(2))
     photo.add("Where the edit was let through", "PreviewImage", images=mask())
 
@@ -249,7 +246,8 @@ NOTES = {
     "per step it comes back. Look at both pictures, and at the loss.",
     "replace-a-word": "**Change one word.** The first text says what the photo shows, the second what it shall show. "
     "Lower *self_replace* when the shape must change. A new edit text runs the edit alone.",
-    "add-a-word": "**Add a word, keep the rest.** *blend_words* names the region that may change; the mask shows it.",
+    "add-a-word": "**Add a word, keep the rest.** *blend_words* names the region that may change; the mask shows it. "
+    "*Keep Photo* gives the photo's own pixels back wherever the edit hardly differs.",
     "reweight": "**More or less of a word:** `(word:2.5)` strengthens it, `(word:0)` or less "
     "weakens it. *cross_replace* at 1 keeps everything else.",
     "several-edits": "**Every line is an edit.** All of them run side by side, on one inversion.",

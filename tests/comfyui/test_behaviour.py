@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nullinv_core import load_inversion
+from nullinv_core import keep_photo, load_inversion
 from nullinv_core.demo.scenes import sample_edit
 from nullinv_core.images import psnr
 
@@ -200,6 +200,32 @@ def test_one_node_edits_a_photo(comfy, picture):
     before = {keep: picture(f"before-after-{keep}")[:, :160] for keep in (True, False)}
     same = {keep: (before[keep] == picture(f"photo-{keep}")).all(-1).mean() for keep in (True, False)}
     assert same[True] > same[False] + 0.1
+
+
+def test_keep_photo_gives_the_photo_back(comfy, picture):
+    """Guards Keep Photo: what the core makes of the same pictures, its mask, and one sentence for other sizes."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    g[chain.optimize()[0]]["inputs"]["preset"] = "fast"
+    _, sampler = chain.edit(blend_words="square")
+    edited, before = (g.add("VAEDecode", samples=sampler(slot), vae=chain.load(2)) for slot in (0, 1))
+    kept = g.add("NullInvKeepPhoto", photo=chain.scene(0), edited=edited(), reconstructed=before())
+    mask = g.add("MaskToImage", mask=kept(1))
+    shown = {"photo": chain.scene(0), "edited": edited(), "before": before(), "kept": kept(), "share": mask()}
+    for name, images in shown.items():
+        g.add("SaveImage", images=images, filename_prefix=f"keep-{name}")
+    comfy.run(g)
+    photo, edit, reconstructed = (
+        torch.from_numpy(picture(f"keep-{name}")).float()[None] for name in ("photo", "edited", "before")
+    )
+    wanted, share = keep_photo(photo, edit, reconstructed)
+    assert np.abs(picture("keep-kept") - wanted[0].numpy()).max() < 0.02
+    assert np.abs(picture("keep-share")[..., 0] - share[0].numpy()).mean() < 0.02
+    assert 0.01 < share.mean() < 0.9
+    g[kept()[0]]["inputs"]["photo"] = g.add(
+        "ImageScale", image=chain.scene(0), upscale_method="bicubic", width=96, height=96, crop="disabled"
+    )()
+    assert "scale or crop the photo" in error_of(comfy.finish(comfy.queue(g)))
 
 
 @pytest.mark.parametrize("chunks", [2, 3])

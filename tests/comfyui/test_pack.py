@@ -24,7 +24,7 @@ def test_the_pack_loads_in_under_a_second(comfy):
 
 def test_every_node_says_what_it_does(nodes):
     """Guards the user's first look: a name for people, our category, a description, a tooltip at every socket."""
-    assert len(nodes) == 12
+    assert len(nodes) == 13
     for name, info in nodes.items():
         assert info["category"] == "null-text inversion" and info["display_name"] != name and info["description"]
         inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}

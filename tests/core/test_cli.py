@@ -1,7 +1,9 @@
 """The command line, on a tiny random model: files, several edits, and one sentence for every bad input."""
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nullinv_core.cli import Preset, main
-from nullinv_core.images import save_image
+from nullinv_core.images import load_image, psnr, save_image, ssim
 from nullinv_core.presets import PRESETS
 from nullinv_core.store import load_inversion
 
@@ -168,6 +170,43 @@ def test_each_edit_takes_the_words_that_it_has(command, inverted, tmp_path):
     assert {p.name for p in tmp_path.glob("e*.png")} == {"e-1.png", "e-2.png"}
 
 
+def test_a_reference_tells_what_was_kept(command, inverted, photo, tmp_path, monkeypatch):
+    """Guards --reference: figures outside of the blend mask, the photo's own pixels unless told otherwise."""
+    options = [
+        "--inversion", inverted, "--prompt", "a green star on a blue background", "--device", "cpu",
+        "--reference", photo,
+    ]  # fmt: skip
+    status, said, err = command("edit", *options, "--out", tmp_path / "all.png")
+    assert status == 0 and "everything may change; give --blend words" in said, err
+    somewhere = ["--blend", "star", "--guidance", "1.5"]
+    mask = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    mask[..., 1:3, 2:] = True
+    from nullinv_core import editing
+
+    real = editing.edit
+    monkeypatch.setattr(editing, "edit", lambda *a, **k: replace(real(*a, **k), mask=mask))
+    figures = []
+    for switch in ("--keep-photo", "--no-keep-photo"):
+        status, said, err = command("edit", *options, *somewhere, switch, "--out", tmp_path / f"e{switch}.png")
+        assert status == 0, err
+        found = re.search(r"outside of the blend mask (equal to the photo|([\d.]+) dB), SSIM (-?[\d.]+)", said)
+        picture, wanted = (
+            np.asarray(Image.open(p)) / 255 for p in (tmp_path / f"e{switch}.png", fitted(photo, tmp_path))
+        )
+        outside = np.ones((32, 32), bool)
+        outside[8:24, 16:] = False
+        figures.append(psnr(picture, wanted, outside))
+        assert float(found[2] or "inf") == pytest.approx(figures[-1], abs=0.06)
+        assert float(found[3]) == pytest.approx(ssim(picture, wanted, outside), abs=1e-3)
+    assert figures[0] > figures[1]
+
+
+def fitted(photo, folder):
+    """The photo as the commands see it, as a file."""
+    save_image(load_image(photo, 32)[0], folder / "fitted.png")
+    return folder / "fitted.png"
+
+
 def test_errors_leave_no_folder_behind(command, inverted, tmp_path):
     """Guards "nothing half-written": folders are made when there is something to put in."""
     options = ["--prompt", "a green star", "--out", tmp_path / "e.png", "--save-attention", tmp_path / "a" / "maps"]
@@ -203,6 +242,8 @@ def test_the_precision_is_remembered(command, model_folder, photo, tmp_path, mon
         (["--weight", "star=inf"], "must be a finite number"),
         (["--guidance", "nan"], "guidance must be a finite number"),
         (["--save-attention", __file__], "cannot make the folder"),
+        (["--reference", "nowhere.png"], 'there is no image file "nowhere.png"'),
+        (["--reference", __file__], "cannot be read as an image"),
     ],
 )
 def test_bad_input_to_edit(command, inverted, tmp_path, options, message):

@@ -1,20 +1,31 @@
 """The benchmark of edits: its tasks, its scores, and PIE-Bench's folder."""
 
 import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch.nn.functional import interpolate
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer, ViTConfig, ViTModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+import nullinv_core.demo
+from benchmarks import edit_methods, edit_quality
 from benchmarks.edit_cases import KINDS, REWEIGHT, scene_task
 from benchmarks.edit_report import Row, by_kind, by_method
-from benchmarks.edit_scores import BEST, interval, most_scales, scores
+from benchmarks.edit_scores import BEST, interval, most_scales, scores, scores_from
+from benchmarks.learned_scores import clip_measures, lpips_measure, structure_measure
 from benchmarks.pie_bench import SIDE, decode_mask, pie_tasks
 from nullinv_core import InputError
-from nullinv_core.images import psnr
+from nullinv_core.images import psnr, to_pil
 
+DEMO_FOLDER = Path(nullinv_core.demo.__file__).parent / "model"
 TASKS = [scene_task(seed) for seed in range(40_000, 40_000 + len(KINDS))]
 
 
@@ -112,6 +123,8 @@ def test_pie_bench_is_read(tmp_path):
     assert task.source.shape == (SIDE, SIDE, 3) and not task.truths and task.target is None
     assert list(task.settings.blend) == ["cat", "dog"] and dict(task.settings.weights) == {"dog": 2.0}
     assert task.changes[2, :3].all() and not task.changes[2, 3:-1].any()
+    (small,) = pie_tasks(tmp_path, 128)
+    assert small.source.shape == (128, 128, 3) and (small.changes == task.changes[2::4, 2::4]).all()
     found = scores(task.source, task)
     assert found.right is None and found.gain is None and found.kept.ssim == pytest.approx(1, abs=1e-3)
 
@@ -124,3 +137,123 @@ def test_a_strange_entry_is_named(tmp_path, changes):
     """Guards the edges: which entry it was, in one sentence; no file outside of the folder is read."""
     with pytest.raises(InputError, match='"000"'):
         list(pie_tasks(pie_folder(tmp_path, **changes)))
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    """A tiny random CLIP in the layout of the real one."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = CLIPTokenizer.from_pretrained(DEMO_FOLDER / "tokenizer")
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config={**small, **ids, "vocab_size": len(tokenizer) + 5},
+        vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=16,
+    )  # fmt: skip
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    preparation = {"shortest_edge": 32}, {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size=preparation[0], crop_size=preparation[1]).save_pretrained(folder)
+    return folder
+
+
+def test_clip_similarity_is_the_cosine_of_both_embeddings(clip_folder):
+    """Guards CLIP's figures: against its own logits; the edited part sees nothing of what may not change."""
+    task = TASKS[1]
+    measures = clip_measures(clip_folder)
+    model = CLIPModel.from_pretrained(clip_folder)
+    inputs = CLIPProcessor.from_pretrained(clip_folder)(
+        text=[task.edit_prompt], images=[to_pil(task.source)], return_tensors="pt"
+    )
+    with torch.no_grad():
+        cosine = float(model(**inputs).logits_per_image / model.logit_scale.exp())
+    assert measures["CLIP"](task.source, task) == pytest.approx(100 * cosine, abs=1e-3)
+    elsewhere = np.where(task.changes[..., None], task.source, 1 - task.source)
+    part = measures["CLIP, edited part"]
+    assert part(elsewhere, task) == pytest.approx(part(task.source, task), abs=1e-4)
+    assert measures["CLIP"](elsewhere, task) != pytest.approx(measures["CLIP"](task.source, task), abs=1e-3)
+
+
+def test_structure_distance_sees_layout(tmp_path):
+    """Guards DINO's figure: none for the photo itself, more for a picture of another layout than for a slight change;
+    against keys that were taken by hand."""
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    vit = ViTModel(ViTConfig(**small, image_size=224, patch_size=16), add_pooling_layer=False).eval()
+    vit.save_pretrained(tmp_path)
+    task = TASKS[1]
+    measure = structure_measure(tmp_path)["structure"]
+    slight, other = (task.source * 0.98).astype(np.float32), task.source[::-1].copy()
+    assert measure(task.source, task) == 0 and 0 < measure(slight, task) < measure(other, task)
+
+    def similar(picture):
+        pixels = interpolate(torch.tensor(picture).movedim(-1, 0)[None], (224, 224), mode="bilinear", antialias=True)
+        mean, deviation = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        last = vit.layers[-1]
+        before = vit.layers[0](vit.embeddings((pixels - mean) / deviation))
+        keys = last.attention.k_proj(last.layernorm_before(before))[0]
+        keys = keys / keys.norm(dim=-1, keepdim=True)
+        return keys @ keys.T
+
+    with torch.no_grad():
+        wanted = 1000 * float((similar(other) - similar(task.source)).square().mean())
+    assert measure(other, task) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_missing_weights_are_named(tmp_path, monkeypatch):
+    """Guards the edges: nothing is downloaded, the message says what was looked for."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(InputError, match="squeezenet"):
+        lpips_measure()
+    for made in (clip_measures, structure_measure):
+        with pytest.raises(InputError, match="no folder that"):
+            made(tmp_path)
+
+
+def test_learned_scores_have_their_columns():
+    """Guards the table: a column for each score that a row has, none for those that no row has."""
+    task = replace(TASKS[0], truths=(), target=None)
+    rows = [Row("fast", False, "0", "a", 2.0, 1.0, scores(task.source, task, {"CLIP": lambda p, t: 21.5}))]
+    head, _, line = by_method(rows).splitlines()
+    assert head.endswith("| CLIP | edits |") and "| 21.50 | 1 |" in line and "edits right" not in head
+    assert scores_from(json.loads(json.dumps(asdict(rows[0].scores)))) == rows[0].scores
+
+
+def benchmark(monkeypatch, *options):
+    """Run the command."""
+    monkeypatch.setattr(edit_methods, "STEPS", 2)
+    monkeypatch.setattr(sys, "argv", ["edit_quality", *map(str, options)])
+    edit_quality.main()
+
+
+def test_pie_bench_runs_in_one_command(monkeypatch, tmp_path, model_folder, clip_folder):
+    """Guards the way to the published table: folder and model in; rows, table, plot and sheet out; a second run adds
+    nothing."""
+    out, folder = tmp_path / "out", pie_folder(tmp_path)
+    options = ["--pie-bench", folder, "--model", model_folder, "--clip", clip_folder, "--out", out]
+    options += ["--methods", "direct,unchanged"]
+    benchmark(monkeypatch, *options)
+    lines = (out / "edit_quality.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines[1:]]
+    assert [(r["method"], r["photo_kept"]) for r in rows] == [
+        ("direct", False), ("direct", True), ("unchanged", False), ("unchanged", True)
+    ]  # fmt: skip
+    assert all(r["guidance"] == 7.5 and r["scores"]["right"] is None and r["scores"]["learned"]["CLIP"] for r in rows)
+    assert rows[3]["scores"]["kept"]["psnr"] == BEST
+    assert "CLIP" in (out / "edit_quality.md").read_text()
+    assert Image.open(out / "edit_quality.png").width > 500 and (out / "edit_quality_pictures.png").exists()
+    benchmark(monkeypatch, *options)
+    assert (out / "edit_quality.jsonl").read_text().splitlines() == lines
+
+
+def test_parts_share_the_work(monkeypatch, tmp_path):
+    """Guards --part: two runs take every second scene, together what one run takes; only a whole run reports."""
+    options = ["--methods", "unchanged", "--scenes", 3]
+    for part in ("2/2", "1/2"):
+        benchmark(monkeypatch, *options, "--out", tmp_path / "parts", "--part", part)
+    assert not (tmp_path / "parts" / "edit_quality.md").exists()
+    benchmark(monkeypatch, *options, "--out", tmp_path / "parts")
+    benchmark(monkeypatch, *options, "--out", tmp_path / "whole")
+    tables = [(tmp_path / name / "edit_quality.md").read_text() for name in ("parts", "whole")]
+    assert tables[0] == tables[1] and "| unchanged | 1 |" in tables[0]

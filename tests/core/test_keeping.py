@@ -1,0 +1,98 @@
+"""The photo's own pixels where an edit hardly differs, and how well a picture is kept."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nullinv_core import InputError, keep_photo
+from nullinv_core.images import ssim
+from nullinv_core.keeping import REACH, SEEN, UNSEEN, changed
+
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+def pictures(seed, count, size=(12, 17)):
+    """Random pictures, none near black or white."""
+    return 0.25 + 0.5 * torch.rand(count, *size, 3, generator=torch.Generator().manual_seed(seed))
+
+
+@given(seed=SEEDS, drift=st.floats(-0.9 * UNSEEN, 0.9 * UNSEEN))
+def test_what_hardly_differs_is_the_photo_to_the_bit(seed, drift):
+    """Guards the promise: a drift below the threshold leaves no trace, nor does what the autoencoder does."""
+    photo, reconstructed = pictures(seed, 2).split(1)
+    kept, share = keep_photo(photo, reconstructed + drift, reconstructed)
+    assert torch.equal(kept, photo) and not share.any()
+
+
+@given(seed=SEEDS, change=st.floats(1.01 * SEEN, 0.25))
+def test_what_was_changed_is_the_edit_to_the_bit(seed, change):
+    """Guards the other side: an edit that is seen loses nothing, and takes nothing of the photo."""
+    photo, reconstructed = pictures(seed, 2).split(1)
+    kept, share = keep_photo(photo, reconstructed + change, reconstructed)
+    assert torch.equal(kept, reconstructed + change) and bool((share == 1).all())
+
+
+@given(seed=SEEDS, scale=st.floats(0, 0.2), more=st.floats(1, 3))
+def test_the_share_grows_with_the_difference(seed, scale, more):
+    """Guards the passage between both: from 0 to 1, never less for a larger difference, the picture between its two."""
+    photo, reconstructed, direction = pictures(seed, 3).split(1)
+    edited = reconstructed + scale * (direction - 0.5)
+    kept, share = keep_photo(photo, edited, reconstructed)
+    assert bool(((share >= 0) & (share <= 1)).all())
+    assert bool((changed(reconstructed + more * scale * (direction - 0.5), reconstructed) >= share - 1e-4).all())
+    low, high = torch.minimum(photo, edited), torch.maximum(photo, edited)
+    assert bool(((kept >= low - 1e-6) & (kept <= high + 1e-6)).all())
+
+
+def test_a_change_is_let_through_where_it_is():
+    """Guards the place: the edit inside of a changed square, the photo beyond its reach; single specks do not count."""
+    photo, reconstructed = pictures(0, 2, (40, 40)).split(1)
+    edited = reconstructed.clone()
+    edited[:, 10:20, 10:20] += 0.25
+    edited[:, 35, 35] += UNSEEN * 2
+    kept, _ = keep_photo(photo, edited, reconstructed)
+    assert torch.equal(kept[:, 10:20, 10:20], edited[:, 10:20, 10:20])
+    far = torch.ones(40, 40, dtype=torch.bool)
+    far[10 - REACH : 20 + REACH, 10 - REACH : 20 + REACH] = False
+    assert torch.equal(kept[0, far], photo[0, far])
+
+
+def test_several_edits_of_several_photos():
+    """Guards the order of rows: photo by photo, edit by edit, as single runs give them."""
+    photo, reconstructed, noise = pictures(1, 2), pictures(2, 2), pictures(3, 6)
+    edited = reconstructed.repeat_interleave(3, 0) + 0.3 * (noise - 0.5)
+    kept, share = keep_photo(photo, edited, reconstructed)
+    assert kept.shape == edited.shape and share.shape == (6, 12, 17) and 0 < share.mean() < 1
+    for row in range(6):
+        own = slice(row // 3, row // 3 + 1)
+        single, of_single = keep_photo(photo[own], edited[row : row + 1], reconstructed[own])
+        assert torch.equal(single[0], kept[row]) and torch.equal(of_single[0], share[row])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions(dtype):
+    """Guards the comparison in half precision: decided in float32, the picture in the edit's own precision."""
+    photo, reconstructed = pictures(4, 2).split(1)
+    kept, share = keep_photo(photo, (reconstructed + 0.25).to(dtype), reconstructed.to(dtype))
+    assert kept.dtype == dtype and share.dtype == torch.float32 and bool(share.min() > 0.99)
+
+
+@pytest.mark.parametrize("shapes", [((1, 8, 8, 3), (1, 8, 9, 3), (1, 8, 8, 3)), ((2, 8, 8, 3),) * 1 + ((3, 8, 8, 3),)])
+def test_pictures_of_other_sizes_are_refused(shapes):
+    """Guards the edge: the message names all three sizes and what to do."""
+    photo, edited, *rest = (torch.zeros(shape) for shape in shapes)
+    with pytest.raises(InputError, match="scale or crop the photo"):
+        keep_photo(photo, edited, rest[0] if rest else photo)
+
+
+def test_ssim_looks_where_it_is_told():
+    """Guards the mask: 1 where nothing differs, less where it does, NaN where there is nothing to look at."""
+    picture = pictures(5, 1, (64, 64))[0].numpy()
+    spoilt = picture.copy()
+    spoilt[:, 40:] = 0.5
+    left = np.zeros((64, 64), bool)
+    left[:, :30] = True
+    assert ssim(spoilt, picture, left) == pytest.approx(1, abs=1e-3) and ssim(spoilt, picture, ~left) < 0.8
+    assert ssim(spoilt, picture, ~left) < ssim(spoilt, picture) < 1 and np.isnan(ssim(spoilt, picture, left & ~left))
