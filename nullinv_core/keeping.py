@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, pad
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from .errors import InputError
 
 UNSEEN, SEEN = 0.03, 0.06
 """Differences, of 1 from black to white: up to the first a pixel is the photo's, from the second on the edit's."""
 REACH = 2
-"""Pixels to each side over which a difference is averaged, so that single ones do not decide alone."""
+"""Pixels to each side over which a difference is averaged, and by which what changed grows: no rim of it remains."""
 
 
 def changed(edited: Tensor, reconstructed: Tensor) -> Tensor:
@@ -20,17 +20,20 @@ def changed(edited: Tensor, reconstructed: Tensor) -> Tensor:
     ``edited``, ``reconstructed``: decoded pictures (B, H, W, 3) in 0…1 of the edit and of the photo's own latents, so
     that what the autoencoder does to both does not count.
     """
+    side = 2 * REACH + 1
     square = (edited.float() - reconstructed.float()).square().mean(-1)[:, None]
-    around = avg_pool2d(pad(square, (REACH,) * 4, mode="replicate"), 2 * REACH + 1, stride=1)[:, 0].sqrt()
+    around = avg_pool2d(pad(square, (REACH,) * 4, mode="replicate"), side, stride=1).sqrt()
     share = ((around - UNSEEN) / (SEEN - UNSEEN)).clamp(0, 1)
-    return share * share * (3 - 2 * share)
+    return max_pool2d(share * share * (3 - 2 * share), side, stride=1, padding=REACH)[:, 0]
 
 
 def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Tensor, Tensor]:
     """Edited pictures (B·E, H, W, 3) in 0…1 with the photo's own pixels wherever they hardly differ, and ``changed``.
 
-    ``photo``: (B, H, W, 3), before the autoencoder; ``reconstructed``: the same after it; ``edited``: E edits of each.
-    Raises InputError for pictures of different sizes or numbers.
+    The edit's own pixels follow what the photo is corrected by around them, so that no seam shows between the two, as
+    in gradient-domain compositing (Pérez et al. 2003, "Poisson image editing"). ``photo``: (B, H, W, 3), before the
+    autoencoder; ``reconstructed``: the same after it; ``edited``: E edits of each. Raises InputError for pictures of
+    different sizes or numbers.
     """
     if photo.shape != reconstructed.shape or photo.shape[1:] != edited.shape[1:] or len(edited) % len(photo):
         raise InputError(
@@ -41,4 +44,20 @@ def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Te
     edits = len(edited) // len(photo)
     photo, reconstructed = (picture.to(edited).repeat_interleave(edits, 0) for picture in (photo, reconstructed))
     share = changed(edited, reconstructed)
-    return torch.lerp(photo, edited, share[..., None].to(edited)), share
+    drift = extend((photo.float() - edited.float()).movedim(-1, 1), 1 - share[:, None]).movedim(1, -1)
+    followed = (edited.float() + drift).clamp(0, 1)
+    return torch.lerp(photo.float(), followed, share[..., None]).to(edited), share
+
+
+def extend(values: Tensor, known: Tensor) -> Tensor:
+    """Values (B, C, H, W) where ``known`` (B, 1, H, W) is 1, and a smooth continuation of them where it is 0.
+
+    The pull-push method (Gortler et al. 1996, "The lumigraph", section 3.4): gaps are filled from a coarser copy. Zero
+    where nothing is known.
+    """
+    weight = avg_pool2d(known, 2, ceil_mode=True, count_include_pad=False)
+    mean = avg_pool2d(values * known, 2, ceil_mode=True, count_include_pad=False)
+    mean = mean / weight.clamp_min(torch.finfo(weight.dtype).tiny)
+    if max(mean.shape[-2:]) > 1:
+        mean = extend(mean, (4 * weight).clamp(max=1))
+    return torch.lerp(interpolate(mean, values.shape[-2:], mode="bilinear"), values, known)
