@@ -23,17 +23,16 @@ def changed(edited: Tensor, reconstructed: Tensor) -> Tensor:
     side = 2 * REACH + 1
     square = (edited.float() - reconstructed.float()).square().mean(-1)[:, None]
     around = avg_pool2d(pad(square, (REACH,) * 4, mode="replicate"), side, stride=1).sqrt()
-    share = ((around - UNSEEN) / (SEEN - UNSEEN)).clamp(0, 1)
-    return max_pool2d(share * share * (3 - 2 * share), side, stride=1, padding=REACH)[:, 0]
+    return max_pool2d(_seen(around), side, stride=1, padding=REACH)[:, 0]
 
 
 def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Tensor, Tensor]:
     """Edited pictures (B·E, H, W, 3) in 0…1 with the photo's own pixels wherever they hardly differ, and ``changed``.
 
-    The edit's own pixels follow what the photo is corrected by around them, so that no seam shows between the two, as
-    in gradient-domain compositing (Pérez et al. 2003, "Poisson image editing"). ``photo``: (B, H, W, 3), before the
-    autoencoder; ``reconstructed``: the same after it; ``edited``: E edits of each. Raises InputError for pictures of
-    different sizes or numbers.
+    Where the edit continues the colour of kept pixels around it, it follows what those are corrected by, so that no
+    seam shows, as in gradient-domain compositing (Pérez et al. 2003, "Poisson image editing"). ``photo``: (B, H, W, 3),
+    before the autoencoder; ``reconstructed``: the same after it; ``edited``: E edits of each. Raises InputError for
+    pictures of different sizes or numbers.
     """
     if photo.shape != reconstructed.shape or photo.shape[1:] != edited.shape[1:] or len(edited) % len(photo):
         raise InputError(
@@ -44,9 +43,18 @@ def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Te
     edits = len(edited) // len(photo)
     photo, reconstructed = (picture.to(edited).repeat_interleave(edits, 0) for picture in (photo, reconstructed))
     share = changed(edited, reconstructed)
-    drift = extend((photo.float() - edited.float()).movedim(-1, 1), 1 - share[:, None]).movedim(1, -1)
-    followed = (edited.float() + drift).clamp(0, 1)
-    return torch.lerp(photo.float(), followed, share[..., None]).to(edited), share
+    kept, own = photo.float(), edited.float()
+    around = extend(torch.cat([kept - own, own], -1).movedim(-1, 1), 1 - share[:, None]).movedim(1, -1)
+    correction, colour = around.split(3, -1)
+    # a new background beside a kept object is another colour, which that object's correction would tint
+    follows = 1 - _seen((own - colour).square().mean(-1, keepdim=True).sqrt() / 2)
+    followed = (own + follows * correction).clamp(0, 1)
+    return torch.lerp(kept, followed, share[..., None]).to(edited), share
+
+
+def _seen(difference: Tensor) -> Tensor:
+    share = ((difference - UNSEEN) / (SEEN - UNSEEN)).clamp(0, 1)
+    return share * share * (3 - 2 * share)
 
 
 def extend(values: Tensor, known: Tensor) -> Tensor:

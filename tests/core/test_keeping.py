@@ -45,18 +45,30 @@ def test_the_share_grows_with_the_difference(seed, scale, more):
 
 @given(offset=st.floats(-0.1, 0.1), drift=st.floats(-0.9 * UNSEEN, 0.9 * UNSEEN))
 def test_a_change_is_let_through_where_it_is_and_fits_in(offset, drift):
-    """Guards place and seam: the photo beyond a change's reach, single specks do not count; inside of it the edit, less
-    what the autoencoder and the edit did to all the picture."""
-    photo = pictures(0, 1, (40, 41))
+    """Guards place and seam: the photo beyond a change's reach, single specks do not count; where the edit takes a
+    thing away, its surroundings go on, less what the autoencoder and the edit did to all the picture."""
+    photo = torch.full((1, 40, 41, 3), 0.5)
+    photo[:, 10:20, 10:20] = 0.2
     reconstructed = photo + offset
     edited = reconstructed + drift
-    edited[:, 10:20, 10:20] = 0.5 + offset + drift
+    edited[:, 10:20, 10:20] += 0.3
     edited[:, 35, 35] += UNSEEN
     kept, _ = keep_photo(photo, edited, reconstructed)
     assert (kept[:, 12:18, 12:18] - 0.5).abs().max() < 1e-5
     far = torch.ones(40, 41, dtype=torch.bool)
     far[10 - 2 * REACH : 20 + 2 * REACH, 10 - 2 * REACH : 20 + 2 * REACH] = False
     assert torch.equal(kept[0, far], photo[0, far])
+
+
+def test_a_kept_things_correction_does_not_tint_the_rest():
+    """Guards a new background: what drifted in the thing before it is put right there, and only there."""
+    photo = torch.full((1, 48, 48, 3), 0.8)
+    photo[:, 12:36, 12:36] = torch.tensor([0.6, 0.1, 0.6])
+    edited = torch.full_like(photo, 0.3)
+    edited[:, 12:36, 12:36] = torch.tensor([0.58, 0.12, 0.58])
+    kept, _ = keep_photo(photo, edited, photo)
+    assert torch.equal(kept[:, 18:30, 18:30], photo[:, 18:30, 18:30])
+    assert (kept[:, :8] - 0.3).abs().max() < 1e-6 and (kept[:, :, 40:] - 0.3).abs().max() < 1e-6
 
 
 def test_a_removed_pattern_leaves_no_trace():
