@@ -127,7 +127,7 @@ def _sampled(photo: Photo, noisy: Tensor, schedule: Schedule, guidance: float) -
 
 
 def unchanged(photo: Photo, guidance: float) -> Tensor:
-    """No edit at all, only the autoencoder: the ceiling of what can be kept."""
+    """No edit at all, only the autoencoder: the ceiling of what a decoded picture can keep."""
     return photo.latents
 
 
@@ -146,4 +146,4 @@ METHODS: dict[str, tuple[Method, float]] = {
     "random noise": (from_noise, 3.0),
     "unchanged": (unchanged, 1.0),
 }
-"""By name: how, and at which guidance. That of SDEdit and noise was not tuned yet."""
+"""By name: how, and at which guidance. Those of the others than ``fast`` and ``paper`` were tuned on few scenes."""

@@ -96,7 +96,9 @@ def main() -> None:
     wanted = options.methods.split(",") if options.methods else list(METHODS)
     if set(wanted) - set(METHODS):
         parser.error(f"methods are {', '.join(METHODS)}; not {', '.join(sorted(set(wanted) - set(METHODS)))}")
-    part, parts = map(int, options.part.split("/"))
+    part, parts = (int(n) if n.isdigit() else 0 for n in f"{options.part}/".split("/")[:2])
+    if not 1 <= part <= parts:
+        parser.error(f"--part is as 1/2, not {options.part}")
     seeds = range(options.first_seed, options.first_seed + options.scenes)
     model = load_model(options.model, options.device)
     pictures = None if options.pie_bench is None else pie_tasks(options.pie_bench, model.native_size)

@@ -67,7 +67,8 @@ def by_method(rows: Sequence[Row]) -> str:
 
 
 def by_kind(rows: Sequence[Row]) -> str:
-    """Edits judged right, kind by kind."""
+    """Edits judged right, kind by kind, of those that a judge can tell."""
+    rows = [row for row in rows if row.scores.right is not None]
     kinds = list(grouped(rows, lambda row: row.kind))
     lines = []
     for method, own in grouped(rows, named).items():

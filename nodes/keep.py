@@ -20,7 +20,7 @@ class KeepPhoto(io.ComfyNode):
             node_id="NullInvKeepPhoto",
             display_name="Keep Photo",
             description="Gives back the photo's own pixels wherever the edit hardly differs from it. The VAE softens "
-            "the whole picture and an edit drifts a little everywhere; neither remains.",
+            "the whole picture and an edit drifts a little everywhere; there neither remains.",
             inputs=[
                 io.Image.Input("photo", tooltip="The photo that was encoded."),
                 io.Image.Input("edited", tooltip="The decoded edit, or several of one photo."),

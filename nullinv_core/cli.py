@@ -283,7 +283,9 @@ def edit(
     stored, null, loaded = _reopen(inversion, model, device, dtype, config)
     if len(stored.prompts) != 1:
         raise InputError(f"this inversion holds {len(stored.prompts)} images; the command line edits one at a time")
-    side = stored.trajectory.clean.shape[-1] * loaded.factor
+    side, height = (n * loaded.factor for n in stored.trajectory.clean.shape[:-3:-1])
+    if reference is not None and side != height:
+        raise InputError(f"--reference goes with square pictures alone; this inversion is {side}×{height}")
     photo = None if reference is None else load_image(reference, side)
     source = loaded.prompt(stored.prompts[0])
     prompts = [loaded.prompt(text) for text in prompt]

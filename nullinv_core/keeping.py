@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
-from .errors import InputError
+from .errors import InputError, NonFiniteError
 
 UNSEEN, SEEN = 0.03, 0.06
 """Differences, of 1 from black to white: up to the first a pixel is the photo's, from the second on the edit's."""
@@ -27,12 +27,12 @@ def changed(edited: Tensor, reconstructed: Tensor) -> Tensor:
 
 
 def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Tensor, Tensor]:
-    """Edited pictures (B·E, H, W, 3) in 0…1 with the photo's own pixels wherever they hardly differ, and ``changed``.
+    """Edited pictures with the photo's own pixels wherever they hardly differ, and ``changed``.
 
-    Where the edit continues the colour of kept pixels around it, it follows what those are corrected by, so that no
+    Pictures are float32 (B·E, H, W, 3) in 0…1. Where the edit continues the colour of kept pixels around it, it follows what those are corrected by, so that no
     seam shows, as in gradient-domain compositing (Pérez et al. 2003, "Poisson image editing"). ``photo``: (B, H, W, 3),
     before the autoencoder; ``reconstructed``: the same after it; ``edited``: E edits of each. Raises InputError for
-    pictures of different sizes or numbers.
+    pictures of different sizes or numbers, NonFiniteError for an edit with NaN.
     """
     if photo.shape != reconstructed.shape or photo.shape[1:] != edited.shape[1:] or len(edited) % len(photo):
         raise InputError(
@@ -41,15 +41,18 @@ def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Te
             "to the edit's size before it is inverted"
         )
     edits = len(edited) // len(photo)
-    photo, reconstructed = (picture.to(edited).repeat_interleave(edits, 0) for picture in (photo, reconstructed))
-    share = changed(edited, reconstructed)
-    kept, own = photo.float(), edited.float()
+    if not bool(edited.isfinite().all()):
+        raise NonFiniteError("the edited picture holds NaN or infinite values; decode it in float32")
+    own = edited.float()
+    kept, before = (p.to(own.device).float().repeat_interleave(edits, 0) for p in (photo, reconstructed))
+    share = changed(own, before)
     around = extend(torch.cat([kept - own, own], -1).movedim(-1, 1), 1 - share[:, None]).movedim(1, -1)
     correction, colour = around.split(3, -1)
     # a new background beside a kept object is another colour, which that object's correction would tint
     follows = 1 - _seen((own - colour).square().mean(-1, keepdim=True).sqrt() / 2)
-    followed = (own + follows * correction).clamp(0, 1)
-    return torch.lerp(kept, followed, share[..., None]).to(edited), share
+    # single pixels that the autoencoder lost are no drift of the picture around them
+    followed = (own + follows * correction.clamp(-SEEN, SEEN)).clamp(0, 1)
+    return torch.lerp(kept, followed, share[..., None]), share
 
 
 def _seen(difference: Tensor) -> Tensor:
