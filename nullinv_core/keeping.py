@@ -29,10 +29,11 @@ def changed(edited: Tensor, reconstructed: Tensor) -> Tensor:
 def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Tensor, Tensor]:
     """Edited pictures with the photo's own pixels wherever they hardly differ, and ``changed``.
 
-    Pictures are float32 (B·E, H, W, 3) in 0…1. Where the edit continues the colour of kept pixels around it, it follows what those are corrected by, so that no
-    seam shows, as in gradient-domain compositing (Pérez et al. 2003, "Poisson image editing"). ``photo``: (B, H, W, 3),
-    before the autoencoder; ``reconstructed``: the same after it; ``edited``: E edits of each. Raises InputError for
-    pictures of different sizes or numbers, NonFiniteError for an edit with NaN.
+    Both are float32, (B·E, H, W, 3) and (B·E, H, W) in 0…1. Where the edit continues the colour of kept pixels around
+    it, it follows what those are corrected by, so that no seam shows, as in gradient-domain compositing (Pérez et al.
+    2003, "Poisson image editing"). ``photo``: (B, H, W, 3), before the autoencoder; ``reconstructed``: the same after
+    it; ``edited``: E edits of each. Raises InputError for pictures of different sizes or numbers, NonFiniteError for an
+    edit with NaN.
     """
     if photo.shape != reconstructed.shape or photo.shape[1:] != edited.shape[1:] or len(edited) % len(photo):
         raise InputError(
