@@ -23,11 +23,15 @@ STEPS = 50
 
 @dataclass(frozen=True)
 class Photo:
-    """An encoded picture with its prompts, (1, tokens, width) each, and what methods have made of it so far."""
+    """An encoded picture with its prompts, (1, tokens, width) each, and what methods have made of it so far.
+
+    ``reconstructed``: (1, H, W, 3), decoded as it is.
+    """
 
     model: DiffusersModel
     task: EditTask
     latents: Tensor
+    reconstructed: Tensor
     source: Tensor
     edited: Tensor
     empty: Tensor
@@ -59,7 +63,7 @@ def photo_of(model: DiffusersModel, task: EditTask) -> Photo:
     source, edited, empty = model.encode_prompts(prompts).split(1)
     latents = model.encode_image(torch.from_numpy(task.source)[None])
     plan = plan_edit(prompts[0], prompts[1], STEPS, task.settings)
-    return Photo(model, task, latents, source, edited, empty, model.schedule(STEPS), plan)
+    return Photo(model, task, latents, model.decode(latents), source, edited, empty, model.schedule(STEPS), plan)
 
 
 Method = Callable[[Photo, float], Tensor]

@@ -68,7 +68,7 @@ def run_method(
     edited = model.decode(method(photo, used))
     seconds = time.perf_counter() - started
     source = torch.from_numpy(task.source)[None]
-    pictures = {False: edited, True: keep_photo(source, edited, model.decode(photo.latents))[0]}
+    pictures = {False: edited, True: keep_photo(source, edited, photo.reconstructed)[0]}
     rows = []
     for photo_kept, picture in pictures.items():
         array = picture[0].cpu().numpy()

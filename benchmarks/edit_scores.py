@@ -77,7 +77,7 @@ def nearest_truth(picture: np.ndarray, task: EditTask) -> np.ndarray:
 def scores_from(record: dict[str, Any]) -> Scores:
     """Scores that were kept as JSON."""
     kept, changed = (None if record[key] is None else Likeness(**record[key]) for key in ("kept", "changed"))
-    return Scores(kept, changed, record["gain"], record["asked"], record["right"], record.get("learned", {}))
+    return Scores(**{**record, "kept": kept, "changed": changed})
 
 
 def likeness(picture: np.ndarray, reference: np.ndarray, region: np.ndarray) -> Likeness | None:

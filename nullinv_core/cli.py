@@ -318,17 +318,17 @@ def _kept(picture: Tensor, photo: Tensor, mask: Tensor) -> str:
     import numpy as np
     from torch.nn.functional import interpolate
 
-    from .images import psnr, ssim
+    from .images import from_pil, psnr, ssim, to_pil
 
     outside = ~interpolate(mask[None, None].float(), picture.shape[:2])[0, 0].bool().cpu().numpy()
     if not outside.any():
         return "everything may change; give --blend words for a region that may not"
-    shown, wanted = (np.round(x.cpu().numpy() * 255) / 255 for x in (picture, photo))
-    decibels = psnr(shown, wanted, outside)
+    saved = from_pil(to_pil(picture))[0]
+    decibels = psnr(saved, photo, outside)
     words = f"outside of the blend mask {'equal to the photo' if np.isinf(decibels) else f'{decibels:.1f} dB'}"
     if find_spec("torchmetrics") is None:
         return f"{words}; for SSIM install torchmetrics"
-    return f"{words}, SSIM {ssim(shown, wanted, outside):.4f}"
+    return f"{words}, SSIM {ssim(saved, photo, outside):.4f}"
 
 
 def _numbered(out: Path, count: int) -> list[Path]:

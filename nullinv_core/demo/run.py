@@ -17,7 +17,7 @@ from ..denoiser import Counted
 from ..editing import edit, reconstruct
 from ..figures import loss_plot, side_by_side
 from ..files import whole_file
-from ..images import psnr, save_image, save_pil
+from ..images import from_pil, psnr, save_image, save_pil, to_pil
 from ..inversion import invert
 from ..keeping import keep_photo
 from ..presets import PRESETS, PresetName, embed
@@ -138,13 +138,12 @@ def run_case(
     edited_at = time.perf_counter()
     decoded, photo = model.decode(torch.cat([result.latents[0], latents])), torch.from_numpy(source)[None]
     edited, _ = keep_photo(photo, decoded[:1], decoded[1:])
-    shown = (edited[0] * 255).round().numpy() / 255
 
     pictures = DemoPictures(
         source=source,
         ddim_reconstruction=_picture(model, ddim),
         reconstruction=_picture(model, reached),
-        edited=shown,
+        edited=from_pil(to_pil(edited[0]))[0].numpy(),
         true_edit=truth,
         null=null,
     )
