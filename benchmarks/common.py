@@ -48,15 +48,37 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def known_records(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of an earlier run that was stopped; starts the file where there is none. Its first line are the settings."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
-    first, *lines = path.read_text(encoding="utf-8").splitlines()
-    if json.loads(first) != settings:
-        raise SystemExit(f"{path} holds rows of a run with {first}; remove it, or write elsewhere with --out")
-    return [json.loads(line) for line in lines]
+def known_records(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Where and with which versions a file of rows was begun, and its rows; starts the file where there is none.
+
+    Its first line are the settings and that. A line that a stop cut off is left out, so that its row is made again.
+    Raises SystemExit for rows of other settings.
+    """
+    begun = environment()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps({"settings": settings, "begun": begun}) + "\n")
+    except FileExistsError:
+        first, *found = map(_read, path.read_text(encoding="utf-8").splitlines() or [""])
+        if first is None or first.get("settings") != json.loads(json.dumps(settings)):
+            raise SystemExit(f"{path} holds rows of another run; remove it, or write elsewhere with --out") from None
+        return first["begun"], [record for record in found if record is not None]
+    return begun, []
+
+
+def add_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows to a file that ``known_records`` has begun."""
+    cut = not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" * cut + "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _read(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

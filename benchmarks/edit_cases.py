@@ -13,6 +13,8 @@ from nullinv_core.demo.scenes import DIRECTIONS, EDITS, EditCase, Scene, dilate,
 REWEIGHT, REWEIGHTED = "reweight", "background-texture"
 """A new texture whose word counts more than it would."""
 KINDS = (*EDITS, REWEIGHT)
+SINGLE = tuple(kind for kind in KINDS if kind != "swap-colours")
+"""Those that change one attribute."""
 WEIGHT = 2.0
 PLACES = 8
 """Places in a period, along either axis, at which a new texture is looked for."""

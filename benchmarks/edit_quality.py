@@ -11,8 +11,8 @@ edits nobody knows.
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -25,17 +25,19 @@ import torch
 from nullinv_core import keep_photo
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.images import save_image
+from nullinv_core.keeping import REACH, SEEN, UNSEEN
 
-from .common import RESULTS, environment, known_records, write_json
+from .common import RESULTS, add_records, known_records, write_json
 from .edit_cases import EditTask, scene_task
-from .edit_methods import DEFAULT, METHODS, Photo, photo_of
-from .edit_report import Row, by_kind, by_method, named, picture_of, plot, sheet
+from .edit_methods import DEFAULT, METHODS, STEPS, Photo, photo_of
+from .edit_report import Row, by_kind, by_method, by_pairs, named, picture_of, plot, sheet
 from .edit_scores import scores, scores_from
 from .learned_scores import Measure, clip_measures, lpips_measure, structure_measure
-from .pie_bench import pie_tasks
+from .pie_bench import pie_tasks, published_measures
 
 FIRST_SEED = 40_000
 """Scenes that nothing was tuned on."""
+SCENES = 100
 PIE_GUIDANCE = 7.5
 """At which the published table of PIE-Bench was made."""
 SHOWN = 12
@@ -44,14 +46,16 @@ SHOWN = 12
 
 def write_report(out: Path, rows: Sequence[Row], about: dict[str, Any]) -> str:
     """Write rows, tables, plot and sheet to a folder; returns the tables."""
+    decoded, kept = ([row for row in rows if row.photo_kept == own] for own in (False, True))
     shown = [row for row in rows if row.photo_kept == (row.method == DEFAULT)]
-    decoded = [row for row in rows if row.method == DEFAULT and not row.photo_kept]
-    also = [row for row in rows if row.photo_kept]
-    parts = [by_method(shown + decoded), by_kind(shown), "With the photo's own pixels, every method:", by_method(also)]
-    tables = "\n\n".join(parts)
+    judged = [by_kind(kept)] if any(row.scores.right is not None for row in kept) else []
+    tables = "\n\n".join(
+        ["As decoded:", by_method(decoded), "With the photo's own pixels where the picture hardly differs:",
+         by_method(kept), *judged, by_pairs(kept, DEFAULT)]
+    )  # fmt: skip
     write_json(out / "edit_quality.json", about)
     (out / "edit_quality.md").write_text(tables + "\n", encoding="utf-8")
-    plot(shown + decoded, out / "edit_quality.png")
+    plot(rows, out / "edit_quality.png")
     methods, tasks = list(dict.fromkeys(map(named, shown))), list(dict.fromkeys(r.task for r in rows))
     chosen = np.random.default_rng(0).permutation(len(tasks))[:SHOWN]
     sheet(out, [tasks[i] for i in sorted(chosen)], methods, out / "edit_quality_pictures.png")
@@ -80,7 +84,7 @@ def run_method(
 def main() -> None:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=100)
+    parser.add_argument("--scenes", type=int, help="by default 100, or all of PIE-Bench")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--pie-bench", type=Path, help="PIE-Bench's folder, in place of scenes")
     parser.add_argument("--methods", help="some of them, separated by commas")
@@ -99,25 +103,27 @@ def main() -> None:
     part, parts = (int(n) if n.isdigit() else 0 for n in f"{options.part}/".split("/")[:2])
     if not 1 <= part <= parts:
         parser.error(f"--part is as 1/2, not {options.part}")
-    seeds = range(options.first_seed, options.first_seed + options.scenes)
+    seeds = range(options.first_seed, options.first_seed + (options.scenes or SCENES))
     model = load_model(options.model, options.device)
     pictures = None if options.pie_bench is None else pie_tasks(options.pie_bench, model.native_size)
     known = None if pictures is None else list(islice(pictures, options.scenes))
     names = list(map(str, seeds)) if known is None else [task.name for task in known]
     if known is not None and options.guidance is None:
         options.guidance = PIE_GUIDANCE
-    measures = lpips_measure(options.device) if options.lpips else {}
+    measures = {} if known is None else published_measures()
+    measures |= lpips_measure(options.device) if options.lpips else {}
     measures |= clip_measures(options.clip, options.device) if options.clip else {}
     measures |= structure_measure(options.dino, options.device) if options.dino else {}
     settings = {
-        "guidance": options.guidance, "first_seed": options.first_seed if known is None else None,
-        "model": options.model, "device": options.device,
-        **({"measures": list(measures)} if measures else {}),
+        "first_seed": options.first_seed, "pie_bench": options.pie_bench and str(options.pie_bench),
+        "model": options.model, "device": options.device, "steps": STEPS,
+        "guidance": options.guidance or {name: suited for name, (_, suited) in METHODS.items()},
+        "keep_photo": [UNSEEN, SEEN, REACH], "measures": list(measures),
     }  # fmt: skip
     kept = options.out / "edit_quality.jsonl"
-    done = {(row.method, row.task) for row in _rows(kept, settings)}
+    done = Counter((row.method, row.task) for row in _rows(kept, settings)[1])
     for index in range(part - 1, len(names), parts):
-        missing = [name for name in wanted if (name, names[index]) not in done]
+        missing = [name for name in wanted if done[name, names[index]] < 2]
         if not missing:
             continue
         task = scene_task(seeds[index]) if known is None else known[index]
@@ -127,18 +133,21 @@ def main() -> None:
             _keep(options.out, task, "truth", task.truths[0])
         for name in missing:
             rows = run_method(model, photo, name, options.guidance, options.out, measures)
-            with kept.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+            add_records(kept, [asdict(row) for row in rows])
             print(f"{task.name} {task.kind:18s} {name:20s} {rows[0].scores}", flush=True)
     if parts > 1:
         return
-    rows = [row for row in _rows(kept, settings) if row.method in wanted and row.task in names]
+    begun, found = _rows(kept, settings)
+    # a pair of rows that a stop cut apart is there once more
+    last = {(row.method, row.photo_kept, row.task): row for row in found}
+    rows = [row for row in last.values() if row.method in wanted and row.task in names]
     rows.sort(key=lambda row: (list(METHODS).index(row.method), row.photo_kept, row.task))
-    print(write_report(options.out, rows, {**environment(), **settings}))
+    print(write_report(options.out, rows, {**begun, **settings}))
 
 
-def _rows(path: Path, settings: dict[str, Any]) -> list[Row]:
-    return [Row(**{**r, "scores": scores_from(r["scores"])}) for r in known_records(path, settings)]
+def _rows(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:
+    begun, records = known_records(path, settings)
+    return begun, [Row(**{**r, "scores": scores_from(r["scores"])}) for r in records]
 
 
 def _keep(out: Path, task: EditTask, name: str, picture: np.ndarray) -> None:

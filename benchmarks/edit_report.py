@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,7 +15,12 @@ from nullinv_core.figures import side_by_side
 from nullinv_core.images import save_pil
 
 from .common import markdown_table
-from .edit_scores import Scores, interval
+from .edit_cases import SINGLE
+from .edit_scores import Scores, interval, share_interval
+
+MARKERS = "osD^v<>PX*hd"
+TILE = 144
+"""Pixels of a picture on the sheet; its label fits."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +42,21 @@ def named(row: Row) -> str:
 
 
 def mean_of(rows: Sequence[Row], name: str) -> tuple[float, float, float] | None:
-    """Mean of a score ("gain", "kept.psnr", "learned.CLIP" …) with its interval, over the rows that have it."""
+    """Mean of a score ("gain", "kept.psnr", "extra.CLIP" …) with its 95 % interval, over the rows that have it."""
     part, _, figure = name.partition(".")
     found = [getattr(row.scores, part) for row in rows]
-    if part == "learned":
+    if part == "extra":
         found = [one.get(figure) for one in found]
     elif figure:
         found = [None if one is None else getattr(one, figure) for one in found]
-    values = [float(one) for one in found if one is not None and np.isfinite(one)]
-    return interval(values) if values else None
+    values = [one for one in found if one is not None]
+    if not values:
+        return None
+    return share_interval(sum(values), len(values)) if isinstance(values[0], bool) else interval(values)
 
 
 def by_method(rows: Sequence[Row]) -> str:
-    """One line a method: means with 95 % bootstrap intervals, of the scores that any row has."""
+    """One line a method: means and shares with 95 % intervals, of the scores that any row has."""
     columns = {
         "as asked": ("asked", "{:.0%}"), "edits right": ("right", "{:.0%} ({:.0%}-{:.0%})"),
         "kept, dB": ("kept.psnr", "{:.1f} ({:.1f}-{:.1f})"),
@@ -55,8 +64,8 @@ def by_method(rows: Sequence[Row]) -> str:
         "changed, dB": ("changed.psnr", "{:.1f} ({:.1f}-{:.1f})"), "gain, dB": ("gain", "{:+.1f}"),
         "changed, SSIM": ("changed.ssim", "{:.3f}"), "changed, MS-SSIM": ("changed.ms_ssim", "{:.3f}"),
     }  # fmt: skip
-    learned = dict.fromkeys(name for row in rows for name in row.scores.learned)
-    columns |= {name: (f"learned.{name}", "{:.2f}") for name in learned}
+    extra = dict.fromkeys(name for row in rows for name in row.scores.extra)
+    columns |= {name: (f"extra.{name}", "{:.2f}") for name in extra}
     columns = {head: (name, form) for head, (name, form) in columns.items() if mean_of(rows, name)}
     lines = []
     for method, own in grouped(rows, named).items():
@@ -74,8 +83,26 @@ def by_kind(rows: Sequence[Row]) -> str:
     for method, own in grouped(rows, named).items():
         groups = grouped(own, lambda row: row.kind)
         cells = [(sum(bool(r.scores.right) for r in groups.get(k, [])), len(groups.get(k, []))) for k in kinds]
+        single = [bool(r.scores.right) for r in own if r.kind in SINGLE]
+        cells.append((sum(single), len(single)))
         lines.append([method, *(f"{right} of {of}" if of else "" for right, of in cells)])
-    return markdown_table(["edits right", *kinds], lines)
+    return markdown_table(["edits right", *kinds, "all of a single attribute"], lines)
+
+
+def by_pairs(rows: Sequence[Row], default: str) -> str:
+    """Each method against the default on the same tasks: whose edits alone are right, and mean differences."""
+    groups = grouped(rows, lambda row: row.method)
+    ours = {row.task: row.scores for row in groups.pop(default, [])}
+    lines = []
+    for method, own in groups.items():
+        both = [(row.scores, ours[row.task]) for row in own if row.task in ours]
+        judged = [(bool(a.right), bool(b.right)) for a, b in both if a.right is not None and b.right is not None]
+        kept = [a.kept.psnr - b.kept.psnr for a, b in both if a.kept and b.kept]
+        gained = [a.gain - b.gain for a, b in both if a.gain is not None and b.gain is not None]
+        cells = ["{:+.1f} ({:+.1f} to {:+.1f})".format(*interval(found)) if found else "" for found in (kept, gained)]
+        lines.append([method, str(judged.count((False, True))), str(judged.count((True, False))), *cells])
+    head = ["method", f"only {default} right", "only it right", "kept, dB more", "gain, dB more"]
+    return markdown_table([f"against {default}", *head[1:]], lines)
 
 
 def grouped(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
@@ -86,32 +113,46 @@ def grouped(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[Ro
     return groups
 
 
+PLOTTED = {
+    "changed.psnr": "where it should change, against the truth, dB", "right": "share of edits right",
+    "extra.CLIP, edited part": "CLIP similarity of the edited part", "extra.CLIP": "CLIP similarity",
+}  # fmt: skip
+
+
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """What is kept against how near the edit is to the truth, and against the share that is right: a point a method."""
+    """What is kept against how good the edit is, a point a method: as decoded above, with the photo's pixels below.
+
+    Nothing is written where no score says how good an edit is.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure((11, 4.5), layout="constrained")
-    for axes, (name, label) in zip(
-        figure.subplots(1, 2),
-        (("changed.psnr", "where it should change, against the truth, dB"), ("right", "share of edits right")),
-        strict=True,
-    ):
-        for method, own in grouped(rows, named).items():
-            x, y = mean_of(own, "kept.psnr"), mean_of(own, name)
-            if x is None or y is None:
-                continue
-            axes.errorbar(
-                x[0], y[0], xerr=[[x[0] - x[1]], [x[2] - x[0]]], yerr=[[y[0] - y[1]], [y[2] - y[0]]],
-                fmt="o", capsize=2, linewidth=0.7, label=method,
-            )  # fmt: skip
-            axes.annotate(method, (x[0], y[0]), xytext=(4, 4), textcoords="offset points", fontsize=7)
-        axes.set(xlabel="where nothing should change, against the photo, dB", ylabel=label)
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    shown = [name for name in PLOTTED if mean_of(rows, name)][:2]
+    if not shown:
+        return
+    figure = Figure((5 * len(shown) + 2, 8), layout="constrained")
+    both = ((False, "as decoded"), (True, "with the photo's own pixels"))
+    for line, (photo_kept, title) in zip(figure.subplots(2, len(shown), squeeze=False), both, strict=True):
+        for axes, name in zip(line, shown, strict=True):
+            _points(axes, [row for row in rows if row.photo_kept == photo_kept], name)
+            axes.set(xlabel="where nothing should change, against the photo, dB", ylabel=PLOTTED[name], title=title)
+            axes.grid(alpha=0.3)
+    figure.legend(*line[0].get_legend_handles_labels(), loc="outside right center")
+    figure.savefig(path, dpi=100)
+
+
+def _points(axes: Any, rows: Sequence[Row], name: str) -> None:
+    for (method, own), marker in zip(grouped(rows, lambda row: row.method).items(), cycle(MARKERS)):
+        x, y = mean_of(own, "kept.psnr"), mean_of(own, name)
+        if x is None or y is None:
+            continue
+        axes.errorbar(
+            x[0], y[0], xerr=[[x[0] - x[1]], [x[2] - x[0]]], yerr=[[y[0] - y[1]], [y[2] - y[0]]],
+            fmt=marker, markersize=8, capsize=2, linewidth=0.6, label=method,
+        )  # fmt: skip
 
 
 def sheet(folder: Path, tasks: Sequence[str], methods: Sequence[str], path: Path) -> None:
-    """Pictures of some tasks, one line each: source, truth, every method."""
+    """Pictures of some tasks, one line each: source, truth, every method. Nothing is written where there are none."""
     strips = []
     for task in tasks:
         names = [name for name in ("source", "truth", *methods) if picture_of(folder, task, name).is_file()]
@@ -119,7 +160,10 @@ def sheet(folder: Path, tasks: Sequence[str], methods: Sequence[str], path: Path
         for name in names:
             with Image.open(picture_of(folder, task, name)) as picture:
                 pictures[name] = np.asarray(picture.convert("RGB"), np.float32) / 255
-        strips.append(side_by_side(pictures))
+        if pictures:
+            strips.append(side_by_side(pictures, TILE))
+    if not strips:
+        return
     width = max(strip.width for strip in strips)
     whole = Image.new("RGB", (width, sum(strip.height for strip in strips)), "white")
     top = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,8 @@ class Scores:
     ``kept``: to the source, where nothing may change; None where everything may. ``changed``: to the true edit, where
     it may; None where nobody knows that. ``gain``: by how many dB the edit is nearer to the truth there than the source
     is. ``asked``: whether the judge, who looks at no place or size, sees the asked scene; None without one. ``right``:
-    whether he does and all else stayed as well, within ``STAYED``. ``learned``: see ``learned_scores``, by name.
+    whether he does and all else stayed as well, within ``STAYED``. ``extra``: further figures by name, as those of
+    ``learned_scores``.
     """
 
     kept: Likeness | None
@@ -51,21 +53,21 @@ class Scores:
     gain: float | None
     asked: bool | None
     right: bool | None
-    learned: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, float] = field(default_factory=dict)
 
 
 def scores(edited: np.ndarray, task: EditTask, measures: Mapping[str, Measure] | None = None) -> Scores:
-    """Scores of a picture (H, W, 3) in 0…1; ``measures``: those by other networks."""
-    learned = {name: measure(edited, task) for name, measure in (measures or {}).items()}
+    """Scores of a picture (H, W, 3) in 0…1; ``measures``: further ones."""
+    extra = {name: measure(edited, task) for name, measure in (measures or {}).items()}
     changes = task.changes
     kept = likeness(edited, task.source, ~changes)
     asked = None if task.target is None else is_right(edited, task.target)
     right = asked and (kept is None or kept.psnr >= STAYED)
     if not task.truths:
-        return Scores(kept, None, None, asked, right, learned)
+        return Scores(kept, None, None, asked, right, extra)
     changed = likeness(edited, nearest_truth(edited, task), changes)
     none = psnr(task.source, nearest_truth(task.source, task), changes)
-    return Scores(kept, changed, None if changed is None else changed.psnr - none, asked, right, learned)
+    return Scores(kept, changed, None if changed is None else changed.psnr - none, asked, right, extra)
 
 
 def nearest_truth(picture: np.ndarray, task: EditTask) -> np.ndarray:
@@ -92,7 +94,7 @@ def likeness(picture: np.ndarray, reference: np.ndarray, region: np.ndarray) -> 
     multiscale = multiscale_structural_similarity_index_measure(
         inside, b, data_range=1.0, kernel_size=KERNEL, betas=betas
     )
-    near = min(BEST, psnr(picture, reference, region))
+    near = float(np.minimum(psnr(picture, reference, region), BEST))
     return Likeness(near, ssim(picture, reference, region), float(multiscale))
 
 
@@ -111,3 +113,10 @@ def interval(values: list[float], seed: int = 0, draws: int = 2000) -> tuple[flo
     means = sample[rng.integers(len(sample), size=(draws, len(sample)))].mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(sample.mean()), float(low), float(high)
+
+
+def share_interval(right: int, of: int) -> tuple[float, float, float]:
+    """A share with its 95 % interval (Wilson 1927): (share, low, high), all in 0…1; wider than none at 0 and at 1."""
+    z = 1.959964
+    middle, spread = right + z * z / 2, z * sqrt(right * (of - right) / of + z * z / 4)
+    return right / of, max(0.0, (middle - spread) / (of + z * z)), min(1.0, (middle + spread) / (of + z * z))

@@ -37,7 +37,7 @@ def clip_measures(folder: Path, device: str = "cpu") -> dict[str, Measure]:
     """100 times the cosine of CLIP's embeddings of picture and edit prompt: of the whole, and of what may change."""
     from transformers import CLIPModel, CLIPProcessor
 
-    model, processor = _from_folder(CLIPModel, folder).to(device).eval(), _from_folder(CLIPProcessor, folder)
+    model, processor = _network(CLIPModel, folder).to(device), _from_folder(CLIPProcessor, folder)
     return {
         "CLIP": lambda picture, task: _clip(model, processor, to_pil(picture), task.edit_prompt),
         "CLIP, edited part": lambda picture, task: _clip(
@@ -60,7 +60,7 @@ def structure_measure(folder: Path, device: str = "cpu") -> dict[str, Measure]:
     """
     from transformers import ViTModel
 
-    model = _from_folder(ViTModel, folder, add_pooling_layer=False).to(device).eval()
+    model = _network(ViTModel, folder, add_pooling_layer=False).to(device)
     keys = [module for name, module in model.named_modules() if name.endswith((".k_proj", ".key"))][-1]
     return {"structure": partial(_structure, model, keys)}
 
@@ -100,6 +100,15 @@ def lpips_measure(device: str = "cpu") -> dict[str, Measure]:
             return 1000 * float(network(a, b))
 
     return {"LPIPS, kept": measure}
+
+
+def _network(kind: Any, folder: Path, **options: Any) -> Any:
+    model, found = _from_folder(kind, folder, output_loading_info=True, **options)
+    if found["missing_keys"] or found["mismatched_keys"]:
+        raise InputError(
+            f'"{folder}" lacks weights of a {kind.__name__} ({", ".join(sorted(found["missing_keys"])[:3])})'
+        )
+    return model.eval()
 
 
 def _from_folder(kind: Any, folder: Path, **options: Any) -> Any:

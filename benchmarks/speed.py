@@ -33,7 +33,7 @@ from nullinv_core.prompt_to_prompt.attention import batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
 
 from . import full_size
-from .common import RESULTS, dense_edit, environment, known_records, markdown_table, now, write_json
+from .common import RESULTS, add_records, dense_edit, environment, known_records, markdown_table, now, write_json
 
 PEER_GUIDANCE = 7.5
 """Written into the peer's functions."""
@@ -325,19 +325,19 @@ def main() -> None:
     guidances = {"guidance": options.guidance, "edit_guidance": options.edit_guidance}
     settings = {**guidances, "first_seed": options.first_seed, "device": options.device, "model": options.model}
     kept = out.with_suffix(".jsonl")
-    rows = [_row(record) for record in known_records(kept, settings)]
+    begun, records = known_records(kept, settings)
+    rows = [_row(record) for record in records]
     done = {(row.method, row.seed) for row in rows}
     for number, seed in enumerate(range(options.first_seed, options.first_seed + options.scenes)):
         for name, run in methods.items():
             if (name, seed) in done or (name in INVERTED_ALONE and number >= options.slow_scenes):
                 continue
             rows.append(measure(model, name, run, demo_case(seed), seed, options.guidance, options.edit_guidance))
-            with kept.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(rows[-1])) + "\n")
+            add_records(kept, [asdict(rows[-1])])
             print(json.dumps(asdict(rows[-1])), flush=True)
     rows = [row for row in rows if row.method in methods and row.seed < options.first_seed + options.scenes]
     table = table_of(rows, "paper")
-    write_json(out, {**environment(), **settings, "rows": [asdict(row) for row in rows]})
+    write_json(out, {**begun, **settings, "rows": [asdict(row) for row in rows]})
     out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
     plot([row for row in rows if row.reconstruction_psnr], out.with_suffix(".png"))
     print(table)

@@ -17,9 +17,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 import nullinv_core.demo
 from benchmarks import edit_methods, edit_quality
+from benchmarks.common import add_records, known_records
 from benchmarks.edit_cases import KINDS, REWEIGHT, scene_task
-from benchmarks.edit_report import Row, by_kind, by_method
-from benchmarks.edit_scores import BEST, interval, most_scales, scores, scores_from
+from benchmarks.edit_report import Row, by_kind, by_method, by_pairs, plot
+from benchmarks.edit_scores import BEST, interval, most_scales, scores, scores_from, share_interval
 from benchmarks.learned_scores import clip_measures, lpips_measure, structure_measure
 from benchmarks.pie_bench import SIDE, decode_mask, pie_tasks
 from nullinv_core import InputError
@@ -71,16 +72,55 @@ def test_an_interval_holds_its_mean_and_stays_within_the_values(values):
     assert mean == pytest.approx(np.mean(values), abs=1e-6)
 
 
+@given(st.integers(1, 400), st.floats(0, 1))
+def test_the_interval_of_a_share_holds_those_that_it_is_likely_under(of, share):
+    """Guards Wilson's interval by what defines it: at both ends the share is 1.96 deviations away."""
+    right = round(share * of)
+    mean, low, high = share_interval(right, of)
+    assert mean == right / of and 0 <= low <= mean <= high <= 1 and low < high
+    for end in (low, high):
+        assert abs(mean - end) == pytest.approx(1.959964 * (end * (1 - end) / of) ** 0.5, abs=1e-6)
+
+
+def row(method, task, kind, picture, photo_kept=False):
+    """A row of a method that made this picture."""
+    return Row(method, photo_kept, task.name, kind, 2.0, 1.0, scores(picture, task))
+
+
 def test_tables_count_what_was_seen():
     """Guards the tables: a method's and a kind's edits, those right, and gaps where a score does not exist."""
-    rows = [
-        Row("fast", False, str(i), kind, 2.0, 1.0, scores(picture, task))
-        for i, (task, kind) in enumerate(zip(TASKS[:2], ("a", "b"), strict=True))
-        for picture in (task.truths[0],)
-    ] + [Row("paper", False, "0", "a", 1.5, 1.0, scores(TASKS[0].source, TASKS[0]))]
-    assert "| fast | 1 of 1 | 1 of 1 |" in by_kind(rows) and "| paper | 0 of 1 |  |" in by_kind(rows)
+    rows = [row("fast", task, kind, task.truths[0]) for task, kind in zip(TASKS[:2], ("colour", "b"), strict=True)]
+    rows.append(row("paper", TASKS[0], "colour", TASKS[0].source))
+    table = by_kind(rows)
+    assert "| fast | 1 of 1 | 1 of 1 | 1 of 1 |" in table and "| paper | 0 of 1 |  | 0 of 1 |" in table
     lines = by_method(rows).splitlines()
-    assert len(lines) == 4 and "100% (100%-100%)" in lines[2] and lines[3].endswith("| 1 |")
+    assert len(lines) == 4 and "100% (34%-100%)" in lines[2] and lines[3].endswith("| 1 |")
+    (line,) = by_pairs(rows, "fast").splitlines()[2:]
+    assert line.startswith("| paper | 1 | 0 |") and by_pairs(rows, "paper").splitlines()[2].startswith(
+        "| fast | 0 | 1 |"
+    )
+
+
+def test_a_plot_without_scores_is_not_written(tmp_path):
+    """Guards the report of pictures whose right edit nobody knows: no empty plot."""
+    rows = [row(name, TASKS[0], "a", TASKS[0].truths[0], kept) for name in ("fast", "paper") for kept in (False, True)]
+    plot(rows, tmp_path / "plot.png")
+    assert Image.open(tmp_path / "plot.png").width > 500
+    plot([replace(r, scores=replace(r.scores, changed=None, right=None)) for r in rows], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_rows_outlive_a_stop(tmp_path):
+    """Guards resuming: a line that was cut off is left out, those before and after it are read; other settings stop."""
+    file = tmp_path / "rows.jsonl"
+    begun, rows = known_records(file, {"guidance": 2})
+    assert rows == [] and begun["commit"]
+    add_records(file, [{"a": 1}, {"a": 2}])
+    file.write_text(file.read_text()[:-4])
+    add_records(file, [{"a": 3}])
+    assert known_records(file, {"guidance": 2}) == (begun, [{"a": 1}, {"a": 3}])
+    with pytest.raises(SystemExit, match="another run"):
+        known_records(file, {"guidance": 3})
 
 
 @given(st.binary(min_size=SIDE // 8, max_size=SIDE // 8))
@@ -211,6 +251,16 @@ def test_missing_weights_are_named(tmp_path, monkeypatch):
             made(tmp_path)
 
 
+def test_a_network_without_all_its_weights_is_refused(tmp_path):
+    """Guards the edges: random weights in place of missing ones would give figures that mean nothing."""
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTModel(ViTConfig(**small, image_size=224, patch_size=16), add_pooling_layer=False).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(InputError, match="lacks weights"):
+        structure_measure(tmp_path)
+
+
 def test_learned_scores_have_their_columns():
     """Guards the table: a column for each score that a row has, none for those that no row has."""
     task = replace(TASKS[0], truths=(), target=None)
@@ -239,7 +289,10 @@ def test_pie_bench_runs_in_one_command(monkeypatch, tmp_path, model_folder, clip
     assert [(r["method"], r["photo_kept"]) for r in rows] == [
         ("direct", False), ("direct", True), ("unchanged", False), ("unchanged", True)
     ]  # fmt: skip
-    assert all(r["guidance"] == 7.5 and r["scores"]["right"] is None and r["scores"]["learned"]["CLIP"] for r in rows)
+    assert all(r["guidance"] == 7.5 and r["scores"]["right"] is None and r["scores"]["extra"]["CLIP"] for r in rows)
+    kept, published = rows[0]["scores"]["kept"]["psnr"], rows[0]["scores"]["extra"]["published PSNR"]
+    (task,) = pie_tasks(folder, 128)
+    assert published == pytest.approx(kept - 10 * np.log10(np.mean(~task.changes)), abs=1e-3)
     assert rows[3]["scores"]["kept"]["psnr"] == BEST
     assert "CLIP" in (out / "edit_quality.md").read_text()
     assert Image.open(out / "edit_quality.png").width > 500 and (out / "edit_quality_pictures.png").exists()
@@ -250,8 +303,10 @@ def test_pie_bench_runs_in_one_command(monkeypatch, tmp_path, model_folder, clip
 def test_parts_share_the_work(monkeypatch, tmp_path):
     """Guards --part: two runs take every second scene, together what one run takes; only a whole run reports."""
     options = ["--methods", "unchanged", "--scenes", 3]
-    for part in ("2/2", "1/2"):
+    for part, tasks in (("2/2", {"40001"}), ("1/2", {"40000", "40001", "40002"})):
         benchmark(monkeypatch, *options, "--out", tmp_path / "parts", "--part", part)
+        lines = (tmp_path / "parts" / "edit_quality.jsonl").read_text().splitlines()[1:]
+        assert {json.loads(line)["task"] for line in lines} == tasks
     assert not (tmp_path / "parts" / "edit_quality.md").exists()
     benchmark(monkeypatch, *options, "--out", tmp_path / "parts")
     benchmark(monkeypatch, *options, "--out", tmp_path / "whole")
