@@ -286,7 +286,10 @@ def edit(
     side, height = (n * loaded.factor for n in stored.trajectory.clean.shape[:-3:-1])
     if reference is not None and side != height:
         raise InputError(f"--reference goes with square pictures alone; this inversion is {side}×{height}")
-    photo = None if reference is None else load_image(reference, side)
+    photo = None
+    if reference is not None:
+        photo = load_image(reference, side)
+        _check_photo(reference, loaded.encode_image(photo), stored.trajectory.clean)
     source = loaded.prompt(stored.prompts[0])
     prompts = [loaded.prompt(text) for text in prompt]
     plans = plan_edits(source, prompts, stored.trajectory.schedule.steps, settings)
@@ -311,6 +314,12 @@ def edit(
             name = "source" if branch == 0 else f"edit-{branch}"
             save_pil(word_maps(picture, result.maps[0, branch].cpu(), one), save_attention / f"{name}.png")
         typer.echo(f"attention: {save_attention}")
+
+
+def _check_photo(path: Path, latents: Tensor, inverted: Tensor) -> None:
+    # half precision and another way of scaling stay far below this, another photo above
+    if float((latents.to(inverted) - inverted).square().mean().sqrt() / inverted.std()) > 0.2:
+        raise InputError(f'--reference "{path}" is not the photo that was inverted; give that one, or leave it out')
 
 
 def _kept(picture: Tensor, photo: Tensor, mask: Tensor) -> str:

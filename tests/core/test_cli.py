@@ -170,6 +170,20 @@ def test_each_edit_takes_the_words_that_it_has(command, inverted, tmp_path):
     assert {p.name for p in tmp_path.glob("e*.png")} == {"e-1.png", "e-2.png"}
 
 
+def test_another_photo_is_no_reference(command, photo, tmp_path):
+    """Guards --reference: pixels of another photo do not end up in the edit; the same photo, saved anew, may."""
+    inversion, out, text = tmp_path / "demo.safetensors", tmp_path / "e.png", "a red star on a blue background"
+    options = ["--model", "demo", "--image", photo, "--prompt", text, "--steps", 2, "--device", "cpu"]
+    assert command("invert", *options, "--out", inversion)[0] == 0
+    pixels = np.asarray(Image.open(photo))
+    Image.fromarray(pixels).save(tmp_path / "same.jpg")
+    Image.fromarray(pixels[::-1, ::-1]).save(tmp_path / "other.png")
+    options = ["--inversion", inversion, "--prompt", text.replace("red", "green"), "--device", "cpu", "--out", out]
+    status, _, err = command("edit", *options, "--reference", tmp_path / "other.png")
+    assert status == 2 and "is not the photo that was inverted" in err and not out.exists()
+    assert command("edit", *options, "--reference", tmp_path / "same.jpg")[0] == 0 and out.exists()
+
+
 def test_a_reference_tells_what_was_kept(command, inverted, photo, tmp_path, monkeypatch):
     """Guards --reference: figures outside of the blend mask, the photo's own pixels unless told otherwise."""
     options = [
