@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 from torch import Tensor
@@ -34,10 +36,12 @@ def environment() -> dict[str, Any]:
     return {
         "commit": commit,
         "python": platform.python_version(),
+        "numpy": np.__version__,
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,
         "machine": platform.machine(),
+        "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
 

@@ -1,4 +1,4 @@
-"""Edits with a known answer, ours and every other way: ``python -m benchmarks.edit_quality --scenes 100 --out DIR``.
+"""Edits with a known answer, ours and every other way: ``python -m benchmarks.edit_quality --out DIR``.
 
 Held-out scenes take turns through eight kinds of edit; prompts, true answers and masks come from their generator. All
 methods run on the same weights and pictures, and each picture is scored twice: as decoded, and with the photo's own
@@ -11,8 +11,6 @@ edits nobody knows.
 from __future__ import annotations
 
 import argparse
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -27,7 +25,7 @@ from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.images import save_image
 from nullinv_core.keeping import REACH, SEEN, UNSEEN
 
-from .common import RESULTS, add_records, known_records, write_json
+from .common import add_records, environment, known_records, now, write_json
 from .edit_cases import EditTask, scene_task
 from .edit_methods import DEFAULT, METHODS, STEPS, Photo, photo_of
 from .edit_report import Row, by_kind, by_method, by_pairs, named, picture_of, plot, sheet
@@ -47,7 +45,6 @@ SHOWN = 12
 def write_report(out: Path, rows: Sequence[Row], about: dict[str, Any]) -> str:
     """Write rows, tables, plot and sheet to a folder; returns the tables."""
     decoded, kept = ([row for row in rows if row.photo_kept == own] for own in (False, True))
-    shown = [row for row in rows if row.photo_kept == (row.method == DEFAULT)]
     judged = [by_kind(kept)] if any(row.scores.right is not None for row in kept) else []
     tables = "\n\n".join(
         ["As decoded:", by_method(decoded), "With the photo's own pixels where the picture hardly differs:",
@@ -56,7 +53,7 @@ def write_report(out: Path, rows: Sequence[Row], about: dict[str, Any]) -> str:
     write_json(out / "edit_quality.json", about)
     (out / "edit_quality.md").write_text(tables + "\n", encoding="utf-8")
     plot(rows, out / "edit_quality.png")
-    methods, tasks = list(dict.fromkeys(map(named, shown))), list(dict.fromkeys(r.task for r in rows))
+    methods, tasks = list(dict.fromkeys(map(named, kept))), list(dict.fromkeys(r.task for r in rows))
     chosen = np.random.default_rng(0).permutation(len(tasks))[:SHOWN]
     sheet(out, [tasks[i] for i in sorted(chosen)], methods, out / "edit_quality_pictures.png")
     return tables
@@ -68,9 +65,9 @@ def run_method(
     """A method's rows on a photo, as decoded and with the photo's own pixels; its pictures go to ``out``."""
     method, suited = METHODS[name]
     task, used = photo.task, guidance or suited
-    started = time.perf_counter()
+    started = now(model.device)
     edited = model.decode(method(photo, used))
-    seconds = time.perf_counter() - started
+    seconds = now(model.device) - started
     source = torch.from_numpy(task.source)[None]
     pictures = {False: edited, True: keep_photo(source, edited, photo.reconstructed)[0]}
     rows = []
@@ -95,7 +92,7 @@ def main() -> None:
     parser.add_argument("--lpips", action="store_true", help="LPIPS, with torchvision's own weights")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, required=True, help="folder; that of the table is benchmarks/results")
     options = parser.parse_args()
     wanted = options.methods.split(",") if options.methods else list(METHODS)
     if set(wanted) - set(METHODS):
@@ -115,15 +112,18 @@ def main() -> None:
     measures |= clip_measures(options.clip, options.device) if options.clip else {}
     measures |= structure_measure(options.dino, options.device) if options.dino else {}
     settings = {
-        "first_seed": options.first_seed, "pie_bench": options.pie_bench and str(options.pie_bench),
+        "first_seed": options.first_seed, "pie_bench": options.pie_bench and str(options.pie_bench.resolve()),
         "model": options.model, "device": options.device, "steps": STEPS,
         "guidance": options.guidance or {name: suited for name, (_, suited) in METHODS.items()},
         "keep_photo": [UNSEEN, SEEN, REACH], "measures": list(measures),
     }  # fmt: skip
     kept = options.out / "edit_quality.jsonl"
-    done = Counter((row.method, row.task) for row in _rows(kept, settings)[1])
+    begun, found = _rows(kept, settings)
+    if begun["commit"] != environment()["commit"]:
+        print(f"goes on with rows of commit {begun['commit']}")
+    done = {(row.method, row.task, row.photo_kept) for row in found}
     for index in range(part - 1, len(names), parts):
-        missing = [name for name in wanted if done[name, names[index]] < 2]
+        missing = [name for name in wanted if not {(name, names[index], own) for own in (False, True)} <= done]
         if not missing:
             continue
         task = scene_task(seeds[index]) if known is None else known[index]

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from nullinv_core.demo.judge import is_right
-from nullinv_core.images import psnr, ssim
+from nullinv_core.demo.judge import in_place, read, truth
+from nullinv_core.images import from_pil, psnr, ssim, to_pil
 
 from .edit_cases import EditTask
 from .learned_scores import Measure
@@ -23,9 +23,6 @@ KERNEL = 11
 """Side of MS-SSIM's window."""
 BEST = 60.0
 """dB that equal regions count as, so that they have a mean; rounding to 8 bits alone makes 59."""
-STAYED = 24.0
-"""dB to the source where nothing may change, below which something else did: the smallest and palest object of a scene,
-moved aside, leaves 23."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,9 @@ class Scores:
 
     ``kept``: to the source, where nothing may change; None where everything may. ``changed``: to the true edit, where
     it may; None where nobody knows that. ``gain``: by how many dB the edit is nearer to the truth there than the source
-    is. ``asked``: whether the judge, who looks at no place or size, sees the asked scene; None without one. ``right``:
-    whether he does and all else stayed as well, within ``STAYED``. ``extra``: further figures by name, as those of
-    ``learned_scores``.
+    is. ``asked``: whether the judge sees the asked shapes, colours and background in the picture as saved; None where
+    nobody knows them. ``right``: whether he sees them in their places and sizes as well. ``extra``: further figures by
+    name, as those of ``learned_scores``.
     """
 
     kept: Likeness | None
@@ -58,11 +55,15 @@ class Scores:
 
 def scores(edited: np.ndarray, task: EditTask, measures: Mapping[str, Measure] | None = None) -> Scores:
     """Scores of a picture (H, W, 3) in 0…1; ``measures``: further ones."""
-    extra = {name: measure(edited, task) for name, measure in (measures or {}).items()}
+    found = {name: measure(edited, task) for name, measure in (measures or {}).items()}
+    extra = {name: value for name, value in found.items() if value is not None}
     changes = task.changes
     kept = likeness(edited, task.source, ~changes)
-    asked = None if task.target is None else is_right(edited, task.target)
-    right = asked and (kept is None or kept.psnr >= STAYED)
+    asked = right = None
+    if task.target is not None:
+        seen = read(from_pil(to_pil(edited))[0].numpy())
+        asked = seen == truth(task.target)
+        right = asked and in_place(seen, read(task.truths[0]))
     if not task.truths:
         return Scores(kept, None, None, asked, right, extra)
     changed = likeness(edited, nearest_truth(edited, task), changes)
@@ -119,4 +120,6 @@ def share_interval(right: int, of: int) -> tuple[float, float, float]:
     """A share with its 95 % interval (Wilson 1927): (share, low, high), all in 0…1; wider than none at 0 and at 1."""
     z = 1.959964
     middle, spread = right + z * z / 2, z * sqrt(right * (of - right) / of + z * z / 4)
-    return right / of, max(0.0, (middle - spread) / (of + z * z)), min(1.0, (middle + spread) / (of + z * z))
+    share, low, high = right / of, (middle - spread) / (of + z * z), (middle + spread) / (of + z * z)
+    # at none and at all the ends are 0 and 1 but for rounding
+    return share, min(share, max(0.0, low)), max(share, min(1.0, high))

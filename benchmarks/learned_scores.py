@@ -23,8 +23,8 @@ from nullinv_core.images import to_pil
 
 from .edit_cases import EditTask
 
-Measure = Callable[[np.ndarray, EditTask], float]
-"""A figure of an edited picture (H, W, 3) in 0…1."""
+Measure = Callable[[np.ndarray, EditTask], float | None]
+"""A figure of an edited picture (H, W, 3) in 0…1; None where there is nothing to measure."""
 BACKBONE = "squeezenet1_1-b8a52dc0.pth"
 """Weights under LPIPS, as torchvision names them."""
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -90,8 +90,10 @@ def lpips_measure(device: str = "cpu") -> dict[str, Measure]:
 
     network = LearnedPerceptualImagePatchSimilarity(net_type="squeeze", normalize=True).to(device)
 
-    def measure(picture: np.ndarray, task: EditTask) -> float:
+    def measure(picture: np.ndarray, task: EditTask) -> float | None:
         kept = ~task.changes[..., None]
+        if not kept.any():
+            return None
         a, b = (
             torch.from_numpy((x * kept).astype(np.float32)).movedim(-1, 0)[None].to(device)
             for x in (picture, task.source)

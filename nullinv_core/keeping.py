@@ -33,7 +33,7 @@ def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Te
     it, it follows what those are corrected by, so that no seam shows, as in gradient-domain compositing (Pérez et al.
     2003, "Poisson image editing"). ``photo``: (B, H, W, 3), before the autoencoder; ``reconstructed``: the same after
     it; ``edited``: E edits of each. Raises InputError for pictures of different sizes or numbers, NonFiniteError for an
-    edit with NaN.
+    edit or a reconstruction with NaN.
     """
     if photo.shape != reconstructed.shape or photo.shape[1:] != edited.shape[1:] or len(edited) % len(photo):
         raise InputError(
@@ -42,8 +42,9 @@ def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Te
             "to the edit's size before it is inverted"
         )
     edits = len(edited) // len(photo)
-    if not bool(edited.isfinite().all()):
-        raise NonFiniteError("the edited picture holds NaN or infinite values; decode it in float32")
+    for name, pictures in (("edited picture", edited), ("reconstruction", reconstructed)):
+        if not bool(pictures.isfinite().all()):
+            raise NonFiniteError(f"the {name} holds NaN or infinite values; decode it in float32")
     own = edited.float()
     kept, before = (p.to(own.device).float().repeat_interleave(edits, 0) for p in (photo, reconstructed))
     share = changed(own, before)

@@ -1,13 +1,13 @@
 """A judge that reads a scene off its picture by classical means: colours by palette, shapes by template.
 
 It knows the palette and the outlines of the generator and nothing of any trained model, so it can say whether a
-generated or edited picture shows what its caption says. Size and position are not judged.
+generated or edited picture shows what its caption says, and whether objects lie where another reading has them.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -24,16 +24,23 @@ FOREGROUND = 0.17
 SMALLEST = 70
 """Fewest pixels of an object."""
 TEMPLATE = 40
+MOVED, GROWN = 8.0, 1.4
+"""Pixels that an object may be elsewhere, and the factor that its area may be off, to be in its place. Within a size
+word areas differ by up to 1.4, between the middles of neighbouring ones by 1.7."""
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the judge sees. ``objects``: sorted (shape, colour) pairs."""
+    """What the judge sees. ``objects``: sorted (shape, colour) pairs. ``places``: x, y and area in pixels of each.
+
+    Places do not count where readings are compared.
+    """
 
     objects: tuple[tuple[str, str], ...]
     background: str
     texture: str
+    places: tuple[tuple[float, float, float], ...] = field(default=(), compare=False)
 
 
 def truth(scene: Scene) -> Reading:
@@ -47,6 +54,16 @@ def is_right(image: np.ndarray, scene: Scene) -> bool:
     return read(image) == truth(scene)
 
 
+def in_place(seen: Reading, wanted: Reading) -> bool:
+    """Whether two readings have their objects in the same places, as large: within ``MOVED`` and ``GROWN``."""
+    if len(seen.places) != len(wanted.places):
+        return False
+    pairs = np.asarray([seen.places, wanted.places]).reshape(2, -1, 3)
+    moved = np.linalg.norm(pairs[0, :, :2] - pairs[1, :, :2], axis=-1)
+    grown = np.abs(np.log(pairs[0, :, 2] / pairs[1, :, 2]))
+    return bool((moved <= MOVED).all() and (grown <= np.log(GROWN)).all())
+
+
 def read(image: np.ndarray) -> Reading:
     """Read a picture, float (128, 128, 3) in 0…1."""
     colour, pair = _background(image)
@@ -58,8 +75,12 @@ def read(image: np.ndarray) -> Reading:
         tone = _tone(image, part)
         # pixels between the two colours go to the nearer one, or thin shapes would lose their edges
         whole = dilate(part, 3) & (np.linalg.norm(image - tone, axis=-1) < distance)
-        objects.append((_shape(whole if whole.any() else part), _colour_name(tone)))
-    return Reading(tuple(sorted(objects)), colour, texture)
+        whole = whole if whole.any() else part
+        ys, xs = np.nonzero(whole)
+        place = (float(xs.mean()), float(ys.mean()), float(len(xs)))
+        objects.append(((_shape(whole), _colour_name(tone)), place))
+    objects.sort()
+    return Reading(tuple(o for o, _ in objects), colour, texture, tuple(place for _, place in objects))
 
 
 def _background(image: np.ndarray) -> tuple[str, tuple[np.ndarray, np.ndarray]]:

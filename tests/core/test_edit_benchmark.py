@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn.functional import interpolate
@@ -19,15 +19,18 @@ import nullinv_core.demo
 from benchmarks import edit_methods, edit_quality
 from benchmarks.common import add_records, known_records
 from benchmarks.edit_cases import KINDS, REWEIGHT, scene_task
+from benchmarks.edit_methods import METHODS, photo_of
 from benchmarks.edit_report import Row, by_kind, by_method, by_pairs, plot
 from benchmarks.edit_scores import BEST, interval, most_scales, scores, scores_from, share_interval
 from benchmarks.learned_scores import clip_measures, lpips_measure, structure_measure
-from benchmarks.pie_bench import SIDE, decode_mask, pie_tasks
+from benchmarks.pie_bench import SIDE, decode_mask, pie_tasks, published_measures
 from nullinv_core import InputError
+from nullinv_core.backends.diffusers import load_model
+from nullinv_core.demo.scenes import render
 from nullinv_core.images import psnr, to_pil
 
 DEMO_FOLDER = Path(nullinv_core.demo.__file__).parent / "model"
-TASKS = [scene_task(seed) for seed in range(40_000, 40_000 + len(KINDS))]
+TASKS = [scene_task(seed) for seed in range(30_000, 30_000 + len(KINDS))]
 
 
 def test_kinds_take_turns_and_their_truth_is_right():
@@ -58,6 +61,18 @@ def test_scores_tell_what_was_kept_from_what_was_changed(task):
         assert bad.kept.ssim < 0.9 and bad.kept.ms_ssim < 1 and 15 < bad.kept.psnr < 25
 
 
+@pytest.mark.parametrize("task", TASKS, ids=lambda t: t.kind)
+@pytest.mark.parametrize(("aside", "grown"), [(12, 1.0), (0, 1.3), (0, 0.75)])
+def test_an_object_elsewhere_or_of_another_size_is_not_right(task, aside, grown):
+    """Guards *right*: what the prompt does not say, place and size, stays as well; in a texture that lies anywhere."""
+    first, *others = task.target.objects
+    towards = 1 if first.x < 64 else -1
+    moved = replace(first, x=first.x + towards * aside, radius=first.radius * grown)
+    found = scores(render(replace(task.target, objects=(moved, *others))), task)
+    assert not found.right
+    assert scores(task.truths[-1], task).right
+
+
 def test_small_pictures_use_fewer_scales():
     """Guards MS-SSIM's window: it fits the coarsest scale that is used."""
     assert [most_scales(side) for side in (16, 64, 128, 512)] == [1, 3, 4, 5]
@@ -73,6 +88,7 @@ def test_an_interval_holds_its_mean_and_stays_within_the_values(values):
 
 
 @given(st.integers(1, 400), st.floats(0, 1))
+@example(3, 1.0)
 def test_the_interval_of_a_share_holds_those_that_it_is_likely_under(of, share):
     """Guards Wilson's interval by what defines it: at both ends the share is 1.96 deviations away."""
     right = round(share * of)
@@ -270,6 +286,59 @@ def test_learned_scores_have_their_columns():
     assert scores_from(json.loads(json.dumps(asdict(rows[0].scores)))) == rows[0].scores
 
 
+def test_what_may_all_change_has_no_published_figures(tmp_path):
+    """Guards PIE-Bench's means: black pictures are equal, and count as nothing there."""
+    (task,) = pie_tasks(pie_folder(tmp_path, mask=[0, SIDE * SIDE]), 128)
+    found = scores(1 - task.source, task, published_measures())
+    assert found.kept is None and found.extra == {}
+
+
+class Recording:
+    """A denoiser that notes the highest and lowest noise level it is asked for, and under which contexts."""
+
+    def __init__(self, real):
+        self.real, self.timesteps, self.contexts = real, [], []
+
+    def __call__(self, latents, level, context, *rest, **more):
+        self.timesteps.append(level.timestep)
+        self.contexts += list(context)
+        return self.real(latents, level, context, *rest, **more)
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+
+@pytest.fixture(scope="module")
+def demo_photo():
+    """A task's picture under the demo model, whose denoiser is a ``Recording``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edit_methods, "STEPS", 4)
+        model = load_model("demo")
+        yield photo_of(replace(model, denoiser=Recording(model.denoiser)), TASKS[1])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_asks_for_the_edit(demo_photo, monkeypatch, name):
+    """Guards the others' fairness: each draws under the edit's prompt, sampled ones from their own noise level down,
+    under the empty prompt where that guides; the same picture each time."""
+    monkeypatch.setattr(edit_methods, "STEPS", 4)
+    asked = demo_photo.model.denoiser
+    method, guidance = METHODS[name]
+    made = replace(demo_photo, made={}, trajectories={})
+    asked.timesteps.clear(), asked.contexts.clear()
+    latents = method(made, guidance)
+    assert latents.shape == made.latents.shape and bool(latents.isfinite().all())
+    used = [any(torch.equal(context, text[0]) for context in asked.contexts) for text in (made.edited, made.source)]
+    sampled = name.startswith(("SDEdit", "random"))
+    assert used == ([False, False] if name == "unchanged" else [True, not sampled])
+    if sampled:
+        share = 1.0 if name == "random noise" else float(name.split()[1])
+        steps = round(4 * share)
+        assert max(asked.timesteps) == made.schedule.timesteps[steps - 1] and len(asked.timesteps) == steps
+        assert any(torch.equal(context, made.empty[0]) for context in asked.contexts)
+    assert torch.equal(method(made, guidance), latents)
+
+
 def benchmark(monkeypatch, *options):
     """Run the command."""
     monkeypatch.setattr(edit_methods, "STEPS", 2)
@@ -291,6 +360,7 @@ def test_pie_bench_runs_in_one_command(monkeypatch, tmp_path, model_folder, clip
     ]  # fmt: skip
     assert all(r["guidance"] == 7.5 and r["scores"]["right"] is None and r["scores"]["extra"]["CLIP"] for r in rows)
     kept, published = rows[0]["scores"]["kept"]["psnr"], rows[0]["scores"]["extra"]["published PSNR"]
+    assert rows[0]["scores"]["extra"]["published MSE"] == pytest.approx(10_000 / 10 ** (published / 10), rel=1e-3)
     (task,) = pie_tasks(folder, 128)
     assert published == pytest.approx(kept - 10 * np.log10(np.mean(~task.changes)), abs=1e-3)
     assert rows[3]["scores"]["kept"]["psnr"] == BEST

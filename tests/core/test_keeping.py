@@ -129,8 +129,10 @@ def test_nan_is_refused():
     photo = pictures(6, 1)
     edited = photo.clone()
     edited[0, 3, 3, 0] = torch.nan
-    with pytest.raises(NonFiniteError, match="float32"):
+    with pytest.raises(NonFiniteError, match=r"edited picture.*float32"):
         keep_photo(photo, edited, photo)
+    with pytest.raises(NonFiniteError, match=r"reconstruction.*float32"):
+        keep_photo(photo, photo, edited)
 
 
 def test_a_line_that_the_autoencoder_lost_leaves_no_ghost():
