@@ -63,7 +63,7 @@ def scores(edited: np.ndarray, task: EditTask, measures: Mapping[str, Measure] |
     if task.target is not None:
         seen = read(from_pil(to_pil(edited))[0].numpy())
         asked = seen == truth(task.target)
-        right = asked and in_place(seen, read(task.truths[0]))
+        right = asked and in_place(seen, read(task.truths[0]), read(task.source))
     if not task.truths:
         return Scores(kept, None, None, asked, right, extra)
     changed = likeness(edited, nearest_truth(edited, task), changes)

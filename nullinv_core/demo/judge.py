@@ -54,14 +54,23 @@ def is_right(image: np.ndarray, scene: Scene) -> bool:
     return read(image) == truth(scene)
 
 
-def in_place(seen: Reading, wanted: Reading) -> bool:
-    """Whether two readings have their objects in the same places, as large: within ``MOVED`` and ``GROWN``."""
-    if len(seen.places) != len(wanted.places):
-        return False
-    pairs = np.asarray([seen.places, wanted.places]).reshape(2, -1, 3)
-    moved = np.linalg.norm(pairs[0, :, :2] - pairs[1, :, :2], axis=-1)
-    grown = np.abs(np.log(pairs[0, :, 2] / pairs[1, :, 2]))
-    return bool((moved <= MOVED).all() and (grown <= np.log(GROWN)).all())
+def in_place(seen: Reading, wanted: Reading, source: Reading) -> bool:
+    """Whether every object lies where ``wanted`` has it, as large, within ``MOVED`` and ``GROWN``.
+
+    Or where ``source`` has the nearest object: a new shape may take the middle of what was there, as that of a crescent
+    lies beside its circle's. ``seen`` and ``wanted`` are of the same objects.
+    """
+    before = np.asarray(source.places).reshape(-1, 3)
+    for place, right in zip(np.asarray(seen.places), np.asarray(wanted.places), strict=True):
+        nearest = before[np.linalg.norm(before[:, :2] - right[:2], axis=1).argmin()] if len(before) else right
+        if not any(_same_place(place, other) for other in (right, nearest)):
+            return False
+    return True
+
+
+def _same_place(one: np.ndarray, other: np.ndarray) -> bool:
+    grown = max(one[2] / other[2], other[2] / one[2])
+    return bool(np.linalg.norm(one[:2] - other[:2]) <= MOVED and grown <= GROWN)
 
 
 def read(image: np.ndarray) -> Reading:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullinv_core import InputError
-from nullinv_core.demo.judge import FRAME, components, is_right, read, truth, wrong_attributes
+from nullinv_core.demo.judge import FRAME, Reading, components, in_place, is_right, read, truth, wrong_attributes
 from nullinv_core.demo.scenes import (
     COLOURS,
     EDITS,
@@ -202,3 +202,21 @@ def test_figures_have_content():
     assert strip.shape[0] > 32 and (strip[:25] < 128).any()
     plot, bare = (np.asarray(log_plot([1e-3, 1e-5, 1e-4], "t", "x", bars)) for bars in ([1, 2, 3], ()))
     assert (plot != bare).any()
+
+
+def at(*places):
+    """A reading of stars in these places."""
+    return Reading((("star", "red"),) * len(places), "blue", "plain", places)
+
+
+def test_objects_are_in_place_or_in_that_of_what_they_stand_in_for():
+    """Guards the judge of places: neither far from both nor of another size; another object's place does not count."""
+    wanted, crescent = at((90.0, 90.0, 1100.0)), at((100.0, 90.0, 1200.0))
+    for place, right in (
+        ((93, 92, 1100), True), ((105, 90, 1100), True), ((90, 90, 1500), True), ((90, 90, 1550), False),
+        ((75, 90, 1100), False), ((100, 90, 1700), False), ((90, 90, 780), False),
+    ):  # fmt: skip
+        assert in_place(at(place), wanted, crescent) == right
+    both, swapped = at((30.0, 30.0, 900.0), (90.0, 90.0, 900.0)), at((90.0, 90.0, 900.0), (30.0, 30.0, 900.0))
+    assert in_place(both, both, swapped) and not in_place(swapped, both, swapped)
+    assert in_place(at(), at(), at())
