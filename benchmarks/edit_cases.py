@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,12 @@ KINDS = (*EDITS, REWEIGHT)
 SINGLE = tuple(kind for kind in KINDS if kind != "swap-colours")
 """Those that change one attribute."""
 WEIGHT = 2.0
+SUITED: dict[str, dict[str, Any]] = {
+    "add-texture": {"self_replace": 0.0, "fresh_noise": 0.8},
+    REWEIGHTED: {"self_replace": 0.0},
+    REWEIGHT: {"self_replace": 0.0},
+}
+"""What suits a kind of edit better than the authors' settings, by the tuning scenes. Fresh noise leaves out objects."""
 PLACES = 8
 """Places in a period, along either axis, at which a new texture is looked for."""
 
@@ -26,7 +33,8 @@ class EditTask:
 
     ``source``: (H, W, 3) in 0…1. ``changes``: bool (H, W), where a right edit may change it. ``truths``: the right
     answers, several where the prompt leaves one open, none where nobody knows. ``target``: the scene that a right
-    answer shows, likewise. ``settings``: how Prompt-to-Prompt is asked for it.
+    answer shows, likewise. ``settings``: how Prompt-to-Prompt is asked for it, by the authors' constants; ``suited``:
+    by those that suit its kind, where anything does better.
     """
 
     name: str
@@ -36,6 +44,7 @@ class EditTask:
     edit_prompt: str
     changes: np.ndarray
     settings: EditSettings
+    suited: EditSettings | None = None
     truths: tuple[np.ndarray, ...] = ()
     target: Scene | None = None
 
@@ -47,6 +56,8 @@ def scene_task(seed: int) -> EditTask:
     settings = edit_settings(case)
     if kind == REWEIGHT:
         settings = replace(settings, weights={case.target.background.texture: WEIGHT})
+    objects = [o.shape for o in case.source.objects]
+    suited = replace(settings, steady=objects, **SUITED[kind]) if kind in SUITED else None
     source, truths = render(case.source), right_answers(case)
     differs = np.any([np.abs(source - truth).max(-1) > 0.5 / 255 for truth in truths], axis=0)
     return EditTask(
@@ -57,6 +68,7 @@ def scene_task(seed: int) -> EditTask:
         edit_prompt=case.target.caption,
         changes=dilate(differs, 2),
         settings=settings,
+        suited=suited,
         truths=truths,
         target=case.target,
     )

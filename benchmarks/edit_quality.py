@@ -26,8 +26,8 @@ from nullinv_core.images import save_image
 from nullinv_core.keeping import REACH, SEEN, UNSEEN
 
 from .common import add_records, environment, known_records, now, write_json
-from .edit_cases import EditTask, scene_task
-from .edit_methods import DEFAULT, METHODS, STEPS, Photo, photo_of
+from .edit_cases import SUITED, EditTask, scene_task
+from .edit_methods import DEFAULT, METHODS, SCENES_ONLY, STEPS, Photo, photo_of
 from .edit_report import Row, by_kind, by_method, by_pairs, named, picture_of, plot, sheet
 from .edit_scores import scores, scores_from
 from .learned_scores import Measure, clip_measures, lpips_measure, structure_measure
@@ -94,7 +94,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="folder; that of the table is benchmarks/results")
     options = parser.parse_args()
-    wanted = options.methods.split(",") if options.methods else list(METHODS)
+    fitting = [name for name in METHODS if options.pie_bench is None or name not in SCENES_ONLY]
+    wanted = options.methods.split(",") if options.methods else fitting
     if set(wanted) - set(METHODS):
         parser.error(f"methods are {', '.join(METHODS)}; not {', '.join(sorted(set(wanted) - set(METHODS)))}")
     part, parts = (int(n) if n.isdigit() else 0 for n in f"{options.part}/".split("/")[:2])
@@ -115,6 +116,7 @@ def main() -> None:
         "first_seed": options.first_seed, "pie_bench": options.pie_bench and str(options.pie_bench.resolve()),
         "model": options.model, "device": options.device, "steps": STEPS,
         "guidance": options.guidance or {name: suited for name, (_, suited) in METHODS.items()},
+        "suited": SUITED,
         "keep_photo": [UNSEEN, SEEN, REACH], "measures": list(measures),
     }  # fmt: skip
     kept = options.out / "edit_quality.jsonl"

@@ -40,6 +40,13 @@ class P2PEdit(io.ComfyNode):
                 io.String.Input("word_windows", default="", optional=True, tooltip="Other cross_replace for single "
                                 "words: 'star=0.4' ends it earlier, 'star=0.2-0.8' starts it later; separated by "
                                 "commas."),
+                io.Float.Input("fresh_noise", default=0.0, min=0.0, max=1.0, step=0.05, optional=True, tooltip="Share "
+                               "of new noise that the edit starts with: room for what the photo has no trace of, as a "
+                               "texture on a flat background."),
+                io.String.Input("steady_words", default="", optional=True, tooltip="The regions of these words get no "
+                                "fresh noise; separated by commas."),
+                io.Int.Input("variant", default=0, min=0, max=2**31 - 1, optional=True, tooltip="Which fresh noise: "
+                             "another number, another answer."),
             ],
             outputs=[
                 Edit.Output(display_name="edit", tooltip="For P2P Edit Sampler."),
@@ -52,7 +59,8 @@ class P2PEdit(io.ComfyNode):
     @classmethod
     def execute(
         cls, clip: Any, source_text: str, edit_text: str, mode: Any, cross_replace: float, self_replace: float,
-        blend_words: str, exclude_words: str, word_windows: str = "",
+        blend_words: str, exclude_words: str, word_windows: str = "", fresh_noise: float = 0.0, steady_words: str = "",
+        variant: int = 0,
     ) -> Any:  # fmt: skip
         """See the schema."""
         from ..nullinv_core import EditSettings
@@ -61,7 +69,8 @@ class P2PEdit(io.ComfyNode):
         settings = EditSettings(
             mode=mode, cross_replace=cross_replace, self_replace=self_replace,
             blend=words(blend_words), blend_exclude=words(exclude_words),
-            word_cross_replace=take_windows(word_windows),
+            word_cross_replace=take_windows(word_windows), fresh_noise=fresh_noise, steady=words(steady_words),
+            noise_seed=variant,
         )  # fmt: skip
         request = plan_request(clip, source_text, edit_text, settings)
         return io.NodeOutput(request, request.source_conditioning, request.conditionings[0], explain_edits(request))

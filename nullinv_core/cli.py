@@ -247,6 +247,9 @@ def edit(
     weight: Annotated[
         list[str] | None, typer.Option(help="WORD=2.0, factor on a word's attention; may repeat.")
     ] = None,
+    fresh_noise: Annotated[float, typer.Option(help="Share of new noise to start with: room for new textures.")] = 0.0,
+    steady: Annotated[list[str] | None, typer.Option(help="Word whose region gets none of it; may repeat.")] = None,
+    noise_seed: Annotated[int, typer.Option(help="Which fresh noise: another number, another answer.")] = 0,
     guidance: Annotated[float, typer.Option(help="Guidance; 0: what the inversion was optimized for.")] = 0.0,
     save_attention: Annotated[Path | None, typer.Option(help="Folder for a heat map per word.")] = None,
     reference: Annotated[
@@ -276,6 +279,9 @@ def edit(
         weights=dict(_weight(w) for w in weight or []),
         blend=blend or [],
         blend_exclude=blend_exclude or [],
+        fresh_noise=fresh_noise,
+        noise_seed=noise_seed,
+        steady=steady or [],
     )
     check_guidance(guidance)
     if save_attention is not None:

@@ -13,6 +13,7 @@ from .pinning import without_shared
 from .prompt_to_prompt.attention import AttentionMaps, EditBatch, StepControl, map_grid, needs_source
 from .prompt_to_prompt.local_blend import blend_mask, uses_blend
 from .schedule import check_guidance, ddim_step, guide, predicted_clean
+from .starting import edit_start
 from .types import Callback, Event, NullEmbeddings, Pin, Trajectory, ignore
 
 
@@ -107,7 +108,8 @@ def edit(
     ``contexts``: the edit prompts' (B, E, tokens, width). ``null``: ∅_t of the inversion, which serves all branches
     of its image, or a plain null context (tokens, width). ``source_guidance``: of the source branch, by default that
     of the edits. ``limit``: bool (B, h, w); outside of it edits stay the source. ``steps``: how many of the T steps to
-    take; with fewer the latents keep the noise of the step that would be next. Costs 2·(1+E)·T samples an image.
+    take; with fewer the latents keep the noise of the step that would be next. Costs 2·(1+E)·T samples an image, and
+    those of ``edit_start``.
 
     With a ``Pin``, or embeddings that have one, the source branch is the trajectory itself, not sampled but read
     (direct inversion, Ju et al. 2023), so the source's attention is exact and holds for any guidance. Costs 1+2E a
@@ -138,7 +140,7 @@ def edit(
         mask = torch.ones(batch, branches - 1, *size, dtype=torch.bool, device=text.device)
         scale = torch.full((batch, branches, 1, 1, 1), guidance, device=text.device, dtype=trajectory.clean.dtype)
         scale[:, 0] = guidance if source_guidance is None else source_guidance
-        latents = trajectory.noisiest.repeat_interleave(branches, 0)
+        latents = edit_start(denoiser, trajectory, edits).flatten(0, 1)
         every = torch.arange(len(latents), device=latents.device)
         of_edits = every.unflatten(0, (batch, branches))[:, 1:].flatten()
         for index, step in enumerate(range(schedule.steps, schedule.steps - taken, -1)):

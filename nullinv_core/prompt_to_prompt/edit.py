@@ -25,7 +25,8 @@ class EditSettings:
     ``word_cross_replace``: other windows for single words of the edit prompt. ``weights``: words of the edit prompt
     and the factor on their attention (2.0 strengthens, 0 removes). ``blend``: words whose region may change,
     ``blend_exclude``: words whose region may not; of either prompt. Local blend starts at ``blend_start`` of the
-    steps and takes maps above ``blend_threshold`` (0…1) of their maximum.
+    steps and takes maps above ``blend_threshold`` (0…1) of their maximum. ``fresh_noise``: share (0…1) of new noise,
+    by ``noise_seed``, that the edit starts with, outside of the regions of the ``steady`` words; 0 is the authors'.
     """
 
     mode: Mode = "auto"
@@ -37,6 +38,9 @@ class EditSettings:
     blend_exclude: Sequence[str] = ()
     blend_start: float = 0.2
     blend_threshold: float = 0.3
+    fresh_noise: float = 0.0
+    noise_seed: int = 0
+    steady: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         named = {"cross replace": self.cross_replace, "self replace": self.self_replace}
@@ -48,11 +52,14 @@ class EditSettings:
         for word, weight in self.weights.items():
             if not math.isfinite(weight):
                 raise InputError(f'the weight of "{word}" must be a finite number, not {weight}')
-        if isinstance(self.blend, str) or isinstance(self.blend_exclude, str):
-            raise InputError("blend words are a list of words, not one text")
-        for name, value in (("blend start", self.blend_start), ("blend threshold", self.blend_threshold)):
+        if any(isinstance(words, str) for words in (self.blend, self.blend_exclude, self.steady)):
+            raise InputError("blend words and steady words are lists of words, not one text")
+        shares = {"blend start": self.blend_start, "blend threshold": self.blend_threshold}
+        for name, value in {**shares, "fresh noise": self.fresh_noise}.items():
             if not 0 <= value <= 1:
                 raise InputError(f"{name} must lie in 0…1, not {value}")
+        if not 0 <= self.noise_seed < 2**63:
+            raise InputError(f"the seed of fresh noise is a whole number from 0, not {self.noise_seed}")
 
 
 def bounds(window: Window) -> tuple[float, float]:
@@ -65,7 +72,7 @@ class Edit:
     """One edit of one image, ready for the sampler. K: tokens, the same for both prompts.
 
     ``cross_window``: bool (T, K), in the order of sampling. ``self_window``: bool (T,). ``equalizer``: (K,).
-    ``blend``, ``exclude``: (2, K) 0 or 1, source row first; all zero where unused.
+    ``blend``, ``exclude``, ``steady``: (2, K) 0 or 1, source row first; all zero where unused.
     """
 
     source: Prompt
@@ -76,6 +83,7 @@ class Edit:
     self_window: Tensor
     blend: Tensor
     exclude: Tensor
+    steady: Tensor
     settings: EditSettings
 
 
@@ -105,6 +113,7 @@ def plan_edit(source: Prompt, prompt: Prompt, steps: int, settings: EditSettings
         self_window=_steps_inside(settings.self_replace, steps),
         blend=_select(source, prompt, settings.blend, "blend word"),
         exclude=_select(source, prompt, settings.blend_exclude, "blend-exclude word"),
+        steady=_select(source, prompt, settings.steady, "steady word"),
         settings=settings,
     )
 
@@ -131,6 +140,7 @@ def plan_edits(source: Prompt, prompts: Sequence[Prompt], steps: int, settings: 
             word_cross_replace={w: x for w, x in settings.word_cross_replace.items() if concerns(w, prompt)},
             blend=[w for w in settings.blend if concerns(w, source, prompt)],
             blend_exclude=[w for w in settings.blend_exclude if concerns(w, source, prompt)],
+            steady=[w for w in settings.steady if concerns(w, source, prompt)],
         )
         plans.append(plan_edit(source, prompt, steps, mine))
     return plans

@@ -240,10 +240,10 @@ def test_every_scheduler_works_at_its_default_steps(comfy):
     assert relative(latent(comfy, "scheduler-back"), latent(comfy, "scheduler-photo")) < 0.1
 
 
-@pytest.mark.parametrize("blended", [False, True])
-def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, blended):
+@pytest.mark.parametrize("wish", ["closed windows", "local blend", "fresh noise"])
+def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, wish):
     """Guards the pinned sampler, whose conditional and unconditional rows differ in number: two edits of two photos'
-    trajectory, with closed windows and with local blend, 1e-3 relative."""
+    trajectory, with closed windows, with local blend and with fresh noise around a word, 1e-3 relative."""
     chain = Chain(steps=6)
     g, case = chain.graph, sample_edit(0, "colour")
     flipped = g.add("LatentFlip", samples=chain.latent(), flip_method="x-axis: vertically")
@@ -252,8 +252,15 @@ def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, blended):
     g[chain.optimize()[0]]["inputs"]["preset"] = "fast"
     thing = case.source.objects[0]
     text = f"{case.target.caption}\n{case.source.caption.replace(thing.colour, 'purple')}"
-    words = [thing.shape] if blended else []
-    _, sampler = chain.edit(text=text, blend_words="".join(words), self_replace=0.2, cross_replace=0.5)
+    node, ours = {
+        "closed windows": ({}, {}),
+        "local blend": ({"blend_words": thing.shape}, {"blend": [thing.shape]}),
+        "fresh noise": (
+            {"fresh_noise": 0.7, "steady_words": thing.shape, "variant": 5},
+            {"fresh_noise": 0.7, "steady": [thing.shape], "noise_seed": 5},
+        ),
+    }[wish]
+    _, sampler = chain.edit(text=text, self_replace=0.2, cross_replace=0.5, **node)
     g.add("SaveLatent", samples=sampler(0), filename_prefix="pinned")
     g.add(
         "NullInvSave", trajectory=chain.invert(1), prompt=chain.scene(1), filename_prefix="inversions/pinned",
@@ -262,7 +269,7 @@ def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, blended):
     comfy.run(g)
     saved, model = load_inversion(newest(comfy, "inversions/pinned")), load_model("demo")
     source, *prompts = (model.prompt(t) for t in (case.source.caption, *text.split("\n")))
-    settings = EditSettings(cross_replace=0.5, self_replace=0.2, blend=words)
+    settings = EditSettings(cross_replace=0.5, self_replace=0.2, **ours)
     plans = [plan_edit(source, p, saved.trajectory.schedule.steps, settings) for p in prompts]
     contexts = model.encode_prompts(prompts)[None].expand(2, -1, -1, -1)
     result = edit(model.denoiser, saved.trajectory, saved.null, contexts, batch_edits([plans] * 2), 7.5)

@@ -24,10 +24,11 @@ from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.demo.evaluate import ancestral_step, generate, judge_quality, round_trip
 from nullinv_core.demo.judge import is_right
 from nullinv_core.demo.run import demo_case, run_case, write_demo
-from nullinv_core.demo.scenes import render, sample_scene
+from nullinv_core.demo.scenes import coverage, render, sample_edit, sample_scene
 from nullinv_core.demo.tokenizer import write_tokenizer
 from nullinv_core.demo.train import scheduler
 from nullinv_core.images import psnr, save_image
+from nullinv_core.presets import PRESETS, embed
 from nullinv_core.schedule import leading_schedule
 
 
@@ -115,6 +116,28 @@ def test_the_main_job(model, tmp_path):
     }  # fmt: skip
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == asdict(report)
     assert summary([report])["scenes"] == 1
+
+
+def test_fresh_noise_draws_what_the_photo_has_no_trace_of(model):
+    """Guards the reason for it: on a scene whose flat noise makes stripes of dots, fresh noise draws them, in another
+    place for another seed, and the object that it leaves out stays."""
+    case = sample_edit(34_019, "add-texture")
+    source, target, nothing = (model.prompt(text) for text in (case.source.caption, case.target.caption, ""))
+    context, edited, empty = model.encode_prompts([source, target, nothing]).split(1)
+    latents = model.encode_image(torch.from_numpy(render(case.source))[None])
+    recipe = PRESETS["fast"]
+    trajectory = invert(model.denoiser, latents, context, model.schedule(25), method=recipe.inversion)
+    null, _ = embed(model.denoiser, trajectory, empty, recipe, 3.0)
+    fresh = EditSettings(self_replace=0.0, fresh_noise=0.8, steady=[case.source.objects[0].shape])
+    plans = [plan_edit(source, target, 25, one) for one in (EditSettings(), fresh, replace(fresh, noise_seed=1))]
+    contexts = edited[None].expand(1, 3, -1, -1)
+    result = edit(model.denoiser, trajectory, null, contexts, batch_edits([plans]), 3.0)
+    plain, first, second = model.decode(result.latents[0]).numpy()
+    assert not is_right(plain, case.target)
+    assert is_right(first, case.target) and is_right(second, case.target)
+    assert psnr(first, second) < 30
+    core = coverage(case.source.objects[0]) == 1
+    assert psnr(first, render(case.source), core) > 25
 
 
 def test_the_judge_meets_its_targets(model):

@@ -38,6 +38,7 @@ def test_kinds_take_turns_and_their_truth_is_right():
     assert sorted(t.kind for t in TASKS) == sorted(KINDS)
     for task in TASKS:
         assert bool(task.settings.weights) == (task.kind == REWEIGHT)
+        assert task.settings.fresh_noise == 0 and (task.suited is None or task.suited.weights == task.settings.weights)
         assert (len(task.truths) > 1) == (task.kind in ("add-texture", "background-texture", REWEIGHT))
         for truth in (task.truths[0], task.truths[-1]):
             assert np.abs(task.source - truth)[~task.changes].max(initial=0) <= 0.5 / 255

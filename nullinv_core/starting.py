@@ -1,0 +1,84 @@
+"""Where edits start: at the photo's own noise, or with fresh noise where something new shall be drawn.
+
+What DDIM inversion makes of a flat region is flat as well, and from such noise sampling draws little else. Fresh noise
+leaves an edit room (Nie et al. 2024, "The Blessing of Randomness", arXiv 2311.01410, find the same of whole paths), and
+another seed another answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser, check_finite
+from .prompt_to_prompt.attention import AttentionMaps, EditBatch, map_grid
+from .prompt_to_prompt.edit import Edit
+from .prompt_to_prompt.local_blend import region
+from .types import Trajectory
+
+READ_AT = (0.3, 0.5, 0.7)
+"""Shares of the steps at which the photo is looked at for its words: neither all noise nor all detail."""
+
+
+def edit_start(denoiser: Denoiser, trajectory: Trajectory, edits: EditBatch) -> Tensor:
+    """Latents that every branch starts from, (B, 1+E, C, h, w): z*_T, and its mix with fresh noise for the edits.
+
+    √(1 - f²) z*_T + f n for a share f of fresh noise n, so that unit noise stays unit noise; f is 0 in the regions of
+    the edit's steady words. Noise depends on the edit's seed alone, not on its place in the batch. Costs
+    ``len(READ_AT)`` samples an image where some edit has steady words.
+    """
+    noisiest = trajectory.noisiest
+    start = noisiest[:, None].repeat(1, edits.branches, 1, 1, 1)
+    fresh = [one for row in edits.edits for one in row if one.settings.fresh_noise]
+    maps = word_maps(denoiser, trajectory) if any(bool(one.steady.any()) for one in fresh) else None
+    for b, row in enumerate(edits.edits):
+        for e, one in enumerate(row, 1):
+            if one.settings.fresh_noise:
+                share = one.settings.fresh_noise * (1 - _steady(None if maps is None else maps[b], one, noisiest))
+                generator = torch.Generator().manual_seed(one.settings.noise_seed)
+                noise = torch.randn(noisiest.shape[1:], generator=generator).to(noisiest)
+                start[b, e] = (1 - share**2).sqrt() * noisiest[b] + share * noise
+    return start
+
+
+def word_maps(denoiser: Denoiser, trajectory: Trajectory) -> Tensor:
+    """Mean cross-attention of the photo's own words along its trajectory: float32 (B, grid h, grid w, tokens)."""
+    steps, clean = trajectory.schedule.steps, trajectory.clean
+    maps = AttentionMaps(map_grid(clean.shape[-2], clean.shape[-1]))
+    for step in sorted({max(1, round(share * steps)) for share in READ_AT}):
+        level = trajectory.schedule.level(step)
+        reader = _Reader(maps, slice(0, trajectory.batch))
+        check_finite(denoiser(trajectory.latents[step], level, trajectory.context, reader), level, step)
+    return maps.mean()[:, 0]
+
+
+def _steady(maps: Tensor | None, edit: Edit, like: Tensor) -> Tensor:
+    """1 in the regions of an edit's steady words and next to them, else 0: (1, h, w)."""
+    if maps is None or not bool(edit.steady.any()):
+        return like.new_zeros(1, *like.shape[-2:])
+    tokens, size = edit.steady[:1].to(maps.device), (like.shape[-2], like.shape[-1])
+    inside = region(maps[None], tokens, size, edit.settings.blend_threshold, pool=True)
+    return inside[0].to(like)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the attention of all rows and edits none."""
+
+    maps: AttentionMaps
+    rows: slice
+
+    def wants_self(self, positions: int) -> bool:
+        return False
+
+    def self_attention(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        return query, key
+
+    def wants_cross(self, positions: int) -> bool:
+        return positions == self.maps.grid[0] * self.maps.grid[1]
+
+    def cross_attention(self, probabilities: Tensor) -> Tensor:
+        self.maps.add(probabilities[:, None])
+        return probabilities
