@@ -19,6 +19,7 @@ from .edit_cases import SINGLE
 from .edit_scores import Scores, interval, share_interval
 
 MARKERS = "osD^v<>PX*hd"
+PHOTO_KEPT = ", photo kept"
 TILE = 144
 """Pixels of a picture on the sheet; its label fits."""
 
@@ -38,7 +39,7 @@ class Row:
 
 def named(row: Row) -> str:
     """What a row's line, point or picture is called."""
-    return f"{row.method}, photo kept" if row.photo_kept else row.method
+    return row.method + PHOTO_KEPT * row.photo_kept
 
 
 def mean_of(rows: Sequence[Row], name: str) -> tuple[float, float, float] | None:
@@ -141,13 +142,17 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 def _points(axes: Any, rows: Sequence[Row], name: str) -> None:
-    for (method, own), marker in zip(grouped(rows, lambda row: row.method).items(), cycle(MARKERS)):
+    from matplotlib import colormaps
+
+    strong, pale = (colormaps["tab20"].colors[first::2] for first in (0, 1))  # type: ignore[attr-defined]
+    groups = grouped(rows, lambda row: row.method)
+    for (method, own), marker, colour in zip(groups.items(), cycle(MARKERS), cycle((*strong, *pale))):
         x, y = mean_of(own, "kept.psnr"), mean_of(own, name)
         if x is None or y is None:
             continue
         axes.errorbar(
             x[0], y[0], xerr=[[x[0] - x[1]], [x[2] - x[0]]], yerr=[[y[0] - y[1]], [y[2] - y[0]]],
-            fmt=marker, markersize=8, capsize=2, linewidth=0.6, label=method,
+            fmt=marker, color=colour, markersize=8, capsize=2, linewidth=0.6, label=method,
         )  # fmt: skip
 
 
@@ -159,7 +164,7 @@ def sheet(folder: Path, tasks: Sequence[str], methods: Sequence[str], path: Path
         pictures = {}
         for name in names:
             with Image.open(picture_of(folder, task, name)) as picture:
-                pictures[name] = np.asarray(picture.convert("RGB"), np.float32) / 255
+                pictures[name.removesuffix(PHOTO_KEPT)] = np.asarray(picture.convert("RGB"), np.float32) / 255
         if pictures:
             strips.append(side_by_side(pictures, TILE))
     if not strips:
