@@ -396,7 +396,7 @@ def test_inputs_that_do_not_fit_are_refused(denoiser):
         ("guidance must be a finite", lambda: NullTextSettings(guidance=float("nan"))),
         ("guidance must be a finite", lambda: reconstruct(denoiser, trajectory, null, float("inf"))),
         ("must be a finite number", lambda: EditSettings(weights={"cat": float("nan")})),
-        ("list of words", lambda: EditSettings(blend="cat")),
+        ("lists of words", lambda: EditSettings(blend="cat")),
         ("cross replace must lie", lambda: EditSettings(cross_replace=1.5)),
         ("blend threshold", lambda: EditSettings(blend_threshold=-1)),
         ("weight word", lambda: plan_edit(SOURCE, EDIT, 4, EditSettings(weights={"dog": 2.0}))),
