@@ -55,22 +55,21 @@ def is_right(image: np.ndarray, scene: Scene) -> bool:
 
 
 def in_place(seen: Reading, wanted: Reading, source: Reading) -> bool:
-    """Whether every object lies where ``wanted`` has it, as large, within ``MOVED`` and ``GROWN``.
+    """Whether every object lies where ``wanted`` has it, within ``MOVED``, and is as large, within ``GROWN``.
 
-    Or where ``source`` has the nearest object: a new shape may take the middle of what was there, as that of a crescent
-    lies beside its circle's. ``seen`` and ``wanted`` are of the same objects.
+    Or as the nearest object of ``source``, in either: a new shape may take the middle of what was there, as that of a
+    crescent lies beside its circle's, and be as large as its own shape is. ``seen`` and ``wanted`` are of the same
+    objects.
     """
     before = np.asarray(source.places).reshape(-1, 3)
     for place, right in zip(np.asarray(seen.places), np.asarray(wanted.places), strict=True):
         nearest = before[np.linalg.norm(before[:, :2] - right[:2], axis=1).argmin()] if len(before) else right
-        if not any(_same_place(place, other) for other in (right, nearest)):
+        allowed = np.stack([right, nearest])
+        moved = np.linalg.norm(allowed[:, :2] - place[:2], axis=1).min()
+        grown = np.maximum(allowed[:, 2] / place[2], place[2] / allowed[:, 2]).min()
+        if moved > MOVED or grown > GROWN:
             return False
     return True
-
-
-def _same_place(one: np.ndarray, other: np.ndarray) -> bool:
-    grown = max(one[2] / other[2], other[2] / one[2])
-    return bool(np.linalg.norm(one[:2] - other[:2]) <= MOVED and grown <= GROWN)
 
 
 def read(image: np.ndarray) -> Reading:

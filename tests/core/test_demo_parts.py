@@ -210,10 +210,13 @@ def at(*places):
 
 
 def test_objects_are_in_place_or_in_that_of_what_they_stand_in_for():
-    """Guards the judge of places: neither far from both nor of another size; another object's place does not count."""
+    """Guards the judge of places: neither far from both nor of another size than both, each by itself; another
+    object's place does not count."""
+    circle = at((82.0, 90.0, 2000.0))
+    assert in_place(at((82.0, 90.0, 1100.0)), at((92.0, 90.0, 1100.0)), circle)
     wanted, crescent = at((90.0, 90.0, 1100.0)), at((100.0, 90.0, 1200.0))
     for place, right in (
-        ((93, 92, 1100), True), ((105, 90, 1100), True), ((90, 90, 1500), True), ((90, 90, 1550), False),
+        ((93, 92, 1100), True), ((105, 90, 1100), True), ((90, 90, 1500), True), ((90, 90, 1550), True),
         ((75, 90, 1100), False), ((100, 90, 1700), False), ((90, 90, 780), False),
     ):  # fmt: skip
         assert in_place(at(place), wanted, crescent) == right
