@@ -47,6 +47,9 @@ class P2PEdit(io.ComfyNode):
                                 "fresh noise; separated by commas."),
                 io.Int.Input("variant", default=0, min=0, max=2**31 - 1, optional=True, tooltip="Which fresh noise: "
                              "another number, another answer."),
+                io.Float.Input("focus_from", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, tooltip="Share "
+                               "of the steps after which a word that replaces another draws its own outline, where "
+                               "the other word was. 1: never; 0.5 for a new shape."),
             ],
             outputs=[
                 Edit.Output(display_name="edit", tooltip="For P2P Edit Sampler."),
@@ -60,7 +63,7 @@ class P2PEdit(io.ComfyNode):
     def execute(
         cls, clip: Any, source_text: str, edit_text: str, mode: Any, cross_replace: float, self_replace: float,
         blend_words: str, exclude_words: str, word_windows: str = "", fresh_noise: float = 0.0, steady_words: str = "",
-        variant: int = 0,
+        variant: int = 0, focus_from: float = 1.0,
     ) -> Any:  # fmt: skip
         """See the schema."""
         from ..nullinv_core import EditSettings
@@ -70,7 +73,7 @@ class P2PEdit(io.ComfyNode):
             mode=mode, cross_replace=cross_replace, self_replace=self_replace,
             blend=words(blend_words), blend_exclude=words(exclude_words),
             word_cross_replace=take_windows(word_windows), fresh_noise=fresh_noise, steady=words(steady_words),
-            noise_seed=variant,
+            noise_seed=variant, focus_from=focus_from,
         )  # fmt: skip
         request = plan_request(clip, source_text, edit_text, settings)
         return io.NodeOutput(request, request.source_conditioning, request.conditionings[0], explain_edits(request))

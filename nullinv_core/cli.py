@@ -242,6 +242,9 @@ def edit(
     mode: Annotated[Literal["auto", "replace", "refine"], typer.Option(help="How attention is carried over.")] = "auto",
     cross_replace: Annotated[float, typer.Option(help="Share of steps with the source's cross-attention.")] = 0.8,
     self_replace: Annotated[float, typer.Option(help="Share of steps with the source's self-attention.")] = 0.4,
+    focus_from: Annotated[
+        float, typer.Option(help="Share of steps after which replaced words draw their own outline; 1: never.")
+    ] = 1.0,
     blend: Annotated[list[str] | None, typer.Option(help="Word whose region may change; may repeat.")] = None,
     blend_exclude: Annotated[list[str] | None, typer.Option(help="Word whose region may not; may repeat.")] = None,
     weight: Annotated[
@@ -276,6 +279,7 @@ def edit(
         mode=mode,
         cross_replace=cross_replace,
         self_replace=self_replace,
+        focus_from=focus_from,
         weights=dict(_weight(w) for w in weight or []),
         blend=blend or [],
         blend_exclude=blend_exclude or [],

@@ -150,7 +150,7 @@ def edit(
             guided = of_edits if pin else every
             sampled = of_edits if pin and not needs_source(edits, index) else every
             first, last = len(guided), len(sampled)
-            control = StepControl(edits, index, maps, slice(first, first + last)) if sampled is every else None
+            control = StepControl(edits, index, maps, slice(first, first + last), size) if sampled is every else None
             predicted = denoiser(
                 torch.cat([latents[guided], latents[sampled]]), level, torch.cat([rows[guided], text[sampled]]),
                 control, first,

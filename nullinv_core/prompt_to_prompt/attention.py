@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .edit import Edit
+from .focus import focus, layer_grid
 from .local_blend import uses_blend
 from .prompt import Prompt
 
@@ -33,6 +34,7 @@ class EditBatch:
     keep: Tensor
     equalizer: Tensor
     cross_window: Tensor
+    focus_window: Tensor
     self_window: Tensor
     edits: tuple[tuple[Edit, ...], ...]
 
@@ -43,7 +45,7 @@ class EditBatch:
 
     def to(self, device: torch.device | str) -> EditBatch:
         """The same on another device."""
-        tensors = ("mapping", "keep", "equalizer", "cross_window", "self_window")
+        tensors = ("mapping", "keep", "equalizer", "cross_window", "focus_window", "self_window")
         return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
@@ -64,6 +66,7 @@ def batch_edits(edits: Sequence[Sequence[Edit]]) -> EditBatch:
         keep=stack(lambda e: e.alignment.keep[None, None]),
         equalizer=stack(lambda e: e.equalizer[None, None]),
         cross_window=stack(lambda e: e.cross_window[:, None, None]),
+        focus_window=stack(lambda e: e.focus_window[:, None, None]),
         self_window=stack(lambda e: e.self_window),
         edits=tuple(tuple(row) for row in edits),
     )
@@ -105,7 +108,7 @@ class AttentionMaps:
         if self.total is None:
             raise InputError(
                 f"the model has no cross-attention on a {self.grid[0]}×{self.grid[1]} grid, from which word maps are "
-                "read; edit at the size that the model was trained at, or without blend words"
+                "read; edit at the size that the model was trained at, or without blend, exclude and steady words"
             )
         return self.total / self.count
 
@@ -134,18 +137,23 @@ def map_grid(height: int, width: int) -> tuple[int, int]:
 
 def needs_source(edits: EditBatch, index: int) -> bool:
     """Whether some edit looks at the source's attention in a step: through an open window, or for its local blend."""
-    windows = edits.cross_window[:, :, index].any() or edits.self_window[:, :, index].any()
-    return bool(windows) or any(uses_blend(one) for row in edits.edits for one in row)
+    windows = (edits.cross_window, edits.focus_window, edits.self_window)
+    looks = any(bool(window[:, :, index].any()) for window in windows)
+    return looks or any(uses_blend(one) for row in edits.edits for one in row)
 
 
 @dataclass(frozen=True)
 class StepControl:
-    """The attention control of one sampling step; ``index`` counts from 0 at the noisiest step."""
+    """The attention control of one sampling step; ``index`` counts from 0 at the noisiest step.
+
+    ``size``: (h, w) of the latents.
+    """
 
     edits: EditBatch
     index: int
     maps: AttentionMaps
     rows: slice
+    size: tuple[int, int]
 
     def wants_self(self, positions: int) -> bool:
         """Inside a self-replace window, in layers that are small enough."""
@@ -168,6 +176,8 @@ class StepControl:
             source, own, batch.mapping.to(dtype), batch.keep.to(dtype),
             batch.equalizer.to(dtype), batch.cross_window[:, :, self.index],
         )  # fmt: skip
+        if self._focused:
+            edited = self._focus(source, own, edited)
         both = torch.cat([source, edited], 1)
         if self._reads(probabilities.shape[2]):
             self.maps.add(both)
@@ -180,7 +190,23 @@ class StepControl:
 
     @cached_property
     def _cross_open(self) -> bool:
-        return bool(self.edits.cross_window[:, :, self.index].any())
+        return bool(self._focused) or bool(self.edits.cross_window[:, :, self.index].any())
+
+    @cached_property
+    def _focused(self) -> list[int]:
+        """Tokens that some edit focuses in this step."""
+        return self.edits.focus_window[:, :, self.index].flatten(0, -2).any(0).nonzero().flatten().tolist()
+
+    def _focus(self, source: Tensor, own: Tensor, edited: Tensor) -> Tensor:
+        """``edited`` with the focused words drawn by themselves."""
+        batch, columns = self.edits, self._focused
+        old = torch.einsum("bxhpk,bekl->behpl", source, batch.mapping[..., columns].to(source))
+        new = focus(old, own[..., columns], layer_grid(self.size, own.shape[-2]))
+        new = new * batch.equalizer[..., columns].to(new)
+        window = batch.focus_window[:, :, self.index, ..., columns]
+        result = edited.clone()
+        result[..., columns] = torch.where(window, new, edited[..., columns])
+        return result
 
     def _reads(self, positions: int) -> bool:
         return positions == self.maps.grid[0] * self.maps.grid[1]

@@ -22,7 +22,9 @@ class EditSettings:
     """Knobs of Prompt-to-Prompt; the defaults are the authors'.
 
     ``mode``: replace, refine, or auto (by the prompts' words). ``cross_replace``, ``self_replace``: windows;
-    ``word_cross_replace``: other windows for single words of the edit prompt. ``weights``: words of the edit prompt
+    ``word_cross_replace``: other windows for single words of the edit prompt. ``focus_from``: share (0…1) of the steps
+    from which on a replaced word draws its own outline in the old word's place (see ``focus``), whatever the windows
+    say; 1, never, is the authors'. ``weights``: words of the edit prompt
     and the factor on their attention (2.0 strengthens, 0 removes). ``blend``: words whose region may change,
     ``blend_exclude``: words whose region may not; of either prompt. Local blend starts at ``blend_start`` of the
     steps and takes maps above ``blend_threshold`` (0…1) of their maximum. ``fresh_noise``: share (0…1) of new noise,
@@ -33,6 +35,7 @@ class EditSettings:
     cross_replace: Window = 0.8
     self_replace: Window = 0.4
     word_cross_replace: Mapping[str, Window] = field(default_factory=dict)
+    focus_from: float = 1.0
     weights: Mapping[str, float] = field(default_factory=dict)
     blend: Sequence[str] = ()
     blend_exclude: Sequence[str] = ()
@@ -55,7 +58,7 @@ class EditSettings:
         if any(isinstance(words, str) for words in (self.blend, self.blend_exclude, self.steady)):
             raise InputError("blend words and steady words are lists of words, not one text")
         shares = {"blend start": self.blend_start, "blend threshold": self.blend_threshold}
-        for name, value in {**shares, "fresh noise": self.fresh_noise}.items():
+        for name, value in {**shares, "fresh noise": self.fresh_noise, "focus from": self.focus_from}.items():
             if not 0 <= value <= 1:
                 raise InputError(f"{name} must lie in 0…1, not {value}")
         if not 0 <= self.noise_seed < 2**63:
@@ -71,7 +74,8 @@ def bounds(window: Window) -> tuple[float, float]:
 class Edit:
     """One edit of one image, ready for the sampler. K: tokens, the same for both prompts.
 
-    ``cross_window``: bool (T, K), in the order of sampling. ``self_window``: bool (T,). ``equalizer``: (K,).
+    ``cross_window``, ``focus_window``: bool (T, K), in the order of sampling. ``self_window``: bool (T,).
+    ``equalizer``: (K,).
     ``blend``, ``exclude``, ``steady``: (2, K) 0 or 1, source row first; all zero where unused.
     """
 
@@ -80,6 +84,7 @@ class Edit:
     alignment: TokenAlignment
     equalizer: Tensor
     cross_window: Tensor
+    focus_window: Tensor
     self_window: Tensor
     blend: Tensor
     exclude: Tensor
@@ -104,12 +109,15 @@ def plan_edit(source: Prompt, prompt: Prompt, steps: int, settings: EditSettings
     for word, window in settings.word_cross_replace.items():
         tokens = find_phrase(prompt, word, "word with a replace window")
         cross_window[:, tokens] = _steps_inside(window, steps)[:, None]
+    alignment = align_tokens(source, prompt, settings.mode)
+    focused = _steps_inside((settings.focus_from, 1.0), steps)
     return Edit(
         source=source,
         prompt=prompt,
-        alignment=align_tokens(source, prompt, settings.mode),
+        alignment=alignment,
         equalizer=equalizer,
         cross_window=cross_window,
+        focus_window=focused[:, None] & _replaced(source, prompt, alignment),
         self_window=_steps_inside(settings.self_replace, steps),
         blend=_select(source, prompt, settings.blend, "blend word"),
         exclude=_select(source, prompt, settings.blend_exclude, "blend-exclude word"),
@@ -158,6 +166,14 @@ def _steps_inside(window: Window, steps: int) -> Tensor:
     start, end = bounds(window)
     index = torch.arange(steps)
     return (index >= int(start * steps)) & (index < int(end * steps))
+
+
+def _replaced(source: Prompt, prompt: Prompt, alignment: TokenAlignment) -> Tensor:
+    """bool (K,): tokens of the edit's words that stand for other words and take their attention."""
+    chosen = torch.zeros(prompt.length, dtype=torch.bool)
+    for _, news in align_words(source.words, prompt.words).replaced:
+        chosen[[token for word in news for token in prompt.tokens_of_word(word)]] = True
+    return chosen & (alignment.keep > 0)
 
 
 def _select(source: Prompt, prompt: Prompt, phrases: Sequence[str], what: str) -> Tensor:

@@ -240,10 +240,10 @@ def test_every_scheduler_works_at_its_default_steps(comfy):
     assert relative(latent(comfy, "scheduler-back"), latent(comfy, "scheduler-photo")) < 0.1
 
 
-@pytest.mark.parametrize("wish", ["closed windows", "local blend", "fresh noise"])
+@pytest.mark.parametrize("wish", ["closed windows", "local blend", "fresh noise", "focus"])
 def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, wish):
     """Guards the pinned sampler, whose conditional and unconditional rows differ in number: two edits of two photos'
-    trajectory, with closed windows, with local blend and with fresh noise around a word, 1e-3 relative."""
+    trajectory, with closed windows, local blend, fresh noise around a word, and focused words, 1e-3 relative."""
     chain = Chain(steps=6)
     g, case = chain.graph, sample_edit(0, "colour")
     flipped = g.add("LatentFlip", samples=chain.latent(), flip_method="x-axis: vertically")
@@ -259,6 +259,7 @@ def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, wish):
             {"fresh_noise": 0.7, "steady_words": thing.shape, "variant": 5},
             {"fresh_noise": 0.7, "steady": [thing.shape], "noise_seed": 5},
         ),
+        "focus": ({"focus_from": 0.4}, {"focus_from": 0.4}),
     }[wish]
     _, sampler = chain.edit(text=text, self_replace=0.2, cross_replace=0.5, **node)
     g.add("SaveLatent", samples=sampler(0), filename_prefix="pinned")

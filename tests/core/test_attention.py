@@ -13,7 +13,7 @@ SOURCE, EDIT = word_prompt("a red cat"), word_prompt("a blue cat")
 def control(index, **settings):
     """The control of step ``index`` of 10, with maps read at 16×16."""
     edits = batch_edits([[plan_edit(SOURCE, EDIT, 10, EditSettings(**settings))]])
-    return StepControl(edits, index, AttentionMaps((16, 16)), slice(2, 4))
+    return StepControl(edits, index, AttentionMaps((16, 16)), slice(2, 4), (64, 64))
 
 
 @pytest.mark.parametrize(("index", "inside"), [(0, True), (3, True), (4, False), (9, False)])
