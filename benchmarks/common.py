@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import diffusers
 import numpy as np
@@ -60,14 +61,18 @@ def known_records(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, An
     """
     begun = environment()
     path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_name(f"{path.name}.{uuid4().hex}")
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(json.dumps({"settings": settings, "begun": begun}) + "\n")
+        whole.write_text(json.dumps({"settings": settings, "begun": begun}) + "\n", encoding="utf-8")
+        # a file that is opened before it is written would be empty to a part that starts in between
+        os.link(whole, path)
     except FileExistsError:
         first, *found = map(_read, path.read_text(encoding="utf-8").splitlines() or [""])
         if first is None or first.get("settings") != json.loads(json.dumps(settings)):
             raise SystemExit(f"{path} holds rows of another run; remove it, or write elsewhere with --out") from None
         return first["begun"], [record for record in found if record is not None]
+    finally:
+        whole.unlink()
     return begun, []
 
 

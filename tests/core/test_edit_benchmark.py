@@ -2,8 +2,10 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -138,6 +140,21 @@ def test_rows_outlive_a_stop(tmp_path):
     assert known_records(file, {"guidance": 2}) == (begun, [{"a": 1}, {"a": 3}])
     with pytest.raises(SystemExit, match="another run"):
         known_records(file, {"guidance": 3})
+
+
+def test_parts_that_start_together_share_their_rows(tmp_path):
+    """Guards runs side by side: none meets a file that another has begun and not yet written."""
+    for attempt in range(5):
+        together = Barrier(8)
+
+        def start(file=tmp_path / f"{attempt}.jsonl", together=together):
+            together.wait()
+            return known_records(file, {"guidance": 2})
+
+        with ThreadPoolExecutor(8) as pool:
+            found = [future.result() for future in [pool.submit(start) for _ in range(8)]]
+        assert all(one == found[0] for one in found)
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 @given(st.binary(min_size=SIDE // 8, max_size=SIDE // 8))
