@@ -21,6 +21,7 @@ SUITED: dict[str, dict[str, Any]] = {
     "add-texture": {"self_replace": 0.0, "fresh_noise": 0.8},
     REWEIGHTED: {"self_replace": 0.0},
     REWEIGHT: {"self_replace": 0.0},
+    "shape": {"focus_from": 0.5},
 }
 """What suits a kind of edit better than the authors' settings, by the tuning scenes. Fresh noise leaves out objects."""
 PLACES = 8
