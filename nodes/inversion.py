@@ -26,7 +26,8 @@ class DDIMInvert(io.ComfyNode):
             description="Turns a photo's latent into noise step by step (DDIM inversion at guidance 1) and keeps every "
             "step: the pivot trajectory that Null-Text Optimize retraces.",
             inputs=[
-                io.Model.Input("model", tooltip="Stable Diffusion 1.x or 2.x, with any LoRAs that the edit shall use."),
+                io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL, with any LoRAs that the edit shall "
+                               "use."),
                 io.Conditioning.Input("source", tooltip="What the photo shows, from CLIP Text Encode."),
                 io.Latent.Input("latent", tooltip="The photo, from VAE Encode."),
                 io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more exactly."),
@@ -88,6 +89,8 @@ class NullTextOptimize(io.ComfyNode):
                 io.Float.Input("early_stop", default=0.00001, min=0.0, max=0.01, step=0.000001, round=0.000001,
                                tooltip="custom: loss at which a timestep is good enough. Larger is faster and less "
                                "exact."),
+                io.Boolean.Input("optimize_pooled", default=False, optional=True, tooltip="SDXL: optimize the pooled "
+                                 "vector of the empty text too."),
             ],
             outputs=[
                 NullEmbeddings.Output(display_name="null_embeddings", tooltip="One embedding per step."),
@@ -99,7 +102,7 @@ class NullTextOptimize(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, source: Any, negative: Any, trajectory: Any, cfg: float, preset: str, inner_steps: int,
-        learning_rate: float, early_stop: float,
+        learning_rate: float, early_stop: float, optimize_pooled: bool = False,
     ) -> Any:  # fmt: skip
         """See the schema."""
         import torch
@@ -111,6 +114,6 @@ class NullTextOptimize(io.ComfyNode):
 
         own = Recipe("ddim", NullTextSettings(cfg, inner_steps, learning_rate, early_stop), pinned=False)
         recipe = own if preset == CUSTOM else PRESETS[preset]
-        inversion, reconstruction = optimize(model, source, negative, trajectory, recipe, cfg)
+        inversion, reconstruction = optimize(model, source, negative, trajectory, recipe, cfg, optimize_pooled)
         plots = [from_pil(loss_plot(inversion.null, image)) for image in range(inversion.trajectory.batch)]
         return io.NodeOutput(inversion, reconstruction, torch.cat(plots))

@@ -22,7 +22,7 @@ class EditPhoto(io.ComfyNode):
             description="Edits a photo by its text in one node: invert and edit. With the single nodes a second "
             "edit of the same photo is much faster.",
             inputs=[
-                io.Model.Input("model", tooltip="Stable Diffusion 1.x or 2.x."),
+                io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL."),
                 io.Clip.Input("clip", tooltip="Its CLIP."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
                 io.Image.Input("image", tooltip="The photo."),
@@ -34,7 +34,8 @@ class EditPhoto(io.ComfyNode):
                 io.String.Input("blend_words", default="", tooltip="Only the region of these words may change; "
                                 "separated by commas. Empty: the whole picture."),
                 io.Int.Input("size", default=512, min=64, max=2048, step=8,
-                             tooltip="Shorter side in pixels: what the model was trained at (demo model: 128)."),
+                             tooltip="Shorter side in pixels: what the model was trained at (SDXL: 1024; "
+                             "demo model: 128)."),
                 io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more exactly."),
                 io.Float.Input("cfg", default=7.5, min=1.0, max=30.0, step=0.1, tooltip="Guidance."),
                 io.Boolean.Input("keep_pixels", default=True, tooltip="Keep the photo's own pixels wherever the edit "

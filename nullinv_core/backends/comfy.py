@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
-import comfy.conds
+import comfy.model_base
 import comfy.model_management
 import comfy.model_sampling
 import comfy.patcher_extension
@@ -29,6 +29,7 @@ from ..schedule import NoiseLevel, Schedule
 from ..types import Callback, Event
 from .comfy_attention import controlled, differentiable
 from .comfy_checkpoint import Checkpointing, allow_checkpointing, checkpointing_for, memory_needed
+from .comfy_conditioning import Conditioning, check_hints, ordinary_conditioning, pooled_width, with_context
 from .comfy_gradients import (
     check_streams_no_weights,
     check_whole,
@@ -36,20 +37,9 @@ from .comfy_gradients import (
     forget_streams,
     in_less_memory,
     make_ordinary,
-    ordinary,
     resident,
 )
 
-Conditioning = list[tuple[Tensor, dict[str, Any]]]
-REFUSED = {
-    "area": "an area",
-    "mask": "a mask",
-    "start_percent": "a timestep range",
-    "end_percent": "a timestep range",
-    "gligen": "GLIGEN boxes",
-    "concat_latent_image": "an inpainting image",
-}
-"""What a CONDITIONING may not carry: the prompt must hold for the whole picture at every step."""
 GUIDANCE_HOOKS = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_calc_cond_batch_function",
 )  # fmt: skip
@@ -64,14 +54,16 @@ OWN_WRAPPER = "null-text inversion"
 class ComfyDenoiser:
     """``Denoiser`` of a ComfyUI model that the guider has loaded.
 
-    ``positive`` and ``negative``: the processed conditioning whose extras (ControlNet, pooled output …) go with
-    conditional and unconditional rows; their text is replaced by the context of each call.
+    ``positive`` and ``negative``: the processed conditioning whose extras (ControlNet, sizes …) go with conditional
+    and unconditional rows; their text and pooled vector are replaced by the context of each call.
+    ``pooled_gradient``: whether the pooled vector of the context gets a gradient too.
     """
 
     model: Any
     positive: dict[str, Any]
     negative: dict[str, Any]
     options: dict[str, Any]
+    pooled_gradient: bool = False
 
     def __call__(
         self,
@@ -91,11 +83,14 @@ class ComfyDenoiser:
         sigmas = sampled.new_full((len(sampled),), sigma)
         # other packs tell conditional (0) and unconditional rows (1) apart by their place in this list
         conds = [
-            [with_context(self.positive, context[nulls:])] if texts else None,
-            [with_context(self.negative, context[:nulls])] if nulls else None,
+            [self._with(self.positive, context[nulls:])] if texts else None,
+            [self._with(self.negative, context[:nulls])] if nulls else None,
         ]
         text, null = comfy.samplers.calc_cond_batch(self.model, conds, sampled, sigmas, self._options(attention))
         return torch.cat([(sampled - clean) / sigma for clean, wanted in ((null, nulls), (text, texts)) if wanted])
+
+    def _with(self, entry: dict[str, Any], context: Tensor) -> dict[str, Any]:
+        return with_context(entry, context, pooled_width(self.model), self.pooled_gradient)
 
     def _options(self, attention: AttentionControl | None) -> dict[str, Any]:
         transformer = self.options.get("transformer_options", {})
@@ -182,7 +177,7 @@ def run(
         check_hooks(patcher)
         samples = latents.detach().clone()
         forget_streams()
-        conds = _ordinary_conditioning(positive), _ordinary_conditioning(negative)
+        conds = ordinary_conditioning(positive), ordinary_conditioning(negative)
         check_hints(conds, len(samples) * branches)
 
         def attempt() -> Any:
@@ -235,65 +230,26 @@ def check_hooks(model: Any) -> None:
         )
 
 
-def check_hints(conds: tuple[list[list[Any]], ...], rows: int) -> None:
-    """Raise InputError for a ControlNet with a hint for each of several pictures: rows come and go while optimizing."""
-    controls = [extras.get("control") for conditioning in conds for _, extras in conditioning]
-    while controls:
-        control = controls.pop()
-        if control is None:
-            continue
-        hint = getattr(control, "cond_hint_original", None)
-        if rows > 1 and isinstance(hint, Tensor) and len(hint) > 1:
-            raise InputError(
-                f"the ControlNet holds {len(hint)} hint pictures; give it one, or invert one picture at a time"
-            )
-        controls.append(getattr(control, "previous_controlnet", None))
-
-
-def _ordinary_conditioning(conditioning: Conditioning) -> list[list[Any]]:
-    return [[ordinary(text), {k: ordinary(v) for k, v in extras.items()}] for text, extras in conditioning]
-
-
-def with_context(entry: dict[str, Any], context: Tensor) -> dict[str, Any]:
-    """A processed conditioning with another text."""
-    return {**entry, "model_conds": {**entry["model_conds"], "c_crossattn": comfy.conds.CONDCrossAttn(context)}}
-
-
-def text_of(conditioning: Conditioning, what: str, batch: int = 1) -> Tensor:
-    """Context of a CONDITIONING for so many images, float32 (B, tokens, width), on the CPU.
-
-    Raises InputError where it holds several prompts or is confined to a part of the picture or of the steps.
-    """
-    if len(conditioning) != 1:
-        raise InputError(
-            f"the {what} conditioning holds {len(conditioning)} prompts (Conditioning Combine?); use a single one"
-        )
-    text, extras = conditioning[0]
-    for key, name in REFUSED.items():
-        if extras.get(key) is not None:
-            raise InputError(
-                f"the {what} conditioning is limited by {name}; use one for the whole picture and all steps"
-            )
-    if len(text) not in (1, batch):
-        raise InputError(f"the {what} conditioning is for {len(text)} pictures, the latents hold {batch}")
-    return text.detach().to("cpu", torch.float32).expand(batch, -1, -1).clone()
-
-
 def check_model(model: Any) -> None:
     """Raise InputError for a MODEL that null-text inversion does not apply to."""
     sampling, network = model.get_model_object("model_sampling"), model.model.diffusion_model
     kind = type(model.model).__name__
     if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete) or not hasattr(network, "input_blocks"):
         raise InputError(
-            f"null-text inversion needs a Stable Diffusion 1.x or 2.x model, not {kind}; "
+            f"null-text inversion needs a Stable Diffusion 1.x, 2.x or SDXL model, not {kind}; "
             "rectified flow models (SD3, Flux and others) have no null text to optimize: use their own inpainting or "
             "instruction models"
         )
     config = model.model.model_config.unet_config
-    if config.get("adm_in_channels") is not None or config.get("in_channels", 4) != 4:
+    if config.get("in_channels", 4) != 4:
         raise InputError(
-            f"null-text inversion does not know {kind} models (SDXL, unCLIP, inpainting) yet; load a plain Stable "
-            "Diffusion 1.x or 2.x checkpoint"
+            f"this {kind} model reads more than the picture's latents (inpainting, instruct-pix2pix); load the plain "
+            "text-to-image model of its family"
+        )
+    if config.get("adm_in_channels") is not None and not isinstance(model.model, comfy.model_base.SDXL):
+        raise InputError(
+            f"null-text inversion does not know {kind} models (SDXL's refiner, unCLIP); load a plain Stable Diffusion "
+            "1.x, 2.x or SDXL base checkpoint"
         )
 
 

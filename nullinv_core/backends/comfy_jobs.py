@@ -10,6 +10,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ..context import lengthened, pooled_rows
 from ..editing import EditResult, edit
 from ..errors import InputError
 from ..inversion import InversionMethod, invert
@@ -18,16 +19,8 @@ from ..prompt_to_prompt.attention import WordMaps, batch_edits
 from ..schedule import Schedule
 from ..store import Inversion, fingerprint
 from ..types import NullEmbeddings
-from .comfy import (
-    ComfyDenoiser,
-    Conditioning,
-    check_model,
-    progress,
-    run,
-    schedule_of_sigmas,
-    sigma_of,
-    text_of,
-)
+from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas, sigma_of
+from .comfy_conditioning import Conditioning, pooled_width, text_of
 from .comfy_text import EditRequest
 
 Latent = dict[str, Any]
@@ -83,7 +76,7 @@ def invert_latent(
     region = None if mask is None else _latent_mask(mask.reshape(-1, *mask.shape[-2:]), samples)
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> Inversion:
-        context = text_of(positive, "source", len(clean)).to(clean.device)
+        context = text_of(positive, "source", len(clean), pooled_width(model.model)).to(clean.device)
         trajectory = invert(denoiser, clean, context, schedule, progress(model, invert=schedule.steps), method)
         return Inversion(trajectory.to("cpu"), None, ("",) * trajectory.batch, fingerprint_of(model), region=region)
 
@@ -94,20 +87,30 @@ def invert_latent(
 
 
 def optimize(
-    model: Any, positive: Conditioning, negative: Conditioning, inversion: Inversion, recipe: Recipe, guidance: float
+    model: Any,
+    positive: Conditioning,
+    negative: Conditioning,
+    inversion: Inversion,
+    recipe: Recipe,
+    guidance: float,
+    pooled_gradient: bool = False,
 ) -> tuple[Inversion, Latent]:
-    """The inversion with null embeddings, and the reconstruction that they reach."""
+    """The inversion with null embeddings, and the reconstruction that they reach.
+
+    ``pooled_gradient``: SDXL's pooled vector of the empty text is optimized with its tokens.
+    """
     check_made_with(model, inversion)
-    trajectory = inversion.trajectory
-    context = text_of(positive, "source", trajectory.batch)
+    trajectory, pooled = inversion.trajectory, pooled_width(model.model)
+    context = text_of(positive, "source", trajectory.batch, pooled)
     check_same_text(context, trajectory.context)
-    empty = _as_long_as(text_of(negative, "negative", trajectory.batch), context)
+    empty = _as_long_as(text_of(negative, "negative", trajectory.batch, pooled), context, pooled)
     steps, settings = trajectory.schedule.steps, recipe.optimization
     alike = branches_alike(model, positive, negative)
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> tuple[Inversion, Tensor]:
         device = clean.device
         callback = progress(model, **{phase: length * steps for phase, length in recipe.lengths.items()})
+        denoiser = replace(denoiser, pooled_gradient=pooled_gradient)
         null, reached = embed(denoiser, trajectory.to(device), empty.to(device), recipe, guidance, callback, alike)
         return replace(inversion, null=null.to("cpu")), reached.cpu()
 
@@ -136,13 +139,16 @@ def sample_edit(
     made with, where that carries more than text (a ControlNet).
     """
     check_made_with(model, inversion)
-    trajectory = inversion.trajectory
+    trajectory, pooled = inversion.trajectory, pooled_width(model.model)
     batch, steps = trajectory.batch, trajectory.schedule.steps
-    check_same_text(text_of(request.source_conditioning, "source", batch), trajectory.context)
+    check_same_text(text_of(request.source_conditioning, "source", batch, pooled), trajectory.context)
     plans = request.plans(steps)
-    contexts = torch.stack([text_of(c, "edit", batch) for c in request.conditionings], 1)
-    optimized = None if null is None else null_of(null, inversion)
-    guides = _as_long_as(text_of(request.empty, "empty", 1), contexts[:, 0])[0] if optimized is None else optimized
+    contexts = torch.stack([text_of(c, "edit", batch, pooled) for c in request.conditionings], 1)
+    guides: NullEmbeddings | Tensor
+    if null is None:
+        guides = _as_long_as(text_of(request.empty, "empty", 1, pooled), contexts[:, 0], pooled)[0]
+    else:
+        guides = null_of(null, inversion)
 
     limit = inversion.region
     if mask is not None:
@@ -158,8 +164,8 @@ def sample_edit(
 
     samples = model.model.process_latent_out(trajectory.clean)
     positive, negative = positive or request.source_conditioning, negative or request.empty
-    check_same_text(text_of(positive, "source", batch), trajectory.context)
-    text_of(negative, "negative", batch)
+    check_same_text(text_of(positive, "source", batch, pooled), trajectory.context)
+    text_of(negative, "negative", batch, pooled)
     result: EditResult = run(
         model, positive, negative, samples, trajectory.schedule, job, branches=1 + len(request.prompts)
     )
@@ -227,14 +233,17 @@ def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
 def _plain_samples(latent: Latent) -> Tensor:
     samples = latent["samples"]
     if not isinstance(samples, Tensor) or samples.ndim != 4 or samples.shape[1] != 4:
-        raise InputError("the latent is not that of a Stable Diffusion 1.x or 2.x picture; use VAE Encode with its VAE")
+        raise InputError("the latent is not that of a Stable Diffusion picture; use VAE Encode with the model's VAE")
     return samples
 
 
-def _as_long_as(context: Tensor, other: Tensor) -> Tensor:
+def _as_long_as(context: Tensor, other: Tensor, pooled: int) -> Tensor:
     """A context repeated to another's token count, which changes no attention."""
-    if other.shape[1] % context.shape[1]:
+    below = pooled_rows(pooled, other.shape[2])
+    found = lengthened(context, other.shape[1] - below, pooled)
+    if found is None:
         raise InputError(
-            f"the negative prompt takes {context.shape[1]} tokens, the source {other.shape[1]}; shorten it"
+            f"the negative prompt takes {context.shape[1] - below} tokens, the source {other.shape[1] - below}; "
+            "shorten it"
         )
-    return context.repeat(1, other.shape[1] // context.shape[1], 1)
+    return found

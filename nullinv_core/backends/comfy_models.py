@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +11,19 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
-import comfy.sd1_clip
 import comfy.supported_models
-import comfy.supported_models_base
 import comfy.utils
-import folder_paths
 import torch
-from torch import Tensor
 
 from ..errors import InputError
+from .comfy_clip import load_clip
+from .comfy_conditioning import SIZE_WIDTH
+from .comfy_folder import check_whole, read_config, read_weights
 
-CLIP_VOCABULARY = 49_408
-"""Rows of the token table that ComfyUI builds, whatever the tokenizer."""
-UNUSED_OF_CLIP = {"text_projection.weight", "text_model.embeddings.position_ids"}
-"""What ComfyUI's text encoder has and Stable Diffusion 1.x and 2.x do not read."""
 LEVELS_OF_VAE, LAYERS_OF_VAE = 4, 2
 MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.model_base.ModelType.V_PREDICTION}
+XL = "StableDiffusionXLPipeline"
+FAMILIES = {"StableDiffusionPipeline": comfy.supported_models.SD15, XL: comfy.supported_models.SDXL}
 BETAS = {"scaled_linear": "linear", "linear": "sqrt_linear"}
 """diffusers' names of beta schedules and ComfyUI's."""
 
@@ -43,41 +38,22 @@ class _Multiple(float):
 
 
 def load_folder(folder: Path) -> tuple[Any, Any, Any]:
-    """Return (MODEL, CLIP, VAE) of a Stable Diffusion 1.x or 2.x folder in diffusers' layout.
+    """Return (MODEL, CLIP, VAE) of a Stable Diffusion 1.x, 2.x or SDXL folder in diffusers' layout.
 
     Raises InputError where a part is missing, broken or of another kind.
     """
-    kind = _config(folder / "model_index.json").get("_class_name")
-    if kind != "StableDiffusionPipeline":
+    kind = read_config(folder / "model_index.json").get("_class_name")
+    if kind not in FAMILIES:
         raise InputError(
-            f'"{folder.name}" holds a {kind}; this node loads Stable Diffusion 1.x and 2.x folders '
-            "(StableDiffusionPipeline)"
+            f'"{folder.name}" holds a {kind}; this node loads Stable Diffusion 1.x, 2.x and SDXL folders '
+            f"({' or '.join(FAMILIES)})"
         )
-    vae_config = _config(folder / "vae" / "config.json")
+    vae_config = read_config(folder / "vae" / "config.json")
     return (
-        _load_unet(folder, float(vae_config.get("scaling_factor", 0.18215))),
-        _load_clip(folder),
+        _load_unet(folder, FAMILIES[kind], float(vae_config.get("scaling_factor", 0.18215))),
+        load_clip(folder, ("text_encoder", "text_encoder_2")[: 2 if kind == XL else 1]),
         _load_vae(folder, vae_config),
     )
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f'"{path.parent.name}/{path.name}" of the model folder is missing or broken') from error
-    if not isinstance(config, dict):
-        raise InputError(f'"{path.parent.name}/{path.name}" of the model folder is broken')
-    return config
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a part's safetensors file; the half-precision copy where there are both."""
-    files = sorted(folder.glob("*.safetensors"), key=lambda f: ("non_ema" in f.name, ".fp16." not in f.name, f.name))
-    if not files:
-        raise InputError(f'"{folder.name}" of the model folder has no .safetensors file')
-    weights: dict[str, Tensor] = comfy.utils.load_torch_file(str(files[0]), safe_load=True)
-    return weights
 
 
 def unet_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -108,23 +84,26 @@ def unet_config(config: dict[str, Any]) -> dict[str, Any]:
         "transformer_depth_middle": depths[-1],
         "context_dim": config["cross_attention_dim"],
         "use_linear_in_transformer": bool(config.get("use_linear_projection")),
-        "adm_in_channels": None,
+        "adm_in_channels": config.get("projection_class_embeddings_input_dim"),
         "use_temporal_attention": False,
+        **({"num_classes": "sequential"} if config.get("addition_embed_type") else {}),
         **width,
     }
 
 
-def _load_unet(folder: Path, scale: float) -> Any:
-    config = _config(folder / "unet" / "config.json")
-    scheduler = _config(folder / "scheduler" / "scheduler_config.json")
-    if config.get("in_channels") != 4 or config.get("addition_embed_type") is not None:
-        raise InputError(f'"{folder.name}" is not a plain text-to-image UNet of Stable Diffusion 1.x or 2.x')
+def _load_unet(folder: Path, base: Any, scale: float) -> Any:
+    config = read_config(folder / "unet" / "config.json")
+    scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
+    added = (config.get("addition_embed_type"), config.get("addition_time_embed_dim"))
+    plain = ("text_time", SIZE_WIDTH) if base is FAMILIES[XL] else (None, None)
+    if config.get("in_channels") != 4 or added != plain:
+        raise InputError(f'"{folder.name}" is not a plain text-to-image UNet of Stable Diffusion 1.x, 2.x or SDXL')
     prediction, betas = scheduler.get("prediction_type", "epsilon"), scheduler.get("beta_schedule", "linear")
     if prediction not in MODEL_TYPES or betas not in BETAS:
         raise InputError(f'"{folder.name}" predicts {prediction} on {betas} betas, which is not supported')
 
-    class Family(comfy.supported_models.SD15):
-        """SD 1.5 at this folder's width, schedule and latent scale."""
+    class Family(base):
+        """The family at this folder's width, schedule and latent scale."""
 
         unet_extra_config: dict[str, Any] = {}  # noqa: RUF012 (ComfyUI's own convention)
         sampling_settings = {  # noqa: RUF012
@@ -138,7 +117,7 @@ def _load_unet(folder: Path, scale: float) -> Any:
 
     family = Family(unet_config(config))
     family.latent_format.scale_factor = scale
-    stored = _weights(folder / "unet")
+    stored = read_weights(folder / "unet")
     names = comfy.utils.unet_to_diffusers(family.unet_config)
     weights = {names[k]: v for k, v in stored.items() if k in names}
     load_device = comfy.model_management.get_torch_device()
@@ -151,71 +130,24 @@ def _load_unet(folder: Path, scale: float) -> Any:
     family.set_inference_dtype(dtype, cast)
     offload_device = comfy.model_management.unet_offload_device()
     model = family.get_model(weights, "", device=offload_device)
-    _check_whole(folder, "UNet", set(model.diffusion_model.state_dict()) - set(weights))
+    check_whole(folder, "UNet", set(model.diffusion_model.state_dict()) - set(weights))
     model.load_model_weights(weights, "")
     return comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
 
 
-def _load_clip(folder: Path) -> Any:
-    config = _config(folder / "text_encoder" / "config.json")
-    places = _config(folder / "tokenizer" / "vocab.json")
-    tokens = _config(folder / "tokenizer" / "special_tokens_map.json")
-
-    def identity(name: str) -> int:
-        token = tokens[name]
-        return int(places[token if isinstance(token, str) else token["content"]])
-
-    special = {"start": identity("bos_token"), "end": identity("eos_token"), "pad": identity("pad_token")}
-    tokenizer = partial(
-        comfy.sd1_clip.SDTokenizer,
-        tokenizer_path=str(folder / "tokenizer"),
-        embedding_size=config["hidden_size"],
-        pad_token=special["pad"],
-    )
-    encoder = partial(
-        comfy.sd1_clip.SDClipModel,
-        textmodel_json_config=config,
-        special_tokens=special,
-        return_projected_pooled=False,
-    )
-    target = comfy.supported_models_base.ClipTarget(
-        partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=tokenizer),
-        partial(comfy.sd1_clip.SD1ClipModel, clip_model=encoder),
-    )
-    weights = _weights(folder / "text_encoder")
-    weights = {k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in weights.items()}
-    table = weights["text_model.embeddings.token_embedding.weight"]
-    weights["text_model.embeddings.token_embedding.weight"] = torch.nn.functional.pad(
-        table, (0, 0, 0, CLIP_VOCABULARY - len(table))
-    )
-    clip = comfy.sd.CLIP(
-        target,
-        embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        parameters=comfy.utils.calculate_parameters(weights),
-    )
-    _check_whole(folder, "text encoder", set(clip.load_sd(weights).missing_keys) - UNUSED_OF_CLIP)
-    return clip
-
-
-def _check_whole(folder: Path, part: str, lacking: set[str]) -> None:
-    """Raise InputError where a part of the model folder lacks weights."""
-    if lacking:
-        raise InputError(f'the {part} of "{folder.name}" lacks {len(lacking)} weights ({min(lacking)} …)')
-
-
 def _load_vae(folder: Path, config: dict[str, Any]) -> Any:
-    weights, settings = _weights(folder / "vae"), None
+    weights, settings = read_weights(folder / "vae"), None
     if config.get("_class_name") == "AutoencoderTiny":
         weights = {_taesd_name(name): tensor for name, tensor in weights.items()}
         weights |= {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
     else:
-        weights, settings = comfy.diffusers_convert.convert_vae_state_dict(weights), vae_config(folder, config)
+        weights, settings = comfy.diffusers_convert.convert_vae_state_dict(weights), vaeread_config(folder, config)
     vae = comfy.sd.VAE(sd=weights, config=settings)
-    _check_whole(folder, "VAE", set(vae.first_stage_model.state_dict()) - set(weights))
+    check_whole(folder, "VAE", set(vae.first_stage_model.state_dict()) - set(weights))
     return vae
 
 
-def vae_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def vaeread_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """ComfyUI's autoencoder settings for those of diffusers; raises InputError for another build than SD's."""
     channels, layers = config["block_out_channels"], config.get("layers_per_block", 2)
     if len(channels) != LEVELS_OF_VAE or layers != LAYERS_OF_VAE or any(c % channels[0] for c in channels):

@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import comfy.conds
 import comfy.patcher_extension
 import comfy.samplers
 from torch import Tensor
 
+from ..context import unpack
 from ..errors import InputError
 from ..store import Inversion
-from .comfy import OWN_WRAPPER, Conditioning, sigma_of, with_context
+from .comfy import OWN_WRAPPER, sigma_of
+from .comfy_conditioning import Conditioning, pooled_width, with_context
 
 
 def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
@@ -37,16 +38,18 @@ class NullTextGuider(comfy.samplers.CFGGuider):
         self.inversion = inversion
         steps = inversion.trajectory.schedule.steps
         first = embedding_at(inversion, sigma_of(inversion.trajectory.schedule.level(steps).alpha))
-        self.set_conds(positive, [[first, negative[0][1] if negative else {}]])
+        text, vector = unpack(first, pooled_width(model.model))
+        extras = {} if vector is None else {"pooled_output": vector}
+        self.set_conds(positive, [[text, {**(negative[0][1] if negative else {}), **extras}]])
         self.set_cfg(guidance)
 
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: Any = None
     ) -> Any:
         """ComfyUI's hook: the guided prediction for sampler-space ``x``."""
-        null = embedding_at(self.inversion, float(timestep.max())).to(x.device)
+        null, pooled = embedding_at(self.inversion, float(timestep.max())).to(x.device), pooled_width(self.inner_model)
         return comfy.samplers.sampling_function(
-            self.inner_model, x, timestep, [with_context(entry, null) for entry in self.conds["negative"]],
+            self.inner_model, x, timestep, [with_context(entry, null, pooled) for entry in self.conds["negative"]],
             self.conds["positive"], self.cfg, model_options=model_options or {}, seed=seed,
         )  # fmt: skip
 
@@ -62,7 +65,8 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         text, *rest = conds
         if len(rest) > 1:
             raise InputError("Apply Null-Text needs a guider with one positive and one negative text")
-        nulls = [[with_context(entry, null) for entry in negative or ()] or None for negative in rest]
+        pooled = pooled_width(network)
+        nulls = [[with_context(entry, null, pooled) for entry in negative or ()] or None for negative in rest]
         return executor(network, [text, *nulls], x, timestep, options)
 
     patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, OWN_WRAPPER, wrapper)

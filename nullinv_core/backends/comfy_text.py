@@ -19,6 +19,8 @@ PLAIN_WEIGHT = "1.1"
 BRACKET = re.compile(r"(?<!\\)[()]")
 WINDOW = re.compile(r"(.+?)\s*=\s*(\d+(?:\.\d+)?)\s*(?:-\s*(\d+(?:\.\d+)?))?")
 """``word=0.4`` or ``word=0.2-0.8``."""
+SDXL_ENCODERS = {"l", "g"}
+"""How ComfyUI names the text encoders of SDXL."""
 Mark = tuple[int, int, float]
 """Start and end of weighted words in a text, and their weight."""
 EMBEDDING = re.compile(r"(?:^|(?<=[\s(]))embedding:([^\s<\[\],():]+)")
@@ -141,10 +143,12 @@ def prompt_of(clip: Any, text: str) -> Prompt:
     Raises InputError for a CLIP with several encoders, and for an embedding that ComfyUI does not find.
     """
     chunks_by_encoder = clip.tokenize(text, return_word_ids=True)
-    name, chunks = next(iter(chunks_by_encoder.items()))
-    tokenizer = getattr(clip.tokenizer, f"clip_{name}", None)
-    if tokenizer is None or len(chunks_by_encoder) > 1:
-        raise InputError("this CLIP is not that of a Stable Diffusion 1.x or 2.x model; load one that is")
+    # SDXL's two encoders split a text alike
+    both = set(chunks_by_encoder) == SDXL_ENCODERS
+    name = "l" if both else next(iter(chunks_by_encoder))
+    tokenizer, chunks = getattr(clip.tokenizer, f"clip_{name}", None), chunks_by_encoder[name]
+    if tokenizer is None or (len(chunks_by_encoder) > 1 and not both):
+        raise InputError("this CLIP is not that of a Stable Diffusion 1.x, 2.x or SDXL model; load one that is")
     names = EMBEDDING.findall(text)
     learned_groups = {group for chunk in chunks for token, _, group in chunk if not isinstance(token, int)}
     if len(names) != len(learned_groups):

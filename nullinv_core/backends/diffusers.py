@@ -1,26 +1,25 @@
-"""The diffusers backend: Stable Diffusion 1.x and 2.x architectures of any width, from a local folder or file."""
+"""The diffusers backend: Stable Diffusion 1.x, 2.x and SDXL architectures of any width, from local files."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
+from ..context import unpack
 from ..denoiser import AttentionControl, no_gradients
 from ..errors import InputError
-from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
+from ..prompt_to_prompt.prompt import Prompt
 from ..schedule import NoiseLevel, Schedule, epsilon_from_v, leading_schedule
 from ..store import Inversion, fingerprint
 from ..types import NullEmbeddings
+from .diffusers_files import TEXT_ENCODERS, load_pipeline
+from .diffusers_text import TextEncoder
 
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -28,10 +27,18 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 @dataclass(frozen=True, eq=False)
 class DiffusersDenoiser:
-    """``Denoiser`` of a diffusers UNet. The UNet may run in any precision; what comes out has the latents' dtype."""
+    """``Denoiser`` of a diffusers UNet. The UNet may run in any precision; what comes out has the latents' dtype.
+
+    ``pooled``: width of the pooled text vector that contexts carry (SDXL), or 0. The vector gets a gradient only with
+    ``pooled_gradient``: the paper optimizes what the tokens attend to. ``factor``: pixels per latent position; SDXL is
+    told the size of the picture.
+    """
 
     unet: Any
     prediction: str
+    pooled: int = 0
+    pooled_gradient: bool = False
+    factor: int = 8
 
     def __call__(
         self,
@@ -42,13 +49,21 @@ class DiffusersDenoiser:
         nulls: int = 0,
     ) -> Tensor:
         dtype = self.unet.dtype
+        text, vector = unpack(context.to(dtype), self.pooled)
         predicted = self.unet(
             latents.to(dtype),
             torch.tensor(level.timestep, device=latents.device),
-            context.to(dtype),
+            text,
+            added_cond_kwargs=None if vector is None else self._added(latents, vector),
             cross_attention_kwargs=None if attention is None else {"control": attention},
         ).sample.to(latents.dtype)
         return predicted if self.prediction == "epsilon" else epsilon_from_v(latents, predicted, level.alpha)
+
+    def _added(self, latents: Tensor, vector: Tensor) -> dict[str, Tensor]:
+        """What SDXL reads beside the text: its pooled vector, and (H, W) of an uncropped picture as it was and is."""
+        size = [side * self.factor for side in latents.shape[-2:]]
+        sizes = vector.new_tensor([*size, 0, 0, *size]).expand(len(latents), -1)
+        return {"text_embeds": vector if self.pooled_gradient else vector.detach(), "time_ids": sizes}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,8 +75,7 @@ class DiffusersModel:
 
     denoiser: DiffusersDenoiser
     vae: Any
-    text_encoder: Any
-    tokenizer: Any
+    text: TextEncoder
     alphas_cumprod: tuple[float, ...]
     fingerprint: str
     name: str
@@ -111,38 +125,11 @@ class DiffusersModel:
 
     def prompt(self, text: str) -> Prompt:
         """Tokens and words of a text; raises InputError where it is longer than the encoder reads."""
-        length = int(self.tokenizer.model_max_length)
-        ids = self.tokenizer(text, padding="max_length", max_length=length).input_ids
-        if len(ids) > length:
-            raise InputError(
-                f'the prompt "{text[:40]}…" takes {len(ids) - 2} tokens, the model reads {length - 2}; shorten it'
-            )
-        return prompt_of_ids(self.tokenizer, text, ids)
+        return self.text.prompt(text)
 
     def encode_prompts(self, prompts: list[Prompt]) -> Tensor:
-        """Contexts, float32 (B, tokens, width)."""
-        with no_gradients():
-            ids = torch.tensor([p.token_ids for p in prompts], device=self.device)
-            return self.text_encoder(ids).last_hidden_state.float()
-
-
-def prompt_of_ids(tokenizer: Any, text: str, ids: list[int]) -> Prompt:
-    """A prompt from CLIP token ids; a word ends with the token that ends in ``</w>``."""
-    pieces = tokenizer.convert_ids_to_tokens(ids)
-    end = ids.index(tokenizer.eos_token_id, 1)
-    places: list[int] = [START]
-    words: list[str] = []
-    open_word: list[int] = []
-    for token, piece in zip(ids[1:end], pieces[1:end], strict=True):
-        places.append(len(words))
-        open_word.append(token)
-        if piece.endswith("</w>"):
-            words.append(tokenizer.decode(open_word).strip())
-            open_word = []
-    if open_word:
-        words.append(tokenizer.decode(open_word).strip())
-    places += [END] + [PAD] * (len(ids) - end - 1)
-    return Prompt(text, tuple(ids), tuple(words), tuple(places))
+        """Contexts, float32 (B, rows, width): one for each token, and for SDXL's pooled vector (see ``context``)."""
+        return self.text.encode(prompts)
 
 
 def load_model(
@@ -158,19 +145,18 @@ def load_model(
     path = DEMO_MODEL if str(path) == "demo" else Path(path)
     if not os.path.exists(path):
         raise InputError(f'there is no model at "{path}"; give a diffusers folder, a .safetensors file, or "demo"')
-    with _quiet():
-        pipeline = (
-            _load_folder(path) if path.is_dir() else _load_single_file(path, None if config is None else Path(config))
-        )
-        return wrap_pipeline(pipeline, path.name, device, dtype)
+    pipeline = load_pipeline(path, None if config is None else Path(config))
+    return wrap_pipeline(pipeline, path.name, device, dtype)
 
 
 def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> DiffusersModel:
-    """The model of a loaded StableDiffusionPipeline, its UNet prepared for attention control."""
+    """The model of a loaded StableDiffusionPipeline or StableDiffusionXLPipeline, its UNet prepared for attention
+    control. Raises InputError where a part is missing or of another kind."""
     from .diffusers_attention import ControlledAttention
 
-    unet, scheduler = pipeline.unet, pipeline.scheduler
-    for part in ("unet", "vae", "text_encoder", "tokenizer"):
+    unet, vae, scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
+    parts = [part for part in ("unet", "vae", *TEXT_ENCODERS, "tokenizer", "tokenizer_2") if hasattr(pipeline, part)]
+    for part in parts:
         if getattr(pipeline, part) is None:
             raise InputError(f'"{name}" has no {part}; use a complete model')
     if unet.config.in_channels != 4:
@@ -181,28 +167,33 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
     prediction = scheduler.config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise InputError(f'"{name}" predicts "{prediction}"; supported are {", ".join(PREDICTIONS)}')
-    identity = fingerprint(_named_weights(pipeline), prediction)
-    for module in (unet, pipeline.text_encoder):
+    encoders = {part: getattr(pipeline, part) for part in parts if part in TEXT_ENCODERS}
+    identity = fingerprint(_named_weights(unet, vae, encoders), prediction)
+    for module in (unet, *encoders.values()):
         module.requires_grad_(False).eval().to(device, dtype)
-    pipeline.vae.requires_grad_(False).eval().to(device, torch.float32)
+    vae.requires_grad_(False).eval().to(device, torch.float32)
     unet.set_attn_processor(ControlledAttention())
-    return DiffusersModel(
-        denoiser=DiffusersDenoiser(unet, prediction),
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
+    tokenizers = tuple(getattr(pipeline, part) for part in parts if part.startswith("tokenizer"))
+    text = TextEncoder(tokenizers, tuple(encoders.values()))
+    if (unet.config.addition_embed_type == "text_time") != bool(text.pooled):
+        raise InputError(f'"{name}" has a UNet of another family than its text encoders; use a complete model')
+    model = DiffusersModel(
+        denoiser=DiffusersDenoiser(unet, prediction, text.pooled),
+        vae=vae,
+        text=text,
         alphas_cumprod=tuple(scheduler.alphas_cumprod.double().tolist()),
         fingerprint=identity,
         name=name,
     )
+    return replace(model, denoiser=replace(model.denoiser, factor=model.factor))
 
 
-def _named_weights(pipeline: Any) -> dict[str, Tensor]:
+def _named_weights(unet: Any, vae: Any, encoders: dict[str, Any]) -> dict[str, Tensor]:
     """Every weight that an inversion depends on, by names that do not depend on the libraries' versions."""
-    parts = {"unet": pipeline.unet, "text": pipeline.text_encoder, "vae": pipeline.vae}
+    named = {part.replace("text_encoder", "text"): encoder for part, encoder in encoders.items()}
     return {
         f"{part}.{name.removeprefix('text_model.')}": weight
-        for part, module in parts.items()
+        for part, module in {"unet": unet, "vae": vae, **named}.items()
         for name, weight in module.state_dict().items()
         if not name.endswith("position_ids")
     }
@@ -242,153 +233,3 @@ def _check_schedule(schedule: Schedule, known: tuple[float, ...]) -> None:
             )
     if not any(math.isclose(schedule.alphas_cumprod[0], clean, rel_tol=1e-3) for clean in (known[0], 1.0)):
         raise InputError("this inversion's noise schedule ends at another noise level; invert the image again")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Load without the libraries' own log lines and progress bars; their settings are put back."""
-    from diffusers.utils import logging as ours
-    from transformers.utils import logging as theirs
-
-    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in (ours, theirs)]
-    for log, _, _ in before:
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log, level, bars in before:
-            log.set_verbosity(level)
-            if bars:
-                log.enable_progress_bar()
-
-
-def _check_index(folder: Path) -> None:
-    """Raise InputError unless a folder is a Stable Diffusion 1.x or 2.x text-to-image pipeline by its index."""
-    index = folder / "model_index.json"
-    try:
-        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f'"{folder}" is not a diffusers model folder: {index.name} is missing or broken') from error
-    if kind != "StableDiffusionPipeline":
-        raise InputError(
-            f'"{folder}" holds a {kind}; null-text inversion here needs a Stable Diffusion 1.x or 2.x text-to-image '
-            "model (StableDiffusionPipeline)"
-        )
-
-
-def _load_folder(folder: Path) -> Any:
-    from diffusers import StableDiffusionPipeline
-
-    _check_index(folder)
-    _check_only_safetensors(folder)
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-            use_safetensors=True, local_files_only=True,
-        )  # fmt: skip
-        missing = _missing_weights(folder, pipeline)
-    except Exception as error:
-        raise InputError(f'the model in "{folder}" cannot be read: {_first_line(error)}') from error
-    if missing:
-        raise InputError(
-            f'the model in "{folder}" lacks {len(missing)} weights ({missing[0]} …); get a complete copy of it'
-        )
-    return pipeline
-
-
-def _check_only_safetensors(folder: Path) -> None:
-    """Raise InputError where the index of a model in parts names another file than safetensors, which may run code."""
-    for index in folder.glob("*/*.index.json"):
-        try:
-            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise InputError(f'"{index}" is broken; get a complete copy of the model') from error
-        if ".safetensors." in index.name and not all(str(part).endswith(".safetensors") for part in parts):
-            raise InputError(f'"{index}" names files that are not .safetensors; they can run code and are refused')
-
-
-def _missing_weights(folder: Path, pipeline: Any) -> list[str]:
-    """Weights that no file holds; the libraries would make them up at random and only warn."""
-    missing = []
-    for part in ("unet", "text_encoder", "vae"):
-        stored: set[str] = set()
-        for file in (folder / part).glob("*.safetensors"):
-            with safe_open(file, "pt") as weights:
-                stored |= {_current_name(name) for name in weights.keys()}  # noqa: SIM118 (not a dict)
-        wanted = getattr(pipeline, part).state_dict()
-        missing += [f"{part}.{n}" for n in wanted if _current_name(n) not in stored and not n.endswith("position_ids")]
-    return missing
-
-
-def _current_name(name: str) -> str:
-    """A weight's name, whichever version of the libraries wrote it."""
-    name = name.removeprefix("text_model.")
-    if ".attentions." in name:
-        for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
-            name = name.replace(f".{old}.", f".{new}.")
-    return name
-
-
-def _load_single_file(path: Path, config: Path | None) -> Any:
-    from diffusers import StableDiffusionPipeline
-
-    if path.suffix != ".safetensors":
-        raise InputError(
-            f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused'
-        )
-    try:
-        folder = _cached_configuration(path, *_family(path)) if config is None else config
-        _check_index(folder)
-        return StableDiffusionPipeline.from_single_file(
-            path, config=str(folder), safety_checker=None, feature_extractor=None, local_files_only=True
-        )
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f'"{path.name}" cannot be read as a Stable Diffusion 1.x or 2.x checkpoint ({_first_line(error)})'
-        ) from error
-
-
-def _family(path: Path) -> tuple[str, str]:
-    """A checkpoint's kind and the repository of its family's configuration; InputError for unsupported kinds."""
-    from diffusers.loaders.single_file_utils import (
-        fetch_diffusers_config,
-        infer_diffusers_model_type,
-        load_single_file_checkpoint,
-    )
-
-    checkpoint = load_single_file_checkpoint(str(path), local_files_only=True)
-    kind = infer_diffusers_model_type(checkpoint)
-    if kind not in ("v1", "v2"):
-        raise InputError(
-            f'"{path.name}" looks like a model of the kind "{kind}"; null-text inversion here needs a Stable Diffusion '
-            "1.x or 2.x text-to-image checkpoint"
-        )
-    return kind, str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
-
-
-def _cached_configuration(path: Path, kind: str, repository: str) -> Path:
-    """The folder of a checkpoint's family in the local Hugging Face cache.
-
-    Looked up here because diffusers would ask the network for it.
-    """
-    from huggingface_hub import try_to_load_from_cache
-
-    if kind == "v2":
-        raise InputError(
-            f'"{path.name}" is a Stable Diffusion 2.x file, and the file does not say whether it predicts ε or v; '
-            "name a diffusers folder of its family with --config"
-        )
-    index = try_to_load_from_cache(repository, "model_index.json")
-    if not isinstance(index, str):
-        raise InputError(
-            f'"{path.name}" alone does not say how to build its model, and "{repository}" is not in the local cache; '
-            "name any diffusers folder of the same family with --config, or convert the file to such a folder"
-        )
-    return Path(index).parent
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

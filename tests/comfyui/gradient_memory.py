@@ -21,8 +21,9 @@ import torch  # noqa: E402
 # behind ComfyUI's own folder, which has a "nodes" too
 sys.path.append(ARGUMENTS[0])
 
-from nullinv_core.backends.comfy import run, text_of  # noqa: E402
+from nullinv_core.backends.comfy import run  # noqa: E402
 from nullinv_core.backends.comfy_checkpoint import Checkpointing, memory_needed  # noqa: E402
+from nullinv_core.backends.comfy_conditioning import text_of  # noqa: E402
 from nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
 
 STATUS = Path("/proc/self/status")

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from nullinv_core import Prompt, leading_schedule
 from nullinv_core.backends.diffusers import DiffusersDenoiser
 from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.demo.tokenizer import write_tokenizer
-from nullinv_core.demo.train import write_model
+from nullinv_core.demo.train import scheduler, write_model
 from nullinv_core.prompt_to_prompt.prompt import END, PAD, START
 from nullinv_core.schedule import scaled_linear_alphas
 
@@ -30,11 +30,15 @@ def tiny_unet(dtype=torch.float32, seed=0, width=WIDTH, sample_size=8):
         cross_attention_dim=width,
         attention_head_dim=2,
     )
+    _let_text_matter(unet)
+    return unet.to(dtype).eval().requires_grad_(False)
+
+
+def _let_text_matter(unet):
     with torch.no_grad():
         for name, parameter in unet.named_parameters():
             if "attn" in name and parameter.ndim == 2:
                 parameter *= 3.0
-    return unet.to(dtype).eval().requires_grad_(False)
 
 
 def controlled(unet, prediction="epsilon"):
@@ -93,4 +97,40 @@ def tiny_vae_folder(folder: Path) -> Path:
     )  # fmt: skip
     unet = tiny_unet(width=16, sample_size=4)
     write_model(folder, AutoencoderTiny(scaling_factor=1.0), unet, text)
+    return folder
+
+
+def tiny_xl_folder(folder: Path, pooled=20, time_width=8, heads=2) -> Path:
+    """Write a tiny but complete SDXL folder: 64×64 pixels, attention from the second level on, random weights."""
+    tokenizers = [write_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
+    # SDXL's second tokenizer fills up with its first token
+    tokenizers[1].pad_token = tokenizers[1].convert_ids_to_tokens(0)
+    torch.manual_seed(4)
+
+    def text(kind, width):
+        return kind(
+            CLIPTextConfig(
+                vocab_size=len(tokenizers[0]), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3,
+                num_attention_heads=2, max_position_embeddings=77, projection_dim=pooled,
+                bos_token_id=tokenizers[0].bos_token_id, eos_token_id=tokenizers[0].eos_token_id,
+            )
+        )  # fmt: skip
+
+    encoders = text(CLIPTextModel, 12), text(CLIPTextModelWithProjection, 16)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, transformer_layers_per_block=(1, 2),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=28, attention_head_dim=(heads, 2 * heads), use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=time_width,
+        projection_class_embeddings_input_dim=pooled + 6 * time_width,
+    )  # fmt: skip
+    _let_text_matter(unet)
+    vae = AutoencoderKL(
+        block_out_channels=(32, 32, 32, 32), latent_channels=4, scaling_factor=0.13025, layers_per_block=2,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    pipeline = StableDiffusionXLPipeline(
+        vae, *encoders, *tokenizers, unet, scheduler(), force_zeros_for_empty_prompt=False, add_watermarker=False
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

@@ -12,14 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from nullinv_core import InputError, Inversion, invert, optimize_null_text
-from nullinv_core.backends.diffusers import (
-    _cached_configuration,
-    _current_name,
-    check_inversion,
-    load_model,
-    wrap_pipeline,
-)
+from nullinv_core.backends.diffusers import check_inversion, load_model, wrap_pipeline
 from nullinv_core.backends.diffusers_attention import ControlledAttention
+from nullinv_core.backends.diffusers_files import _cached_configuration, _current_name
 from nullinv_core.demo.tokenizer import write_tokenizer
 from nullinv_core.null_text import NullTextSettings
 from nullinv_core.schedule import NoiseLevel

@@ -1,0 +1,117 @@
+"""Text encoders of a diffusers folder as ComfyUI's CLIP, at any width: one (1.x, 2.x), or two (SDXL)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import comfy.sd1_clip
+import comfy.sdxl_clip
+import comfy.supported_models_base
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .comfy_folder import check_whole, read_config, read_weights
+
+VOCABULARY = 49_408
+"""Rows of the token table that ComfyUI builds, whatever the tokenizer."""
+UNUSED = {"text_model.embeddings.position_ids"}
+PROJECTION = "text_projection.weight"
+"""What ComfyUI's text encoder has and only SDXL's second one reads."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One text encoder of a folder: what builds its tokenizer and its network, and its weights."""
+
+    tokenizer: Any
+    network: Any
+    weights: dict[str, Tensor]
+
+
+def load_clip(folder: Path, parts: tuple[str, ...]) -> Any:
+    """ComfyUI's CLIP of a folder's text encoders, by the names of their own folders.
+
+    Raises InputError where one is missing, broken or of another build.
+    """
+    tokenizers = [part.replace("text_encoder", "tokenizer") for part in parts]
+    found = [_part(folder, *names, len(parts) > 1) for names in zip(parts, tokenizers, strict=True)]
+    weights = {f"{number}.{name}": w for number, one in enumerate(found) for name, w in one.weights.items()}
+    clip = comfy.sd.CLIP(
+        _target(found),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=comfy.utils.calculate_parameters(weights),
+    )
+    model = clip.cond_stage_model
+    for one, network in zip(found, [getattr(model, f"clip_{name}") for name in ("l", "g")[: len(found)]], strict=True):
+        missing = set(network.load_sd(one.weights).missing_keys) - UNUSED
+        check_whole(folder, "text encoder", missing if one is found[-1] and len(found) > 1 else missing - {PROJECTION})
+    return clip
+
+
+def _part(folder: Path, encoder: str, tokenizer: str, sdxl: bool) -> _Part:
+    config = read_config(folder / encoder / "config.json")
+    places = read_config(folder / tokenizer / "vocab.json")
+    tokens = read_config(folder / tokenizer / "special_tokens_map.json")
+    second = encoder != "text_encoder"
+    if second and config.get("projection_dim") != config["hidden_size"]:
+        raise InputError(f'the second text encoder of "{folder.name}" is not built as SDXL\'s')
+
+    def identity(name: str) -> int:
+        token = tokens[name]
+        return int(places[token if isinstance(token, str) else token["content"]])
+
+    special = {"start": identity("bos_token"), "end": identity("eos_token"), "pad": identity("pad_token")}
+    layers = {"layer": "hidden", "layer_idx": -2, "layer_norm_hidden_state": False} if sdxl else {}
+    network = partial(
+        comfy.sd1_clip.SDClipModel,
+        textmodel_json_config=config, special_tokens=special, return_projected_pooled=second, **layers,
+    )  # fmt: skip
+    splitter = partial(
+        comfy.sd1_clip.SDTokenizer,
+        tokenizer_path=str(folder / tokenizer), embedding_size=config["hidden_size"], pad_token=special["pad"],
+        embedding_key="clip_g" if second else "clip_l",
+    )  # fmt: skip
+    return _Part(splitter, network, _named(read_weights(folder / encoder)))
+
+
+def _named(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by ComfyUI's names, the token table as long as its."""
+    named = {k if k.startswith("text_") else f"text_model.{k}": v for k, v in weights.items()}
+    table = named["text_model.embeddings.token_embedding.weight"]
+    named["text_model.embeddings.token_embedding.weight"] = torch.nn.functional.pad(
+        table, (0, 0, 0, VOCABULARY - len(table))
+    )
+    return named
+
+
+def _target(parts: list[_Part]) -> Any:
+    """What ComfyUI builds a CLIP from."""
+    if len(parts) == 1:
+        return comfy.supported_models_base.ClipTarget(
+            partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=parts[0].tokenizer),
+            partial(comfy.sd1_clip.SD1ClipModel, clip_model=parts[0].network),
+        )
+
+    class Tokenizer(comfy.sdxl_clip.SDXLTokenizer):
+        """SDXL's, from this folder."""
+
+        def __init__(self, **named: Any) -> None:
+            self.clip_l, self.clip_g = (part.tokenizer(**named) for part in parts)
+
+    class Encoder(comfy.sdxl_clip.SDXLClipModel):
+        """SDXL's, at this folder's widths."""
+
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
+            torch.nn.Module.__init__(self)
+            given = {"device": device, "dtype": dtype, "model_options": model_options or {}}
+            self.clip_l, self.clip_g = (part.network(**given) for part in parts)
+            self.dtypes = {dtype}
+
+    return comfy.supported_models_base.ClipTarget(Tokenizer, Encoder)

@@ -1,0 +1,79 @@
+"""Text encoders of a diffusers pipeline: one (Stable Diffusion 1.x, 2.x), or two with a pooled vector (SDXL)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..context import pack
+from ..denoiser import no_gradients
+from ..errors import InputError
+from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TextEncoder:
+    """CLIP text encoders with their tokenizers. Words and their places are the first tokenizer's; both split alike."""
+
+    tokenizers: tuple[Any, ...]
+    encoders: tuple[Any, ...]
+
+    @property
+    def pooled(self) -> int:
+        """Width of the pooled vector that contexts carry, 0 for a single encoder."""
+        return int(self.encoders[-1].config.projection_dim) if len(self.encoders) > 1 else 0
+
+    def prompt(self, text: str) -> Prompt:
+        """Tokens and words of a text; raises InputError where it is longer than the encoder reads."""
+        tokenizer = self.tokenizers[0]
+        ids, length = _ids(tokenizer, text), int(tokenizer.model_max_length)
+        if len(ids) > length:
+            raise InputError(
+                f'the prompt "{text[:40]}…" takes {len(ids) - 2} tokens, the model reads {length - 2}; shorten it'
+            )
+        return prompt_of_ids(tokenizer, text, ids)
+
+    def encode(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Contexts, float32 (B, rows, width).
+
+        Two encoders give their last but one layer each, side by side, and the second its projected pooled vector
+        (Podell et al. 2023, section 2.2).
+        """
+        with no_gradients():
+            device = self.encoders[0].device
+            ids = torch.tensor([p.token_ids for p in prompts], device=device)
+            if len(self.encoders) == 1:
+                text: Tensor = self.encoders[0](ids).last_hidden_state
+                return text.float()
+            others = [torch.tensor([_ids(t, p.text) for p in prompts], device=device) for t in self.tokenizers[1:]]
+            found = [e(i, output_hidden_states=True) for e, i in zip(self.encoders, [ids, *others], strict=True)]
+            text = torch.cat([one.hidden_states[-2] for one in found], -1)
+            return pack(text.float(), found[-1].text_embeds.float())
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, padding="max_length", max_length=int(tokenizer.model_max_length)).input_ids
+    return ids
+
+
+def prompt_of_ids(tokenizer: Any, text: str, ids: list[int]) -> Prompt:
+    """A prompt from CLIP token ids; a word ends with the token that ends in ``</w>``."""
+    pieces = tokenizer.convert_ids_to_tokens(ids)
+    end = ids.index(tokenizer.eos_token_id, 1)
+    places: list[int] = [START]
+    words: list[str] = []
+    open_word: list[int] = []
+    for token, piece in zip(ids[1:end], pieces[1:end], strict=True):
+        places.append(len(words))
+        open_word.append(token)
+        if piece.endswith("</w>"):
+            words.append(tokenizer.decode(open_word).strip())
+            open_word = []
+    if open_word:
+        words.append(tokenizer.decode(open_word).strip())
+    places += [END] + [PAD] * (len(ids) - end - 1)
+    return Prompt(text, tuple(ids), tuple(words), tuple(places))
