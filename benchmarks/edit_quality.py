@@ -60,8 +60,9 @@ def write_report(out: Path, rows: Sequence[Row], about: dict[str, Any]) -> str:
 
 
 def run_method(
-    model: DiffusersModel, photo: Photo, name: str, guidance: float | None, out: Path, measures: Mapping[str, Measure]
-) -> list[Row]:
+    model: DiffusersModel, photo: Photo, name: str, guidance: float | None, out: Path, measures: Mapping[str, Measure],
+    commit: str = "",
+) -> list[Row]:  # fmt: skip
     """A method's rows on a photo, as decoded and with the photo's own pixels; its pictures go to ``out``."""
     method, suited = METHODS[name]
     task, used = photo.task, guidance or suited
@@ -73,7 +74,8 @@ def run_method(
     rows = []
     for photo_kept, picture in pictures.items():
         array = picture[0].cpu().numpy()
-        rows.append(Row(name, photo_kept, task.name, task.kind, used, seconds, scores(array, task, measures)))
+        judged = scores(array, task, measures)
+        rows.append(Row(name, photo_kept, task.name, task.kind, used, seconds, judged, commit))
         _keep(out, task, named(rows[-1]), array)
     return rows
 
@@ -121,7 +123,8 @@ def main() -> None:
     }  # fmt: skip
     kept = options.out / "edit_quality.jsonl"
     begun, found = _rows(kept, settings)
-    if begun["commit"] != environment()["commit"]:
+    commit = environment()["commit"]
+    if begun["commit"] != commit:
         print(f"goes on with rows of commit {begun['commit']}")
     done = {(row.method, row.task, row.photo_kept) for row in found}
     for index in range(part - 1, len(names), parts):
@@ -134,7 +137,7 @@ def main() -> None:
         if task.truths:
             _keep(options.out, task, "truth", task.truths[0])
         for name in missing:
-            rows = run_method(model, photo, name, options.guidance, options.out, measures)
+            rows = run_method(model, photo, name, options.guidance, options.out, measures, commit)
             add_records(kept, [asdict(row) for row in rows])
             print(f"{task.name} {task.kind:18s} {name:20s} {rows[0].scores}", flush=True)
     if parts > 1:
@@ -144,7 +147,8 @@ def main() -> None:
     last = {(row.method, row.photo_kept, row.task): row for row in found}
     rows = [row for row in last.values() if row.method in wanted and row.task in names]
     rows.sort(key=lambda row: (list(METHODS).index(row.method), row.photo_kept, row.task))
-    print(write_report(options.out, rows, {**begun, **settings}))
+    about = {**begun, **settings, "commit": sorted({row.commit for row in rows})}
+    print(write_report(options.out, rows, about))
 
 
 def _rows(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:

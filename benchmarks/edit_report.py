@@ -26,7 +26,8 @@ TILE = 144
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one task. ``photo_kept``: with the photo's own pixels where the picture hardly differs."""
+    """One method on one task. ``photo_kept``: with the photo's own pixels where the picture hardly differs. ``commit``:
+    of the code that edited."""
 
     method: str
     photo_kept: bool
@@ -35,6 +36,7 @@ class Row:
     guidance: float
     seconds: float
     scores: Scores
+    commit: str = ""
 
 
 def named(row: Row) -> str:

@@ -23,8 +23,8 @@ class LoadDiffusersModel(io.ComfyNode):
             ["checkpoint", "diffusers", "demo model"],
             node_id="NullInvLoadDiffusers",
             display_name="Load Diffusers Model",
-            description="Loads a Stable Diffusion 1.x or 2.x folder in diffusers' layout from models/diffusers, of any "
-            "width, or the small demo model that needs no download.",
+            description="Loads a Stable Diffusion 1.x, 2.x or SDXL folder in diffusers' layout from models/diffusers, "
+            "of any width, or the small demo model that needs no download.",
             inputs=[
                 io.Combo.Input("model", options=[DEMO, *model_folders()], default=DEMO, tooltip="A folder of "
                                "models/diffusers, or the demo model."),

@@ -162,7 +162,7 @@ def demo(
 @app.command()
 def invert(
     model: Annotated[str, typer.Option(help='Diffusers folder, .safetensors checkpoint, or "demo".')],
-    image: Annotated[Path, typer.Option(help="The picture; resized and centre-cropped to a square.")],
+    image: Annotated[Path, typer.Option(help="The picture; scaled, its shape kept.")],
     prompt: Annotated[str, typer.Option(help="What the picture shows.")],
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
@@ -174,12 +174,14 @@ def invert(
     low_memory: Annotated[
         bool | None, typer.Option(help="Gradient checkpointing: slower, in less memory; by default where it is needed.")
     ] = None,
-    size: Annotated[int, typer.Option(help="Side in pixels; 0: what the model was trained at.")] = 0,
+    size: Annotated[int, typer.Option(help="Shorter side in pixels; 0: what the model was trained at.")] = 0,
+    square: Annotated[bool, typer.Option(help="Crop the picture's middle to a square, as the authors do.")] = False,
     device: Device = "",
     dtype: Dtype = "float32",
     config: Config = None,
 ) -> None:
     """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
+    from .backends.diffusers import LARGEST_SIDE
     from .backends.diffusers_memory import checkpoint, checkpoint_if_needed
     from .images import load_image
     from .inversion import invert as run_inversion
@@ -197,8 +199,12 @@ def invert(
     loaded = _load(model, device, dtype, config)
     schedule = loaded.schedule(steps)
     side = loaded.check_size(size or loaded.native_size)
+    photo = load_image(image, side, 0 if square else loaded.factor)
+    if max(photo.shape[1:3]) > LARGEST_SIDE:
+        height, width = photo.shape[1:3]
+        raise InputError(f"the picture would be {width}×{height} pixels; take a smaller --size, or --square")
     context, empty = loaded.encode_prompts([loaded.prompt(prompt), loaded.prompt("")]).split(1)
-    latents = loaded.encode_image(load_image(image, side))
+    latents = loaded.encode_image(photo)
     if low_memory is not None:
         checkpoint(loaded, low_memory)
     elif recipe.optimization is not None:
@@ -293,12 +299,10 @@ def edit(
     stored, null, loaded = _reopen(inversion, model, device, dtype, config)
     if len(stored.prompts) != 1:
         raise InputError(f"this inversion holds {len(stored.prompts)} images; the command line edits one at a time")
-    side, height = (n * loaded.factor for n in stored.trajectory.clean.shape[:-3:-1])
-    if reference is not None and side != height:
-        raise InputError(f"--reference goes with square pictures alone; this inversion is {side}×{height}")
+    height, width = (n * loaded.factor for n in stored.trajectory.clean.shape[-2:])
     photo = None
     if reference is not None:
-        photo = load_image(reference, side)
+        photo = load_image(reference, (width, height))
         _check_photo(reference, loaded.encode_image(photo), stored.trajectory.clean)
     source = loaded.prompt(stored.prompts[0])
     prompts = [loaded.prompt(text) for text in prompt]

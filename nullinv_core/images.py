@@ -22,8 +22,18 @@ UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError
 """What Pillow's readers raise for damaged files."""
 
 
-def load_image(path: Path | str, size: int) -> Tensor:
-    """Read a picture, resize its shorter side to ``size`` and crop the centre: float32 (1, size, size, 3) in 0…1.
+def fitted_size(width: int, height: int, size: int, grid: int) -> tuple[int, int]:
+    """(width, height) of a picture whose shorter side becomes ``size``, cropped to multiples of ``grid`` pixels."""
+    scale = size / min(width, height)
+    across, down = (max(grid, round(side * scale) // grid * grid) for side in (width, height))
+    return across, down
+
+
+def load_image(path: Path | str, size: int | tuple[int, int], grid: int = 0) -> Tensor:
+    """Read a picture, scale it and crop its centre: float32 (1, H, W, 3) in 0…1.
+
+    ``size``: (width, height), or the side of a square; with a ``grid`` the shorter side of a picture that keeps its
+    shape, but for what its sides exceed multiples of so many pixels by.
 
     Raises InputError for a file that is missing, no picture, or larger than 100 megapixels.
     """
@@ -43,8 +53,11 @@ def load_image(path: Path | str, size: int) -> Tensor:
         raise InputError(f'"{path}" is larger than {LARGEST // 10**6} megapixels; scale it down') from error
     except UNREADABLE as error:
         raise InputError(f'"{path}" cannot be read as an image; give a PNG, JPEG or WebP file') from error
-    if upright.size != (size, size):
-        upright = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
+    wanted = (size, size) if isinstance(size, int) else size
+    if isinstance(size, int) and grid:
+        wanted = fitted_size(*upright.size, size, grid)
+    if upright.size != wanted:
+        upright = ImageOps.fit(upright, wanted, Image.Resampling.LANCZOS)
     return from_pil(upright)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..images import fitted_size
 from ..keeping import keep_photo
 from ..presets import Recipe
 from ..prompt_to_prompt.edit import EditSettings
@@ -16,6 +17,8 @@ from .comfy import check_model
 from .comfy_jobs import invert_latent, optimize, sample_edit, schedule_of
 from .comfy_text import plan_request
 
+FACTOR = 8
+"""Pixels per latent position along one side."""
 GAP = 8
 """Pixels between the pictures of a before-and-after strip."""
 PINNED = Recipe("fixed-point", None, pinned=True, unshared=True)
@@ -32,8 +35,7 @@ def settings_of(strength: float, blend: list[str]) -> EditSettings:
 def fit(image: Tensor, size: int, grid: int) -> Tensor:
     """An IMAGE (B, H, W, 3) whose shorter side is ``size``, cropped at the centre to multiples of ``grid`` pixels."""
     height, width = image.shape[1:3]
-    scale = max(size, grid) / min(height, width)
-    wanted = [max(grid, round(side * scale) // grid * grid) for side in (width, height)]
+    wanted = fitted_size(width, height, max(size, grid), grid)
     scaled = comfy.utils.common_upscale(image[..., :3].movedim(-1, 1), *wanted, "lanczos", "center")
     result: Tensor = scaled.movedim(1, -1)
     return result
@@ -49,8 +51,7 @@ def edit_photo(
     """
     check_model(model)
     request = plan_request(clip, source, edits, settings_of(strength, blend))
-    levels = len(model.model.model_config.unet_config["channel_mult"])
-    photo = fit(image, size, 8 * 2 ** (levels - 1))
+    photo = fit(image, size, FACTOR)
     schedule = schedule_of(model, "ddim_uniform", steps)
     latent = {"samples": vae.encode(photo)}
     inversion, _ = invert_latent(model, request.source_conditioning, latent, schedule, PINNED.inversion)

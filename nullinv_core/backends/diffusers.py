@@ -22,6 +22,8 @@ from .diffusers_files import TEXT_ENCODERS, load_pipeline
 from .diffusers_text import TextEncoder
 
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
+LARGEST_SIDE = 4096
+"""Most pixels along a side of a picture."""
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
@@ -99,10 +101,11 @@ class DiffusersModel:
         return (size if isinstance(size, int) else min(size)) * self.factor
 
     def check_size(self, side: int) -> int:
-        """Return ``side``; raise InputError where it is no multiple of the latent grid the UNet can halve."""
-        grid = self.factor * 2 ** (len(self.denoiser.unet.config.block_out_channels) - 1)
-        if not grid <= side <= 4096 or side % grid:
-            raise InputError(f"size must be a multiple of {grid} up to 4096, not {side}")
+        """Return ``side``; raise InputError where it is no multiple of a latent's pixels, or too small to be halved as
+        often as the UNet does."""
+        least = self.factor * 2 ** (len(self.denoiser.unet.config.block_out_channels) - 1)
+        if not least <= side <= LARGEST_SIDE or side % self.factor:
+            raise InputError(f"size must be a multiple of {self.factor} from {least} to {LARGEST_SIDE}, not {side}")
         return side
 
     def schedule(self, steps: int) -> Schedule:

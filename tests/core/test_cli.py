@@ -9,11 +9,13 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nullinv_core.cli import Preset, main
-from nullinv_core.images import load_image, psnr, save_image, ssim
+from nullinv_core.images import fitted_size, load_image, psnr, save_image, ssim
 from nullinv_core.presets import PRESETS
 from nullinv_core.store import load_inversion
 
@@ -59,7 +61,7 @@ def test_invert_reconstruct_and_edit(command, inverted, tmp_path):
     """Guards the main path: one file from invert, pictures of the model's size from the other two."""
     status, said, _ = command("reconstruct", "--inversion", inverted, "--out", tmp_path / "r.png", "--device", "cpu")
     assert status == 0 and "dB to what the autoencoder gives" in said
-    assert Image.open(tmp_path / "r.png").size == (32, 32)
+    assert Image.open(tmp_path / "r.png").size == (40, 32)
     status, _, err = command(
         "edit", "--inversion", inverted, "--prompt", "a green star on a blue background",
         "--prompt", "a large red star on a blue background", "--out", tmp_path / "e.png", "--blend", "star",
@@ -105,7 +107,8 @@ def base(model_folder, photo, tmp_path, **changes):
         ({"preset": "direct", "inner_steps": 3}, "optimizes nothing; leave out"),
         ({"out": "/none/x.safetensors"}, "the folder"),
         ({"out": "x.ckpt"}, "must end in .safetensors"),
-        ({"size": 33}, "size must be a multiple of 16"),
+        ({"size": 33}, "size must be a multiple of 8 from 16 to 4096"),
+        ({"size": 8}, "size must be a multiple of 8 from 16 to 4096"),
         ({"device": "warp"}, 'device "warp" cannot be used'),
         ({"guidance": "nan"}, "guidance must be a finite number"),
         ({"prompt": "a " * 90}, "takes 90 tokens"),
@@ -193,8 +196,8 @@ def test_a_reference_tells_what_was_kept(command, inverted, photo, tmp_path, mon
     status, said, err = command("edit", *options, "--out", tmp_path / "all.png")
     assert status == 0 and "everything may change; give --blend words" in said, err
     somewhere = ["--blend", "star", "--guidance", "1.5"]
-    mask = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
-    mask[..., 1:3, 2:] = True
+    mask = torch.zeros(1, 1, 4, 5, dtype=torch.bool)
+    mask[..., 1:3, 2:4] = True
     from nullinv_core import editing
 
     real = editing.edit
@@ -207,8 +210,8 @@ def test_a_reference_tells_what_was_kept(command, inverted, photo, tmp_path, mon
         picture, wanted = (
             np.asarray(Image.open(p)) / 255 for p in (tmp_path / f"e{switch}.png", fitted(photo, tmp_path))
         )
-        outside = np.ones((32, 32), bool)
-        outside[8:24, 16:] = False
+        outside = np.ones((32, 40), bool)
+        outside[8:24, 16:32] = False
         figures.append(psnr(picture, wanted, outside))
         assert float(found[2] or "inf") == pytest.approx(figures[-1], abs=0.06)
         assert float(found[3]) == pytest.approx(ssim(picture, wanted, outside), abs=1e-3)
@@ -217,7 +220,7 @@ def test_a_reference_tells_what_was_kept(command, inverted, photo, tmp_path, mon
 
 def fitted(photo, folder):
     """The photo as the commands see it, as a file."""
-    save_image(load_image(photo, 32)[0], folder / "fitted.png")
+    save_image(load_image(photo, 32, 8)[0], folder / "fitted.png")
     return folder / "fitted.png"
 
 
@@ -336,3 +339,34 @@ def test_a_refused_torch_version_is_named():
     check_torch("2.13.0+cpu")
     with pytest.raises(ImportError, match=r"needs torch 2\.1 or newer, not 1\.13\.1"):
         check_torch("1.13.1")
+
+
+def test_a_photo_keeps_its_shape(command, model_folder, tmp_path):
+    """Guards pictures that are not square, whose latents cannot be halved evenly: the commands keep their shape, and a
+    reference is cropped as the photo was; --square crops, and a panorama is refused in words."""
+    generator = np.random.default_rng(0)
+    wide = Image.fromarray(generator.integers(0, 255, (9, 16, 3), np.uint8)).resize((160, 90), Image.Resampling.BICUBIC)
+    wide.save(tmp_path / "wide.png")
+    text = "a red star on a blue background"
+    options = ["invert", *base(model_folder, tmp_path / "wide.png", tmp_path, prompt=text, size=40, device="cpu")]
+    for switch, size in (("--no-square", (64, 40)), ("--square", (40, 40))):
+        assert command(*options, switch)[0] == 0
+        status, _, err = command(
+            "edit", "--inversion", tmp_path / "x.safetensors", "--prompt", "a red circle on a blue background",
+            "--blend", "star", "--reference", tmp_path / "wide.png", "--out", tmp_path / "e.png", "--device", "cpu",
+        )  # fmt: skip
+        assert status == 0, err
+        assert Image.open(tmp_path / "e.png").size == size
+    Image.new("RGB", (2000, 4)).save(tmp_path / "wide.png")
+    status, _, err = command(*options)
+    assert status == 2 and "would be 20000×40 pixels; take a smaller --size, or --square" in err
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 64), st.sampled_from([1, 8, 64]))
+def test_a_fitted_size_is_the_nearest_on_the_grid(width, height, size, grid):
+    """Guards the crop: multiples of the grid, the shape kept to within one step of it."""
+    size *= grid
+    across, down = fitted_size(width, height, size, grid)
+    assert min(across, down) == size and across % grid == down % grid == 0
+    long, wanted = max(across, down), size * max(width, height) / min(width, height)
+    assert long <= wanted + 0.5 and long > wanted - grid - 0.5
