@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .backends.diffusers import DiffusersModel
     from .store import Inversion
-    from .types import Callback, Event, NullEmbeddings
+    from .types import Callback, Event, NullEmbeddings, Trajectory
 
 app = typer.Typer(
     help="Edit real images by their text prompt: null-text inversion and Prompt-to-Prompt.",
@@ -74,6 +74,10 @@ def _progress() -> Iterator[Callback]:
             bars.update(tasks[key], completed=event.step, note=note)
 
         yield show
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"note: {text}", err=True)
 
 
 def _pick_device(device: str) -> str:
@@ -181,7 +185,7 @@ def invert(
     config: Config = None,
 ) -> None:
     """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
-    from .backends.diffusers import LARGEST_SIDE
+    from .backends.diffusers import LARGEST_SIDE, in_safer_precision
     from .backends.diffusers_memory import checkpoint, checkpoint_if_needed
     from .images import load_image
     from .inversion import invert as run_inversion
@@ -210,10 +214,15 @@ def invert(
     elif recipe.optimization is not None:
         checkpoint_if_needed(loaded, latents, context)
     with _progress() as callback:
-        trajectory = run_inversion(loaded.denoiser, latents, context, schedule, callback, recipe.inversion)
-        null, _ = embed(loaded.denoiser, trajectory, empty, recipe, guidance, callback)
+
+        def prepare() -> tuple[Trajectory, NullEmbeddings]:
+            trajectory = run_inversion(loaded.denoiser, latents, context, schedule, callback, recipe.inversion)
+            return trajectory, embed(loaded.denoiser, trajectory, empty, recipe, guidance, callback)[0]
+
+        trajectory, null = in_safer_precision(loaded, prepare, _warn)
     place = model if model == "demo" else str(Path(model).resolve())
-    save_inversion(out, Inversion(trajectory, null, (prompt,), loaded.fingerprint, place, dtype))
+    precision = str(loaded.denoiser.unet.dtype).removeprefix("torch.")
+    save_inversion(out, Inversion(trajectory, null, (prompt,), loaded.fingerprint, place, precision))
     typer.echo(f"saved: {out}")
 
 
@@ -227,13 +236,18 @@ def reconstruct(
     config: Config = None,
 ) -> None:
     """Reconstruct the picture from its inversion, at the guidance it was optimized for."""
+    from .backends.diffusers import in_safer_precision
     from .editing import reconstruct as run_reconstruction
     from .images import psnr, save_image
 
     _check_out(out, ".png")
     stored, null, loaded = _reopen(inversion, model, device, dtype, config)
     with _progress() as callback:
-        latents = run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback)
+        latents = in_safer_precision(
+            loaded,
+            lambda: run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback),
+            _warn,
+        )
     pictures, best = loaded.decode(latents), loaded.decode(stored.trajectory.clean)
     for path, picture, wanted in zip(_numbered(out, len(latents)), pictures, best, strict=True):
         save_image(picture, path)
@@ -272,6 +286,7 @@ def edit(
     config: Config = None,
 ) -> None:
     """Edit the picture: say what it shall show instead."""
+    from .backends.diffusers import in_safer_precision
     from .editing import edit as run_edit
     from .figures import word_maps
     from .images import load_image, save_image, save_pil
@@ -309,9 +324,13 @@ def edit(
     plans = plan_edits(source, prompts, stored.trajectory.schedule.steps, settings)
     contexts = loaded.encode_prompts(prompts)[None]
     with _progress() as callback:
-        result = run_edit(
-            loaded.denoiser, stored.trajectory, null, contexts,
-            batch_edits([plans]), guidance or null.guidance, callback,
+        result = in_safer_precision(
+            loaded,
+            lambda: run_edit(
+                loaded.denoiser, stored.trajectory, null, contexts,
+                batch_edits([plans]), guidance or null.guidance, callback,
+            ),
+            _warn,
         )  # fmt: skip
     if save_attention is not None and result.maps is None:
         raise InputError("the model has no cross-attention of the size that maps are read at; leave --save-attention")

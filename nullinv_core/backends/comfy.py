@@ -39,6 +39,7 @@ from .comfy_gradients import (
     make_ordinary,
     resident,
 )
+from .comfy_precision import in_safer_precision
 
 GUIDANCE_HOOKS = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_calc_cond_batch_function",
@@ -170,7 +171,8 @@ def run(
     ``latents``: a LATENT's samples (B, 4, h, w). The job runs outside of inference mode, on the model's device, with
     latents in the model's scale; it samples ``branches`` of each picture at once. With ``gradients`` the weights are
     wholly loaded and may be differentiated through, with ``checkpointing`` as the device's memory asks for unless it
-    is given. Raises InputError where memory does not suffice for that, even with gradient checkpointing.
+    is given. A job that float16 overflows in runs once more in float32. Raises InputError where memory does not suffice
+    for gradients, even with gradient checkpointing.
     """
     with torch.inference_mode(False), torch.no_grad():
         patcher = resident(model) if gradients else model.clone()
@@ -190,7 +192,7 @@ def run(
             return sampler.result
 
         if not gradients:
-            return attempt()
+            return in_safer_precision(attempt, patcher)
         switch = checkpointing or checkpointing_for(patcher, samples.shape)
         allow_checkpointing(patcher, switch)
 
@@ -199,7 +201,7 @@ def run(
             comfy.model_management.load_models_gpu([patcher], memory_required=needed, force_full_load=True)
             return attempt()
 
-        return in_less_memory(whole, switch)
+        return in_less_memory(lambda: in_safer_precision(whole, patcher), switch)
 
 
 def check_hooks(model: Any) -> None:

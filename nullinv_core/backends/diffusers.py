@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..context import unpack
 from ..denoiser import AttentionControl, no_gradients
-from ..errors import InputError
+from ..errors import InputError, NonFiniteError
 from ..prompt_to_prompt.prompt import Prompt
 from ..schedule import NoiseLevel, Schedule, epsilon_from_v, leading_schedule
 from ..store import Inversion, fingerprint
@@ -22,6 +23,7 @@ from .diffusers_files import TEXT_ENCODERS, load_pipeline
 from .diffusers_text import TextEncoder
 
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
+Result = TypeVar("Result")
 LARGEST_SIDE = 4096
 """Most pixels along a side of a picture."""
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -150,6 +152,23 @@ def load_model(
         raise InputError(f'there is no model at "{path}"; give a diffusers folder, a .safetensors file, or "demo"')
     pipeline = load_pipeline(path, None if config is None else Path(config))
     return wrap_pipeline(pipeline, path.name, device, dtype)
+
+
+def in_safer_precision(model: DiffusersModel, job: Callable[[], Result], warn: Callable[[str], None]) -> Result:
+    """What ``job`` returns; where a float16 UNet overflows in it, what it returns with the UNet in float32 from now on.
+
+    ``warn`` is told so. Raises NonFiniteError where another precision, or the second run, has NaN.
+    """
+    try:
+        return job()
+    except NonFiniteError as error:
+        if model.denoiser.unet.dtype != torch.float16:
+            raise
+        found = str(error)
+    # outside of the handler, which keeps the failed run's tensors alive
+    warn(f"{found}; once more in float32")
+    model.denoiser.unet.float()
+    return job()
 
 
 def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> DiffusersModel:

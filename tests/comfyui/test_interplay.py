@@ -117,3 +117,25 @@ def test_one_graph_may_hold_a_node_twice_and_wait_in_a_queue(comfy):
     assert comfy.finish(last)["status"]["status_str"] == "success"
     one, one_twin, two, two_twin = (latent(comfy, name) for name in names)
     assert torch.equal(one, one_twin) and torch.equal(two, two_twin) and not torch.equal(one, two)
+
+
+def test_float16_that_overflows_is_done_once_more_in_float32(comfy):
+    """Guards half precision: inversion, optimization and edit come out as in float32, each with a line in the log; no
+    way out where float32 has NaN too. The user's MODEL goes on as it was."""
+    found = []
+    for overflows in (False, True):
+        chain = Chain(steps=3, inner_steps=1)
+        g = chain.graph
+        half = g.add("ModelComputeDtype", model=chain.load(), dtype="fp16" if overflows else "fp32")
+        model = g.add("OtherOverflow", model=half(), always=False)
+        _, sampler = chain.edit()
+        for node in (chain.invert, chain.optimize, sampler):
+            g[node()[0]]["inputs"]["model"] = model()
+        g.add("SaveLatent", samples=sampler(0), filename_prefix=f"overflow-{overflows}")
+        printed = len(comfy.text())
+        comfy.run(g)
+        assert comfy.text()[printed:].count("once more in float32") == 3 * overflows
+        found.append(latent(comfy, f"overflow-{overflows}"))
+    assert found[1].isfinite().all() and relative(*found) < 1e-3
+    g[model()[0]]["inputs"]["always"] = True
+    assert "NaN or infinity at step 1" in error_of(comfy.finish(comfy.queue(g)))

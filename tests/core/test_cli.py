@@ -370,3 +370,28 @@ def test_a_fitted_size_is_the_nearest_on_the_grid(width, height, size, grid):
     assert min(across, down) == size and across % grid == down % grid == 0
     long, wanted = max(across, down), size * max(width, height) / min(width, height)
     assert long <= wanted + 0.5 and long > wanted - grid - 0.5
+
+
+def test_float16_that_overflows_is_done_once_more_in_float32(command, model_folder, photo, tmp_path, monkeypatch):
+    """Guards half precision: a note and the right result, and the file remembers what it was made in; no way out where
+    float32 has NaN too, and none is tried for bfloat16, which has the same range."""
+    from nullinv_core.backends.diffusers import DiffusersDenoiser
+
+    real, fails = DiffusersDenoiser.__call__, {torch.float16}
+
+    def network(self, z, *rest, **more):
+        return z * torch.nan if self.unet.dtype in fails else real(self, z, *rest, **more)
+
+    monkeypatch.setattr(DiffusersDenoiser, "__call__", network)
+    out = tmp_path / "x.safetensors"
+    status, _, err = command("invert", *base(model_folder, photo, tmp_path, dtype="float16"))
+    assert status == 0 and "at step 1 " in err and "once more in float32" in err
+    assert load_inversion(out).precision == "float32" and load_inversion(out).trajectory.latents.isfinite().all()
+    options = ["--inversion", out, "--dtype", "float16", "--out", tmp_path / "r.png"]
+    assert command("reconstruct", *options)[0] == 0
+    assert command("edit", *options, "--prompt", "a dog")[0] == 0
+    fails |= {torch.float32, torch.bfloat16}
+    out.unlink()
+    for dtype, tries in (("float16", 1), ("bfloat16", 0)):
+        status, _, err = command("invert", *base(model_folder, photo, tmp_path, dtype=dtype))
+        assert status == 2 and err.count("once more") == tries and not out.exists()

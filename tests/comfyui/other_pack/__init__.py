@@ -74,6 +74,24 @@ class RunOut(_OnModel):
         return (patched,)
 
 
+class Overflow(_OnModel):
+    """Overflows as a network does in half precision, wherever the model computes in it; in every precision if asked."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "always": ("BOOLEAN",)}}
+
+    def apply(self, model, always):
+        patched = model.clone()
+
+        def wrapper(apply, given):
+            clean = apply(given["input"], given["timestep"], **given["c"])
+            return clean * float("nan") if always or apply.__self__.manual_cast_dtype == torch.float16 else clean
+
+        patched.set_model_unet_function_wrapper(wrapper)
+        return (patched,)
+
+
 class Look(_OnModel):
     """Tells how often the blocks of the network that a MODEL shares are wrapped, after something else has run."""
 
@@ -95,4 +113,5 @@ NODE_CLASS_MAPPINGS = {
     "OtherPatchAttention": PatchAttention,
     "OtherReplaceAttention": ReplaceAttention,
     "OtherRunOut": RunOut,
+    "OtherOverflow": Overflow,
 }

@@ -1,0 +1,35 @@
+"""A ComfyUI model that overflows in float16, once more in float32."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..errors import NonFiniteError
+
+
+def compute_dtype(patcher: Any) -> torch.dtype:
+    """In which precision a MODEL computes, whatever its weights are kept in."""
+    cast = patcher.get_model_object("manual_cast_dtype")
+    found: torch.dtype = patcher.model.get_dtype() if cast is None else cast
+    return found
+
+
+def in_safer_precision(job: Callable[[], Any], patcher: Any) -> Any:
+    """What ``job`` returns; where float16 overflows in it, what it returns with ``patcher`` computing in float32.
+
+    The stored weights stay as they are. Raises NonFiniteError where another precision, or the second run, has NaN.
+    """
+    try:
+        return job()
+    except NonFiniteError as error:
+        if compute_dtype(patcher) != torch.float16:
+            raise
+        found = str(error)
+    # outside of the handler, which keeps the failed run's tensors alive
+    logging.warning("null-text inversion: %s; once more in float32", found)
+    patcher.set_model_compute_dtype(torch.float32)
+    return job()
