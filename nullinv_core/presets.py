@@ -82,7 +82,7 @@ def embed(
     if recipe.pinned:
         empty = null_context.detach().to(null.embeddings.dtype)
         own = guidance_of_photo(denoiser, trajectory, empty, callback) if recipe.unshared else None
-        null = replace(null, pin=Pin(empty.expand(trajectory.batch, *empty.shape[-2:]).contiguous(), own))
+        null = replace(null, pin=Pin(empty.expand(trajectory.batch, *empty.shape[-2:]).clone(), own))
     return null, reached
 
 
@@ -90,6 +90,7 @@ def of_source(trajectory: Trajectory, guidance: float) -> NullEmbeddings:
     """The source prompt's context as the null embedding of every step; losses of 0, since none was measured."""
     steps, batch, context = trajectory.schedule.steps, trajectory.batch, trajectory.context
     exact = context.detach().to(torch.promote_types(context.dtype, torch.float32))
-    rows = exact.expand(steps, *exact.shape).contiguous()
+    # a copy even of a single step: a file cannot hold one tensor under two names
+    rows = exact.repeat(steps, 1, 1, 1)
     losses = torch.zeros(steps, batch)
     return NullEmbeddings(rows, trajectory.schedule, guidance, losses, losses.long())

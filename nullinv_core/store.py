@@ -29,6 +29,8 @@ FIELDS = {
     "edit_null", "photo_guidance",
 }  # fmt: skip
 PRECISIONS = ("float32", "bfloat16", "float16")
+LARGEST = 8 * 2**30
+"""Most bytes of a file that is read: several times what fifty steps of eight SDXL pictures take."""
 REQUIRED = {"trajectory", "context", "timesteps", "alphas_cumprod"}
 
 
@@ -120,6 +122,8 @@ def load_inversion(path: Path | str) -> Inversion:
     path = Path(path)
     if not os.path.isfile(path):
         raise InputError(f'there is no inversion file "{path}"')
+    if os.path.getsize(path) > LARGEST:
+        raise InputError(f'"{path}" is larger than {LARGEST / 2**30:g} GB; invert fewer pictures at once')
     try:
         with safe_open(path, "pt") as file:
             metadata = _checked_metadata(path, file.metadata() or {})

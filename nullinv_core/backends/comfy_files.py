@@ -38,6 +38,8 @@ def place_of(name: str) -> Path:
 
 def _inside(root: Path, name: str) -> Path:
     # links are followed, as ComfyUI itself does: who set them up meant them
+    if "\0" in name:
+        raise InputError("a file name holds a null character; give another one")
     path = Path(os.path.abspath(root / name))
     if not path.is_relative_to(os.path.abspath(root)):
         raise InputError(f'"{name}" leaves ComfyUI\'s folders; give a name inside of them')
@@ -62,13 +64,22 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
     from .comfy_jobs import null_of
 
     embeddings = None if null is None else null_of(null, trajectory)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while (path := stem.with_name(f"{stem.name}_{number:05d}{SUFFIX}")).exists():
-        number += 1
+    path = _numbered(stem)
     prompts = (prompt,) * trajectory.trajectory.batch
     save_inversion(path, replace(trajectory, null=embeddings, prompts=prompts))
     return path.relative_to(root).as_posix()
+
+
+def _numbered(stem: Path) -> Path:
+    """The first free numbered name that begins with ``stem``, its folder made."""
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while (path := stem.with_name(f"{stem.name}_{number:05d}{SUFFIX}")).exists():
+            number += 1
+    except OSError as error:
+        raise InputError(f'no file can be named "{stem.name[:40]}…" ({error.strerror}); give another prefix') from error
+    return path
 
 
 def load(name: str) -> Inversion:

@@ -336,3 +336,13 @@ def test_what_does_not_fit_is_refused(denoiser):
         replace(null, pin=Pin(empty_context()[None], torch.zeros(3, 1, 4, 8, 8)))
     with pytest.raises(InputError, match="photo's own guidance"):
         edited(denoiser, inverted(denoiser), Pin(empty_context(), torch.zeros(3, 1, 4, 8, 8)))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_a_preset_makes_can_be_saved(tmp_path, preset):
+    """Guards single steps and texts that are one: a file cannot hold one tensor under two names."""
+    denoiser, context = controlled(tiny_unet(torch.float32)), context_of(SOURCE, torch.float32)
+    trajectory = invert(denoiser, latents_of(dtype=torch.float32), context[None], tiny_schedule(1))
+    null, _ = embed(denoiser, trajectory, context, PRESETS[preset], 7.5)
+    save_inversion(tmp_path / "x.safetensors", Inversion(trajectory, null, ("a",), "f" * 64))
+    assert torch.equal(load_inversion(tmp_path / "x.safetensors").null.embeddings, null.embeddings)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from nullinv_core import InputError, Inversion, NullEmbeddings, Trajectory, load_inversion, save_inversion
 from nullinv_core.store import fingerprint
 
+from .fuzz_files import fuzz_files
 from .helpers import tiny_schedule
 
 
@@ -100,6 +101,21 @@ def test_a_truncated_file_is_refused(tmp_path_factory, length):
     (folder / "x.safetensors").write_bytes(whole[: min(length, len(whole) - 1)])
     with pytest.raises(InputError, match="not a whole safetensors file"):
         load_inversion(folder / "x.safetensors")
+
+
+def test_a_broken_file_is_a_sentence(tmp_path):
+    """Guards loading against anything: bits, lengths, headers and metadata that no program of ours wrote."""
+    save_inversion(tmp_path / "x.safetensors", some_inversion())
+    ends = fuzz_files(tmp_path / "x.safetensors", 400)
+    assert set(ends) == {"refused", "loaded"} and ends["refused"] > 300 and ends["loaded"] > 10
+
+
+def test_a_file_too_large_is_refused_unread(tmp_path, monkeypatch):
+    """Guards memory: the size is looked at before anything is allocated."""
+    save_inversion(tmp_path / "x.safetensors", some_inversion())
+    monkeypatch.setattr("nullinv_core.store.LARGEST", 100)
+    with pytest.raises(InputError, match="larger than"):
+        load_inversion(tmp_path / "x.safetensors")
 
 
 def test_a_missing_file_and_a_missing_folder_are_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import logging
 
+import comfy.model_management
 import comfy.patcher_extension
 import torch
 
@@ -74,6 +75,29 @@ class RunOut(_OnModel):
         return (patched,)
 
 
+class Fail(_OnModel):
+    """Runs out of memory, or asks for a stop as the page's button does, at one prediction, counted over all nodes."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "at": ("INT",), "how": (["memory", "cancel"],)}}
+
+    def apply(self, model, at, how):
+        patched, count = model.clone(), [0]
+
+        def wrapper(executor, *args, **kwargs):
+            count[0] += 1
+            if count[0] == at and how == "memory":
+                raise torch.cuda.OutOfMemoryError("injected")
+            if count[0] == at:
+                comfy.model_management.interrupt_current_processing()
+            logging.warning("other pack: prediction %d", count[0])
+            return executor(*args, **kwargs)
+
+        patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "fail", wrapper)
+        return (patched,)
+
+
 class Overflow(_OnModel):
     """Overflows as a network does in half precision, wherever the model computes in it; in every precision if asked."""
 
@@ -113,5 +137,6 @@ NODE_CLASS_MAPPINGS = {
     "OtherPatchAttention": PatchAttention,
     "OtherReplaceAttention": ReplaceAttention,
     "OtherRunOut": RunOut,
+    "OtherFail": Fail,
     "OtherOverflow": Overflow,
 }

@@ -1,0 +1,264 @@
+"""What can go wrong, made to go wrong in a real ComfyUI: ``python -m tests.comfyui.robustness``.
+
+Memory that runs out and a stop at every prediction, a full disk, a process killed while it saves, broken files, inputs
+at random, a hundred runs. Every part returns its figures and raises AssertionError where a promise is broken; together
+they go to ``benchmarks/results/robustness.json``. The test suite runs the same parts with fewer cases.
+"""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from nullinv_core import load_inversion, save_inversion
+
+from ..core.fuzz_files import fuzz_files
+from ..core.test_store import some_inversion
+from .graphs import DEMO, Chain, Graph
+from .outputs import latent
+from .server import PACK, Server, error_of
+
+RESULT = PACK / "benchmarks" / "results" / "robustness.json"
+SAVER = """
+import sys, torch
+from nullinv_core import save_inversion
+from tests.core.test_store import some_inversion
+for seed in range(10**6):
+    print(seed, flush=True)
+    save_inversion(sys.argv[1], some_inversion(steps=200, seed=seed))
+"""
+"""Saves one inversion after the other under the same name."""
+TEXTS = [
+    "", " ", "a", "a red star", "a red star on a gray background", "a (red:2) star", "a (red star", "((a:2) b:3)",
+    "(:2)", "star " * 80, "a\0b",
+    "🙂 é 漢字", "embedding:none", "a\nb\nc", "\\(a\\)", "a red star, " * 30, "(red:1e9) star", "x" * 500,
+]  # fmt: skip
+NUMBERS = [0, 1, 2, 3, -1, 0.5, 1.0, 7.5, 30, 31, 99, 1000, 10**9, -0.1, 1e-9, 1e300, "", "many", None, [], True]
+
+
+def plain_run(comfy, name):
+    """A latent from a KSampler without any of our nodes but the loader: what a user does between edits."""
+    g = Graph()
+    load = g.add("NullInvLoadDiffusers", model=DEMO)
+    text, empty = (g.add("CLIPTextEncode", clip=load(1), text=t) for t in ("a red star on a gray background", ""))
+    blank = g.add("EmptyLatentImage", width=128, height=128, batch_size=1)
+    sampled = g.add(
+        "KSampler", model=load(), seed=5, steps=2, cfg=3.0, sampler_name="euler", scheduler="normal",
+        positive=text(), negative=empty(), latent_image=blank(), denoise=1.0,
+    )  # fmt: skip
+    g.add("SaveLatent", samples=sampled(), filename_prefix=name)
+    told = dict(comfy.run(g)["status"]["messages"])
+    assert sampled()[0] not in told["execution_cached"]["nodes"], "an earlier picture would say nothing"
+    return latent(comfy, name)
+
+
+def failing(at, how):
+    """The chain on a MODEL that fails at a prediction: invert, optimize, edit; save at the end."""
+    chain = Chain(steps=2, inner_steps=2)
+    fails = chain.graph.add("OtherFail", model=chain.load(), at=at, how=how)
+    _, sampler = chain.edit()
+    for node in (chain.invert, chain.optimize, sampler):
+        chain.graph[node()[0]]["inputs"]["model"] = fails()
+    chain.graph.add("SaveLatent", samples=sampler(), filename_prefix="failing")
+    return chain.graph
+
+
+def faults(comfy, how, every=1):
+    """A failure at each prediction of a chain: the server stays up, its models as they were, and the next run works."""
+    comfy.run(failing(0, how))
+    printed = comfy.text()
+    comfy.run(failing(-1, how))
+    predictions = comfy.text()[len(printed) :].count("other pack: prediction")
+    comfy.post("/free", {"unload_models": False, "free_memory": True})
+    before, ends = plain_run(comfy, "between"), Counter()
+    for at in range(1, predictions + 1, every):
+        comfy.post("/free", {"unload_models": False, "free_memory": True})
+        entry = comfy.finish(comfy.queue(failing(at, how)))
+        kinds = [kind for kind, _ in entry["status"]["messages"]]
+        said = error_of(entry)
+        if "execution_interrupted" in kinds:
+            ends["stopped"] += 1
+        elif said:
+            assert "memory" in said.lower(), f"prediction {at}: {said}"
+            ends["said"] += 1
+        else:
+            ends["done"] += 1
+        assert torch.equal(plain_run(comfy, "between"), before), f"another picture after prediction {at}"
+    assert ends["stopped" if how == "cancel" else "said"] > 0
+    return {"predictions": predictions, **ends}
+
+
+def full_disk(comfy):
+    """A disk that takes a megabyte: a sentence, no file under the final name or any other, and the next save works."""
+    folder = comfy.base / "output" / "disk"
+    chain = Chain(steps=50, optimize=False)
+    chain.graph.add("NullInvSave", trajectory=chain.invert(1), prompt="x", filename_prefix="disk/full")
+    _, most = resource.prlimit(comfy.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(comfy.process.pid, resource.RLIMIT_FSIZE, (100_000, most))
+    try:
+        said = error_of(comfy.finish(comfy.queue(chain.graph)))
+    finally:
+        resource.prlimit(comfy.process.pid, resource.RLIMIT_FSIZE, (most, most))
+    assert "cannot write" in said, said
+    assert list(folder.iterdir()) == []
+    comfy.run(chain.graph)
+    (saved,) = folder.iterdir()
+    load_inversion(saved)
+    return {"bytes_allowed": 100_000, "bytes_needed": saved.stat().st_size}
+
+
+def killed_saves(count, seed=0):
+    """A process killed at a random moment while it saves: the file under the final name is always a whole one."""
+    rng, whole, partial = random.Random(seed), 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.safetensors"
+        save_inversion(path, some_inversion())
+        for _ in range(count):
+            saver = subprocess.Popen(
+                [sys.executable, "-c", SAVER, path], cwd=PACK, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            saver.stdout.readline()
+            time.sleep(rng.uniform(0, 0.15))
+            saver.send_signal(signal.SIGKILL)
+            saver.wait()
+            load_inversion(path)
+            whole += 1
+            partial += len(list(Path(folder).iterdir())) - 1
+            for left in Path(folder).glob(".*"):
+                left.unlink()
+    return {"kills": count, "whole": whole, "in_the_middle_of_writing": partial}
+
+
+def resident_kilobytes(pid):
+    """Resident memory of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+
+
+def leaks(comfy, runs, warm_up=10):
+    """Resident memory of the server over so many runs of invert, optimize and edit, each of another photo."""
+    sizes = []
+    for seed in range(warm_up + runs):
+        chain = Chain(steps=2, inner_steps=2, seed=seed)
+        _, sampler = chain.edit(blend_words="")
+        chain.graph.save(chain.load(2), sampler(), "leaks")
+        comfy.run(chain.graph)
+        comfy.post("/free", {"unload_models": False, "free_memory": True})
+        sizes.append(resident_kilobytes(comfy.process.pid) / 1024)
+    tenth = max(1, runs // 10)
+    first, last = (sum(part) / tenth for part in (sizes[warm_up : warm_up + tenth], sizes[-tenth:]))
+    return {"runs": runs, "megabytes_first": round(first, 1), "megabytes_last": round(last, 1),
+            "growth": round(last / first - 1, 4)}  # fmt: skip
+
+
+def random_value(rng, kind, options):
+    """A value for an input of a kind, mostly one that ComfyUI lets through to the node."""
+    if rng.random() < 0.1:
+        return rng.choice([*TEXTS, *NUMBERS])
+    if kind == "STRING":
+        return rng.choice(TEXTS)
+    if kind == "BOOLEAN":
+        return rng.random() < 0.5
+    if kind in ("INT", "FLOAT"):
+        low, high = options["min"], min(options["max"], max(options["min"], 3))
+        return rng.randint(low, high) if kind == "INT" else rng.uniform(low, high)
+    return rng.choice(options["options"] if kind == "COMBO" else kind)
+
+
+def random_graph(rng, known):
+    """The chain of all our nodes with inputs at random: some values, some links, some that are left out.
+
+    ``known``: ComfyUI's description of every node.
+    """
+    chain = Chain(steps=1, inner_steps=1)
+    g = chain.graph
+    plan, sampler = chain.edit("a green star on a gray background")
+    if rng.random() < 0.5:
+        texts = ["source_text", "edit_text", "blend_words", "exclude_words", "word_windows", "steady_words"]
+        g[plan()[0]]["inputs"][rng.choice(texts)] = rng.choice(TEXTS)
+    g.add("NullInvAttentionMaps", attention=sampler(3), words="", edit=0)
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    g.add("SaveLatent", samples=chain.ksampler(applied(), 7.5)(), filename_prefix="fuzz")
+    edited = g.add("VAEDecode", samples=sampler(), vae=chain.load(2))
+    kept = g.add("NullInvKeepPhoto", photo=chain.scene(0), edited=edited(), reconstruction=chain.scene(0))
+    g.add("PreviewImage", images=kept())
+    g.add(
+        "NullInvSave", trajectory=chain.invert(1), prompt="x", filename_prefix="fuzz", null_embeddings=chain.optimize()
+    )
+    ours = [node for node in g.values() if node["class_type"].startswith("NullInv")]
+    for _ in range(rng.randrange(1, 5)):
+        node = rng.choice(ours)
+        described = known[node["class_type"]]["input"]
+        inputs = {**described.get("required", {}), **described.get("optional", {})}
+        name = rng.choice(list(inputs))
+        kind, *more = inputs[name]
+        if name in ("trajectory", "null_embeddings", "edit", "attention") or not (
+            more and more[0].keys() - {"tooltip"}
+        ):
+            node["inputs"][name] = rng.choice([[rng.choice(list(g)), rng.randrange(4)], ["none", 0]])
+        else:
+            node["inputs"][name] = random_value(rng, kind, more[0])
+    return g
+
+
+def fuzz_nodes(comfy, count, seed=0):
+    """How graphs with inputs at random end: run, refused by ComfyUI, or refused in words of ours; nothing else."""
+    ends, known = Counter(), comfy.get("/object_info")
+    ours = {name for name in known if name.startswith("NullInv")}
+    for case in range(count):
+        graph = random_graph(random.Random(f"{seed} {case}"), known)
+        answer = comfy.post("/prompt", {"prompt": graph})
+        if "prompt_id" not in answer:
+            ends["refused by ComfyUI"] += 1
+            continue
+        entry = comfy.finish(answer["prompt_id"])
+        errors = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
+        for error in errors:
+            kind, text = error["exception_type"], error["exception_message"].strip()
+            if error["node_type"] in ours:
+                assert kind.endswith(("InputError", "NonFiniteError")), f"case {case}: {kind}: {text}"
+                assert "\n" not in text and len(text) < 700, f"case {case}: {text}"
+        ends["refused in words" if errors else "run"] += 1
+    return dict(ends)
+
+
+def main():
+    """Run everything at full length and write the figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        comfy = Server(Path(folder) / "comfyui")
+        file = Path(folder) / "x.safetensors"
+        save_inversion(file, some_inversion())
+        parts = {
+            "memory runs out": lambda: faults(comfy, "memory"),
+            "cancel": lambda: faults(comfy, "cancel"),
+            "full disk": lambda: full_disk(comfy),
+            "killed while saving": lambda: killed_saves(40),
+            "broken files": lambda: fuzz_files(file, 2000),
+            "random inputs": lambda: fuzz_nodes(comfy, 1000),
+            "memory of 100 runs": lambda: leaks(comfy, 100),
+        }
+        try:
+            version = comfy.get("/system_stats")["system"]["comfyui_version"]
+            found = {"comfyui": version, "torch": torch.__version__}
+            for name, part in parts.items():
+                started = time.monotonic()
+                found[name] = part()
+                print(f"{name}: {found[name]} ({time.monotonic() - started:.0f} s)", flush=True)
+        finally:
+            comfy.stop()
+    assert found["memory of 100 runs"]["growth"] < 0.02, "resident memory grows"
+    RESULT.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"wrote {os.path.relpath(RESULT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""What can go wrong, with fewer cases than ``python -m tests.comfyui.robustness`` has."""
+
+import sys
+
+import pytest
+
+from . import robustness
+
+
+@pytest.mark.parametrize(("how", "every"), [("memory", 3), ("cancel", 4)])
+def test_a_failure_at_any_prediction_leaves_the_server_as_it_was(comfy, how, every):
+    """Guards memory that runs out and the stop button: the models stay bit-identical, the next run works."""
+    robustness.faults(comfy, how, every)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits a running process's files")
+def test_a_full_disk_leaves_no_half_file(comfy):
+    """Guards saving: a sentence, and nothing that looks like an inversion."""
+    robustness.full_disk(comfy)
+
+
+def test_a_killed_process_leaves_a_whole_file():
+    """Guards saving: whatever moment the power goes at."""
+    assert robustness.killed_saves(5)["whole"] == 5
+
+
+def test_random_inputs_end_in_words(comfy):
+    """Guards the edges of all nodes: no traceback that says nothing, whatever is connected or written."""
+    ends = robustness.fuzz_nodes(comfy, 40)
+    assert len(ends) == 3
+
+
+def test_memory_stays_flat(comfy):
+    """Guards against leaks of a model, a graph or a picture a run."""
+    assert robustness.leaks(comfy, 20)["growth"] < 0.05
