@@ -236,7 +236,13 @@ def check_model(model: Any) -> None:
     """Raise InputError for a MODEL that null-text inversion does not apply to."""
     sampling, network = model.get_model_object("model_sampling"), model.model.diffusion_model
     kind = type(model.model).__name__
-    if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete) or not hasattr(network, "input_blocks"):
+    discrete = isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete)
+    if hasattr(network, "input_blocks") and not discrete and not isinstance(sampling, comfy.model_sampling.CONST):
+        raise InputError(
+            f"this {kind} model was trained on continuous noise levels (EDM, as Playground 2.5 and CosXL), which "
+            "null-text inversion does not know; load a plain Stable Diffusion 1.x, 2.x or SDXL checkpoint"
+        )
+    if not discrete or not hasattr(network, "input_blocks"):
         raise InputError(
             f"null-text inversion needs a Stable Diffusion 1.x, 2.x or SDXL model, not {kind}; "
             "rectified flow models (SD3, Flux and others) have no null text to optimize: use their own inpainting or "

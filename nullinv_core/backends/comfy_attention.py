@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch, optimized_attention
@@ -13,7 +14,8 @@ from ..errors import InputError
 
 Block = tuple[str, int, int]
 """How ComfyUI names a transformer block: ("input" | "middle" | "output", number, index inside)."""
-
+Attention = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+"""A replacement of a layer's attention: of projected queries, keys and values, (rows, positions or tokens, width)."""
 CONDITIONAL = 0
 """How ``cond_or_uncond`` marks conditional rows."""
 
@@ -48,48 +50,56 @@ def differentiable(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def controlled(options: dict[str, Any], unet: Any, control: AttentionControl) -> dict[str, Any]:
-    """Transformer options with ``control`` in every attention layer.
+    """Transformer options with ``control`` in every attention layer, over what other packs have put there.
 
-    Raises InputError where another pack has taken a slot: two replacements of one layer's attention cannot both hold.
+    Another pack's replacement of a layer runs on the queries and keys that ``control`` wants. In cross-attention, what
+    it adds to plain attention (as an IPAdapter does) is added to the attention that ``control`` wants.
     """
-
-    def self_attention(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-        rows = _rows(extra, len(query))
-        if rows is not None and control.wants_self(query.shape[1]):
-            if rows.stop - rows.start != control.rows.stop - control.rows.start:
-                raise InputError(
-                    "another node cuts this MODEL's attention into tiles (HyperTile); edit with the MODEL from before "
-                    "that node"
-                )
-            heads = extra["n_heads"]
-            edited = control.self_attention(_split(query[rows], heads), _split(key[rows], heads))
-            query, key = query.clone(), key.clone()
-            query[rows], key[rows] = (part.transpose(1, 2).flatten(2) for part in edited)
-        return _host_attention(query, key, value, extra)
-
-    def cross_attention(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-        rows = _rows(extra, len(query))
-        if rows is None or not control.wants_cross(query.shape[1]):
-            return _host_attention(query, key, value, extra)
-        q, k, v = (_split(part[rows], extra["n_heads"]) for part in (query, key, value))
-        attended = query.new_empty(*query.shape[:2], value.shape[-1])
-        attended[rows] = attend(q, k, v, extra["dim_head"] ** -0.5, control).transpose(1, 2).flatten(2)
-        for rest in (slice(0, rows.start), slice(rows.stop, len(query))):
-            if len(query[rest]):
-                attended[rest] = _host_attention(query[rest], key[rest], value[rest], extra)
-        return attended
-
     taken = options.get("patches_replace", {})
     replace = {name: dict(slots) for name, slots in taken.items()}
     for block in transformer_blocks(unet):
-        for name, patch in (("attn1", self_attention), ("attn2", cross_attention)):
-            if block in taken.get(name, {}) or block[:2] in taken.get(name, {}):
-                raise InputError(
-                    "another node (an IPAdapter or the like) already replaces this MODEL's attention; "
-                    "edit with the MODEL from before that node"
-                )
-            replace.setdefault(name, {})[block] = patch
+        for name, patch in (("attn1", _self_attention), ("attn2", _cross_attention)):
+            slots = taken.get(name, {})
+            other = slots.get(block, slots.get(block[:2]))
+            replace.setdefault(name, {})[block] = partial(patch, control, other)
     return {**options, "patches_replace": replace}
+
+
+def _self_attention(
+    control: AttentionControl, other: Attention | None, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]
+) -> Tensor:
+    rows = _rows(extra, len(query))
+    if rows is not None and control.wants_self(query.shape[1]):
+        if rows.stop - rows.start != control.rows.stop - control.rows.start or not _whole(extra, query.shape[1]):
+            raise InputError(
+                "another node cuts this MODEL's attention into tiles or merges its positions (HyperTile, ToMe); edit "
+                "with the MODEL from before that node, or with self_replace at 0"
+            )
+        heads = extra["n_heads"]
+        edited = control.self_attention(_split(query[rows], heads), _split(key[rows], heads))
+        query, key = query.clone(), key.clone()
+        query[rows], key[rows] = (part.transpose(1, 2).flatten(2) for part in edited)
+    return (other or _host_attention)(query, key, value, extra)
+
+
+def _cross_attention(
+    control: AttentionControl, other: Attention | None, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]
+) -> Tensor:
+    rows = _rows(extra, len(query))
+    if rows is None or not control.wants_cross(query.shape[1]):
+        return (other or _host_attention)(query, key, value, extra)
+    q, k, v = (_split(part[rows], extra["n_heads"]) for part in (query, key, value))
+    wanted = attend(q, k, v, extra["dim_head"] ** -0.5, control).transpose(1, 2).flatten(2)
+    if other is not None:
+        attended = other(query, key, value, extra).clone()
+        attended[rows] += wanted - _host_attention(query[rows], key[rows], value[rows], extra)
+        return attended
+    attended = query.new_empty(*query.shape[:2], value.shape[-1])
+    attended[rows] = wanted
+    for rest in (slice(0, rows.start), slice(rows.stop, len(query))):
+        if len(query[rest]):
+            attended[rest] = _host_attention(query[rest], key[rest], value[rest], extra)
+    return attended
 
 
 def _rows(extra: dict[str, Any], batch: int) -> slice | None:
@@ -100,6 +110,14 @@ def _rows(extra: dict[str, Any], batch: int) -> slice | None:
     size = batch // len(chunks)
     start = chunks.index(CONDITIONAL) * size
     return slice(start, start + size)
+
+
+def _whole(extra: dict[str, Any], positions: int) -> bool:
+    """Whether a layer attends to every position of a halving of the latents."""
+    height, width = extra["original_shape"][-2:]
+    while height * width > positions:
+        height, width = -(-height // 2), -(-width // 2)
+    return bool(height * width == positions)
 
 
 def _split(tensor: Tensor, heads: int) -> Tensor:

@@ -74,11 +74,13 @@ def invert_latent(
     samples = _plain_samples(latent)
     mask = latent.get("noise_mask")
     region = None if mask is None else _latent_mask(mask.reshape(-1, *mask.shape[-2:]), samples)
+    # before the run, in which LoRAs that hang on the text are in the weights
+    identity = fingerprint_of(model)
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> Inversion:
         context = text_of(positive, "source", len(clean), pooled_width(model.model)).to(clean.device)
         trajectory = invert(denoiser, clean, context, schedule, progress(model, invert=schedule.steps), method)
-        return Inversion(trajectory.to("cpu"), None, ("",) * trajectory.batch, fingerprint_of(model), region=region)
+        return Inversion(trajectory.to("cpu"), None, ("",) * trajectory.batch, identity, region=region)
 
     inversion: Inversion = run(model, positive, positive, samples, schedule, job)
     # ComfyUI's sampler space is the variance-preserving latents times √(1+σ²)

@@ -182,7 +182,7 @@ def test_an_early_end_goes_on_in_a_ksampler(comfy, picture):
 
 
 def test_one_node_edits_a_photo(comfy, picture):
-    """Guards Edit Photo: any size in, the model's grid out, two edits beside their photo; kept pixels stay."""
+    """Guards Edit Photo: any size in, multiples of 8 pixels out, two edits beside their photo; kept pixels stay."""
     chain = Chain(optimize=False)
     wide = chain.graph.add(
         "ImageScale", image=chain.scene(0), upscale_method="bicubic", width=333, height=250, crop="disabled"
@@ -196,8 +196,8 @@ def test_one_node_edits_a_photo(comfy, picture):
         chain.graph.add("SaveImage", images=photo(0), filename_prefix=f"photo-{keep}")
         chain.graph.add("SaveImage", images=photo(1), filename_prefix=f"before-after-{keep}")
     comfy.run(chain.graph)
-    assert picture("photo-True").shape == (128, 160, 3) and picture("before-after-True").shape == (128, 328, 3)
-    before = {keep: picture(f"before-after-{keep}")[:, :160] for keep in (True, False)}
+    assert picture("photo-True").shape == (128, 168, 3) and picture("before-after-True").shape == (128, 344, 3)
+    before = {keep: picture(f"before-after-{keep}")[:, :168] for keep in (True, False)}
     same = {keep: (before[keep] == picture(f"photo-{keep}")).all(-1).mean() for keep in (True, False)}
     assert same[True] > same[False] + 0.1
 
@@ -276,9 +276,23 @@ def two_prompts(chain, plan, sampler):
     chain.graph[chain.invert()[0]]["inputs"]["source"] = both()
 
 
-def an_area(chain, plan, sampler):
-    part = chain.graph.add("ConditioningSetTimestepRange", conditioning=chain.source(), start=0.0, end=0.5)
-    chain.graph[chain.invert()[0]]["inputs"]["source"] = part()
+def limited(kind, **inputs):
+    """A change of a chain's graph: a source text that a core node confines."""
+
+    def alter(chain, plan, sampler):
+        part = chain.graph.add(kind, conditioning=chain.source(), **inputs)
+        chain.graph[chain.invert()[0]]["inputs"]["source"] = part()
+
+    return alter
+
+
+A_RANGE = limited("ConditioningSetTimestepRange", start=0.0, end=0.5)
+AN_AREA = limited("ConditioningSetArea", width=64, height=64, x=0, y=0, strength=1.0)
+
+
+def a_region(chain, plan, sampler):
+    mask = chain.graph.add("SolidMask", value=1.0, width=128, height=128)
+    limited("ConditioningSetMask", mask=mask(), strength=1.0, set_cond_area="default")(chain, plan, sampler)
 
 
 def embeddings_of(**other):
@@ -312,6 +326,8 @@ def two_guidances_of_a_pinned_source(chain, plan, sampler):
 
 
 RESCALED = patched("RescaleCFG", multiplier=0.7)
+PERTURBED = patched("PerturbedAttentionGuidance", scale=3.0)
+BLURRED = patched("SelfAttentionGuidance", scale=0.5, blur_sigma=2.0)
 FLOW = patched("ModelSamplingSD3", shift=3.0)
 CACHED = patched("EasyCache", reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False)
 VELOCITY = patched("ModelSamplingDiscrete", ["sampler"], sampling="v_prediction", zsnr=False)
@@ -356,12 +372,16 @@ def other_model(chain, plan, sampler):
         (applied_before, "with null embeddings in it"),
         (two_guidances_of_a_pinned_source, "guidance of its own"),
         (RESCALED, "changes this MODEL's guidance"),
+        (PERTURBED, "changes this MODEL's guidance"),
+        (BLURRED, "changes this MODEL's guidance"),
         (FLOW, "rectified flow models"),
         (embeddings_of(), "belong to another trajectory"),
         (embeddings_of(steps=3), "belong to another trajectory"),
         (another_latent, "not that of a Stable Diffusion"),
         (two_prompts, "holds 2 prompts"),
-        (an_area, "limited by a timestep range"),
+        (A_RANGE, "limited by a timestep range"),
+        (AN_AREA, "limited by an area"),
+        (a_region, "limited by a mask"),
     ],
 )
 def test_bad_input_is_one_sentence(comfy, alter, message):

@@ -74,14 +74,33 @@ def test_wrapped_blocks_do_not_pile_up(comfy):
         assert "wrapped 1 times" in str(entry["outputs"][shown()[0]])
 
 
-def test_attention_that_another_pack_took_is_refused(comfy):
-    """Guards against two replacements of one layer: a sentence, not a silent winner."""
-    chain = Chain(**QUICK)
-    _, sampler = chain.edit()
-    through(chain, "OtherReplaceAttention", sampler)
-    chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="taken")
-    entry = comfy.finish(comfy.queue(chain.graph))
-    assert "already replaces this MODEL's attention" in error_of(entry)
+def test_attention_that_another_pack_replaced_takes_part(comfy):
+    """Guards IPAdapter and its like: what it adds to attention is in the inversion, the embeddings and the edit, and so
+    is the edit's own control over the same layers. One that adds nothing changes nothing."""
+    found = {}
+    for weight in (0.0, 0.5):
+        chain = Chain(**QUICK)
+        g = chain.graph
+        _, sampler = chain.edit(self_replace=0.8)
+        other = through(chain, "OtherAdapter", sampler)
+        g[other()[0]]["inputs"]["weight"] = weight
+        applied = g.add("NullInvApply", model=other(), null_embeddings=chain.optimize())
+        for name, samples in {
+            "edited": sampler(0), "source": sampler(1), "reconstruction": chain.optimize(1),
+            "ksampler": chain.ksampler(applied(), 7.5)(),
+        }.items():  # fmt: skip
+            g.add("SaveLatent", samples=samples, filename_prefix=f"adapter-{name}")
+        comfy.run(g)
+        found[weight] = {n: latent(comfy, f"adapter-{n}") for n in ("edited", "source", "reconstruction", "ksampler")}
+        for name in ("source", "ksampler"):
+            assert relative(found[weight][name], found[weight]["reconstruction"]) < 1e-3
+    plain = Chain(**QUICK)
+    _, sampler = plain.edit(self_replace=0.8)
+    plain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="adapter-none")
+    comfy.run(plain.graph)
+    assert relative(found[0.0]["edited"], latent(comfy, "adapter-none")) < 1e-3
+    assert relative(found[0.5]["edited"], found[0.0]["edited"]) > 1e-2
+    assert relative(found[0.5]["edited"], found[0.5]["source"]) > 1e-2
 
 
 def test_outputs_plug_into_core_nodes(comfy):

@@ -5,6 +5,8 @@ import logging
 import comfy.model_management
 import comfy.patcher_extension
 import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 
 def _count(executor, *args, **kwargs):
@@ -46,12 +48,35 @@ class PatchAttention(_OnModel):
         return (patched,)
 
 
-class ReplaceAttention(_OnModel):
-    """Takes one layer's attention for itself."""
+class OutputPatch(_OnModel):
+    """Changes what the decoder's blocks read, as FreeU does (which looks for Stable Diffusion's widths)."""
 
     def apply(self, model):
         patched = model.clone()
-        patched.set_model_attn2_replace(lambda q, k, v, extra: q, "middle", 0, 0)
+        patched.set_model_output_block_patch(lambda hidden, skip, extra: (hidden * 1.05, skip * 0.95))
+        return (patched,)
+
+
+class Adapter(_OnModel):
+    """Replaces the attention of two layers as an IPAdapter does: plain attention to the text, and so much of attention
+    to tokens of its own. It names one layer in full and one by its block alone, as packs do."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "weight": ("FLOAT",)}}
+
+    def apply(self, model, weight):
+        patched = model.clone()
+
+        def attention(q, k, v, extra):
+            plain = optimized_attention(q, k, v, extra["n_heads"])
+            generator = torch.Generator().manual_seed(0)
+            own = [torch.randn(1, 3, t.shape[-1], generator=generator).to(t).expand(len(q), -1, -1) for t in (k, v)]
+            return plain + weight * optimized_attention(q, *own, extra["n_heads"])
+
+        patched.set_model_attn2_replace(attention, "middle", 0, 0)
+        patched.set_model_attn2_replace(attention, "output", 1)
+        patched.set_model_attn1_replace(attention, "output", 1)
         return (patched,)
 
 
@@ -98,6 +123,15 @@ class Fail(_OnModel):
         return (patched,)
 
 
+class Compile(_OnModel):
+    """Compiles the network as Torch Compile Model does, without a compiler behind it."""
+
+    def apply(self, model):
+        patched = model.clone()
+        set_torch_compile_wrapper(model=patched, backend="eager")
+        return (patched,)
+
+
 class Overflow(_OnModel):
     """Overflows as a network does in half precision, wherever the model computes in it; in every precision if asked."""
 
@@ -135,8 +169,10 @@ NODE_CLASS_MAPPINGS = {
     "OtherLook": Look,
     "OtherWrap": Wrap,
     "OtherPatchAttention": PatchAttention,
-    "OtherReplaceAttention": ReplaceAttention,
+    "OtherAdapter": Adapter,
     "OtherRunOut": RunOut,
     "OtherFail": Fail,
+    "OtherOutputPatch": OutputPatch,
+    "OtherCompile": Compile,
     "OtherOverflow": Overflow,
 }

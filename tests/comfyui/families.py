@@ -1,0 +1,64 @@
+"""What our edge says of narrow models of every family: ``families.py PACK``, run by ComfyUI's Python through launch.py.
+
+Prints JSON: for each family the sentence that refuses it, or null.
+"""
+
+import json
+import sys
+
+ARGUMENTS, sys.argv = sys.argv[1:], [sys.argv[0], "--cpu"]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.model_patcher  # noqa: E402
+import comfy.supported_models as supported  # noqa: E402
+import torch  # noqa: E402
+
+# behind ComfyUI's own folder, which has a "nodes" too
+sys.path.append(ARGUMENTS[0])
+
+from nullinv_core.backends.comfy import check_model  # noqa: E402
+from nullinv_core.errors import InputError  # noqa: E402
+
+UNET = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2], "transformer_depth": [0, 1], "transformer_depth_output": [0, 0, 1, 1],
+    "transformer_depth_middle": 1, "use_spatial_transformer": True, "legacy": False, "num_heads": 2,
+    "use_linear_in_transformer": True, "use_temporal_attention": False, "context_dim": 16,
+}  # fmt: skip
+EXTRA = {"num_classes": "sequential"}
+FAMILIES = {
+    "SD 1.5": (supported.SD15, {"adm_in_channels": None}),
+    "SD 1.5 inpainting": (supported.SD15, {"adm_in_channels": None, "in_channels": 9}),
+    "SD 1.5 instruct-pix2pix": (supported.SD15_instructpix2pix, {"adm_in_channels": None, "in_channels": 8}),
+    "SD 2.1 unCLIP": (supported.SD21UnclipL, {"adm_in_channels": 1536, **EXTRA}),
+    "SDXL": (supported.SDXL, {"adm_in_channels": 1536 + 20, **EXTRA}),
+    "SDXL inpainting": (supported.SDXL, {"adm_in_channels": 1536 + 20, "in_channels": 9, **EXTRA}),
+    "SDXL instruct-pix2pix": (supported.SDXL_instructpix2pix, {"adm_in_channels": 1556, "in_channels": 8, **EXTRA}),
+    "SDXL refiner": (supported.SDXLRefiner, {"adm_in_channels": 1280 + 20, **EXTRA}),
+    "Playground 2.5": (supported.SDXL, {"adm_in_channels": 1536 + 20, **EXTRA}),
+}
+
+
+def said_of(family, config):
+    """The sentence that refuses a model of a family, or None."""
+    model_config = family({**UNET, **config})
+    model_config.set_inference_dtype(torch.float32, None)
+    weights = {"edm_mean": None, "edm_std": None} if name == "Playground 2.5" else {}
+    weights["output_blocks.11.1.transformer_blocks.0.norm1.bias"] = torch.zeros(4)
+    model = model_config.get_model(weights, "", device="cpu")
+    try:
+        check_model(
+            comfy.model_patcher.ModelPatcher(model, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
+        )
+    except InputError as error:
+        return str(error)
+    return None
+
+
+found = {}
+for name, (family, config) in FAMILIES.items():
+    found[name] = said_of(family, config)
+print(json.dumps(found))
