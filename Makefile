@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint evaluate clean
+.PHONY: demo test test-full lint evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/python -m nullinv_core demo --out demo-out
 
 test: .venv/.installed-dev lint
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+test-full: .venv/.installed-dev
+	$(BIN)/python -m pytest -m full
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

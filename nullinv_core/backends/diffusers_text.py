@@ -27,10 +27,16 @@ class TextEncoder:
         """Width of the pooled vector that contexts carry, 0 for a single encoder."""
         return int(self.encoders[-1].config.projection_dim) if len(self.encoders) > 1 else 0
 
+    @property
+    def length(self) -> int:
+        """Tokens that the encoders read, special ones included (77)."""
+        # some tokenizers name a larger number, or none
+        return min(int(encoder.config.max_position_embeddings) for encoder in self.encoders)
+
     def prompt(self, text: str) -> Prompt:
         """Tokens and words of a text; raises InputError where it is longer than the encoder reads."""
-        tokenizer = self.tokenizers[0]
-        ids, length = _ids(tokenizer, text), int(tokenizer.model_max_length)
+        tokenizer, length = self.tokenizers[0], self.length
+        ids = _ids(tokenizer, text, length)
         if len(ids) > length:
             raise InputError(
                 f'the prompt "{text[:40]}…" takes {len(ids) - 2} tokens, the model reads {length - 2}; shorten it'
@@ -49,14 +55,17 @@ class TextEncoder:
             if len(self.encoders) == 1:
                 text: Tensor = self.encoders[0](ids).last_hidden_state
                 return text.float()
-            others = [torch.tensor([_ids(t, p.text) for p in prompts], device=device) for t in self.tokenizers[1:]]
+            others = [
+                torch.tensor([_ids(t, p.text, self.length) for p in prompts], device=device)
+                for t in self.tokenizers[1:]
+            ]
             found = [e(i, output_hidden_states=True) for e, i in zip(self.encoders, [ids, *others], strict=True)]
             text = torch.cat([one.hidden_states[-2] for one in found], -1)
             return pack(text.float(), found[-1].text_embeds.float())
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, padding="max_length", max_length=int(tokenizer.model_max_length)).input_ids
+def _ids(tokenizer: Any, text: str, length: int) -> list[int]:
+    ids: list[int] = tokenizer(text, padding="max_length", max_length=length).input_ids
     return ids
 
 

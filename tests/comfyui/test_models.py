@@ -43,12 +43,12 @@ def checkpoint(comfy, request):
 class Photo:
     """A checkpoint, a small photo and its text; every node of ours can follow."""
 
-    def __init__(self, checkpoint):
+    def __init__(self, checkpoint, side=SIDE):
         self.graph = g = Graph()
         self.load = g.add("CheckpointLoaderSimple", ckpt_name=checkpoint)
         scene = g.add("NullInvDemoScene", seed=0, edit="colour")
         self.image = g.add(
-            "ImageScale", image=scene(), upscale_method="bicubic", width=SIDE, height=SIDE, crop="center"
+            "ImageScale", image=scene(), upscale_method="bicubic", width=side, height=side, crop="center"
         )
         self.latent = g.add("VAEEncode", pixels=self.image(), vae=self.load(2))
         self.source = g.add("CLIPTextEncode", clip=self.load(1), text=PROMPTS[0])

@@ -293,3 +293,15 @@ def test_the_tokenizer_reads_what_it_wrote(tmp_path):
     write_tokenizer(tmp_path / "b")
     for name in ("vocab.json", "merges.txt"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_tokenizer_that_names_no_length_is_held_to_the_encoder_s(model_folder, tmp_path):
+    """Guards folders whose tokenizer would pad a prompt to any length."""
+    folder = tmp_path / "endless"
+    shutil.copytree(model_folder, folder)
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": 8192}))
+    model = load_model(folder)
+    assert model.encode_prompts([model.prompt("a red star")]).shape[1] == 77
+    with pytest.raises(InputError, match="takes 100 tokens, the model reads 75"):
+        model.prompt("a " * 100)

@@ -1,0 +1,97 @@
+"""Full-size Stable Diffusion 1.5, 2.1 and SDXL in both backends, from one checkpoint file: ``make test-full``.
+
+Random weights, small latents; each backend has the machine to itself. The figures go to
+``benchmarks/results/full_size.json``.
+"""
+
+import gc
+import json
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from nullinv_core import EditSettings, batch_edits, edit, invert, load_inversion, plan_edit, reconstruct
+from nullinv_core.backends.diffusers import DiffusersDenoiser, load_model
+from nullinv_core.backends.diffusers_attention import ControlledAttention
+
+from .full_size import PREDICTIONS, SCALES, UNETS, write_configuration
+from .outputs import latent, newest, relative
+from .server import PACK
+from .test_models import PROMPTS, Photo
+
+pytestmark = pytest.mark.full
+RESULT = PACK / "benchmarks" / "results" / "full_size.json"
+SIDES = {"sd15": 128, "sd2": 128, "sdxl": 256}
+"""In pixels: SDXL has no layer with attention on the grid of smaller pictures."""
+EDITED = "a photo of a dog on a table"
+
+
+def in_comfyui(comfy, kind):
+    """Every node that samples, on a checkpoint; what they saved, in the paper's scale."""
+    photo = Photo(comfy.checkpoint(kind).name, SIDES[kind])
+    g = photo.graph
+    inverted = photo.invert()
+    optimized = photo.optimize(inverted)
+    plan = g.add("NullInvP2PEdit", clip=photo.load(1), source_text=PROMPTS[0], edit_text=EDITED, blend_words="cat")
+    edited = g.add(
+        "NullInvP2PSampler", model=photo.load(), trajectory=inverted(1), edit=plan(), null_embeddings=optimized()
+    )
+    applied = g.add("NullInvApply", model=photo.load(), null_embeddings=optimized())
+    sampled = g.add(
+        "KSamplerAdvanced", model=applied(), steps=2, cfg=7.5, positive=photo.source(), negative=photo.empty(),
+        latent_image=inverted(0),
+    )  # fmt: skip
+    guided = g.guided(photo.load(), photo.source(), optimized(), inverted(0), steps=2)
+    # the edit text's encoding, as the context of a trajectory of its own
+    text = g.add("CLIPTextEncode", clip=photo.load(1), text=EDITED)
+    other = photo.invert(steps=1, source=text())
+    saved = {"edited": edited(0), "source": edited(1), "reconstruction": optimized(1), "ksampler": sampled(),
+             "guided": guided()}  # fmt: skip
+    for name, samples in saved.items():
+        photo.save(samples, f"{kind}-{name}")
+    g.add("NullInvAttentionMaps", attention=edited(3), words="cat", edit=0)
+    g.add("NullInvSave", trajectory=inverted(1), prompt=PROMPTS[0], filename_prefix=kind, null_embeddings=optimized())
+    g.add("NullInvSave", trajectory=other(1), prompt=EDITED, filename_prefix=f"{kind}-text")
+    comfy.run(g, seconds=3000)
+    comfy.post("/free", {"unload_models": True, "free_memory": True})
+    return {name: latent(comfy, f"{kind}-{name}") * SCALES[kind] for name in saved}
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd2", "sdxl"])
+def test_both_backends_give_the_same(comfy, tmp_path, kind):
+    """Guards full-size models: ComfyUI's own samplers and the diffusers backend, 1e-3 with the same embeddings."""
+    file = comfy.checkpoint(kind)
+    config = write_configuration(kind, tmp_path / kind, comfy.comfyui / "comfy" / "sd1_tokenizer")
+    there = in_comfyui(comfy, kind)
+    saved, text = (load_inversion(newest(comfy, name)) for name in (f"{kind}", f"{kind}-text"))
+    found = {name: relative(there[name], there["reconstruction"]) for name in ("source", "ksampler", "guided")}
+
+    model = load_model(file, dtype=torch.bfloat16, config=config)
+    prompts = [model.prompt(t) for t in (PROMPTS[0], EDITED)]
+    contexts = torch.cat([saved.trajectory.context, text.trajectory.context])
+    found["contexts in bfloat16"] = relative(model.encode_prompts(prompts), contexts)
+    pooled = model.denoiser.pooled
+    del model
+    gc.collect()
+    unet = UNet2DConditionModel.from_single_file(
+        file, config=str(config), subfolder="unet", local_files_only=True, torch_dtype=torch.float32
+    )
+    unet.requires_grad_(False).eval().set_attn_processor(ControlledAttention())
+    denoiser = DiffusersDenoiser(unet, PREDICTIONS[kind], pooled)
+    trajectory = saved.trajectory
+    again = invert(denoiser, trajectory.clean, trajectory.context, trajectory.schedule, method="ddim")
+    found["trajectory"] = relative(again.latents, trajectory.latents)
+    found["reconstruction"] = relative(reconstruct(denoiser, trajectory, saved.null, 7.5), there["reconstruction"])
+    plan = plan_edit(*prompts, trajectory.schedule.steps, EditSettings(blend=["cat"]))
+    result = edit(denoiser, trajectory, saved.null, contexts[None, 1:], batch_edits([[plan]]), 7.5)
+    found["edited"] = relative(result.latents[0], there["edited"])
+    found["parameters"] = sum(p.numel() for p in unet.parameters())
+
+    written = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    known = {name: written[name] for name in UNETS if name in written}
+    RESULT.write_text(json.dumps({**known, kind: found}, indent=1) + "\n")
+    assert found.pop("contexts in bfloat16") < 0.03
+    found.pop("parameters")
+    assert max(found.values()) < 1e-3, found
+    file.unlink()
