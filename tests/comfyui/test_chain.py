@@ -240,12 +240,16 @@ def test_every_scheduler_works_at_its_default_steps(comfy):
     assert relative(latent(comfy, "scheduler-back"), latent(comfy, "scheduler-photo")) < 0.1
 
 
-@pytest.mark.parametrize("wish", ["closed windows", "local blend", "fresh noise", "focus"])
+@pytest.mark.parametrize("wish", ["closed windows", "local blend", "fresh noise", "focus", "any size"])
 def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, wish):
     """Guards the pinned sampler, whose conditional and unconditional rows differ in number: two edits of two photos'
-    trajectory, with closed windows, local blend, fresh noise around a word, and focused words, 1e-3 relative."""
+    trajectory, with closed windows, local blend, fresh noise around a word, focused words, and all of that on latents
+    of 17×25, which no layer halves evenly; 1e-3 relative."""
     chain = Chain(steps=6)
     g, case = chain.graph, sample_edit(0, "colour")
+    if wish == "any size":
+        wide = g.add("ImageScale", image=chain.scene(0), upscale_method="area", width=200, height=136, crop="center")
+        g[chain.latent()[0]]["inputs"]["pixels"] = wide()
     flipped = g.add("LatentFlip", samples=chain.latent(), flip_method="x-axis: vertically")
     photos = g.add("LatentBatch", samples1=chain.latent(), samples2=flipped())
     g[chain.invert()[0]]["inputs"] |= {"method": "fixed-point", "latent": photos()}
@@ -260,6 +264,10 @@ def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, wish):
             {"fresh_noise": 0.7, "steady": [thing.shape], "noise_seed": 5},
         ),
         "focus": ({"focus_from": 0.4}, {"focus_from": 0.4}),
+        "any size": (
+            {"focus_from": 0.4, "blend_words": thing.shape, "fresh_noise": 0.3, "steady_words": thing.shape},
+            {"focus_from": 0.4, "blend": [thing.shape], "fresh_noise": 0.3, "steady": [thing.shape]},
+        ),
     }[wish]
     _, sampler = chain.edit(text=text, self_replace=0.2, cross_replace=0.5, **node)
     g.add("SaveLatent", samples=sampler(0), filename_prefix="pinned")
