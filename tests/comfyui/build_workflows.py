@@ -262,9 +262,9 @@ NOTES = {
 ABOUT = {
     "demo": "Runs as it is: the model and the scene come with the nodes. On a CPU it takes a minute or two. The "
     "live preview has the colours of Stable Diffusion, which are not this model's; the result has its own.",
-    "sd15": "Needs a Stable Diffusion 1.5 checkpoint; another one, or 2.x, goes as well. Choose your photo; it is "
-    "cropped at the centre to 512×512 (any multiple of 64 will do). Describe it in one plain sentence that names "
-    "whatever you want to change. On a GPU it takes a minute or two.",
+    "sd15": "Needs a Stable Diffusion 1.5 checkpoint; another one, 2.x or SDXL goes as well. Choose your photo; it is "
+    "cropped at the centre to 512×512 (for SDXL 1024×1024; any multiples of 8 will do). Describe it in one plain "
+    "sentence that names whatever you want to change. On a GPU it takes a minute or two.",
 }
 
 
