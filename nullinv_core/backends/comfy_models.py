@@ -141,13 +141,13 @@ def _load_vae(folder: Path, config: dict[str, Any]) -> Any:
         weights = {_taesd_name(name): tensor for name, tensor in weights.items()}
         weights |= {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
     else:
-        weights, settings = comfy.diffusers_convert.convert_vae_state_dict(weights), vaeread_config(folder, config)
+        weights, settings = comfy.diffusers_convert.convert_vae_state_dict(weights), vae_config(folder, config)
     vae = comfy.sd.VAE(sd=weights, config=settings)
     check_whole(folder, "VAE", set(vae.first_stage_model.state_dict()) - set(weights))
     return vae
 
 
-def vaeread_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def vae_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """ComfyUI's autoencoder settings for those of diffusers; raises InputError for another build than SD's."""
     channels, layers = config["block_out_channels"], config.get("layers_per_block", 2)
     if len(channels) != LEVELS_OF_VAE or layers != LAYERS_OF_VAE or any(c % channels[0] for c in channels):

@@ -140,7 +140,7 @@ def prompt_of(clip: Any, text: str) -> Prompt:
     """Tokens and words of a text, in as many chunks of 77 as it takes.
 
     A word ends with the token that ends in ``</w>``; a textual-inversion embedding is one word, ``embedding:name``.
-    Raises InputError for a CLIP with several encoders, and for an embedding that ComfyUI does not find.
+    Raises InputError for a CLIP of another family, and for an embedding that ComfyUI does not find.
     """
     chunks_by_encoder = clip.tokenize(text, return_word_ids=True)
     # SDXL's two encoders split a text alike

@@ -18,8 +18,8 @@ from .focus import focus, layer_grid
 from .local_blend import uses_blend
 from .prompt import Prompt
 
-SELF_REPLACE_POSITIONS = 32 * 32
-"""Self-attention is replaced only in layers of at most this many positions (the authors' choice)."""
+SELF_REPLACE_SIDE = 32
+"""Self-attention is replaced only in layers whose shorter side has at most so many positions (the authors': 32×32)."""
 MAP_SIDE = 16
 """Word maps are read from layers of at least 16×16 positions (exactly that at 512×512 pixels)."""
 MOST_HALVINGS = 2
@@ -135,6 +135,14 @@ def map_grid(height: int, width: int) -> tuple[int, int]:
     return next((g for g in reversed(grids) if g[0] * g[1] >= MAP_SIDE**2), grids[0])
 
 
+def _shorter_side(size: tuple[int, int], positions: int) -> float:
+    """Of a layer with so many positions; the side of a square where no halving of latents of ``size`` has as many."""
+    height, width = size
+    while height * width > positions:
+        height, width = -(-height // 2), -(-width // 2)
+    return min(height, width) if height * width == positions else positions**0.5
+
+
 def needs_source(edits: EditBatch, index: int) -> bool:
     """Whether some edit looks at the source's attention in a step: through an open window, or for its local blend."""
     windows = (edits.cross_window, edits.focus_window, edits.self_window)
@@ -157,7 +165,7 @@ class StepControl:
 
     def wants_self(self, positions: int) -> bool:
         """Inside a self-replace window, in layers that are small enough."""
-        return positions <= SELF_REPLACE_POSITIONS and self._self_open
+        return self._self_open and _shorter_side(self.size, positions) <= SELF_REPLACE_SIDE
 
     def self_attention(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """The source's query and key for the edit branches, so their attention is the source's."""

@@ -40,3 +40,19 @@ def test_a_single_word_keeps_its_own_window_open():
     """Guards per-word windows: they count beside the common one."""
     late = control(9, cross_replace=0.0, word_cross_replace={"blue": (0.5, 1.0)})
     assert late.wants_cross(64 * 64) and not control(0, cross_replace=0.0).wants_cross(64 * 64)
+
+
+@pytest.mark.parametrize(
+    ("size", "replaced", "kept"),
+    [
+        ((64, 64), 32 * 32, 64 * 64),
+        ((64, 96), 32 * 48, 64 * 96),
+        ((128, 192), 32 * 48, 64 * 96),
+        ((17, 65), 17 * 65, 0),
+    ],
+)
+def test_pictures_of_any_shape_keep_their_layout(size, replaced, kept):
+    """Guards self-attention of pictures that are not square: the layers that a square one has replaced are replaced."""
+    edits = batch_edits([[plan_edit(SOURCE, EDIT, 10, EditSettings(self_replace=1.0))]])
+    step = StepControl(edits, 0, AttentionMaps((16, 16)), slice(0, 2), size)
+    assert step.wants_self(replaced) and (not kept or not step.wants_self(kept))
