@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..denoiser import AttentionControl, attend
 from ..errors import InputError
+from ..prompt_to_prompt.focus import halving
 
 Block = tuple[str, int, int]
 """How ComfyUI names a transformer block: ("input" | "middle" | "output", number, index inside)."""
@@ -70,7 +71,8 @@ def _self_attention(
 ) -> Tensor:
     rows = _rows(extra, len(query))
     if rows is not None and control.wants_self(query.shape[1]):
-        if rows.stop - rows.start != control.rows.stop - control.rows.start or not _whole(extra, query.shape[1]):
+        whole = halving(tuple(extra["original_shape"][-2:]), query.shape[1])
+        if rows.stop - rows.start != control.rows.stop - control.rows.start or whole is None:
             raise InputError(
                 "another node cuts this MODEL's attention into tiles or merges its positions (HyperTile, ToMe); edit "
                 "with the MODEL from before that node, or with self_replace at 0"
@@ -110,14 +112,6 @@ def _rows(extra: dict[str, Any], batch: int) -> slice | None:
     size = batch // len(chunks)
     start = chunks.index(CONDITIONAL) * size
     return slice(start, start + size)
-
-
-def _whole(extra: dict[str, Any], positions: int) -> bool:
-    """Whether a layer attends to every position of a halving of the latents."""
-    height, width = extra["original_shape"][-2:]
-    while height * width > positions:
-        height, width = -(-height // 2), -(-width // 2)
-    return bool(height * width == positions)
 
 
 def _split(tensor: Tensor, heads: int) -> Tensor:

@@ -37,9 +37,9 @@ def place_of(name: str) -> Path:
 
 
 def _inside(root: Path, name: str) -> Path:
-    # links are followed, as ComfyUI itself does: who set them up meant them
     if "\0" in name:
         raise InputError("a file name holds a null character; give another one")
+    # links are followed, as ComfyUI itself does: who set them up meant them
     path = Path(os.path.abspath(root / name))
     if not path.is_relative_to(os.path.abspath(root)):
         raise InputError(f'"{name}" leaves ComfyUI\'s folders; give a name inside of them')

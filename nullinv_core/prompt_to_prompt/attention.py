@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .edit import Edit
-from .focus import focus, layer_grid
+from .focus import focus, halving, layer_grid
 from .local_blend import uses_blend
 from .prompt import Prompt
 
@@ -137,10 +137,8 @@ def map_grid(height: int, width: int) -> tuple[int, int]:
 
 def _shorter_side(size: tuple[int, int], positions: int) -> float:
     """Of a layer with so many positions; the side of a square where no halving of latents of ``size`` has as many."""
-    height, width = size
-    while height * width > positions:
-        height, width = -(-height // 2), -(-width // 2)
-    return min(height, width) if height * width == positions else positions**0.5
+    grid = halving(size, positions)
+    return positions**0.5 if grid is None else min(grid)
 
 
 def needs_source(edits: EditBatch, index: int) -> bool:

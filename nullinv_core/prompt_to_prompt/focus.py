@@ -36,20 +36,26 @@ def focus(source: Tensor, own: Tensor, grid: tuple[int, int]) -> Tensor:
     return (weighed * (before / after.clamp_min(tiny)).clamp_max(MOST_GAIN)).to(own.dtype)
 
 
+def halving(size: tuple[int, int], positions: int) -> tuple[int, int] | None:
+    """(h, w) of the halving, rounded up, of latents of ``size`` that has so many positions; None where none has."""
+    height, width = size
+    while height * width > positions:
+        height, width = -(-height // 2), -(-width // 2)
+    return (height, width) if height * width == positions else None
+
+
 def layer_grid(size: tuple[int, int], positions: int) -> tuple[int, int]:
     """(h, w) of a layer with so many positions, in a UNet that halves latents of ``size``, rounding up.
 
     Raises InputError where no halving has that many.
     """
-    height, width = size
-    while height * width > positions:
-        height, width = -(-height // 2), -(-width // 2)
-    if height * width != positions:
+    found = halving(size, positions)
+    if found is None:
         raise InputError(
             f"the model attends to {positions} positions, which no halving of its latents ({size[0]}×{size[1]}) has, "
             "so replaced words cannot be focused; set focus_from to 1, or take out what rescales the model's layers"
         )
-    return height, width
+    return found
 
 
 def _blur(maps: Tensor, grid: tuple[int, int]) -> Tensor:
