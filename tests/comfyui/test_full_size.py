@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from benchmarks.common import environment, write_json
 from nullinv_core import EditSettings, batch_edits, edit, invert, load_inversion, plan_edit, reconstruct
 from nullinv_core.backends.diffusers import DiffusersDenoiser, load_model
 from nullinv_core.backends.diffusers_attention import ControlledAttention
@@ -70,7 +71,7 @@ def test_both_backends_give_the_same(comfy, tmp_path, kind):
     model = load_model(file, dtype=torch.bfloat16, config=config)
     prompts = [model.prompt(t) for t in (PROMPTS[0], EDITED)]
     contexts = torch.cat([saved.trajectory.context, text.trajectory.context])
-    found["contexts in bfloat16"] = relative(model.encode_prompts(prompts), contexts)
+    model_contexts = model.encode_prompts(prompts)
     pooled = model.denoiser.pooled
     del model
     gc.collect()
@@ -86,12 +87,16 @@ def test_both_backends_give_the_same(comfy, tmp_path, kind):
     plan = plan_edit(*prompts, trajectory.schedule.steps, EditSettings(blend=["cat"]))
     result = edit(denoiser, trajectory, saved.null, contexts[None, 1:], batch_edits([[plan]]), 7.5)
     found["edited"] = relative(result.latents[0], there["edited"])
-    found["parameters"] = sum(p.numel() for p in unet.parameters())
 
-    written = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    known = {name: written[name] for name in UNETS if name in written}
-    RESULT.write_text(json.dumps({**known, kind: found}, indent=1) + "\n")
-    assert found.pop("contexts in bfloat16") < 0.03
-    found.pop("parameters")
+    contexts_differ = relative(model_contexts, contexts)
+    assert contexts_differ < 0.03
     assert max(found.values()) < 1e-3, found
+    about = {
+        "contexts in bfloat16": contexts_differ,
+        "parameters": sum(p.numel() for p in unet.parameters()),
+        "comfyui": comfy.get("/system_stats")["system"]["comfyui_version"],
+        **environment(),
+    }
+    written = json.loads(RESULT.read_text(encoding="utf-8"))
+    write_json(RESULT, {**written, kind: {**found, **about}})
     file.unlink()
