@@ -16,7 +16,7 @@ from nullinv_core import EditSettings, batch_edits, edit, invert, load_inversion
 from nullinv_core.backends.diffusers import DiffusersDenoiser, load_model
 from nullinv_core.backends.diffusers_attention import ControlledAttention
 
-from .full_size import PREDICTIONS, SCALES, UNETS, write_configuration
+from .full_size import PREDICTIONS, SCALES, write_configuration
 from .outputs import latent, newest, relative
 from .server import PACK
 from .test_models import PROMPTS, Photo
