@@ -185,7 +185,7 @@ def invert(
     config: Config = None,
 ) -> None:
     """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
-    from .backends.diffusers import LARGEST_SIDE, in_safer_precision
+    from .backends.diffusers import in_safer_precision
     from .backends.diffusers_memory import checkpoint, checkpoint_if_needed
     from .images import load_image
     from .inversion import invert as run_inversion
@@ -204,18 +204,16 @@ def invert(
     schedule = loaded.schedule(steps)
     side = loaded.check_size(size or loaded.native_size)
     photo = load_image(image, side, 0 if square else loaded.factor)
-    if max(photo.shape[1:3]) > LARGEST_SIDE:
-        height, width = photo.shape[1:3]
-        raise InputError(f"the picture would be {width}×{height} pixels; take a smaller --size, or --square")
     context, empty = loaded.encode_prompts([loaded.prompt(prompt), loaded.prompt("")]).split(1)
     latents = loaded.encode_image(photo)
     if low_memory is not None:
         checkpoint(loaded, low_memory)
-    elif recipe.optimization is not None:
-        checkpoint_if_needed(loaded, latents, context)
     with _progress() as callback:
 
         def prepare() -> tuple[Trajectory, NullEmbeddings]:
+            if low_memory is None and recipe.optimization is not None:
+                # reckoned anew where float32 takes more
+                checkpoint_if_needed(loaded, latents, context)
             trajectory = run_inversion(loaded.denoiser, latents, context, schedule, callback, recipe.inversion)
             return trajectory, embed(loaded.denoiser, trajectory, empty, recipe, guidance, callback)[0]
 

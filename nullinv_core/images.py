@@ -18,14 +18,24 @@ from .files import whole_file
 
 LARGEST = 100_000_000
 """Most pixels of a picture that is read."""
+LARGEST_SIDE = 4096
+"""Most pixels along a side of a picture that is worked on."""
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error)
 """What Pillow's readers raise for damaged files."""
 
 
 def fitted_size(width: int, height: int, size: int, grid: int) -> tuple[int, int]:
-    """(width, height) of a picture whose shorter side becomes ``size``, cropped to multiples of ``grid`` pixels."""
+    """(width, height) of a picture whose shorter side becomes ``size``, cropped to multiples of ``grid`` pixels.
+
+    Raises InputError where the longer one would exceed ``LARGEST_SIDE``.
+    """
     scale = size / min(width, height)
     across, down = (max(grid, round(side * scale) // grid * grid) for side in (width, height))
+    if max(across, down) > LARGEST_SIDE:
+        raise InputError(
+            f"the picture would be {across}×{down} pixels, a side may have {LARGEST_SIDE}; take a smaller size, or "
+            "crop the picture"
+        )
     return across, down
 
 
@@ -35,7 +45,7 @@ def load_image(path: Path | str, size: int | tuple[int, int], grid: int = 0) -> 
     ``size``: (width, height), or the side of a square; with a ``grid`` the shorter side of a picture that keeps its
     shape, but for what its sides exceed multiples of so many pixels by.
 
-    Raises InputError for a file that is missing, no picture, or larger than 100 megapixels.
+    Raises InputError for a file that is missing, no picture, or larger than 100 megapixels, and as ``fitted_size``.
     """
     path = Path(path)
     if not os.path.isfile(path):

@@ -30,7 +30,10 @@ FIELDS = {
 }  # fmt: skip
 PRECISIONS = ("float32", "bfloat16", "float16")
 LARGEST = 8 * 2**30
-"""Most bytes of a file that is read: several times what fifty steps of eight SDXL pictures take."""
+"""Most bytes of a file, saved or read: several times what fifty steps of eight SDXL pictures take."""
+FEWER = "invert fewer pictures at once"
+SIZES = 6
+"""Numbers that SDXL is told: the picture's width and height as it was, its crop, its width and height as it is."""
 REQUIRED = {"trajectory", "context", "timesteps", "alphas_cumprod"}
 
 
@@ -41,7 +44,8 @@ class Inversion:
     ``prompts``: the source prompt of each image. ``null``: None where nothing was optimized. ``fingerprint``: of the
     model that made it (see ``fingerprint``). ``model``: how the user named that model; may be empty. ``precision``: of
     the network that made it, which is best used again. ``region``: bool (B, h, w), where edits may change the
-    picture; None: everywhere. Files of ``fast`` from before there was a photo's own guidance are edited without it.
+    picture; None: everywhere. ``sizes``: what ComfyUI told SDXL of the picture (see ``SIZES``), else empty. Files of
+    ``fast`` from before there was a photo's own guidance are edited without it.
     """
 
     trajectory: Trajectory
@@ -51,6 +55,7 @@ class Inversion:
     model: str = ""
     precision: str = "float32"
     region: Tensor | None = None
+    sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.prompts) != self.trajectory.batch:
@@ -99,6 +104,8 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
         "model": inversion.model,
         "precision": inversion.precision,
     }
+    if inversion.sizes:
+        metadata["sizes"] = list(inversion.sizes)
     if null is not None:
         tensors |= {"null_embeddings": null.embeddings, "losses": null.losses, "iterations": null.iterations}
         metadata["guidance"] = float(null.guidance)
@@ -108,6 +115,8 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
                 tensors["photo_guidance"] = null.pin.guidance
     if inversion.region is not None:
         tensors["region"] = inversion.region
+    if sum(tensor.nbytes for tensor in tensors.values()) > LARGEST:
+        raise InputError(f"the inversion is larger than {LARGEST / 2**30:g} GB, which is not read again; {FEWER}")
     # one entry alone: several would be written in an order that changes from run to run
     header = {HEADER: json.dumps(metadata, sort_keys=True)}
     with whole_file(path) as partial:
@@ -123,7 +132,7 @@ def load_inversion(path: Path | str) -> Inversion:
     if not os.path.isfile(path):
         raise InputError(f'there is no inversion file "{path}"')
     if os.path.getsize(path) > LARGEST:
-        raise InputError(f'"{path}" is larger than {LARGEST / 2**30:g} GB; invert fewer pictures at once')
+        raise InputError(f'"{path}" is larger than {LARGEST / 2**30:g} GB; {FEWER}')
     try:
         with safe_open(path, "pt") as file:
             metadata = _checked_metadata(path, file.metadata() or {})
@@ -185,4 +194,7 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion
     if metadata["precision"] not in PRECISIONS:
         raise InputError(f"its precision is {metadata['precision']!r}")
     region = tensors["region"].bool() if "region" in tensors else None
-    return Inversion(trajectory, null, tuple(prompts), identity, model, metadata["precision"], region)
+    sizes = metadata.get("sizes", [])
+    if not isinstance(sizes, list) or len(sizes) not in (0, SIZES) or not all(isinstance(n, int) for n in sizes):
+        raise InputError("its sizes are not six numbers")
+    return Inversion(trajectory, null, tuple(prompts), identity, model, metadata["precision"], region, tuple(sizes))

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..context import unpack
 from ..denoiser import AttentionControl
 from ..errors import InputError
 from ..schedule import NoiseLevel, Schedule
 from ..types import Callback, Event
 from .comfy_attention import controlled, differentiable
-from .comfy_checkpoint import Checkpointing, allow_checkpointing, checkpointing_for, memory_needed
+from .comfy_checkpoint import Checkpointing, allow_checkpointing, memory_needed, room_for
 from .comfy_conditioning import Conditioning, check_hints, ordinary_conditioning, pooled_width, with_context
 from .comfy_gradients import (
     check_streams_no_weights,
@@ -87,18 +88,21 @@ class ComfyDenoiser:
             [self._with(self.positive, context[nulls:])] if texts else None,
             [self._with(self.negative, context[:nulls])] if nulls else None,
         ]
-        text, null = comfy.samplers.calc_cond_batch(self.model, conds, sampled, sigmas, self._options(attention))
+        text, null = comfy.samplers.calc_cond_batch(
+            self.model, conds, sampled, sigmas, self._options(attention, context)
+        )
         return torch.cat([(sampled - clean) / sigma for clean, wanted in ((null, nulls), (text, texts)) if wanted])
 
     def _with(self, entry: dict[str, Any], context: Tensor) -> dict[str, Any]:
         return with_context(entry, context, pooled_width(self.model), self.pooled_gradient)
 
-    def _options(self, attention: AttentionControl | None) -> dict[str, Any]:
+    def _options(self, attention: AttentionControl | None, context: Tensor) -> dict[str, Any]:
         transformer = self.options.get("transformer_options", {})
         if torch.is_grad_enabled():
             transformer = differentiable(transformer)
         if attention is not None:
-            transformer = controlled(transformer, self.model.diffusion_model, attention)
+            tokens = unpack(context, pooled_width(self.model))[0].shape[1]
+            transformer = controlled(transformer, self.model.diffusion_model, attention, tokens)
         return {**self.options, "transformer_options": transformer}
 
 
@@ -193,10 +197,13 @@ def run(
 
         if not gradients:
             return in_safer_precision(attempt, patcher)
-        switch = checkpointing or checkpointing_for(patcher, samples.shape)
+        switch = checkpointing or Checkpointing()
         allow_checkpointing(patcher, switch)
 
         def whole() -> Any:
+            # reckoned anew where float32 takes more
+            if checkpointing is None and not room_for(patcher, samples.shape):
+                switch.on = True
             needed = memory_needed(patcher, samples.shape, switch.on)
             comfy.model_management.load_models_gpu([patcher], memory_required=needed, force_full_load=True)
             return attempt()

@@ -50,16 +50,17 @@ def differentiable(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "optimized_attention_override": attention, "patches": patches}
 
 
-def controlled(options: dict[str, Any], unet: Any, control: AttentionControl) -> dict[str, Any]:
+def controlled(options: dict[str, Any], unet: Any, control: AttentionControl, tokens: int) -> dict[str, Any]:
     """Transformer options with ``control`` in every attention layer, over what other packs have put there.
 
     Another pack's replacement of a layer runs on the queries and keys that ``control`` wants. In cross-attention, what
-    it adds to plain attention (as an IPAdapter does) is added to the attention that ``control`` wants.
+    it adds to plain attention (as an IPAdapter does) is added to the attention that ``control`` wants. ``tokens``: of
+    the text.
     """
     taken = options.get("patches_replace", {})
     replace = {name: dict(slots) for name, slots in taken.items()}
     for block in transformer_blocks(unet):
-        for name, patch in (("attn1", _self_attention), ("attn2", _cross_attention)):
+        for name, patch in (("attn1", _self_attention), ("attn2", partial(_cross_attention, tokens))):
             slots = taken.get(name, {})
             other = slots.get(block, slots.get(block[:2]))
             replace.setdefault(name, {})[block] = partial(patch, control, other)
@@ -72,7 +73,8 @@ def _self_attention(
     rows = _rows(extra, len(query))
     if rows is not None and control.wants_self(query.shape[1]):
         whole = halving(tuple(extra["original_shape"][-2:]), query.shape[1])
-        if rows.stop - rows.start != control.rows.stop - control.rows.start or whole is None:
+        # merged by three quarters, queries are as many as those of the next smaller layer; keys are all there
+        if not _same_count(rows, control.rows) or whole is None or query.shape[1] != key.shape[1]:
             raise InputError(
                 "another node cuts this MODEL's attention into tiles or merges its positions (HyperTile, ToMe); edit "
                 "with the MODEL from before that node, or with self_replace at 0"
@@ -85,11 +87,18 @@ def _self_attention(
 
 
 def _cross_attention(
-    control: AttentionControl, other: Attention | None, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]
-) -> Tensor:
+    tokens: int, control: AttentionControl, other: Attention | None, query: Tensor, key: Tensor, value: Tensor,
+    extra: dict[str, Any],
+) -> Tensor:  # fmt: skip
     rows = _rows(extra, len(query))
     if rows is None or not control.wants_cross(query.shape[1]):
         return (other or _host_attention)(query, key, value, extra)
+    if not _same_count(rows, control.rows) or key.shape[1] != tokens or len(key) != len(query):
+        raise InputError(
+            f"another node adds tokens to the text in this MODEL's attention, or rows ({len(key)} of {key.shape[1]} "
+            f"tokens, not {len(query)} of {tokens}), and words could not be told apart; edit with the MODEL from "
+            "before that node"
+        )
     q, k, v = (_split(part[rows], extra["n_heads"]) for part in (query, key, value))
     wanted = attend(q, k, v, extra["dim_head"] ** -0.5, control).transpose(1, 2).flatten(2)
     if other is not None:
@@ -112,6 +121,10 @@ def _rows(extra: dict[str, Any], batch: int) -> slice | None:
     size = batch // len(chunks)
     start = chunks.index(CONDITIONAL) * size
     return slice(start, start + size)
+
+
+def _same_count(rows: slice, wanted: slice) -> bool:
+    return rows.stop - rows.start == wanted.stop - wanted.start
 
 
 def _split(tensor: Tensor, heads: int) -> Tensor:

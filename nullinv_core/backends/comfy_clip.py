@@ -56,6 +56,17 @@ def load_clip(folder: Path, parts: tuple[str, ...]) -> Any:
 
 
 def _part(folder: Path, encoder: str, tokenizer: str, sdxl: bool) -> _Part:
+    try:
+        return _read_part(folder, encoder, tokenizer, sdxl)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f'"{encoder}" or "{tokenizer}" of "{folder.name}" lacks {error}; get a complete copy of the model'
+        ) from error
+
+
+def _read_part(folder: Path, encoder: str, tokenizer: str, sdxl: bool) -> _Part:
     config = read_config(folder / encoder / "config.json")
     places = read_config(folder / tokenizer / "vocab.json")
     tokens = read_config(folder / tokenizer / "special_tokens_map.json")

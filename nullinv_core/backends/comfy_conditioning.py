@@ -24,15 +24,19 @@ REFUSED = {
     "unclip_conditioning": "an unCLIP image",
 }
 """What a CONDITIONING may not carry: the prompt must hold for the whole picture at every step."""
-SIZES, SIZE_WIDTH = 6, 256
-"""SDXL is told the picture's size as it was, its crop and its size as it is, each number in so many channels."""
+SIZE_KEYS = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
+"""SDXL is told the picture's size as it was, its crop and its size as it is."""
+SIZE_WIDTH = 256
+"""Each of these numbers takes so many channels."""
+FACTOR = 8
+"""Pixels per latent position along one side."""
 
 
 def pooled_width(network: Any) -> int:
     """Width of the pooled text vector that a ComfyUI model reads beside the tokens: SDXL's, 0 of others."""
     if not isinstance(network, comfy.model_base.SDXL):
         return 0
-    return int(network.model_config.unet_config["adm_in_channels"]) - SIZES * SIZE_WIDTH
+    return int(network.model_config.unet_config["adm_in_channels"]) - len(SIZE_KEYS) * SIZE_WIDTH
 
 
 def text_of(conditioning: Conditioning, what: str, batch: int = 1, pooled: int = 0) -> Tensor:
@@ -51,13 +55,35 @@ def text_of(conditioning: Conditioning, what: str, batch: int = 1, pooled: int =
             raise InputError(
                 f"the {what} conditioning is limited by {name}; use one for the whole picture and all steps"
             )
-    if len(text) not in (1, batch):
-        raise InputError(f"the {what} conditioning is for {len(text)} pictures, the latents hold {batch}")
-    vector = extras.get("pooled_output") if pooled else None
-    if pooled and (not isinstance(vector, Tensor) or vector.shape[-1] != pooled):
+    tokens = _for_each(text, what, batch)
+    if not pooled:
+        return tokens
+    vector = extras.get("pooled_output")
+    if not isinstance(vector, Tensor) or vector.shape[-1] != pooled:
         raise InputError(f"the {what} conditioning is not of this SDXL model's CLIP; encode the text with that one")
-    whole = pack(*(None if t is None else t.detach().to("cpu", torch.float32) for t in (text, vector)))  # type: ignore[arg-type]
-    return whole.expand(batch, -1, -1).clone()
+    return pack(tokens, _for_each(vector, what, batch))
+
+
+def _for_each(tensor: Tensor, what: str, batch: int) -> Tensor:
+    """A part of a CONDITIONING for so many images, float32 on the CPU."""
+    if len(tensor) not in (1, batch):
+        raise InputError(f"the {what} conditioning is for {len(tensor)} pictures, the latents hold {batch}")
+    return tensor.detach().to("cpu", torch.float32).expand(batch, *tensor.shape[1:]).clone()
+
+
+def sizes_of(conditioning: Conditioning, latents: Tensor) -> tuple[int, ...]:
+    """What SDXL is told of the picture (see ``SIZE_KEYS``): by CLIPTextEncodeSDXL, else as ComfyUI does by itself."""
+    extras = conditioning[0][1]
+    width, height = (
+        extras.get(k, FACTOR * n) for k, n in (("width", latents.shape[-1]), ("height", latents.shape[-2]))
+    )
+    told = {"width": width, "height": height, "crop_w": 0, "crop_h": 0, "target_width": width, "target_height": height}
+    return tuple(int(extras.get(key, value)) for key, value in told.items())
+
+
+def with_sizes(conditioning: Conditioning, sizes: tuple[int, ...]) -> Conditioning:
+    """A CONDITIONING that tells SDXL these sizes; none (of another family) leave it as it is."""
+    return [(text, {**extras, **dict(zip(SIZE_KEYS, sizes, strict=False))}) for text, extras in conditioning]
 
 
 def with_context(entry: dict[str, Any], context: Tensor, pooled: int = 0, pooled_gradient: bool = False) -> Any:

@@ -37,8 +37,8 @@ def place_of(name: str) -> Path:
 
 
 def _inside(root: Path, name: str) -> Path:
-    if "\0" in name:
-        raise InputError("a file name holds a null character; give another one")
+    if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise InputError("a file name holds a character that no file system takes; give another one")
     # links are followed, as ComfyUI itself does: who set them up meant them
     path = Path(os.path.abspath(root / name))
     if not path.is_relative_to(os.path.abspath(root)):
@@ -74,6 +74,9 @@ def _numbered(stem: Path) -> Path:
     """The first free numbered name that begins with ``stem``, its folder made."""
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'the folder "{stem.parent}" cannot be made ({error.strerror})') from error
+    try:
         number = 1
         while (path := stem.with_name(f"{stem.name}_{number:05d}{SUFFIX}")).exists():
             number += 1

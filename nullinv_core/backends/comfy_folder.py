@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import comfy.utils
 from torch import Tensor
 
 from ..errors import InputError
+
+PIECE = re.compile(r"-\d{5}-of-\d{5}")
+"""In the name of a file that holds a piece of a large part."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -24,11 +28,16 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a part's safetensors file; the half-precision copy where there are both."""
-    files = sorted(folder.glob("*.safetensors"), key=lambda f: ("non_ema" in f.name, ".fp16." not in f.name, f.name))
-    if not files:
+    """All tensors of a part's safetensors file, or of its pieces; the half-precision copy where there are both."""
+    copies: dict[tuple[bool, bool, str], list[Path]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        name = PIECE.sub("", file.stem)
+        copies.setdefault(("non_ema" in name, not name.endswith(".fp16"), name), []).append(file)
+    if not copies:
         raise InputError(f'"{folder.name}" of the model folder has no .safetensors file')
-    weights: dict[str, Tensor] = comfy.utils.load_torch_file(str(files[0]), safe_load=True)
+    weights: dict[str, Tensor] = {}
+    for file in copies[min(copies)]:
+        weights |= comfy.utils.load_torch_file(str(file), safe_load=True)
     return weights
 
 

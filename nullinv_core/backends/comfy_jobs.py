@@ -20,7 +20,7 @@ from ..schedule import Schedule
 from ..store import Inversion, fingerprint
 from ..types import NullEmbeddings
 from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas, sigma_of
-from .comfy_conditioning import Conditioning, pooled_width, text_of
+from .comfy_conditioning import Conditioning, pooled_width, sizes_of, text_of, with_sizes
 from .comfy_text import EditRequest
 
 Latent = dict[str, Any]
@@ -75,12 +75,14 @@ def invert_latent(
     mask = latent.get("noise_mask")
     region = None if mask is None else _latent_mask(mask.reshape(-1, *mask.shape[-2:]), samples)
     # before the run, in which LoRAs that hang on the text are in the weights
-    identity = fingerprint_of(model)
+    identity, pooled = fingerprint_of(model), pooled_width(model.model)
+    context = text_of(positive, "source", len(samples), pooled)
+    sizes = sizes_of(positive, samples) if pooled else ()
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> Inversion:
-        context = text_of(positive, "source", len(clean), pooled_width(model.model)).to(clean.device)
-        trajectory = invert(denoiser, clean, context, schedule, progress(model, invert=schedule.steps), method)
-        return Inversion(trajectory.to("cpu"), None, ("",) * trajectory.batch, identity, region=region)
+        callback = progress(model, invert=schedule.steps)
+        trajectory = invert(denoiser, clean, context.to(clean.device), schedule, callback, method).to("cpu")
+        return Inversion(trajectory, None, ("",) * trajectory.batch, identity, region=region, sizes=sizes)
 
     inversion: Inversion = run(model, positive, positive, samples, schedule, job)
     # ComfyUI's sampler space is the variance-preserving latents times √(1+σ²)
@@ -105,6 +107,8 @@ def optimize(
     trajectory, pooled = inversion.trajectory, pooled_width(model.model)
     context = text_of(positive, "source", trajectory.batch, pooled)
     check_same_text(context, trajectory.context)
+    check_same_sizes(positive, inversion, "source")
+    check_same_sizes(negative, inversion, "negative")
     empty = _as_long_as(text_of(negative, "negative", trajectory.batch, pooled), context, pooled)
     steps, settings = trajectory.schedule.steps, recipe.optimization
     alike = branches_alike(model, positive, negative)
@@ -165,9 +169,12 @@ def sample_edit(
         )  # fmt: skip
 
     samples = model.model.process_latent_out(trajectory.clean)
-    positive, negative = positive or request.source_conditioning, negative or request.empty
+    positive = positive or with_sizes(request.source_conditioning, inversion.sizes)
+    negative = negative or with_sizes(request.empty, inversion.sizes)
     check_same_text(text_of(positive, "source", batch, pooled), trajectory.context)
     text_of(negative, "negative", batch, pooled)
+    check_same_sizes(positive, inversion, "source")
+    check_same_sizes(negative, inversion, "negative")
     result: EditResult = run(
         model, positive, negative, samples, trajectory.schedule, job, branches=1 + len(request.prompts)
     )
@@ -220,6 +227,15 @@ def check_same_text(context: Tensor, other: Tensor) -> None:
         raise InputError(
             "the source text is not the one that the picture was inverted with; feed one text to CLIP Text Encode and "
             "to P2P Edit"
+        )
+
+
+def check_same_sizes(conditioning: Conditioning, inversion: Inversion, what: str) -> None:
+    """Raise InputError where a conditioning tells SDXL other sizes than the picture was inverted with."""
+    if inversion.sizes and (found := sizes_of(conditioning, inversion.trajectory.clean)) != inversion.sizes:
+        raise InputError(
+            f"the {what} text tells SDXL other sizes {found} than the one that the picture was inverted with "
+            f"{inversion.sizes}; encode both with the same node and sizes"
         )
 
 

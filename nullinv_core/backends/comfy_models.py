@@ -98,22 +98,16 @@ def _load_unet(folder: Path, base: Any, scale: float) -> Any:
     plain = ("text_time", SIZE_WIDTH) if base is FAMILIES[XL] else (None, None)
     if config.get("in_channels") != 4 or added != plain:
         raise InputError(f'"{folder.name}" is not a plain text-to-image UNet of Stable Diffusion 1.x, 2.x or SDXL')
-    prediction, betas = scheduler.get("prediction_type", "epsilon"), scheduler.get("beta_schedule", "linear")
-    if prediction not in MODEL_TYPES or betas not in BETAS:
-        raise InputError(f'"{folder.name}" predicts {prediction} on {betas} betas, which is not supported')
+    prediction, sampling = _sampling_of(folder, scheduler)
 
     class Family(base):
         """The family at this folder's width, schedule and latent scale."""
 
         unet_extra_config: dict[str, Any] = {}  # noqa: RUF012 (ComfyUI's own convention)
-        sampling_settings = {  # noqa: RUF012
-            "beta_schedule": BETAS[betas],
-            "linear_start": scheduler["beta_start"],
-            "linear_end": scheduler["beta_end"],
-        }
+        sampling_settings = sampling
 
         def model_type(self, state_dict: Any, prefix: str = "") -> Any:
-            return MODEL_TYPES[prediction]
+            return prediction
 
     family = Family(unet_config(config))
     family.latent_format.scale_factor = scale
@@ -133,6 +127,27 @@ def _load_unet(folder: Path, base: Any, scale: float) -> Any:
     check_whole(folder, "UNet", set(model.diffusion_model.state_dict()) - set(weights))
     model.load_model_weights(weights, "")
     return comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
+
+
+def _sampling_of(folder: Path, scheduler: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What a folder's UNet predicts, and ComfyUI's settings of its noise levels."""
+    if not {"beta_start", "beta_end"} <= set(scheduler):
+        raise InputError(
+            f'the scheduler of "{folder.name}" has no betas ({scheduler.get("_class_name")}; EDM noise levels, as '
+            "Playground 2.5 has?); load a plain Stable Diffusion 1.x, 2.x or SDXL folder"
+        )
+    prediction, betas = scheduler.get("prediction_type", "epsilon"), scheduler.get("beta_schedule", "linear")
+    if scheduler.get("trained_betas") is not None:
+        betas = "its own"
+    if prediction not in MODEL_TYPES or betas not in BETAS:
+        raise InputError(f'"{folder.name}" predicts {prediction} on {betas} betas, which is not supported')
+    return MODEL_TYPES[prediction], {
+        "beta_schedule": BETAS[betas],
+        "linear_start": scheduler["beta_start"],
+        "linear_end": scheduler["beta_end"],
+        "timesteps": scheduler.get("num_train_timesteps", 1000),
+        "zsnr": bool(scheduler.get("rescale_betas_zero_snr")),
+    }
 
 
 def _load_vae(folder: Path, config: dict[str, Any]) -> Any:

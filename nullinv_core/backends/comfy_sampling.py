@@ -14,7 +14,7 @@ from ..context import unpack
 from ..errors import InputError
 from ..store import Inversion
 from .comfy import OWN_WRAPPER, sigma_of
-from .comfy_conditioning import Conditioning, pooled_width, with_context
+from .comfy_conditioning import Conditioning, pooled_width, with_context, with_sizes
 
 
 def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
@@ -40,7 +40,8 @@ class NullTextGuider(comfy.samplers.CFGGuider):
         first = embedding_at(inversion, sigma_of(inversion.trajectory.schedule.level(steps).alpha))
         text, vector = unpack(first, pooled_width(model.model))
         extras = {} if vector is None else {"pooled_output": vector}
-        self.set_conds(positive, [[text, {**(negative[0][1] if negative else {}), **extras}]])
+        null = [(text, {**(negative[0][1] if negative else {}), **extras})]
+        self.set_conds(positive, with_sizes(null, inversion.sizes))
         self.set_cfg(guidance)
 
     def predict_noise(

@@ -150,8 +150,12 @@ def prompt_of(clip: Any, text: str) -> Prompt:
     if tokenizer is None or (len(chunks_by_encoder) > 1 and not both):
         raise InputError("this CLIP is not that of a Stable Diffusion 1.x, 2.x or SDXL model; load one that is")
     names = EMBEDDING.findall(text)
-    learned_groups = {group for chunk in chunks for token, _, group in chunk if not isinstance(token, int)}
-    if len(names) != len(learned_groups):
+    learned_groups = _learned(tokenizer, chunks)
+    # an embedding for one of SDXL's encoders alone leaves the other a token short
+    whole = all(
+        _learned(getattr(clip.tokenizer, f"clip_{n}"), c) == learned_groups for n, c in chunks_by_encoder.items()
+    )
+    if len(names) != len(learned_groups) or not whole:
         raise InputError(
             f'not all of the embeddings in "{text}" ({", ".join(names)}) are in models/embeddings and made for this '
             "model; check their names"
@@ -183,6 +187,16 @@ def prompt_of(clip: Any, text: str) -> Prompt:
             places.append(PAD if i else END)
             ids.append(int(token))
     return Prompt(text, tuple(ids), tuple(words), tuple(places))
+
+
+def _learned(tokenizer: Any, chunks: Any) -> set[int]:
+    """Numbers of the words that are textual-inversion embeddings of the encoder's width; others it would leave out."""
+    return {
+        group
+        for chunk in chunks
+        for token, _, group in chunk
+        if not isinstance(token, int) and token.shape[-1] == tokenizer.embedding_size
+    }
 
 
 def _is(token: Any, identity: int) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..context import unpack
 from ..denoiser import AttentionControl, no_gradients
 from ..errors import InputError, NonFiniteError
+from ..images import LARGEST_SIDE
 from ..prompt_to_prompt.prompt import Prompt
 from ..schedule import NoiseLevel, Schedule, epsilon_from_v, leading_schedule
 from ..store import Inversion, fingerprint
@@ -24,9 +25,9 @@ from .diffusers_text import TextEncoder
 
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
 Result = TypeVar("Result")
-LARGEST_SIDE = 4096
-"""Most pixels along a side of a picture."""
 PREDICTIONS = ("epsilon", "v_prediction")
+LEAST_ALPHA = 4.8973451890853435e-08
+"""ᾱ of pure noise, which "zero terminal SNR" models are trained on; as ComfyUI has it, where 0 would divide."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +158,8 @@ def load_model(
 def in_safer_precision(model: DiffusersModel, job: Callable[[], Result], warn: Callable[[str], None]) -> Result:
     """What ``job`` returns; where a float16 UNet overflows in it, what it returns with the UNet in float32 from now on.
 
-    ``warn`` is told so. Raises NonFiniteError where another precision, or the second run, has NaN.
+    ``warn`` is told so. The weights keep what float16 made of them. Raises NonFiniteError where another precision, or
+    the second run, has NaN.
     """
     try:
         return job()
@@ -187,6 +189,11 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
             "use the text-to-image model of the family"
         )
     prediction = scheduler.config.get("prediction_type", "epsilon")
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise InputError(
+            f'"{name}" was trained on continuous noise levels (EDM, as Playground 2.5), which null-text inversion does '
+            "not know; use a plain Stable Diffusion 1.x, 2.x or SDXL model"
+        )
     if prediction not in PREDICTIONS:
         raise InputError(f'"{name}" predicts "{prediction}"; supported are {", ".join(PREDICTIONS)}')
     encoders = {part: getattr(pipeline, part) for part in parts if part in TEXT_ENCODERS}
@@ -203,7 +210,7 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
         denoiser=DiffusersDenoiser(unet, prediction, text.pooled),
         vae=vae,
         text=text,
-        alphas_cumprod=tuple(scheduler.alphas_cumprod.double().tolist()),
+        alphas_cumprod=tuple(scheduler.alphas_cumprod.double().clamp(min=LEAST_ALPHA).tolist()),
         fingerprint=identity,
         name=name,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,20 +131,32 @@ def _load_single_file(path: Path, config: Path | None) -> Any:
             f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused'
         )
     try:
-        family, repository = _family(path)
+        family, repository, prediction = _family(path)
         folder = _cached_configuration(path, family, repository) if config is None else config
         kind = _kind(folder)
         if family not in KINDS[kind]:
             raise InputError(f'"{path.name}" is no {kind}, as "{folder}" is; name a folder of its family with --config')
-        return _pipeline_class(kind).from_single_file(path, config=str(folder), local_files_only=True, **_unused(kind))
+        pipeline = _pipeline_class(kind).from_single_file(
+            path, config=str(folder), local_files_only=True, **_unused(kind)
+        )
+        pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **prediction)
+        return pipeline
     except InputError:
         raise
     except Exception as error:
         raise InputError(f'"{path.name}" cannot be read as a {SUPPORTED} checkpoint ({_first_line(error)})') from error
 
 
-def _family(path: Path) -> tuple[str, str]:
-    """A checkpoint's kind and the repository of its family's configuration; InputError for unsupported kinds."""
+def marked_prediction(names: Container[str]) -> dict[str, Any]:
+    """What a checkpoint's own marks say about its scheduler: fine-tunes of SDXL that predict v carry empty tensors."""
+    return {"prediction_type": "v_prediction", "rescale_betas_zero_snr": "ztsnr" in names} if "v_pred" in names else {}
+
+
+def _family(path: Path) -> tuple[str, str, dict[str, Any]]:
+    """A checkpoint's kind, the repository of its family's configuration and what the file says about its scheduler.
+
+    Raises InputError for unsupported kinds.
+    """
     from diffusers.loaders.single_file_utils import (
         fetch_diffusers_config,
         infer_diffusers_model_type,
@@ -153,12 +165,15 @@ def _family(path: Path) -> tuple[str, str]:
 
     checkpoint = load_single_file_checkpoint(str(path), local_files_only=True)
     kind = infer_diffusers_model_type(checkpoint)
+    if "edm_vpred.sigma_max" in checkpoint:
+        kind = "CosXL"
     if not any(kind in kinds for kinds in KINDS.values()):
         raise InputError(
             f'"{path.name}" looks like a model of the kind "{kind}"; null-text inversion here needs a {SUPPORTED} '
             "checkpoint"
         )
-    return kind, str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
+    repository = str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
+    return kind, repository, marked_prediction(checkpoint)
 
 
 def _cached_configuration(path: Path, kind: str, repository: str) -> Path:

@@ -39,14 +39,20 @@ FAMILIES = {
     "SDXL instruct-pix2pix": (supported.SDXL_instructpix2pix, {"adm_in_channels": 1556, "in_channels": 8, **EXTRA}),
     "SDXL refiner": (supported.SDXLRefiner, {"adm_in_channels": 1280 + 20, **EXTRA}),
     "Playground 2.5": (supported.SDXL, {"adm_in_channels": 1536 + 20, **EXTRA}),
+    "CosXL": (supported.SDXL, {"adm_in_channels": 1536 + 20, **EXTRA}),
 }
+MARKS = {
+    "Playground 2.5": {"edm_mean": None, "edm_std": None},
+    "CosXL": {"edm_vpred.sigma_max": torch.tensor(120.0), "edm_vpred.sigma_min": torch.tensor(0.002)},
+}
+"""By what ComfyUI knows models of one family from another."""
 
 
 def said_of(family, config):
     """The sentence that refuses a model of a family, or None."""
     model_config = family({**UNET, **config})
     model_config.set_inference_dtype(torch.float32, None)
-    weights = {"edm_mean": None, "edm_std": None} if name == "Playground 2.5" else {}
+    weights = dict(MARKS.get(name, {}))
     weights["output_blocks.11.1.transformer_blocks.0.norm1.bias"] = torch.zeros(4)
     model = model_config.get_model(weights, "", device="cpu")
     try:

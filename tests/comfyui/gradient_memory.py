@@ -1,8 +1,8 @@
-"""Measure what a forward and a backward pass hold in memory, with and without gradient checkpointing.
+"""Measure what a forward and a backward pass hold in memory, with or without gradient checkpointing.
 
-``gradient_memory.py PACK CHECKPOINT SIDE``, run by ComfyUI's Python through launch.py, on a CPU under Linux: resident
-memory at its peak less that before, in bytes, for latents SIDE×SIDE, and what ``comfy_checkpoint.memory_needed``
-reckons, as JSON.
+``gradient_memory.py PACK CHECKPOINT SIDE plain|checkpointed``, run by ComfyUI's Python through launch.py on a CPU under
+Linux: resident memory at its peak less that before, in bytes, for latents SIDE×SIDE, and what
+``comfy_checkpoint.memory_needed`` reckons, as JSON. One pass a process: what an earlier one gave back is used again.
 """
 
 import json
@@ -23,11 +23,11 @@ sys.path.append(ARGUMENTS[0])
 
 from nullinv_core.backends.comfy import run  # noqa: E402
 from nullinv_core.backends.comfy_checkpoint import Checkpointing, memory_needed  # noqa: E402
-from nullinv_core.backends.comfy_conditioning import text_of  # noqa: E402
+from nullinv_core.backends.comfy_conditioning import pooled_width, text_of  # noqa: E402
 from nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
 
 STATUS = Path("/proc/self/status")
-switch = Checkpointing()
+switch = Checkpointing(ARGUMENTS[3] == "checkpointed")
 
 
 def resident(field):
@@ -36,19 +36,15 @@ def resident(field):
     return int(line.split()[1]) * 1024
 
 
-def peaks(denoiser, clean):
-    """Peak of a gradient of the null context, plain and checkpointed."""
-    found = {}
-    empty = text_of(conditioning, "empty")
-    for name, on in (("checkpointed", True), ("plain", False)):
-        switch.on = on
-        Path("/proc/self/clear_refs").write_text("5")
-        before = resident("VmRSS")
-        with torch.enable_grad():
-            null = empty.clone().requires_grad_(True)
-            torch.autograd.grad(denoiser(clean, schedule.level(3), null, nulls=1).square().mean(), null)
-        found[name] = resident("VmHWM") - before
-    return found
+def peak(denoiser, clean):
+    """Peak of a gradient of the null context."""
+    empty = text_of(conditioning, "empty", pooled=pooled_width(model.model))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    with torch.enable_grad():
+        null = empty.clone().requires_grad_(True)
+        torch.autograd.grad(denoiser(clean, schedule.level(3), null, nulls=1).square().mean(), null)
+    return resident("VmHWM") - before
 
 
 with torch.inference_mode():
@@ -57,6 +53,5 @@ with torch.inference_mode():
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a photo of a cat"))
     side = int(ARGUMENTS[2])
     latents = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
-    found = run(model, conditioning, conditioning, latents, schedule, peaks, gradients=True, checkpointing=switch)
-    found |= {f"reckoned, checkpointed {on}": memory_needed(model, latents.shape, on) for on in (True, False)}
-print(json.dumps(found))
+    measured = run(model, conditioning, conditioning, latents, schedule, peak, gradients=True, checkpointing=switch)
+print(json.dumps({"measured": measured, "reckoned": memory_needed(model, latents.shape, switch.on)}))

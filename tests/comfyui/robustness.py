@@ -98,7 +98,7 @@ def faults(comfy, how, every=1):
 
 
 def full_disk(comfy):
-    """A disk that takes a megabyte: a sentence, no file under the final name or any other, and the next save works."""
+    """A disk that takes 100,000 bytes: a sentence, no file under any name, and the next save works."""
     folder = comfy.base / "output" / "disk"
     chain = Chain(steps=50, optimize=False)
     chain.graph.add("NullInvSave", trajectory=chain.invert(1), prompt="x", filename_prefix="disk/full")

@@ -333,16 +333,22 @@ CACHED = patched("EasyCache", reuse_threshold=0.2, start_percent=0.15, end_perce
 VELOCITY = patched("ModelSamplingDiscrete", ["sampler"], sampling="v_prediction", zsnr=False)
 
 
-def wrong_word_in_edit_photo(chain, plan, sampler):
-    """So many steps that the test would run out of time if the photo was inverted first."""
-    chain.graph.clear()
-    load = chain.graph.add("NullInvLoadDiffusers", model=DEMO)
-    scene = chain.graph.add("NullInvDemoScene", seed=0, edit="colour")
-    edited = chain.graph.add(
-        "NullInvEditPhoto", model=load(0), clip=load(1), vae=load(2), image=scene(0), source_text=scene(1),
-        edit_text=scene(2), strength=0.3, blend_words="zebra", size=128, steps=999, cfg=7.5, keep_pixels=False,
-    )  # fmt: skip
-    chain.graph.add("PreviewImage", images=edited())
+def in_edit_photo(width=128, **inputs):
+    """Edit Photo alone, in so many steps that the test would run out of time if the photo was inverted first."""
+
+    def alter(chain, plan, sampler):
+        g = chain.graph
+        g.clear()
+        load, scene = g.add("NullInvLoadDiffusers", model=DEMO), g.add("NullInvDemoScene", seed=0, edit="colour")
+        photo = g.add("ImageScale", image=scene(0), upscale_method="bicubic", width=width, height=128, crop="disabled")
+        edited = g.add(
+            "NullInvEditPhoto", model=load(0), clip=load(1), vae=load(2), image=photo(), source_text=scene(1),
+            edit_text=scene(2), strength=0.3, size=128, steps=999, cfg=7.5, keep_pixels=False,
+            **{"blend_words": "", **inputs},
+        )  # fmt: skip
+        g.add("PreviewImage", images=edited())
+
+    return alter
 
 
 def other_model(chain, plan, sampler):
@@ -355,7 +361,8 @@ def other_model(chain, plan, sampler):
     [
         (change(lambda c, p, s: p, blend_words="zebra"), 'NullInvP2PEdit: blend word "zebra" is in neither prompt'),
         (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: blend-exclude word "zebra"'),
-        (wrong_word_in_edit_photo, 'NullInvEditPhoto: blend word "zebra" is in neither prompt'),
+        (in_edit_photo(blend_words="zebra"), 'NullInvEditPhoto: blend word "zebra" is in neither prompt'),
+        (in_edit_photo(width=5000), "NullInvEditPhoto: the picture would be 5000×128 pixels"),
         (change(lambda c, p, s: p, edit_text="a (green star"), "a bracket without its partner"),
         (change(lambda c, p, s: p, edit_text="a (big (green) star:2)"), "inside of another"),
         (CACHED, "leaves out predictions"),
@@ -389,7 +396,7 @@ def test_bad_input_is_one_sentence(comfy, alter, message):
     chain = Chain(**QUICK)
     plan, sampler = chain.edit()
     alter(chain, plan, sampler)
-    if alter is not wrong_word_in_edit_photo:
+    if sampler()[0] in chain.graph:
         chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="refused")
     entry = comfy.finish(comfy.queue(chain.graph))
     assert entry["status"]["status_str"] == "error" and message in error_of(entry), error_of(entry)
@@ -474,13 +481,25 @@ def test_a_broken_file_is_a_sentence(comfy):
     assert "gone.safetensors" in said
 
 
-@pytest.mark.parametrize("prefix", ["../escape", "/tmp/escape", "a/../../escape", ""])
-def test_files_stay_inside_the_output_folder(comfy, prefix):
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("../escape", "folders"),
+        ("/tmp/escape", "folders"),
+        ("a/../../escape", "folders"),
+        ("", "prefix is empty"),
+        ("a\0b", "no file system takes"),
+        ("a\ud800", "no file system takes"),
+        ("taken/escape", "cannot be made"),
+    ],
+)
+def test_files_stay_inside_the_output_folder(comfy, prefix, message):
     """Guards file names."""
+    (comfy.base / "output" / "taken").touch()
     chain = Chain(**QUICK)
     chain.graph.add(
         "NullInvSave", trajectory=chain.invert(1), prompt="x", filename_prefix=prefix, null_embeddings=chain.optimize()
     )
     entry = comfy.finish(comfy.queue(chain.graph))
-    assert "folders" in error_of(entry) or "prefix is empty" in error_of(entry)
+    assert message in error_of(entry)
     assert not [path for place in (comfy.base.parent, Path("/tmp")) for path in place.glob("escape*")]

@@ -14,4 +14,4 @@ def test_every_family_is_taken_or_refused_in_words(comfy):
             assert "reads more than the picture's latents" in text
         elif name in ("SDXL refiner", "SD 2.1 unCLIP"):
             assert "SDXL's refiner, unCLIP" in text
-    assert "continuous noise levels" in said["Playground 2.5"]
+    assert all("continuous noise levels" in said[name] for name in ("Playground 2.5", "CosXL"))

@@ -97,6 +97,7 @@ def test_a_lora_as_a_hook_takes_part(comfy, plain):
     [
         ("HyperTile", {"tile_size": 64, "swap_size": 2, "max_depth": 0, "scale_depth": False}),
         ("TomePatchModel", {"ratio": 0.5}),
+        ("TomePatchModel", {"ratio": 0.75}),
     ],
 )
 def test_positions_that_are_moved_are_refused(comfy, kind, inputs):
@@ -112,6 +113,18 @@ def test_positions_that_are_moved_are_refused(comfy, kind, inputs):
     chain.graph[plan[0]]["inputs"]["self_replace"] = 0.0
     comfy.run(chain.graph)
     assert latent(comfy, kind).isfinite().all()
+
+
+def test_tokens_beside_the_text_are_refused_in_edits(comfy):
+    """Guards words: what a patch appends to the text's tokens would be taken for a word. All else goes on with it."""
+    chain = Chain(**QUICK)
+    _, sampler = chain.edit()
+    through(chain, "OtherTokens", sampler)
+    chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix="tokens")
+    comfy.run({k: v for k, v in chain.graph.items() if v["class_type"] not in ("NullInvP2PEdit", "NullInvP2PSampler")})
+    assert latent(comfy, "tokens").isfinite().all()
+    chain.graph.add("SaveLatent", samples=sampler(), filename_prefix="tokens-edited")
+    assert "adds tokens to the text" in error_of(comfy.finish(comfy.queue(chain.graph)))
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

@@ -1,7 +1,10 @@
 """SDXL in a real ComfyUI, beside the diffusers backend: two text encoders, the pooled vector, the picture's size."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from nullinv_core import EditSettings, batch_edits, edit, invert, load_inversion, plan_edit, reconstruct
 from nullinv_core.backends.diffusers import load_model
@@ -110,7 +113,7 @@ def test_the_pooled_vector_is_optimized_where_it_is_asked_for(comfy, model, save
     assert relative(text, empty[0]) > 1e-2 and (relative(vector, empty[1]) > 1e-2) is wanted
 
 
-def test_edit_photo_takes_an_sdxl_model(comfy, model):
+def test_edit_photo_takes_an_sdxl_model(comfy, picture, model):
     """Guards the one-node chain: fast, pinned, kept pixels; a picture that fits no grid is cropped to it."""
     photo = Photo()
     g = photo.graph
@@ -121,7 +124,13 @@ def test_edit_photo_takes_an_sdxl_model(comfy, model):
         keep_pixels=True,
     )  # fmt: skip
     g.add("SaveImage", images=edited(0), filename_prefix="xl-one-node")
+    g.add("SaveImage", images=wide(), filename_prefix="xl-one-node-photo")
     comfy.run(g)
+    assert Image.open(newest(comfy, "xl-one-node")).size == (288, 256)
+    shown, photo_itself = (picture(name) for name in ("xl-one-node", "xl-one-node-photo"))
+    kept = np.isclose(shown, photo_itself[2:258, 6:294], atol=2 / 255).all(-1)
+    # random networks change much; what they do not is the photo
+    assert 0 < kept.mean() < 1
 
 
 def test_texts_of_another_clip_are_refused(comfy, model):
@@ -132,6 +141,47 @@ def test_texts_of_another_clip_are_refused(comfy, model):
     demo[photo.source()[0]]["inputs"]["clip"] = other(1)
     demo.add("SaveLatent", samples=photo.invert(0), filename_prefix="never")
     assert "this SDXL model's CLIP" in error_of(comfy.finish(comfy.queue(demo)))
+
+
+def encoded(g, clip, text, **sizes):
+    """CLIPTextEncodeSDXL: a text, and what SDXL is told of the picture."""
+    told = {"width": 512, "height": 256, "crop_w": 0, "crop_h": 0, "target_width": 512, "target_height": 256}
+    return g.add("CLIPTextEncodeSDXL", clip=clip, text_g=text, text_l=text, **{**told, **sizes})
+
+
+def test_sizes_of_the_inversion_hold_in_the_edit(comfy, model, saved):
+    """Guards what SDXL is told of the picture: from the inversion on, in a file too; other sizes are refused."""
+    photo = Photo()
+    g = photo.graph
+    _, sampler = photo.edit()
+    source, empty = (encoded(g, photo.load(1), text, width=1024, crop_w=64) for text in (SOURCE, ""))
+    g[photo.invert()[0]]["inputs"]["source"] = source()
+    g[photo.optimize()[0]]["inputs"].update(source=source(), negative=empty())
+    saving = g.add("NullInvSave", trajectory=photo.invert(1), prompt=SOURCE, filename_prefix="xl-sizes",
+                   null_embeddings=photo.optimize())  # fmt: skip
+    guided = g.guided(photo.load(), source(), photo.optimize(), photo.invert(0), STEPS)
+    for name, samples in {"source": sampler(1), "reconstruction": photo.optimize(1), "guided": guided()}.items():
+        g.add("SaveLatent", samples=samples, filename_prefix=f"xl-sizes-{name}")
+    comfy.run(g)
+    stored = load_inversion(newest(comfy, "xl-sizes"))
+    assert stored.sizes == (1024, 256, 64, 0, 512, 256) and saved.sizes == (512, 256, 0, 0, 512, 256)
+    assert relative(stored.trajectory.latents, saved.trajectory.latents) > 1e-3
+    for name in ("source", "guided"):
+        assert relative(latent(comfy, f"xl-sizes-{name}"), latent(comfy, "xl-sizes-reconstruction")) < 1e-3, name
+    del g[saving()[0]]
+    plain = encoded(g, photo.load(1), SOURCE)
+    for node, inputs in ((sampler, {"source": plain()}), (photo.optimize, {"negative": photo.empty()})):
+        g[node()[0]]["inputs"].update(inputs)
+        assert "SDXL other sizes" in error_of(comfy.finish(comfy.queue(g)))
+
+
+def test_an_embedding_for_one_encoder_is_refused(comfy, model):
+    """Guards words: a textual inversion of Stable Diffusion 1.5 would shift the tokens of SDXL's second encoder."""
+    save_file({"emb_params": torch.randn(2, 12)}, comfy.base / "models" / "embeddings" / "narrow.safetensors")
+    photo = Photo()
+    plan, _ = photo.edit("a red circle on a embedding:narrow background")
+    photo.graph.add("PreviewAny", source=plan(3))
+    assert "made for this model" in error_of(comfy.finish(comfy.queue(photo.graph)))
 
 
 def test_the_photo_of_a_scene_is_seen(comfy, saved, model):

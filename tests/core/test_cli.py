@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nullinv_core.cli import Preset, main
-from nullinv_core.images import fitted_size, load_image, psnr, save_image, ssim
+from nullinv_core.errors import InputError
+from nullinv_core.images import LARGEST_SIDE, fitted_size, load_image, psnr, save_image, ssim
 from nullinv_core.presets import PRESETS
 from nullinv_core.store import load_inversion
 
@@ -359,16 +360,22 @@ def test_a_photo_keeps_its_shape(command, model_folder, tmp_path):
         assert Image.open(tmp_path / "e.png").size == size
     Image.new("RGB", (2000, 4)).save(tmp_path / "wide.png")
     status, _, err = command(*options)
-    assert status == 2 and "would be 20000×40 pixels; take a smaller --size, or --square" in err
+    assert status == 2 and "would be 20000×40 pixels, a side may have 4096; take a smaller size, or" in err
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 64), st.sampled_from([1, 8, 64]))
 def test_a_fitted_size_is_the_nearest_on_the_grid(width, height, size, grid):
     """Guards the crop: multiples of the grid, the shape kept to within one step of it."""
     size *= grid
+    wanted = size * max(width, height) / min(width, height)
+    if wanted >= LARGEST_SIDE + grid:
+        with pytest.raises(InputError, match="a side may have"):
+            fitted_size(width, height, size, grid)
+    if wanted > LARGEST_SIDE - 0.5:
+        return
     across, down = fitted_size(width, height, size, grid)
     assert min(across, down) == size and across % grid == down % grid == 0
-    long, wanted = max(across, down), size * max(width, height) / min(width, height)
+    long = max(across, down)
     assert long <= wanted + 0.5 and long > wanted - grid - 0.5
 
 

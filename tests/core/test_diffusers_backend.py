@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from nullinv_core import InputError, Inversion, invert, optimize_null_text
 from nullinv_core.backends.diffusers import check_inversion, load_model, wrap_pipeline
 from nullinv_core.backends.diffusers_attention import ControlledAttention
-from nullinv_core.backends.diffusers_files import _cached_configuration, _current_name
+from nullinv_core.backends.diffusers_files import _cached_configuration, _current_name, marked_prediction
 from nullinv_core.demo.tokenizer import write_tokenizer
 from nullinv_core.null_text import NullTextSettings
 from nullinv_core.schedule import NoiseLevel
@@ -285,6 +285,24 @@ def test_a_single_file_without_configuration_is_refused_without_the_network(tmp_
     (tmp_path / "y.safetensors").write_bytes(b"garbage")
     with pytest.raises(InputError, match="cannot be read as a Stable Diffusion"):
         load_model(tmp_path / "y.safetensors")
+
+
+def test_a_file_says_itself_that_it_predicts_v():
+    """Guards fine-tunes of SDXL, whose family's configuration says ε: ComfyUI's own marks."""
+    assert marked_prediction({"model.x": 0}) == {}
+    for names, zero in (({"v_pred": 0}, False), ({"v_pred": 0, "ztsnr": 0}, True)):
+        scheduler = EulerDiscreteScheduler.from_config(EulerDiscreteScheduler().config, **marked_prediction(names))
+        assert scheduler.config.prediction_type == "v_prediction"
+        assert scheduler.config.rescale_betas_zero_snr is zero
+
+
+def test_pure_noise_has_a_level(model_folder):
+    """Guards zero terminal SNR: the last of 500 steps lies on it, where 0 would divide."""
+    pipeline = StableDiffusionPipeline.from_pretrained(model_folder, local_files_only=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, rescale_betas_zero_snr=True)
+    assert pipeline.scheduler.alphas_cumprod[-1] == 0
+    model = wrap_pipeline(pipeline, "zero", "cpu", torch.float32)
+    assert model.schedule(500).timesteps[-1] == 999 and 0 < model.schedule(500).alphas_cumprod[-1] < 1e-7
 
 
 def test_the_tokenizer_reads_what_it_wrote(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,6 +51,13 @@ def test_a_round_trip_changes_no_bit(tmp_path_factory, batch, steps, dtype, with
             assert torch.equal(getattr(after.null, name), getattr(before.null, name))
 
 
+def test_sizes_are_kept_where_there_are_any(tmp_path):
+    """Guards what ComfyUI told SDXL of the picture."""
+    for sizes in ((), (1024, 768, 0, 64, 512, 384)):
+        save_inversion(tmp_path / "x.safetensors", replace(some_inversion(), sizes=sizes))
+        assert load_inversion(tmp_path / "x.safetensors").sizes == sizes
+
+
 def rewritten(path, metadata=None, tensors=None, drop=()):
     with safe_open(path, "pt") as file:
         old = json.loads(file.metadata()["inversion"])
@@ -65,6 +73,8 @@ def rewritten(path, metadata=None, tensors=None, drop=()):
         ({"metadata": {"format": "other"}}, "not an inversion"),
         ({"metadata": {"prompts": ["only one"]}}, "as many prompts"),
         ({"metadata": {"prompts": "no list"}}, "damaged"),
+        ({"metadata": {"sizes": [1, 2, 3]}}, "six numbers"),
+        ({"metadata": {"sizes": [1, 2, 3, 4, 5, "six"]}}, "six numbers"),
         ({"metadata": {"guidance": "wide"}}, "damaged"),
         ({"metadata": {"guidance": None}}, "lacks fields"),
         ({"metadata": {"model": None}}, "damaged"),
@@ -116,6 +126,9 @@ def test_a_file_too_large_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr("nullinv_core.store.LARGEST", 100)
     with pytest.raises(InputError, match="larger than"):
         load_inversion(tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="larger than"):
+        save_inversion(tmp_path / "y.safetensors", some_inversion())
+    assert not (tmp_path / "y.safetensors").exists()
 
 
 def test_a_missing_file_and_a_missing_folder_are_named(tmp_path):

@@ -48,6 +48,20 @@ class PatchAttention(_OnModel):
         return (patched,)
 
 
+class Tokens(_OnModel):
+    """Appends two tokens of its own to those of the text, as the first adapters did."""
+
+    def apply(self, model):
+        patched = model.clone()
+
+        def patch(q, k, v, extra):
+            own = torch.ones(len(k), 2, k.shape[-1], dtype=k.dtype)
+            return q, torch.cat([k, own], 1), torch.cat([v, own], 1)
+
+        patched.set_model_attn2_patch(patch)
+        return (patched,)
+
+
 class OutputPatch(_OnModel):
     """Changes what the decoder's blocks read, as FreeU does (which looks for Stable Diffusion's widths)."""
 
@@ -172,6 +186,7 @@ NODE_CLASS_MAPPINGS = {
     "OtherAdapter": Adapter,
     "OtherRunOut": RunOut,
     "OtherFail": Fail,
+    "OtherTokens": Tokens,
     "OtherOutputPatch": OutputPatch,
     "OtherCompile": Compile,
     "OtherOverflow": Overflow,

@@ -1,0 +1,123 @@
+"""Load Diffusers Model: folders of any width and kind, beside the diffusers backend that reads the same ones."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, EDMEulerScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from nullinv_core import InputError, invert, load_inversion
+from nullinv_core.backends.diffusers import load_model
+from nullinv_core.demo.scenes import render, sample_edit
+from nullinv_core.demo.tokenizer import write_tokenizer
+from nullinv_core.demo.train import write_model
+from nullinv_core.demo.train_autoencoder import new_autoencoder
+from nullinv_core.demo.train_text import WIDTH, new_text_encoder
+
+from ..core.helpers import tiny_xl_folder
+from .graphs import Chain, Graph
+from .outputs import newest, relative
+from .server import error_of
+
+CAPTION = "a red star on a gray background"
+
+
+def rewrite(path, **changes):
+    """Change entries of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def inverted(comfy, name, steps=2):
+    """The trajectory that ComfyUI makes of the demo's scene with a folder."""
+    chain = Chain(steps=steps, optimize=False)
+    chain.graph[chain.load()[0]]["inputs"]["model"] = name
+    chain.graph[chain.source()[0]]["inputs"]["text"] = CAPTION
+    chain.graph.add("NullInvSave", trajectory=chain.invert(1), prompt=CAPTION, filename_prefix=name)
+    comfy.run(chain.graph)
+    return load_inversion(newest(comfy, name)).trajectory
+
+
+def said_of(comfy, name):
+    """What ComfyUI says of a folder that cannot be loaded."""
+    g = Graph()
+    load = g.add("NullInvLoadDiffusers", model=name)
+    g.add("PreviewAny", source=g.add("CLIPTextEncode", clip=load(1), text="a star")())
+    return error_of(comfy.finish(comfy.queue(g)))
+
+
+def narrow_autoencoder():
+    """Stable Diffusion's kind of autoencoder, an eighth as wide."""
+    return AutoencoderKL(
+        block_out_channels=(32, 32, 64, 64), layers_per_block=2, latent_channels=4, norm_num_groups=32,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("autoencoder", [new_autoencoder, narrow_autoencoder])
+def test_a_folder_of_any_width_loads(comfy, autoencoder):
+    """Guards Load Diffusers Model: widths that are no multiples of the first; the latents and the trajectory are
+    diffusers' own. A folder that lacks a weight is refused."""
+    name = f"odd-widths-{autoencoder.__name__}"
+    folder = comfy.base / "models" / "diffusers" / name
+    tokenizer = write_tokenizer(folder / "tokenizer")
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(64, 96), layers_per_block=1, attention_head_dim=(2, 3),
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=WIDTH,
+    )  # fmt: skip
+    write_model(folder, autoencoder(), unet, new_text_encoder(tokenizer))
+    saved, model = inverted(comfy, name), load_model(folder)
+    context = model.encode_prompts([model.prompt(CAPTION)])
+    assert relative(saved.latents, invert(model.denoiser, saved.clean, context, saved.schedule).latents) < 1e-3
+    scene = torch.from_numpy(render(sample_edit(0, "colour").source))[None]
+    assert relative(saved.clean, model.encode_image(scene)) < 1e-3
+    for part in ("vae", "text_encoder", "unet"):
+        broken = shutil.copytree(folder, folder.with_name(f"{name}-{part}"))
+        path = next((broken / part).glob("*.safetensors"))
+        whole = load_file(path)
+        save_file({k: v for k, v in whole.items() if k != max(whole)}, path)
+        lacking = Graph()
+        load = lacking.add("NullInvLoadDiffusers", model=broken.name)
+        text = lacking.add("CLIPTextEncode", clip=load(1), text=part)
+        lacking.add("NullInvP2PEdit", clip=load(1), source_text=part, edit_text=part)
+        lacking.add("PreviewAny", source=text())
+        assert "lacks 1 weights" in error_of(comfy.finish(comfy.queue(lacking))), part
+
+
+def test_a_folder_in_pieces_that_predicts_v_to_pure_noise(comfy):
+    """Guards SDXL fine-tunes: weights in several files, v prediction, zero terminal SNR; noise levels and trajectory
+    are diffusers' own."""
+    name = "pieces-v-zsnr"
+    folder = tiny_xl_folder(comfy.base / "models" / "diffusers" / name, pooled=16, time_width=256)
+    model = load_model(folder)
+    rewrite(folder / "scheduler/scheduler_config.json", prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
+    model.denoiser.unet.save_pretrained(folder / "unet", max_shard_size="300KB")
+    assert len(list((folder / "unet").glob("*-of-*.safetensors"))) > 1
+    saved, changed = inverted(comfy, name), load_model(folder)
+    schedule = changed.schedule(2)
+    noisy = saved.schedule.alphas_cumprod[1:]
+    assert noisy == pytest.approx(schedule.alphas_cumprod[1:], rel=1e-4)
+    assert noisy != pytest.approx(model.schedule(2).alphas_cumprod[1:], rel=1e-2)
+    again = invert(changed.denoiser, saved.clean, saved.context, saved.schedule)
+    assert relative(saved.latents, again.latents) < 1e-3
+    as_epsilon = invert(model.denoiser, saved.clean, saved.context, saved.schedule)
+    assert relative(saved.latents, as_epsilon.latents) > 1e-2
+
+
+def test_folders_without_noise_levels_or_tokens_are_refused(comfy):
+    """Guards the edge, in both backends: EDM folders (Playground), a tokenizer that names no filling token."""
+    root = comfy.base / "models" / "diffusers"
+    folder = tiny_xl_folder(root / "edm", pooled=16, time_width=256)
+    shutil.copytree(folder, root / "no-pad")
+    tokens = root / "no-pad/tokenizer/special_tokens_map.json"
+    tokens.write_text(json.dumps({k: v for k, v in json.loads(tokens.read_text()).items() if k != "pad_token"}))
+    assert "lacks 'pad_token'" in said_of(comfy, "no-pad")
+    EDMEulerScheduler().save_pretrained(folder / "scheduler")
+    rewrite(folder / "model_index.json", scheduler=["diffusers", "EDMEulerScheduler"])
+    assert "EDM noise levels" in said_of(comfy, "edm")
+    with pytest.raises(InputError, match="continuous noise levels"):
+        load_model(folder)
