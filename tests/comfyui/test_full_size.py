@@ -55,6 +55,21 @@ def in_comfyui(comfy, kind):
     g.add("NullInvSave", trajectory=inverted(1), prompt=PROMPTS[0], filename_prefix=kind, null_embeddings=optimized())
     g.add("NullInvSave", trajectory=other(1), prompt=EDITED, filename_prefix=f"{kind}-text")
     comfy.run(g, seconds=3000)
+    later = Photo(comfy.checkpoint(kind).name, SIDES[kind])
+    g = later.graph
+    loaded = g.add("NullInvLoad", file=f"output/{newest(comfy, kind).name}")
+    plan = g.add("NullInvP2PEdit", clip=later.load(1), source_text=loaded(2), edit_text=EDITED, blend_words="cat")
+    again = g.add("NullInvP2PSampler", model=later.load(), trajectory=loaded(0), edit=plan(), null_embeddings=loaded(1))
+    later.save(again(), f"{kind}-loaded")
+    # keeps the photo's own pixels, as Keep Photo does
+    one = g.add(
+        "NullInvEditPhoto", model=later.load(), clip=later.load(1), vae=later.load(2), image=later.image(),
+        source_text=PROMPTS[0], edit_text=EDITED, strength=0.35, blend_words="", size=SIDES[kind], steps=1, cfg=7.5,
+        keep_pixels=True,
+    )  # fmt: skip
+    g.add("PreviewImage", images=one(1))
+    comfy.run(g, seconds=3000)
+    saved["loaded"] = again()
     comfy.post("/free", {"unload_models": True, "free_memory": True})
     return {name: latent(comfy, f"{kind}-{name}") * SCALES[kind] for name in saved}
 
@@ -87,6 +102,7 @@ def test_both_backends_give_the_same(comfy, tmp_path, kind):
     plan = plan_edit(*prompts, trajectory.schedule.steps, EditSettings(blend=["cat"]))
     result = edit(denoiser, trajectory, saved.null, contexts[None, 1:], batch_edits([[plan]]), 7.5)
     found["edited"] = relative(result.latents[0], there["edited"])
+    found["edited, from the file"] = relative(there["loaded"], there["edited"])
 
     contexts_differ = relative(model_contexts, contexts)
     assert contexts_differ < 0.03

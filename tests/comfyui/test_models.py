@@ -158,6 +158,42 @@ def test_a_controlnet_takes_part(comfy, checkpoint):
     path.unlink()
 
 
+@pytest.mark.parametrize("checkpoint", ["sd15"], indirect=True)
+def test_fp8_weights_go_through_every_node(comfy, checkpoint):
+    """Guards Load Diffusion Model with weights in eight bits, computed in more: another trajectory, finite embeddings
+    that move; a KSampler and the edit's source branch retrace the reconstruction."""
+    path = comfy.base / "models" / "diffusion_models" / checkpoint
+    path.parent.mkdir(exist_ok=True)
+    path.hardlink_to(comfy.base / "models" / "checkpoints" / checkpoint)
+    noise = []
+    for dtype in ("default", "fp8_e4m3fn"):
+        photo = Photo(checkpoint)
+        g, whole = photo.graph, photo.load
+        eight = g.add("UNETLoader", unet_name=checkpoint, weight_dtype=dtype)
+        photo.load = lambda slot=0, whole=whole, eight=eight: whole(slot) if slot else eight()
+        inverted = photo.invert()
+        photo.save(inverted(0), f"{dtype}-noise")
+        optimized = photo.optimize(inverted)
+        applied = g.add("NullInvApply", model=eight(), null_embeddings=optimized())
+        sampled = g.add(
+            "KSamplerAdvanced", model=applied(), steps=2, cfg=7.5, positive=photo.source(), negative=photo.empty(),
+            latent_image=inverted(0),
+        )  # fmt: skip
+        saved = {"reconstruction": optimized(1), "ksampler": sampled(), "source": photo.edit(inverted, optimized)(1)}
+        for name, samples in saved.items():
+            photo.save(samples, f"{dtype}-{name}")
+        g.add("NullInvSave", trajectory=inverted(1), prompt="", filename_prefix=dtype, null_embeddings=optimized())
+        comfy.run(g)
+        noise.append(latent(comfy, f"{dtype}-noise"))
+        for name in ("ksampler", "source"):
+            apart = relative(latent(comfy, f"{dtype}-{name}"), latent(comfy, f"{dtype}-reconstruction"))
+            assert apart < 1e-3, (dtype, name)
+        null = load_inversion(newest(comfy, dtype)).null
+        assert null.losses.isfinite().all() and not torch.equal(null.embeddings[0], null.embeddings[1])
+    assert 1e-3 < relative(*noise) < 0.5
+    path.unlink()
+
+
 def test_a_lora_takes_part(comfy):
     """Guards weight patches: a LoRA before our nodes changes the trajectory; without it the trajectory is refused."""
     unet = load_file(PACK / "nullinv_core/demo/model/unet/diffusion_pytorch_model.safetensors")

@@ -1,5 +1,7 @@
 """Nodes of ComfyUI's own that change a MODEL, CLIP or CONDITIONING, in front of ours: all of docs/interplay.md."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -8,7 +10,7 @@ from nullinv_core.images import psnr
 
 from .graphs import Chain
 from .outputs import latent, relative
-from .server import error_of
+from .server import PACK, error_of
 from .test_interplay import QUICK, through
 
 
@@ -142,3 +144,16 @@ def test_half_precision_gives_the_photo_back(comfy, picture, dtype):
         comfy.run(g)
         found.append(psnr(picture(f"in-{name}"), picture("in-truth")))
     assert found[1] > found[0] - 0.5
+
+
+def test_eight_bit_weights_give_the_photo_back(comfy):
+    """Guards fp8: computed in more bits; the reconstruction within half a decibel of float32's, and retraced."""
+    found = {}
+    for flag in ("--fp32-unet", "--fp8_e4m3fn-unet", "--fp8_e5m2-unet"):
+        found[flag] = json.loads(comfy.script("eight_bits.py", PACK, flag).splitlines()[-1])
+    plain = found.pop("--fp32-unet")
+    assert plain["weights"] == plain["computed"] == "torch.float32"
+    for one in found.values():
+        assert "float8" in one["weights"] and one["computed"] == "torch.float32"
+        assert one["finite"] and one["moved"] > 1
+        assert one["reconstruction"] > plain["reconstruction"] - 0.5 and one["source"] > 60
