@@ -9,3 +9,9 @@ class InputError(ValueError):
 
 class NonFiniteError(ArithmeticError):
     """The network produced NaN or infinity. The message names the step and what to try."""
+
+
+def short(text: str, most: int = 80) -> str:
+    """A user's text for a message: on one line, and cut where it is longer than ``most`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..errors import InputError
+from ..errors import InputError, short
 from ..store import Inversion, load_inversion, save_inversion
 
 SUFFIX = ".safetensors"
@@ -32,7 +32,7 @@ def place_of(name: str) -> Path:
     """The path of a file that ``saved_files`` named; raises InputError for one outside of ComfyUI's folders."""
     place, _, rest = name.partition("/")
     if place not in PLACES or not rest.endswith(SUFFIX):
-        raise InputError(f'"{name}" is no inversion file; choose one of the list')
+        raise InputError(f'"{short(name)}" is no inversion file; choose one of the list')
     return _inside(Path(PLACES[place]()), rest)
 
 
@@ -42,7 +42,7 @@ def _inside(root: Path, name: str) -> Path:
     # links are followed, as ComfyUI itself does: who set them up meant them
     path = Path(os.path.abspath(root / name))
     if not path.is_relative_to(os.path.abspath(root)):
-        raise InputError(f'"{name}" leaves ComfyUI\'s folders; give a name inside of them')
+        raise InputError(f'"{short(name)}" leaves ComfyUI\'s folders; give a name inside of them')
     return path
 
 
@@ -75,13 +75,14 @@ def _numbered(stem: Path) -> Path:
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f'the folder "{stem.parent}" cannot be made ({error.strerror})') from error
+        raise InputError(f'the folder "{short(str(stem.parent))}" cannot be made ({error.strerror})') from error
     try:
         number = 1
         while (path := stem.with_name(f"{stem.name}_{number:05d}{SUFFIX}")).exists():
             number += 1
     except OSError as error:
-        raise InputError(f'no file can be named "{stem.name[:40]}…" ({error.strerror}); give another prefix') from error
+        name = short(stem.name)
+        raise InputError(f'no file can be named "{name}" ({error.strerror}); give another prefix') from error
     return path
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, short
 from ..prompt_to_prompt.alignment import align_tokens, explain
 from ..prompt_to_prompt.edit import Edit, EditSettings, Window, plan_edits, reweight
 from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
@@ -100,15 +100,15 @@ def take_weights(text: str) -> tuple[str, list[Mark]]:
     for found in WEIGHT.finditer(text):
         taken += text[end : found.start()]
         if not found[1].strip():
-            raise InputError(f'the weight {found[0]} in "{text}" has no word')
+            raise InputError(f'the weight {short(found[0])} in "{short(text)}" has no word')
         marks.append((len(taken), len(taken) + len(found[1]), float(found[2] or PLAIN_WEIGHT)))
         taken += found[1]
         end = found.end()
     taken += text[end:]
     if WEIGHT.search(taken):
-        raise InputError(f'"{text}" has a weight inside of another; give every word one')
+        raise InputError(f'"{short(text)}" has a weight inside of another; give every word one')
     if BRACKET.search(taken):
-        raise InputError(f'"{text}" has a bracket without its partner; write \\( for a bracket of the text itself')
+        raise InputError(f'"{short(text)}" has a bracket without its partner; write \\( for a bracket of it')
     return taken, marks
 
 
@@ -119,7 +119,8 @@ def _words_of(clip: Any, prompt: Prompt, marks: list[Mark]) -> dict[int, float]:
     for start, end, weight in marks:
         before, inside = (prompt_of(clip, text[:place]).words for place in (start, end))
         if words[: len(inside)] != inside or inside[: len(before)] != before:
-            raise InputError(f'the weight in "{text}" must stand around whole words, not "{text[start:end]}"')
+            marked = short(text[start:end])
+            raise InputError(f'the weight in "{short(text)}" must stand around whole words, not "{marked}"')
         weights |= dict.fromkeys(range(len(before), len(inside)), weight)
     return weights
 
@@ -130,7 +131,7 @@ def take_windows(text: str) -> dict[str, Window]:
     for part in filter(None, (p.strip() for p in text.split(","))):
         found = WINDOW.fullmatch(part)
         if not found:
-            raise InputError(f'"{part}" is no window of a word; write word=0.4 or word=0.2-0.8')
+            raise InputError(f'"{short(part)}" is no window of a word; write word=0.4 or word=0.2-0.8')
         word, start, end = found.groups()
         windows[word] = (float(start), float(end)) if end else float(start)
     return windows
@@ -157,8 +158,8 @@ def prompt_of(clip: Any, text: str) -> Prompt:
     )
     if len(names) != len(learned_groups) or not whole:
         raise InputError(
-            f'not all of the embeddings in "{text}" ({", ".join(names)}) are in models/embeddings and made for this '
-            "model; check their names"
+            f'not all of the embeddings in "{short(text)}" ({short(", ".join(names))}) are in models/embeddings and '
+            "made for this model; check their names"
         )
     name_of = dict(zip(sorted(learned_groups), names, strict=True))
     ids: list[int] = []

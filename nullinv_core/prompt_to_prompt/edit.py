@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, short
 from .alignment import Mode, Pair, TokenAlignment, align_tokens, align_words
-from .prompt import Prompt, find_phrase
+from .prompt import LISTED, Prompt, find_phrase
 
 Window = float | tuple[float, float]
 """Share of the steps, from the noisiest, in which attention is replaced: an end, or a (start, end) in 0…1."""
@@ -182,8 +182,8 @@ def _select(source: Prompt, prompt: Prompt, phrases: Sequence[str], what: str) -
     for phrase in phrases:
         found = [_tokens_or_none(p, phrase, what) for p in (source, prompt)]
         if found == [None, None]:
-            words = ", ".join(dict.fromkeys([*source.words, *prompt.words]))
-            raise InputError(f'{what} "{phrase}" is in neither prompt; their words are: {words}')
+            words = short(", ".join(dict.fromkeys([*source.words, *prompt.words])), LISTED)
+            raise InputError(f'{what} "{short(phrase)}" is in neither prompt; their words are: {words}')
         if found[0] is None and found[1] is not None:
             found[0] = _counterpart(prompt, source, found[1])
         if found[1] is None and found[0] is not None:

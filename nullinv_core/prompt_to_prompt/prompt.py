@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ..errors import InputError, short
 
+LISTED = 300
+"""Most characters of a message's list of words."""
 START, END, PAD = -1, -2, -3
 """Entries of ``Prompt.word_of_token`` for tokens that belong to no word."""
 
@@ -54,6 +56,7 @@ def find_phrase(prompt: Prompt, phrase: str, what: str = "word") -> list[int]:
     starts = range(len(prompt.words) - len(wanted) + 1) if wanted else range(0)
     hits = [w for s in starts if list(prompt.words[s : s + len(wanted)]) == wanted for w in range(s, s + len(wanted))]
     if not hits:
-        known = ", ".join(dict.fromkeys(prompt.words)) or "(none)"
-        raise InputError(f'{what} "{phrase}" is not in the prompt "{prompt.text}"; its words are: {known}')
+        known = short(", ".join(dict.fromkeys(prompt.words)), LISTED) or "(none)"
+        phrase, text = short(phrase), short(prompt.text)
+        raise InputError(f'{what} "{phrase}" is not in the prompt "{text}"; its words are: {known}')
     return [token for word in dict.fromkeys(hits) for token in prompt.tokens_of_word(word)]

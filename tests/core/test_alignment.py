@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nullinv_core.errors import InputError
 from nullinv_core.prompt_to_prompt.alignment import align_tokens, align_words, choose_mode, explain
-from nullinv_core.prompt_to_prompt.prompt import END, PAD, START, find_phrase
+from nullinv_core.prompt_to_prompt.prompt import END, PAD, START, Prompt, find_phrase
 
 from .helpers import word_prompt
 
@@ -193,3 +193,14 @@ def test_the_explanation_names_sources():
         "red <- red",
         "fluffy <- (its own attention)",
     ]
+
+
+@given(st.lists(st.text("ab c\n\t", max_size=200), min_size=2, max_size=2))
+def test_messages_are_one_line(texts):
+    """Guards what the page shows: whatever a prompt or a phrase holds, of whatever length."""
+    phrase, text = texts
+    words = text.split()
+    prompt = Prompt(text, (0, 1), tuple(words), (START, END))
+    with pytest.raises(InputError) as said:
+        find_phrase(prompt, f"zebra {phrase}", "blend word")
+    assert "\n" not in str(said.value) and len(str(said.value)) < 600
