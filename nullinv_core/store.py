@@ -34,6 +34,7 @@ LARGEST = 8 * 2**30
 FEWER = "invert fewer pictures at once"
 SIZES = 6
 """Numbers that SDXL is told: the picture's width and height as it was, its crop, its width and height as it is."""
+LARGEST_SIZE = 2**16
 REQUIRED = {"trajectory", "context", "timesteps", "alphas_cumprod"}
 
 
@@ -195,6 +196,7 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion
         raise InputError(f"its precision is {metadata['precision']!r}")
     region = tensors["region"].bool() if "region" in tensors else None
     sizes = metadata.get("sizes", [])
-    if not isinstance(sizes, list) or len(sizes) not in (0, SIZES) or not all(isinstance(n, int) for n in sizes):
-        raise InputError("its sizes are not six numbers")
+    whole = isinstance(sizes, list) and len(sizes) in (0, SIZES)
+    if not whole or any(type(n) is not int or abs(n) > LARGEST_SIZE for n in sizes):
+        raise InputError("its sizes are not six numbers of pixels")
     return Inversion(trajectory, null, tuple(prompts), identity, model, metadata["precision"], region, tuple(sizes))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..context import pack, unpack
 from ..errors import InputError
+from ..store import Inversion
 from .comfy_gradients import ordinary
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
@@ -71,14 +72,25 @@ def _for_each(tensor: Tensor, what: str, batch: int) -> Tensor:
     return tensor.detach().to("cpu", torch.float32).expand(batch, *tensor.shape[1:]).clone()
 
 
-def sizes_of(conditioning: Conditioning, latents: Tensor) -> tuple[int, ...]:
-    """What SDXL is told of the picture (see ``SIZE_KEYS``): by CLIPTextEncodeSDXL, else as ComfyUI does by itself."""
-    extras = conditioning[0][1]
+def sizes_of(extras: dict[str, Any], latents: Tensor) -> tuple[int, ...]:
+    """What SDXL is told of the picture (see ``SIZE_KEYS``): by CLIPTextEncodeSDXL, else as ComfyUI does by itself.
+
+    ``extras``: of a CONDITIONING.
+    """
     width, height = (
         extras.get(k, FACTOR * n) for k, n in (("width", latents.shape[-1]), ("height", latents.shape[-2]))
     )
     told = {"width": width, "height": height, "crop_w": 0, "crop_h": 0, "target_width": width, "target_height": height}
     return tuple(int(extras.get(key, value)) for key, value in told.items())
+
+
+def check_same_sizes(extras: dict[str, Any], inversion: Inversion, what: str) -> None:
+    """Raise InputError where a conditioning tells SDXL other sizes than the picture was inverted with."""
+    if inversion.sizes and (found := sizes_of(extras, inversion.trajectory.clean)) != inversion.sizes:
+        raise InputError(
+            f"the {what} text tells SDXL other sizes {found} than the one that the picture was inverted with "
+            f"{inversion.sizes}; encode both with the same node and sizes"
+        )
 
 
 def with_sizes(conditioning: Conditioning, sizes: tuple[int, ...]) -> Conditioning:
@@ -92,7 +104,7 @@ def with_context(entry: dict[str, Any], context: Tensor, pooled: int = 0, pooled
     conds = {**entry["model_conds"], "c_crossattn": comfy.conds.CONDCrossAttn(text)}
     if vector is not None:
         # ComfyUI's vector is the pooled one followed by the sizes
-        sizes = entry["model_conds"]["y"].cond[:, pooled:].to(vector).expand(len(vector), -1)
+        sizes = entry["model_conds"]["y"].cond[:1, pooled:].to(vector).expand(len(vector), -1)
         conds["y"] = comfy.conds.CONDRegular(torch.cat([vector if pooled_gradient else vector.detach(), sizes], 1))
     return {**entry, "model_conds": conds}
 

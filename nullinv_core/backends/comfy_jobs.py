@@ -20,7 +20,7 @@ from ..schedule import Schedule
 from ..store import Inversion, fingerprint
 from ..types import NullEmbeddings
 from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas, sigma_of
-from .comfy_conditioning import Conditioning, pooled_width, sizes_of, text_of, with_sizes
+from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
 from .comfy_text import EditRequest
 
 Latent = dict[str, Any]
@@ -77,7 +77,7 @@ def invert_latent(
     # before the run, in which LoRAs that hang on the text are in the weights
     identity, pooled = fingerprint_of(model), pooled_width(model.model)
     context = text_of(positive, "source", len(samples), pooled)
-    sizes = sizes_of(positive, samples) if pooled else ()
+    sizes = sizes_of(positive[0][1], samples) if pooled else ()
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> Inversion:
         callback = progress(model, invert=schedule.steps)
@@ -107,9 +107,9 @@ def optimize(
     trajectory, pooled = inversion.trajectory, pooled_width(model.model)
     context = text_of(positive, "source", trajectory.batch, pooled)
     check_same_text(context, trajectory.context)
-    check_same_sizes(positive, inversion, "source")
-    check_same_sizes(negative, inversion, "negative")
     empty = _as_long_as(text_of(negative, "negative", trajectory.batch, pooled), context, pooled)
+    check_same_sizes(positive[0][1], inversion, "source")
+    check_same_sizes(negative[0][1], inversion, "negative")
     steps, settings = trajectory.schedule.steps, recipe.optimization
     alike = branches_alike(model, positive, negative)
 
@@ -173,8 +173,8 @@ def sample_edit(
     negative = negative or with_sizes(request.empty, inversion.sizes)
     check_same_text(text_of(positive, "source", batch, pooled), trajectory.context)
     text_of(negative, "negative", batch, pooled)
-    check_same_sizes(positive, inversion, "source")
-    check_same_sizes(negative, inversion, "negative")
+    check_same_sizes(positive[0][1], inversion, "source")
+    check_same_sizes(negative[0][1], inversion, "negative")
     result: EditResult = run(
         model, positive, negative, samples, trajectory.schedule, job, branches=1 + len(request.prompts)
     )
@@ -227,15 +227,6 @@ def check_same_text(context: Tensor, other: Tensor) -> None:
         raise InputError(
             "the source text is not the one that the picture was inverted with; feed one text to CLIP Text Encode and "
             "to P2P Edit"
-        )
-
-
-def check_same_sizes(conditioning: Conditioning, inversion: Inversion, what: str) -> None:
-    """Raise InputError where a conditioning tells SDXL other sizes than the picture was inverted with."""
-    if inversion.sizes and (found := sizes_of(conditioning, inversion.trajectory.clean)) != inversion.sizes:
-        raise InputError(
-            f"the {what} text tells SDXL other sizes {found} than the one that the picture was inverted with "
-            f"{inversion.sizes}; encode both with the same node and sizes"
         )
 
 

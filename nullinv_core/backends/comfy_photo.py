@@ -14,11 +14,10 @@ from ..keeping import keep_photo
 from ..presets import Recipe
 from ..prompt_to_prompt.edit import EditSettings
 from .comfy import check_model
+from .comfy_conditioning import FACTOR
 from .comfy_jobs import invert_latent, optimize, sample_edit, schedule_of
 from .comfy_text import plan_request
 
-FACTOR = 8
-"""Pixels per latent position along one side."""
 GAP = 8
 """Pixels between the pictures of a before-and-after strip."""
 PINNED = Recipe("fixed-point", None, pinned=True, unshared=True)

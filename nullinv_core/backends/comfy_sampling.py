@@ -14,7 +14,7 @@ from ..context import unpack
 from ..errors import InputError
 from ..store import Inversion
 from .comfy import OWN_WRAPPER, sigma_of
-from .comfy_conditioning import Conditioning, pooled_width, with_context, with_sizes
+from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
 
 
 def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
@@ -33,7 +33,10 @@ class NullTextGuider(comfy.samplers.CFGGuider):
         self, model: Any, positive: Conditioning, inversion: Inversion, guidance: float,
         negative: Conditioning | None = None,
     ) -> None:  # fmt: skip
-        """``negative``: what the embeddings were optimized with, where it carries more than text (a ControlNet)."""
+        """``negative``: what the embeddings were optimized with, where it carries more than text (a ControlNet).
+
+        SDXL is told the sizes that the picture was inverted with.
+        """
         super().__init__(model)
         self.inversion = inversion
         steps = inversion.trajectory.schedule.steps
@@ -41,7 +44,7 @@ class NullTextGuider(comfy.samplers.CFGGuider):
         text, vector = unpack(first, pooled_width(model.model))
         extras = {} if vector is None else {"pooled_output": vector}
         null = [(text, {**(negative[0][1] if negative else {}), **extras})]
-        self.set_conds(positive, with_sizes(null, inversion.sizes))
+        self.set_conds(*(with_sizes(each, inversion.sizes) for each in (positive, null)))
         self.set_cfg(guidance)
 
     def predict_noise(
@@ -66,7 +69,9 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         text, *rest = conds
         if len(rest) > 1:
             raise InputError("Apply Null-Text needs a guider with one positive and one negative text")
-        pooled = pooled_width(network)
+        pooled, same_shape = pooled_width(network), x.shape[-2:] == inversion.trajectory.clean.shape[-2:]
+        for entry in (entry for entries in conds for entry in entries or () if same_shape):
+            check_same_sizes(entry, inversion, "KSampler's")
         nulls = [[with_context(entry, null, pooled) for entry in negative or ()] or None for negative in rest]
         return executor(network, [text, *nulls], x, timestep, options)
 

@@ -149,7 +149,8 @@ def _load_single_file(path: Path, config: Path | None) -> Any:
 
 def marked_prediction(names: Container[str]) -> dict[str, Any]:
     """What a checkpoint's own marks say about its scheduler: fine-tunes of SDXL that predict v carry empty tensors."""
-    return {"prediction_type": "v_prediction", "rescale_betas_zero_snr": "ztsnr" in names} if "v_pred" in names else {}
+    marked = {"prediction_type": "v_prediction"} if "v_pred" in names else {}
+    return marked | ({"rescale_betas_zero_snr": True} if marked and "ztsnr" in names else {})
 
 
 def _family(path: Path) -> tuple[str, str, dict[str, Any]]:
@@ -173,7 +174,7 @@ def _family(path: Path) -> tuple[str, str, dict[str, Any]]:
             "checkpoint"
         )
     repository = str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
-    return kind, repository, marked_prediction(checkpoint)
+    return kind, repository, marked_prediction(checkpoint) if kind == "xl_base" else {}
 
 
 def _cached_configuration(path: Path, kind: str, repository: str) -> Path:

@@ -33,6 +33,7 @@ FAMILIES = {
     "SD 1.5": (supported.SD15, {"adm_in_channels": None}),
     "SD 1.5 inpainting": (supported.SD15, {"adm_in_channels": None, "in_channels": 9}),
     "SD 1.5 instruct-pix2pix": (supported.SD15_instructpix2pix, {"adm_in_channels": None, "in_channels": 8}),
+    "SD 2.1": (supported.SD20, {"adm_in_channels": None}),
     "SD 2.1 unCLIP": (supported.SD21UnclipL, {"adm_in_channels": 1536, **EXTRA}),
     "SDXL": (supported.SDXL, {"adm_in_channels": 1536 + 20, **EXTRA}),
     "SDXL inpainting": (supported.SDXL, {"adm_in_channels": 1536 + 20, "in_channels": 9, **EXTRA}),

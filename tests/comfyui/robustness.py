@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.common import environment
 from nullinv_core import load_inversion, save_inversion
 
 from ..core.fuzz_files import fuzz_files
@@ -174,26 +175,44 @@ def random_value(rng, kind, options):
     return rng.choice(options["options"] if kind == "COMBO" else kind)
 
 
-def random_graph(rng, known):
-    """The chain of all our nodes with inputs at random: some values, some links, some that are left out.
-
-    ``known``: ComfyUI's description of every node.
-    """
+def every_node(comfy):
+    """A graph of all our nodes, each of which runs; a saved inversion is made for it where there is none."""
     chain = Chain(steps=1, inner_steps=1)
     g = chain.graph
-    plan, sampler = chain.edit("a green star on a gray background")
-    if rng.random() < 0.5:
-        texts = ["source_text", "edit_text", "blend_words", "exclude_words", "word_windows", "steady_words"]
-        g[plan()[0]]["inputs"][rng.choice(texts)] = rng.choice(TEXTS)
-    g.add("NullInvAttentionMaps", attention=sampler(3), words="", edit=0)
-    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
-    g.add("SaveLatent", samples=chain.ksampler(applied(), 7.5)(), filename_prefix="fuzz")
-    edited = g.add("VAEDecode", samples=sampler(), vae=chain.load(2))
-    kept = g.add("NullInvKeepPhoto", photo=chain.scene(0), edited=edited(), reconstruction=chain.scene(0))
-    g.add("PreviewImage", images=kept())
     g.add(
         "NullInvSave", trajectory=chain.invert(1), prompt="x", filename_prefix="fuzz", null_embeddings=chain.optimize()
     )
+    if not list((comfy.base / "output").glob("fuzz_*.safetensors")):
+        comfy.run(g)
+    plan, sampler = chain.edit("a green star on a gray background")
+    maps = g.add("NullInvAttentionMaps", attention=sampler(3), words="", edit=0)
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    loaded = g.add("NullInvLoad", file="output/fuzz_00001.safetensors")
+    again = g.add("NullInvP2PSampler", model=chain.load(), trajectory=loaded(0), edit=plan(), null_embeddings=loaded(1))
+    for samples in (chain.ksampler(applied(), 7.5)(), chain.guided(chain.load())(), again()):
+        g.add("SaveLatent", samples=samples, filename_prefix="fuzz")
+    edited, photo = (g.add("VAEDecode", samples=s, vae=chain.load(2)) for s in (sampler(), chain.latent()))
+    kept = g.add("NullInvKeepPhoto", photo=chain.scene(0), edited=edited(), reconstructed=photo())
+    one = g.add(
+        "NullInvEditPhoto", model=chain.load(), clip=chain.load(1), vae=chain.load(2), image=chain.scene(0),
+        source_text=chain.scene(1), edit_text=chain.scene(2), strength=0.35, blend_words="", size=128, steps=1, cfg=7.5,
+        keep_pixels=True,
+    )  # fmt: skip
+    for images in (maps(), kept(), one(1)):
+        g.add("PreviewImage", images=images)
+    return g
+
+
+def random_graph(rng, whole, known):
+    """A graph of all nodes with inputs at random: some values, some links, some that are left out.
+
+    ``known``: ComfyUI's description of every node.
+    """
+    g = Graph(json.loads(json.dumps(whole)))
+    plan = next(node for node in g.values() if node["class_type"] == "NullInvP2PEdit")
+    if rng.random() < 0.5:
+        texts = ["source_text", "edit_text", "blend_words", "exclude_words", "word_windows", "steady_words"]
+        plan["inputs"][rng.choice(texts)] = rng.choice(TEXTS)
     ours = [node for node in g.values() if node["class_type"].startswith("NullInv")]
     for _ in range(rng.randrange(1, 5)):
         node = rng.choice(ours)
@@ -212,10 +231,12 @@ def random_graph(rng, known):
 
 def fuzz_nodes(comfy, count, seed=0):
     """How graphs with inputs at random end: run, refused by ComfyUI, or refused in words of ours; nothing else."""
-    ends, known = Counter(), comfy.get("/object_info")
+    ends, whole, known = Counter(), every_node(comfy), comfy.get("/object_info")
     ours = {name for name in known if name.startswith("NullInv")}
+    assert ours == {node["class_type"] for node in whole.values()} & ours
+    comfy.run(whole)
     for case in range(count):
-        graph = random_graph(random.Random(f"{seed} {case}"), known)
+        graph = random_graph(random.Random(f"{seed} {case}"), whole, known)
         answer = comfy.post("/prompt", {"prompt": graph})
         if "prompt_id" not in answer:
             ends["refused by ComfyUI"] += 1
@@ -248,7 +269,7 @@ def main():
         }
         try:
             version = comfy.get("/system_stats")["system"]["comfyui_version"]
-            found = {"comfyui": version, "torch": torch.__version__}
+            found = {"comfyui": version, **environment()}
             for name, part in parts.items():
                 started = time.monotonic()
                 found[name] = part()

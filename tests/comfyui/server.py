@@ -138,9 +138,9 @@ class Server:
             return json.loads(refusal.read())
 
     def queue(self, graph):
-        """Queue an API-format graph; return its prompt id. Raises AssertionError where ComfyUI refuses it."""
+        """Queue an API-format graph; return its prompt id. Raises AssertionError where ComfyUI refuses a part of it."""
         answer = self.post("/prompt", {"prompt": graph})
-        assert "prompt_id" in answer, json.dumps(answer, indent=1)
+        assert "prompt_id" in answer and not answer["node_errors"], json.dumps(answer, indent=1)
         return answer["prompt_id"]
 
     def watch(self, graph):

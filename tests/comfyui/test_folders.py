@@ -29,11 +29,12 @@ def rewrite(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def inverted(comfy, name, steps=2):
+def inverted(comfy, name, scheduler="ddim_uniform"):
     """The trajectory that ComfyUI makes of the demo's scene with a folder."""
-    chain = Chain(steps=steps, optimize=False)
+    chain = Chain(steps=2, optimize=False)
     chain.graph[chain.load()[0]]["inputs"]["model"] = name
     chain.graph[chain.source()[0]]["inputs"]["text"] = CAPTION
+    chain.graph[chain.invert()[0]]["inputs"]["scheduler"] = scheduler
     chain.graph.add("NullInvSave", trajectory=chain.invert(1), prompt=CAPTION, filename_prefix=name)
     comfy.run(chain.graph)
     return load_inversion(newest(comfy, name)).trajectory
@@ -106,6 +107,11 @@ def test_a_folder_in_pieces_that_predicts_v_to_pure_noise(comfy):
     assert relative(saved.latents, again.latents) < 1e-3
     as_epsilon = invert(model.denoiser, saved.clean, saved.context, saved.schedule)
     assert relative(saved.latents, as_epsilon.latents) > 1e-2
+    # other schedulers than the authors' start where nothing of the picture is left
+    saved = inverted(comfy, name, "normal")
+    assert saved.schedule.alphas_cumprod[-1] < 1e-7
+    again = invert(changed.denoiser, saved.clean, saved.context, saved.schedule)
+    assert relative(saved.latents, again.latents) < 1e-3
 
 
 def test_folders_without_noise_levels_or_tokens_are_refused(comfy):

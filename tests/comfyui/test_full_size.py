@@ -6,10 +6,12 @@ Random weights, small latents; each backend has the machine to itself. The figur
 
 import gc
 import json
+import math
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
 from benchmarks.common import environment, write_json
 from nullinv_core import EditSettings, batch_edits, edit, invert, load_inversion, plan_edit, reconstruct
@@ -51,7 +53,11 @@ def in_comfyui(comfy, kind):
              "guided": guided()}  # fmt: skip
     for name, samples in saved.items():
         photo.save(samples, f"{kind}-{name}")
-    g.add("NullInvAttentionMaps", attention=edited(3), words="cat", edit=0)
+    maps = g.add("NullInvAttentionMaps", attention=edited(3), words="cat", edit=0)
+    pictures = [g.add("VAEDecode", samples=samples, vae=photo.load(2))() for samples in (edited(0), photo.latent())]
+    kept = g.add("NullInvKeepPhoto", photo=photo.image(), edited=pictures[0], reconstructed=pictures[1])
+    for images in (maps(), kept()):
+        g.add("PreviewImage", images=images)
     g.add("NullInvSave", trajectory=inverted(1), prompt=PROMPTS[0], filename_prefix=kind, null_embeddings=optimized())
     g.add("NullInvSave", trajectory=other(1), prompt=EDITED, filename_prefix=f"{kind}-text")
     comfy.run(g, seconds=3000)
@@ -61,7 +67,6 @@ def in_comfyui(comfy, kind):
     plan = g.add("NullInvP2PEdit", clip=later.load(1), source_text=loaded(2), edit_text=EDITED, blend_words="cat")
     again = g.add("NullInvP2PSampler", model=later.load(), trajectory=loaded(0), edit=plan(), null_embeddings=loaded(1))
     later.save(again(), f"{kind}-loaded")
-    # keeps the photo's own pixels, as Keep Photo does
     one = g.add(
         "NullInvEditPhoto", model=later.load(), clip=later.load(1), vae=later.load(2), image=later.image(),
         source_text=PROMPTS[0], edit_text=EDITED, strength=0.35, blend_words="", size=SIDES[kind], steps=1, cfg=7.5,
@@ -72,6 +77,30 @@ def in_comfyui(comfy, kind):
     saved["loaded"] = again()
     comfy.post("/free", {"unload_models": True, "free_memory": True})
     return {name: latent(comfy, f"{kind}-{name}") * SCALES[kind] for name in saved}
+
+
+def test_a_file_s_own_marks_are_read(comfy, tmp_path):
+    """Guards fine-tunes of SDXL that predict v to pure noise: both backends see it in the file, whatever its family's
+    configuration says."""
+    file = comfy.checkpoint("sdxl")
+    config = write_configuration("sdxl", tmp_path / "sdxl", comfy.comfyui / "comfy" / "sd1_tokenizer")
+    marked = file.with_name("marked.safetensors")
+    save_file({**load_file(file), "v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}, marked)
+    photo, printed = Photo(marked.name, SIDES["sdxl"]), len(comfy.text())
+    inverted = photo.graph.add(
+        "NullInvDDIMInvert", model=photo.load(), source=photo.source(), latent=photo.latent(), steps=1,
+        scheduler="normal",
+    )  # fmt: skip
+    photo.graph.add("NullInvSave", trajectory=inverted(1), prompt=PROMPTS[0], filename_prefix="marked")
+    comfy.run(photo.graph, seconds=3000)
+    comfy.post("/free", {"unload_models": True, "free_memory": True})
+    assert "model_type V_PREDICTION" in comfy.text()[printed:]
+    schedule = load_inversion(newest(comfy, "marked")).trajectory.schedule
+    model = load_model(marked, dtype=torch.bfloat16, config=config)
+    assert model.denoiser.prediction == "v_prediction"
+    assert math.isclose(schedule.alphas_cumprod[-1], model.alphas_cumprod[-1], rel_tol=0.01)
+    assert model.alphas_cumprod[-1] < 1e-7
+    marked.unlink()
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sd2", "sdxl"])

@@ -46,6 +46,7 @@ def plain(comfy):
     [
         ("OtherOutputPatch", {}),
         ("ModelSamplingDiscrete", {"sampling": "eps", "zsnr": True}),
+        ("ModelSamplingDiscrete", {"sampling": "v_prediction", "zsnr": True}),
         ("ModelComputeDtype", {"dtype": "bf16"}),
         ("OtherCompile", {}),
     ],
@@ -117,11 +118,14 @@ def test_positions_that_are_moved_are_refused(comfy, kind, inputs):
     assert latent(comfy, kind).isfinite().all()
 
 
-def test_tokens_beside_the_text_are_refused_in_edits(comfy):
-    """Guards words: what a patch appends to the text's tokens would be taken for a word. All else goes on with it."""
+@pytest.mark.parametrize("what", ["tokens", "rows"])
+def test_tokens_beside_the_text_are_refused_in_edits(comfy, what):
+    """Guards words: what a patch appends to the text's tokens would be taken for a word, and rows that it adds for
+    other branches. All else goes on with it."""
     chain = Chain(**QUICK)
-    _, sampler = chain.edit()
-    through(chain, "OtherTokens", sampler)
+    _, sampler = chain.edit(self_replace=0.0)
+    other = through(chain, "OtherTokens", sampler)
+    chain.graph[other()[0]]["inputs"]["what"] = what
     chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix="tokens")
     comfy.run({k: v for k, v in chain.graph.items() if v["class_type"] not in ("NullInvP2PEdit", "NullInvP2PSampler")})
     assert latent(comfy, "tokens").isfinite().all()

@@ -59,7 +59,8 @@ def saved(comfy, model):
         ("guided", photo.guided(photo.load())(0)), ("ksampler", photo.ksampler(applied(), 7.5)()),
     ):  # fmt: skip
         g.add("SaveLatent", samples=samples, filename_prefix=f"xl-{name}")
-    g.add("NullInvAttentionMaps", attention=sampler(3), words="circle", edit=0)
+    maps = g.add("NullInvAttentionMaps", attention=sampler(3), words="circle", edit=1)
+    g.add("PreviewImage", images=maps())
     g.add(
         "NullInvSave", trajectory=photo.invert(1), prompt=SOURCE, filename_prefix="xl", null_embeddings=photo.optimize()
     )
@@ -159,7 +160,9 @@ def test_sizes_of_the_inversion_hold_in_the_edit(comfy, model, saved):
     g[photo.optimize()[0]]["inputs"].update(source=source(), negative=empty())
     saving = g.add("NullInvSave", trajectory=photo.invert(1), prompt=SOURCE, filename_prefix="xl-sizes",
                    null_embeddings=photo.optimize())  # fmt: skip
-    guided = g.guided(photo.load(), source(), photo.optimize(), photo.invert(0), STEPS)
+    # whatever sizes the guider's text has
+    plain = encoded(g, photo.load(1), SOURCE)
+    guided = g.guided(photo.load(), plain(), photo.optimize(), photo.invert(0), STEPS)
     for name, samples in {"source": sampler(1), "reconstruction": photo.optimize(1), "guided": guided()}.items():
         g.add("SaveLatent", samples=samples, filename_prefix=f"xl-sizes-{name}")
     comfy.run(g)
@@ -169,19 +172,39 @@ def test_sizes_of_the_inversion_hold_in_the_edit(comfy, model, saved):
     for name in ("source", "guided"):
         assert relative(latent(comfy, f"xl-sizes-{name}"), latent(comfy, "xl-sizes-reconstruction")) < 1e-3, name
     del g[saving()[0]]
-    plain = encoded(g, photo.load(1), SOURCE)
     for node, inputs in ((sampler, {"source": plain()}), (photo.optimize, {"negative": photo.empty()})):
         g[node()[0]]["inputs"].update(inputs)
         assert "SDXL other sizes" in error_of(comfy.finish(comfy.queue(g)))
 
 
-def test_an_embedding_for_one_encoder_is_refused(comfy, model):
-    """Guards words: a textual inversion of Stable Diffusion 1.5 would shift the tokens of SDXL's second encoder."""
-    save_file({"emb_params": torch.randn(2, 12)}, comfy.base / "models" / "embeddings" / "narrow.safetensors")
-    photo = Photo()
-    plan, _ = photo.edit("a red circle on a embedding:narrow background")
+@pytest.mark.parametrize("both", [True, False])
+def test_an_embedding_is_for_both_encoders(comfy, model, both):
+    """Guards words: SDXL's textual inversions hold vectors for both encoders; one of Stable Diffusion 1.5 would shift
+    the tokens of the second, and is refused."""
+    vectors = (
+        {"clip_l": torch.randn(2, 12), "clip_g": torch.randn(2, 16)} if both else {"emb_params": torch.randn(2, 12)}
+    )
+    save_file(vectors, comfy.base / "models" / "embeddings" / f"both-{both}.safetensors")
+    photo, text = Photo(), f"a red embedding:both-{both} on a gray background"
+    plan, sampler = photo.edit(text, blend_words=f"embedding:both-{both}")
     photo.graph.add("PreviewAny", source=plan(3))
-    assert "made for this model" in error_of(comfy.finish(comfy.queue(photo.graph)))
+    photo.graph.add("SaveLatent", samples=sampler(), filename_prefix="xl-embedding")
+    entry = comfy.finish(comfy.queue(photo.graph))
+    if both:
+        assert "embedding:both-true" in str(entry["outputs"]).lower() and latent(comfy, "xl-embedding").isfinite().all()
+    else:
+        assert "made for this model" in error_of(entry)
+
+
+def test_sizes_hold_in_a_ksampler(comfy, model):
+    """Guards Apply Null-Text: a text that tells SDXL other sizes than the inversion's is refused."""
+    photo = Photo()
+    g = photo.graph
+    applied = g.add("NullInvApply", model=photo.load(), null_embeddings=photo.optimize())
+    sampled = photo.ksampler(applied(), 7.5)
+    g.add("SaveLatent", samples=sampled(), filename_prefix="xl-never")
+    g[sampled()[0]]["inputs"]["positive"] = encoded(g, photo.load(1), SOURCE, crop_w=64)()
+    assert "SDXL other sizes" in error_of(comfy.finish(comfy.queue(g)))
 
 
 def test_the_photo_of_a_scene_is_seen(comfy, saved, model):

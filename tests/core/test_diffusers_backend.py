@@ -290,10 +290,12 @@ def test_a_single_file_without_configuration_is_refused_without_the_network(tmp_
 def test_a_file_says_itself_that_it_predicts_v():
     """Guards fine-tunes of SDXL, whose family's configuration says ε: ComfyUI's own marks."""
     assert marked_prediction({"model.x": 0}) == {}
-    for names, zero in (({"v_pred": 0}, False), ({"v_pred": 0, "ztsnr": 0}, True)):
-        scheduler = EulerDiscreteScheduler.from_config(EulerDiscreteScheduler().config, **marked_prediction(names))
-        assert scheduler.config.prediction_type == "v_prediction"
-        assert scheduler.config.rescale_betas_zero_snr is zero
+    for folder in (False, True):
+        config = EulerDiscreteScheduler(rescale_betas_zero_snr=folder).config
+        for names, zero in (({"v_pred": 0}, folder), ({"v_pred": 0, "ztsnr": 0}, True)):
+            scheduler = EulerDiscreteScheduler.from_config(config, **marked_prediction(names))
+            assert scheduler.config.prediction_type == "v_prediction"
+            assert scheduler.config.rescale_betas_zero_snr is zero
 
 
 def test_pure_noise_has_a_level(model_folder):

@@ -17,6 +17,8 @@ from nullinv_core.store import fingerprint
 from .fuzz_files import fuzz_files
 from .helpers import tiny_schedule
 
+SIZES = (1024, 768, 0, 64, 512, 384)
+
 
 def some_inversion(batch=2, steps=3, dtype=torch.float32, with_null=True, seed=0):
     g = torch.Generator().manual_seed(seed)
@@ -29,7 +31,7 @@ def some_inversion(batch=2, steps=3, dtype=torch.float32, with_null=True, seed=0
         torch.randn(steps, batch, 9, 6, generator=g), tiny_schedule(steps), 7.5, torch.rand(steps, batch, generator=g),
         torch.randint(1, 10, (steps, batch), generator=g),
     )  # fmt: skip
-    return Inversion(trajectory, null if with_null else None, tuple("ab"[:batch]), "f" * 64, "demo")
+    return Inversion(trajectory, null if with_null else None, tuple("ab"[:batch]), "f" * 64, "demo", sizes=SIZES)
 
 
 @given(st.integers(1, 2), st.integers(1, 5), st.sampled_from([torch.float32, torch.float16]), st.booleans())
@@ -53,7 +55,7 @@ def test_a_round_trip_changes_no_bit(tmp_path_factory, batch, steps, dtype, with
 
 def test_sizes_are_kept_where_there_are_any(tmp_path):
     """Guards what ComfyUI told SDXL of the picture."""
-    for sizes in ((), (1024, 768, 0, 64, 512, 384)):
+    for sizes in ((), SIZES):
         save_inversion(tmp_path / "x.safetensors", replace(some_inversion(), sizes=sizes))
         assert load_inversion(tmp_path / "x.safetensors").sizes == sizes
 
@@ -75,6 +77,8 @@ def rewritten(path, metadata=None, tensors=None, drop=()):
         ({"metadata": {"prompts": "no list"}}, "damaged"),
         ({"metadata": {"sizes": [1, 2, 3]}}, "six numbers"),
         ({"metadata": {"sizes": [1, 2, 3, 4, 5, "six"]}}, "six numbers"),
+        ({"metadata": {"sizes": [1, 2, 3, 4, 5, 10**400]}}, "six numbers"),
+        ({"metadata": {"sizes": [1, 2, 3, 4, 5, True]}}, "six numbers"),
         ({"metadata": {"guidance": "wide"}}, "damaged"),
         ({"metadata": {"guidance": None}}, "lacks fields"),
         ({"metadata": {"model": None}}, "damaged"),

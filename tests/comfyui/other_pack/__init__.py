@@ -49,16 +49,25 @@ class PatchAttention(_OnModel):
 
 
 class Tokens(_OnModel):
-    """Appends two tokens of its own to those of the text, as the first adapters did."""
+    """Appends two tokens of its own to those of the text, as the first adapters did; or lets every row attend twice and
+    takes the mean, as packs for regions do."""
 
-    def apply(self, model):
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "what": (["tokens", "rows"],)}}
+
+    def apply(self, model, what):
         patched = model.clone()
 
-        def patch(q, k, v, extra):
+        def tokens(q, k, v, extra):
             own = torch.ones(len(k), 2, k.shape[-1], dtype=k.dtype)
             return q, torch.cat([k, own], 1), torch.cat([v, own], 1)
 
-        patched.set_model_attn2_patch(patch)
+        if what == "tokens":
+            patched.set_model_attn2_patch(tokens)
+        else:
+            patched.set_model_attn2_patch(lambda q, k, v, extra: tuple(torch.cat([t, t]) for t in (q, k, v)))
+            patched.set_model_attn2_output_patch(lambda n, extra: n.unflatten(0, (2, -1)).mean(0))
         return (patched,)
 
 
