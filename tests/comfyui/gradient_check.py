@@ -1,8 +1,8 @@
 """Compare autograd with finite differences inside ComfyUI, as an executor runs a node: in inference mode.
 
 ``gradient_check.py PACK``, run by ComfyUI's Python through launch.py; prints JSON with both slopes of the loss along
-the gradient's direction, how far the gradient with checkpointing is from the one without, and how often a layer ran for
-the one and the other.
+the gradient's direction, how far the gradient with checkpointing is from the one without, how often a layer ran for the
+one and the other, and the cosine of the gradient in float16 to that in float32.
 """
 
 import json
@@ -25,38 +25,49 @@ from nullinv_core.backends.comfy_checkpoint import Checkpointing  # noqa: E402
 from nullinv_core.backends.comfy_conditioning import text_of  # noqa: E402
 from nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
 from nullinv_core.backends.comfy_models import load_folder  # noqa: E402
+from nullinv_core.null_text import LOSS_SCALE  # noqa: E402
 
 STEP = 0.05
 switch = Checkpointing()
 
 
+def loss_of(denoiser, clean, null):
+    """How far a prediction under a null context is from a random one."""
+    wanted = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    return (denoiser(clean, schedule.level(3), null, nulls=1) - wanted).square().mean()
+
+
+def gradient(denoiser, clean):
+    """Of that loss by the context of the source text, scaled as the core scales it."""
+    with torch.enable_grad():
+        null = text_of(conditioning, "empty").clone().requires_grad_(True)
+        (found,) = torch.autograd.grad(loss_of(denoiser, clean, null) * LOSS_SCALE, null)
+    return found / LOSS_SCALE
+
+
 def slopes(denoiser, clean):
     """Slope of a loss along its gradient: by autograd, and by a central difference."""
-    level = schedule.level(3)
     empty = text_of(conditioning, "empty")
-    wanted = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
 
     def loss(null):
-        return (denoiser(clean, level, null, nulls=1) - wanted).square().mean()
+        return loss_of(denoiser, clean, null)
 
     def gradient_of():
-        with torch.enable_grad():
-            null = empty.clone().requires_grad_(True)
-            return torch.autograd.grad(loss(null), null)[0]
+        return gradient(denoiser, clean)
 
     ran = []
     layer = denoiser.model.diffusion_model.middle_block[2].in_layers
     hook = layer.register_forward_hook(lambda *_: ran.append(switch.on))
-    gradient = gradient_of()
+    plain = gradient_of()
     switch.on = True
     again = gradient_of()
     switch.on = False
     hook.remove()
-    direction = gradient / gradient.norm()
+    direction = plain / plain.norm()
     numeric = (loss(empty + STEP * direction) - loss(empty - STEP * direction)) / (2 * STEP)
-    apart = float((again - gradient).norm() / gradient.norm())
+    apart = float((again - plain).norm() / plain.norm())
     return {
-        "autograd": float(gradient.norm()), "numeric": float(numeric), "checkpointed_apart": apart,
+        "autograd": float(plain.norm()), "numeric": float(numeric), "checkpointed_apart": apart,
         "runs": [ran.count(False), ran.count(True)],
     }  # fmt: skip
 
@@ -70,4 +81,11 @@ with torch.inference_mode():
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a red star on a blue background"))
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     found = run(model, conditioning, conditioning, latents, schedule, slopes, gradients=True, checkpointing=switch)
+    grown = []
+    for dtype in (torch.float32, torch.float16):
+        patched = model.clone()
+        patched.set_model_compute_dtype(dtype)
+        grown.append(run(patched, conditioning, conditioning, latents, schedule, gradient, gradients=True).flatten())
+    found["cosine of float16"] = float(torch.nn.functional.cosine_similarity(*grown, 0))
+    found["same"] = bool(torch.equal(*grown))
 print(json.dumps(found))

@@ -273,3 +273,4 @@ def test_gradients_are_right(comfy):
     slopes = json.loads(comfy.script("gradient_check.py", PACK).splitlines()[-1])
     assert slopes["autograd"] > 0 and math.isclose(slopes["autograd"], slopes["numeric"], rel_tol=0.01)
     assert slopes["checkpointed_apart"] < 1e-5 and slopes["runs"] == [1, 2]
+    assert slopes["cosine of float16"] > 0.99 and not slopes["same"]
