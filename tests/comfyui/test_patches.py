@@ -161,3 +161,9 @@ def test_eight_bit_weights_give_the_photo_back(comfy):
         assert "float8" in one["weights"] and one["computed"] == "torch.float32"
         assert one["finite"] and one["moved"] > 1
         assert one["reconstruction"] > plain["reconstruction"] - 0.5 and one["source"] > 60
+
+
+def test_the_network_is_never_asked(comfy):
+    """Guards privacy: a model loads, a photo is inverted, optimized and edited in a process that may not connect."""
+    found = json.loads(comfy.script("no_network.py", "eight_bits.py", PACK, "--fp32-unet").splitlines()[-1])
+    assert found["finite"]
