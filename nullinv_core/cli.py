@@ -367,7 +367,7 @@ def _kept(picture: Tensor, photo: Tensor, mask: Tensor) -> str:
     decibels = psnr(saved, photo, outside)
     words = f"outside of the blend mask {'equal to the photo' if np.isinf(decibels) else f'{decibels:.1f} dB'}"
     if find_spec("torchmetrics") is None:
-        return f"{words}; for SSIM install torchmetrics"
+        return f"{words}; SSIM needs torchmetrics (pip install torchmetrics)"
     return f"{words}, SSIM {ssim(saved, photo, outside):.4f}"
 
 

@@ -87,7 +87,9 @@ def loss_plot(null: NullEmbeddings, image: int = 0) -> Image.Image:
     losses, iterations = (column[:, image].flip(0).tolist() for column in (null.losses, null.iterations))
     if not any(losses):
         return log_plot(losses, "nothing was optimized, so no loss was measured", "step, from noise to clean")
-    title = f"last loss (line) and inner iterations (bars, at most {max(iterations):.0f}) per timestep"
+    title = "last loss per timestep; nothing had to be optimized"
+    if max(iterations):
+        title = f"last loss (line) and inner iterations (bars, at most {max(iterations):.0f}) per timestep"
     return log_plot(losses, title, "step, from noise to clean", iterations)
 
 

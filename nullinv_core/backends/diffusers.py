@@ -20,7 +20,7 @@ from ..prompt_to_prompt.prompt import Prompt
 from ..schedule import NoiseLevel, Schedule, epsilon_from_v, leading_schedule
 from ..store import Inversion, fingerprint
 from ..types import NullEmbeddings
-from .diffusers_files import TEXT_ENCODERS, load_pipeline
+from .diffusers_files import TEXT_ENCODERS, load_pipeline, quiet
 from .diffusers_text import TextEncoder
 
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
@@ -198,9 +198,10 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
         raise InputError(f'"{name}" predicts "{prediction}"; supported are {", ".join(PREDICTIONS)}')
     encoders = {part: getattr(pipeline, part) for part in parts if part in TEXT_ENCODERS}
     identity = fingerprint(_named_weights(unet, vae, encoders), prediction)
-    for module in (unet, *encoders.values()):
-        module.requires_grad_(False).eval().to(device, dtype)
-    vae.requires_grad_(False).eval().to(device, torch.float32)
+    with quiet():
+        for module in (unet, *encoders.values()):
+            module.requires_grad_(False).eval().to(device, dtype)
+        vae.requires_grad_(False).eval().to(device, torch.float32)
     unet.set_attn_processor(ControlledAttention())
     tokenizers = tuple(getattr(pipeline, part) for part in parts if part.startswith("tokenizer"))
     text = TextEncoder(tokenizers, tuple(encoders.values()))

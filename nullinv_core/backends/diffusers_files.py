@@ -24,12 +24,12 @@ def load_pipeline(path: Path, config: Path | None = None) -> Any:
     Raises InputError for a missing, broken or incomplete model and for kinds that null-text inversion does not apply
     to.
     """
-    with _quiet():
+    with quiet():
         return _load_folder(path) if path.is_dir() else _load_single_file(path, config)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Load without the libraries' own log lines and progress bars; their settings are put back."""
     from diffusers.utils import logging as ours
     from transformers.utils import logging as theirs

@@ -307,6 +307,13 @@ def test_pure_noise_has_a_level(model_folder):
     assert model.schedule(500).timesteps[-1] == 999 and 0 < model.schedule(500).alphas_cumprod[-1] < 1e-7
 
 
+def test_loading_says_nothing(model_folder, caplog, capfd):
+    """Guards what people see: the libraries' own warnings look like a broken model."""
+    for dtype in (torch.float32, torch.float16):
+        load_model(model_folder, dtype=dtype)
+    assert not caplog.records and not "".join(capfd.readouterr()).strip()
+
+
 def test_the_tokenizer_reads_what_it_wrote(tmp_path):
     """Guards reproducibility: writing the tokenizer twice gives the same files."""
     write_tokenizer(tmp_path / "a")
