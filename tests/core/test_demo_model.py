@@ -198,7 +198,9 @@ def test_the_readmes_python_runs(monkeypatch, tmp_path):
     """Guards the README's ten lines, with fewer steps."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     code = readme.split("```python\n")[1].split("```")[0]
-    save_image(render(sample_scene(930_000, "held-out", 1)), tmp_path / "photo.png")
+    # where make demo writes its picture
+    (tmp_path / "demo-out").mkdir()
+    save_image(render(sample_scene(930_000, "held-out", 1)), tmp_path / "demo-out" / "source.png")
     monkeypatch.chdir(tmp_path)
     exec(compile(code.replace("50", "2"), "README.md", "exec"), {})
     assert (tmp_path / "edited.png").exists()
