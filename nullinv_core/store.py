@@ -35,6 +35,7 @@ FEWER = "invert fewer pictures at once"
 SIZES = 6
 """Numbers that SDXL is told: the picture's width and height as it was, its crop, its width and height as it is."""
 LARGEST_SIZE = 2**16
+"""Most pixels of one of these."""
 REQUIRED = {"trajectory", "context", "timesteps", "alphas_cumprod"}
 
 

@@ -38,12 +38,12 @@ def memory_needed(patcher: Any, shape: tuple[int, ...], checkpointed: bool) -> f
     """Bytes beside the weights that a gradient takes for latents (B, C, h, w). An estimate."""
     unet = patcher.model.diffusion_model
     each = CHECKPOINTED * unet.model_channels if checkpointed else kept_numbers(unet)
-    weights = 0
-    if not checkpointed and compute_dtype(patcher) != patcher.model.get_dtype():
+    weights, dtype = 0, compute_dtype(patcher)
+    if not checkpointed and dtype != patcher.model.get_dtype():
         # ComfyUI casts a layer's weights anew in every call, and the backward pass keeps what it was given
         weights = sum(parameter.numel() for parameter in unet.parameters())
     values = HEADROOM * each * shape[0] * shape[2] * shape[3]
-    return float((values + weights) * comfy.model_management.dtype_size(compute_dtype(patcher)))
+    return float((values + weights) * comfy.model_management.dtype_size(dtype))
 
 
 def kept_numbers(unet: Any) -> float:

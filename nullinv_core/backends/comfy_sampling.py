@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import comfy.patcher_extension
@@ -69,9 +70,10 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         text, *rest = conds
         if len(rest) > 1:
             raise InputError("Apply Null-Text needs a guider with one positive and one negative text")
-        pooled, same_shape = pooled_width(network), x.shape[-2:] == inversion.trajectory.clean.shape[-2:]
-        for entry in (entry for entries in conds for entry in entries or () if same_shape):
-            check_same_sizes(entry, inversion, "KSampler's")
+        if x.shape[-2:] == inversion.trajectory.clean.shape[-2:]:
+            for entry in chain.from_iterable(entries or () for entries in conds):
+                check_same_sizes(entry, inversion, "KSampler's")
+        pooled = pooled_width(network)
         nulls = [[with_context(entry, null, pooled) for entry in negative or ()] or None for negative in rest]
         return executor(network, [text, *nulls], x, timestep, options)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..context import pack
 from ..denoiser import no_gradients
-from ..errors import InputError
+from ..errors import InputError, short
 from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
 
 
@@ -39,7 +39,7 @@ class TextEncoder:
         ids = _ids(tokenizer, text, length)
         if len(ids) > length:
             raise InputError(
-                f'the prompt "{text[:40]}…" takes {len(ids) - 2} tokens, the model reads {length - 2}; shorten it'
+                f'the prompt "{short(text, 41)}" takes {len(ids) - 2} tokens, the model reads {length - 2}; shorten it'
             )
         return prompt_of_ids(tokenizer, text, ids)
 

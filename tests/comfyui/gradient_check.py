@@ -38,7 +38,7 @@ def loss_of(denoiser, clean, null):
 
 
 def gradient(denoiser, clean):
-    """Of that loss by the context of the source text, scaled as the core scales it."""
+    """Of that loss by the null context, scaled as the core scales it."""
     with torch.enable_grad():
         null = text_of(conditioning, "empty").clone().requires_grad_(True)
         (found,) = torch.autograd.grad(loss_of(denoiser, clean, null) * LOSS_SCALE, null)
@@ -48,23 +48,17 @@ def gradient(denoiser, clean):
 def slopes(denoiser, clean):
     """Slope of a loss along its gradient: by autograd, and by a central difference."""
     empty = text_of(conditioning, "empty")
-
-    def loss(null):
-        return loss_of(denoiser, clean, null)
-
-    def gradient_of():
-        return gradient(denoiser, clean)
-
     ran = []
     layer = denoiser.model.diffusion_model.middle_block[2].in_layers
     hook = layer.register_forward_hook(lambda *_: ran.append(switch.on))
-    plain = gradient_of()
+    plain = gradient(denoiser, clean)
     switch.on = True
-    again = gradient_of()
+    again = gradient(denoiser, clean)
     switch.on = False
     hook.remove()
     direction = plain / plain.norm()
-    numeric = (loss(empty + STEP * direction) - loss(empty - STEP * direction)) / (2 * STEP)
+    ahead, behind = (loss_of(denoiser, clean, empty + step * direction) for step in (STEP, -STEP))
+    numeric = (ahead - behind) / (2 * STEP)
     apart = float((again - plain).norm() / plain.norm())
     return {
         "autograd": float(plain.norm()), "numeric": float(numeric), "checkpointed_apart": apart,
