@@ -1,9 +1,9 @@
-# Two commands for a newcomer: `make demo` and `make test`. Both set up their own .venv first.
+# Two commands for a newcomer: `make demo` and `make test`. Both set up their own .venv first. CONTRIBUTING.md has the rest.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-full lint evaluate clean
+.PHONY: demo test test-full lint validate comfyui evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/python -m nullinv_core demo --out demo-out
@@ -19,6 +19,12 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+validate: .venv/.installed-dev .venv/.installed-registry
+	COMFY_CLI=$(CURDIR)/.venv/registry/bin/comfy $(BIN)/python -m pytest tests/core/test_publishing.py
+
+comfyui:
+	$(PYTHON) -m tests.comfyui.installation
+
 evaluate: .venv/.installed
 	$(BIN)/python -m nullinv_core.demo.evaluate
 
@@ -30,6 +36,12 @@ evaluate: .venv/.installed
 
 .venv/.installed-dev: .venv/.installed requirements-dev.txt
 	$(PIP) --requirement requirements-dev.txt
+	touch $@
+
+# the registry's program brings forty packages of its own, so it stays out of the environment of the tests
+.venv/.installed-registry: .venv/.installed constraints.txt
+	$(PYTHON) -m venv .venv/registry
+	.venv/registry/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt comfy-cli
 	touch $@
 
 clean:

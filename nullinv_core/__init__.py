@@ -2,7 +2,7 @@
 
 import torch
 
-from .version import __version__, check_torch
+from .version import check_torch
 
 check_torch(torch.__version__)
 
@@ -41,7 +41,6 @@ __all__ = [
     "Recipe",
     "Schedule",
     "Trajectory",
-    "__version__",
     "batch_edits",
     "edit",
     "embed",

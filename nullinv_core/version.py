@@ -1,6 +1,5 @@
-"""The package's version, and the check of the torch it runs on."""
+"""The check of the torch that this package runs on. The package's own version stands in ``pyproject.toml`` alone."""
 
-__version__ = "0.1.0"
 OLDEST_TORCH = (2, 1)
 
 

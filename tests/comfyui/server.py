@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,44 +13,27 @@ from pathlib import Path
 
 import websocket
 
-PACK = Path(__file__).parents[2]
+from ..published import PACK, published_files
+from .installation import find_comfyui, find_python
+
 START_SECONDS = 180
 
 
-def find_comfyui():
-    """ComfyUI's folder: COMFYUI_PATH, the installation around us, or ~/comfy/ComfyUI; None where there is none.
-
-    Raises FileNotFoundError where COMFYUI_PATH names no ComfyUI.
-    """
-    named = os.environ.get("COMFYUI_PATH")
-    candidates = [Path(named)] if named else [*PACK.parents, Path.home() / "comfy" / "ComfyUI"]
-    found = next((c for c in candidates if (c / "main.py").is_file() and (c / "comfy").is_dir()), None)
-    if named and not found:
-        raise FileNotFoundError(f"COMFYUI_PATH={named} is not a ComfyUI folder")
-    return found
-
-
-def find_python(comfyui):
-    """The Python that runs ComfyUI: COMFYUI_PYTHON, its own .venv, or ours."""
-    own = comfyui / ".venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    return os.environ.get("COMFYUI_PYTHON") or (str(own) if own.exists() else sys.executable)
-
-
-def _not_needed(folder, names):
-    """What a user's copy has and the nodes do not read: for copytree."""
-    hidden = {name for name in names if name.startswith(".") or name == "__pycache__"}
-    return hidden | ({"demo-out", "benchmarks", "docs", "build"} if Path(folder) == PACK else set())
-
-
 class Server:
-    """A running ComfyUI. ``base``: its temporary folder of inputs, outputs and custom nodes."""
+    """A running ComfyUI with what the registry's archive holds of this pack, and nothing else of it.
+
+    ``base``: its temporary folder of inputs, outputs and custom nodes.
+    """
 
     def __init__(self, base):
         self.base = Path(base)
         self.comfyui = find_comfyui()
         nodes = self.base / "custom_nodes"
         nodes.mkdir(parents=True)
-        shutil.copytree(PACK, nodes / "null-text-inversion", ignore=_not_needed)
+        for path in published_files():
+            target = nodes / "null-text-inversion" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(PACK / path, target)
         shutil.copytree(Path(__file__).with_name("other_pack"), nodes / "other_pack")
         for name in (
             "input",

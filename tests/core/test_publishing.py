@@ -1,0 +1,169 @@
+"""What the Comfy registry and ComfyUI-Manager read of this pack, and what its archive holds."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from docs import pictures
+
+from ..published import PACK, published_files
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+COMFY = os.environ.get("COMFY_CLI") or shutil.which("comfy")
+GPUS = ("NVIDIA CUDA", "AMD ROCm", "Intel Arc", "Apple Metal")
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((PACK / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def address(project):
+    """The account and the name of the repository."""
+    found = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", project["project"]["urls"]["Repository"])
+    assert found
+    return found[1]
+
+
+def test_the_registry_finds_what_it_asks_for(project):
+    """Guards publishing: name, version and versions are of the form that the registry takes; without comfy-cli too."""
+    about, comfy = project["project"], project["tool"]["comfy"]
+    assert re.fullmatch(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*", about["name"]) and "comfyui" not in about["name"]
+    assert about["description"] and about["license"] == {"text": "Apache-2.0"}
+    assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
+    assert comfy["PublisherId"] and comfy["DisplayName"] == "Null-Text Inversion"
+    wanted = {"Operating System :: OS Independent", *(f"Environment :: GPU :: {gpu}" for gpu in GPUS)}
+    assert set(about["classifiers"]) == wanted
+
+
+def test_the_manager_finds_the_version(project):
+    """Guards updates: ComfyUI-Manager reads a static version of three numbers, and knows no pack without it."""
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["project"]["version"])
+    assert "version" not in project["project"]["dynamic"]
+
+
+def test_the_oldest_comfyui_is_the_same_everywhere(project):
+    """Guards what users read: the entry point's refusal and the README name the version that the registry checks."""
+    oldest = project["tool"]["comfy"]["requires-comfyui"].removeprefix(">=")
+    for name in ("__init__.py", "README.md"):
+        assert re.findall(r"(?:needs )?ComfyUI ([\d.]+\d) or newer", (PACK / name).read_text("utf-8")) == [oldest], name
+
+
+def test_icon_and_banner_are_pictures_of_ours(project, address):
+    """Guards the registry's page: both lie in the repository, are of the shapes it asks for, and as our code draws
+    them."""
+    shapes = {}
+    for name, drawn in (("Icon", pictures.icon()), ("Banner", pictures.banner())):
+        path = project["tool"]["comfy"][name].removeprefix(f"https://raw.githubusercontent.com/{address}/main/")
+        kept = Image.open(PACK / path)
+        assert (kept.size, kept.mode) == (drawn.size, drawn.mode)
+        difference = np.abs(np.asarray(kept, float) - np.asarray(drawn, float))
+        # another Pillow may round otherwise
+        assert difference.mean() < 0.5, f"{path}: python -m docs.pictures"
+        shapes[name] = kept.size
+    (width, height), (wide, high) = shapes["Icon"], shapes["Banner"]
+    assert width == height <= 400 and wide * 9 == high * 21
+
+
+def test_the_owners_name_stands_in_one_place(project, address):
+    """Guards CONTRIBUTING's instruction: who publishes is named in pyproject.toml alone."""
+    owner = address.split("/")[0]
+    assert project["tool"]["comfy"]["PublisherId"] == owner or owner != "OWNER"
+    for path in published_files():
+        if path.endswith((".py", ".md", ".toml")) and path != "pyproject.toml":
+            assert f"github.com/{address}" not in (PACK / path).read_text(encoding="utf-8"), path
+
+
+def imports(path, known):
+    """What a file imports by relative imports: paths of modules that lie in ``known``, a set of all our files."""
+    for node in ast.walk(ast.parse((PACK / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = Path(path).parents[node.level - 1]
+            parts = [base.joinpath(*node.module.split("."))] if node.module else []
+            parts += [(parts or [base])[0] / alias.name for alias in node.names]
+            for part in parts:
+                yield from {part.with_suffix(".py").as_posix(), (part / "__init__.py").as_posix()} & known
+
+
+def test_the_archive_holds_what_the_nodes_need_and_no_more():
+    """Guards .comfyignore: no test, benchmark or training; every module, help page and workflow; nothing that a
+    published module imports is left out. The whole ComfyUI suite runs with these files alone."""
+    files = set(published_files())
+    assert {path.split("/")[0] for path in files} == {
+        "__init__.py", "nodes", "nullinv_core", "web", "workflows", "docs", "LICENSE", "README.md", "pyproject.toml",
+        "requirements.txt",
+    }  # fmt: skip
+    assert not [path for path in files if re.search(r"train|muon|evaluate|test|benchmark", path)]
+    everything = {path.relative_to(PACK).as_posix() for path in (PACK / "nullinv_core").rglob("*.py")}
+    everything |= {path.relative_to(PACK).as_posix() for path in (PACK / "nodes").glob("*.py")}
+    for path in sorted(files):
+        if path.endswith(".py"):
+            assert not set(imports(path, everything)) - files, path
+    assert "nullinv_core/demo/scenes.py" in set(imports("nodes/sources.py", everything))
+    left_out = {path for path in everything - files if not path.startswith("nullinv_core/demo/")}
+    assert not left_out
+    for folder, endings in (("web/docs", "md"), ("workflows", "json"), ("workflows", "jpg")):
+        assert {p.relative_to(PACK).as_posix() for p in (PACK / folder).glob(f"*.{endings}")} <= files
+
+
+def test_the_registrys_security_check_has_nothing_to_say():
+    """Guards publishing: the rules that ``comfy node validate`` looks for, which will become errors."""
+    rules = ["--select", "S102,S307,E702", "--exit-zero"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", ".", "-q", *rules], cwd=PACK, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+
+
+@pytest.mark.skipif(not COMFY, reason="comfy-cli is not installed: make validate")
+def test_comfy_cli_validates_and_packs_the_same_files(tmp_path):
+    """Guards publishing by the registry's own program, where it is installed: make validate."""
+    # its archive lies beside the files: it must not be left in a checkout
+    copy = tmp_path / "pack"
+    shutil.copytree(PACK, copy, ignore=shutil.ignore_patterns(".venv", ".git", "demo-out", "build", "__pycache__"))
+    for words in ("init", "--quiet"), ("add", "."):
+        subprocess.run(["git", "-C", copy, *words], check=True)
+    (tmp_path / "home").mkdir()
+    quiet = {"HOME": str(tmp_path / "home"), "DO_NOT_TRACK": "1", "COMFY_NO_UPDATE_CHECK": "1"}
+
+    def comfy(*words):
+        done = subprocess.run(
+            [COMFY, "--skip-prompt", "node", *words], cwd=copy, env={**os.environ, **quiet}, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0 and "Warning" not in done.stdout, done.stdout
+        return done.stdout
+
+    assert "All validation checks passed" in comfy("validate")
+    comfy("pack")
+    with zipfile.ZipFile(copy / "node.zip") as archive:
+        assert sorted(archive.namelist()) == published_files()
+
+
+def test_the_workflows_publish_only_what_was_tested():
+    """Guards .github: every Python that we name is tested, and the registry gets nothing that has not been."""
+    yaml = pytest.importorskip("yaml")
+    read = {p.stem: yaml.safe_load(p.read_text(encoding="utf-8")) for p in (PACK / ".github/workflows").glob("*.yml")}
+    assert read.keys() == {"test", "publish"}
+    versions = read["test"]["jobs"]["core"]["strategy"]["matrix"]["python"]
+    assert versions == ["3.10", "3.11", "3.12", "3.13"]
+    publish = read["publish"]["jobs"]["publish"]
+    assert publish["needs"] == "test" and read["publish"]["jobs"]["test"]["uses"] == "./.github/workflows/test.yml"
+    assert "secrets.REGISTRY_ACCESS_TOKEN" in json.dumps(publish)
+    # yaml reads the key "on" as true
+    assert read["publish"][True]["push"]["paths"] == ["pyproject.toml"]
