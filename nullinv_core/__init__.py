@@ -1,55 +1,20 @@
-"""Null-text inversion (Mokady et al. 2022, arXiv 2211.09794) and Prompt-to-Prompt editing in plain PyTorch."""
+"""Null-text inversion (Mokady et al. 2022, arXiv 2211.09794) and Prompt-to-Prompt editing in plain PyTorch.
 
-import torch
+Everything of ``api`` can be imported from here; it is loaded when first asked for, so that the command line can say
+what is wrong, or be stopped, before PyTorch is there.
+"""
 
-from .version import check_torch
+from __future__ import annotations
 
-check_torch(torch.__version__)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-# ruff: noqa: E402
-from .denoiser import AttentionControl, Counted, Denoiser
-from .editing import EditResult, edit, reconstruct
-from .errors import InputError, NonFiniteError
-from .inversion import invert
-from .keeping import keep_photo
-from .null_text import PAPER, NullTextSettings, optimize_null_text
-from .presets import PRESETS, Recipe, embed
-from .prompt_to_prompt.attention import batch_edits
-from .prompt_to_prompt.edit import Edit, EditSettings, plan_edit
-from .prompt_to_prompt.prompt import Prompt
-from .schedule import Schedule, leading_schedule
-from .store import Inversion, load_inversion, save_inversion
-from .types import Event, NullEmbeddings, Pin, Trajectory
+if TYPE_CHECKING:
+    from .api import *  # noqa: F403
 
-__all__ = [
-    "PAPER",
-    "PRESETS",
-    "AttentionControl",
-    "Counted",
-    "Denoiser",
-    "Edit",
-    "EditResult",
-    "EditSettings",
-    "Event",
-    "InputError",
-    "Inversion",
-    "NonFiniteError",
-    "NullEmbeddings",
-    "NullTextSettings",
-    "Pin",
-    "Prompt",
-    "Recipe",
-    "Schedule",
-    "Trajectory",
-    "batch_edits",
-    "edit",
-    "embed",
-    "invert",
-    "keep_photo",
-    "leading_schedule",
-    "load_inversion",
-    "optimize_null_text",
-    "plan_edit",
-    "reconstruct",
-    "save_inversion",
-]
+
+def __getattr__(name: str) -> Any:
+    # the import system looks for __path__ and the like, which are no reason to load PyTorch
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(name)
+    return getattr(import_module(".api", __name__), name)

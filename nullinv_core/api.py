@@ -1,0 +1,55 @@
+"""What ``import nullinv_core`` offers."""
+
+import torch
+
+from .version import check_torch
+
+check_torch(torch.__version__)
+
+# ruff: noqa: E402
+from .denoiser import AttentionControl, Counted, Denoiser
+from .editing import EditResult, edit, reconstruct
+from .errors import InputError, NonFiniteError
+from .inversion import invert
+from .keeping import keep_photo
+from .null_text import PAPER, NullTextSettings, optimize_null_text
+from .presets import PRESETS, Recipe, embed
+from .prompt_to_prompt.attention import batch_edits
+from .prompt_to_prompt.edit import Edit, EditSettings, plan_edit
+from .prompt_to_prompt.prompt import Prompt
+from .schedule import Schedule, leading_schedule
+from .store import Inversion, load_inversion, save_inversion
+from .types import Event, NullEmbeddings, Pin, Trajectory
+
+__all__ = [
+    "PAPER",
+    "PRESETS",
+    "AttentionControl",
+    "Counted",
+    "Denoiser",
+    "Edit",
+    "EditResult",
+    "EditSettings",
+    "Event",
+    "InputError",
+    "Inversion",
+    "NonFiniteError",
+    "NullEmbeddings",
+    "NullTextSettings",
+    "Pin",
+    "Prompt",
+    "Recipe",
+    "Schedule",
+    "Trajectory",
+    "batch_edits",
+    "edit",
+    "embed",
+    "invert",
+    "keep_photo",
+    "leading_schedule",
+    "load_inversion",
+    "optimize_null_text",
+    "plan_edit",
+    "reconstruct",
+    "save_inversion",
+]

@@ -1,0 +1,175 @@
+"""Files: whole or not at all, whoever else writes, is killed or plants a link."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nullinv_core import files
+from nullinv_core.errors import InputError
+from nullinv_core.files import check_writable, numbered_file, whole_file
+
+NUMBERING = """
+import sys
+from pathlib import Path
+from nullinv_core.files import numbered_file
+for i in range(int(sys.argv[3])):
+    print(numbered_file(Path(sys.argv[1]), ".txt", lambda place: place.write_text(f"{sys.argv[2]} {i}")).name)
+"""
+HANGING = """
+import sys, time
+from pathlib import Path
+from nullinv_core.files import whole_file
+with whole_file(Path(sys.argv[1])) as place:
+    place.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def start(code, *arguments):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+
+
+def write(path, text):
+    with whole_file(path) as place:
+        place.write_text(text)
+
+
+def test_what_is_written_appears_under_its_name_alone(tmp_path):
+    write(tmp_path / "a.txt", "new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "new")]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail():
+        with whole_file(path) as place:
+            place.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    write(tmp_path / "a", "x")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "a").symlink_to(victim)
+    write(tmp_path / "a", "new")
+    assert victim.read_text() == "precious"
+    assert (tmp_path / "a").read_text() == "new"
+    assert not (tmp_path / "a").is_symlink()
+
+
+def test_threads_that_write_one_file_leave_it_whole(tmp_path):
+    path = tmp_path / "a"
+    texts = {letter * 200_000 for letter in "abc"}
+    write(path, min(texts))
+    stop = threading.Event()
+
+    def read():
+        seen = set()
+        while not stop.is_set():
+            seen.add(path.read_text())
+        return seen
+
+    def save(text):
+        for _ in range(40):
+            write(path, text)
+
+    with ThreadPoolExecutor() as pool:
+        reader, writers = pool.submit(read), [pool.submit(save, text) for text in texts]
+        try:
+            for writer in writers:
+                writer.result()
+        finally:
+            stop.set()
+    assert reader.result() <= texts
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_processes_that_number_files_lose_none(tmp_path):
+    each, processes = 25, [start(NUMBERING, tmp_path / "photo", name, 25) for name in "abcd"]
+    names = [name for process in processes for name in process.communicate(timeout=120)[0].split()]
+    assert sorted(names) == [f"photo_{i:05d}.txt" for i in range(1, 4 * each + 1)]
+    assert {p.name for p in tmp_path.iterdir()} == set(names)
+    assert len({(tmp_path / name).read_text() for name in names}) == len(names)
+
+
+def test_numbers_go_on_after_the_first_gap_on_a_disk_without_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "photo_00001.txt").write_text("theirs")
+    made = [numbered_file(tmp_path / "photo", ".txt", lambda place: place.write_text("ours")).name for _ in range(2)]
+    assert made == ["photo_00002.txt", "photo_00003.txt"]
+    assert (tmp_path / "photo_00001.txt").read_text() == "theirs"
+    assert {p.read_text() for p in tmp_path.glob("photo_0000[23].txt")} == {"ours"}
+
+
+def test_what_a_killed_process_left_goes_with_the_next_file_and_a_living_one_stays(tmp_path):
+    killed, living = (start(HANGING, tmp_path / name) for name in ("killed", "living"))
+    for process in (killed, living):
+        assert process.stdout.readline() == "writing\n"
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    hidden = set(tmp_path.iterdir())
+    assert len(hidden) == 2
+    write(tmp_path / "a", "x")
+    left = set(tmp_path.iterdir()) & hidden
+    living.kill()
+    living.wait()
+    assert [(folder / "content").read_text() for folder in left] == ["half"]
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_without_a_lock_only_age_tells_what_was_left(tmp_path, monkeypatch, locks):
+    if not locks:
+        monkeypatch.setattr(files, "_locked", lambda file: None)
+    for name, age in (("young", 60), ("old", 2 * files.ABANDONED)):
+        folder = tmp_path / f"{files.PREFIX}{name}{files.SUFFIX}"
+        folder.mkdir()
+        if not locks:
+            (folder / files.LOCK).touch()
+        os.utime(folder, (time.time() - age,) * 2)
+    write(tmp_path / "a", "x")
+    assert {p.name for p in tmp_path.iterdir()} == {"a", f"{files.PREFIX}young{files.SUFFIX}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("a" * 300, "File name too long"), ("missing/a", "does not exist"), (".", "is a folder"), ("a\0b", "null")],
+)
+def test_what_takes_no_file_is_told_before_the_work(tmp_path, name, reason):
+    with pytest.raises(InputError, match=reason) as told:
+        check_writable(tmp_path / name)
+    assert len(str(told.value)) < 250
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_takes_no_file_is_told_before_the_work(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match="Read-only"):
+        check_writable(tmp_path / "a")

@@ -1,0 +1,29 @@
+"""What importing the package costs and gives."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nullinv_core
+from nullinv_core import api
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_the_package_offers_all_of_its_api():
+    namespace = {}
+    exec("from nullinv_core import *", namespace)
+    assert set(api.__all__) <= set(namespace)
+    assert all(getattr(nullinv_core, name) is getattr(api, name) for name in api.__all__)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    assert not hasattr(nullinv_core, "no_such_name")
+
+
+def test_the_command_line_answers_before_pytorch_is_loaded():
+    assert run("import sys, nullinv_core, nullinv_core.cli; print('torch' in sys.modules)") == "False\n"
