@@ -40,7 +40,7 @@ def common_subsequences(source, edit, i=0, j=0):
 def merit(source, edit, pairs):
     """What makes one common subsequence better than another: words of meaning, small ones, words without an opposite,
     words in gaps of equal length."""
-    weights = [word in {*"a of , .".split()} for word in (source[i] for i, _ in pairs)]
+    weights = [word in {*["a", "of", ",", "."]} for word in (source[i] for i, _ in pairs)]
     corners = [(-1, -1), *pairs, (len(source), len(edit))]
     alone = even = 0
     for (a, c), (b, d) in itertools.pairwise(corners):
