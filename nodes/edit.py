@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .wires import Attention, Edit, NullEmbeddings, Trajectory, schema, words
+from .wires import Attention, Edit, NullEmbeddings, Trajectory, guidance, schema, words
 
 
 class P2PEdit(io.ComfyNode):
@@ -95,12 +95,10 @@ class P2PEditSampler(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model of DDIM Invert."),
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert or Load Inversion."),
                 Edit.Input("edit", tooltip="From P2P Edit."),
-                io.Float.Input("cfg", default=7.5, min=1.0, max=30.0, step=0.1,
-                               tooltip="The guidance that the null embeddings were optimized for; "
-                               "any after the presets fast and direct."),
-                io.Float.Input("source_cfg", default=0.0, min=0.0, max=30.0, step=0.1,
-                               tooltip="Another guidance for the photo's own branch, where the preset "
-                               "has it sampled. 0: the same."),
+                guidance("cfg", tooltip="The guidance that the null embeddings were optimized for; any after the "
+                         "presets fast and direct."),
+                guidance("source_cfg", default=0.0, tooltip="Another guidance for the photo's own branch, where the "
+                         "preset has it sampled. 0: the same."),
                 io.Int.Input("end_step", default=0, min=0, max=999, tooltip="Stop after so many steps and keep the "
                              "noise, for a sampler that goes on from there. 0: all steps."),
                 NullEmbeddings.Input("null_embeddings", optional=True, tooltip="From Null-Text Optimize. Without them "

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .wires import NullEmbeddings, Trajectory, schema
+from .wires import NullEmbeddings, Trajectory, guidance, schema
 
 CHOICES = ["fast", "paper", "negative-prompt", "direct"]
 CUSTOM = "custom"
@@ -76,7 +76,7 @@ class NullTextOptimize(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="An empty text: it guides the edits, or is where the "
                                       "embeddings start from (paper)."),
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
-                io.Float.Input("cfg", default=7.5, min=1.0, max=30.0, step=0.1, tooltip="Guidance of the edits."),
+                guidance("cfg", tooltip="Guidance of the edits."),
                 io.Combo.Input("preset", options=[*CHOICES, CUSTOM], default="fast", tooltip="fast: optimizes only "
                                "where the photo would be lost, edits read the photo's branch from the trajectory and "
                                "go without what guidance would do to the photo itself; paper: the authors' "

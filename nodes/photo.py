@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .wires import schema, words
+from .wires import guidance, schema, words
 
 
 class EditPhoto(io.ComfyNode):
@@ -37,7 +37,7 @@ class EditPhoto(io.ComfyNode):
                              tooltip="Shorter side in pixels: what the model was trained at (SDXL: 1024; "
                              "demo model: 128)."),
                 io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more exactly."),
-                io.Float.Input("cfg", default=7.5, min=1.0, max=30.0, step=0.1, tooltip="Guidance."),
+                guidance("cfg", tooltip="Guidance."),
                 io.Boolean.Input("keep_pixels", default=True, tooltip="Keep the photo's own pixels wherever the edit "
                                  "hardly differs from it."),
             ],

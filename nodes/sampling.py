@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .wires import NullEmbeddings, schema
+from .wires import NullEmbeddings, guidance, schema
 
 
 class NullTextGuider(io.ComfyNode):
@@ -25,8 +25,7 @@ class NullTextGuider(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model of DDIM Invert."),
                 io.Conditioning.Input("conditioning", tooltip="The source text gives the photo back; another edits."),
                 NullEmbeddings.Input("null_embeddings", tooltip="From Null-Text Optimize."),
-                io.Float.Input("cfg", default=7.5, min=0.0, max=30.0, step=0.1,
-                               tooltip="The guidance that the embeddings were optimized for."),
+                guidance("cfg", tooltip="The guidance that the embeddings were optimized for."),
                 io.Conditioning.Input("negative", optional=True, tooltip="The negative conditioning of Null-Text "
                                       "Optimize, where it carries more than text (a ControlNet)."),
             ],

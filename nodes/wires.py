@@ -7,6 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..nullinv_core.schedule import GUIDANCE
+
 CATEGORY = "null-text inversion"
 
 Trajectory = io.Custom("NULLINV_TRAJECTORY")
@@ -22,6 +24,11 @@ Attention = io.Custom("NULLINV_ATTENTION")
 def words(text: str) -> list[str]:
     """Words or phrases of a text, which commas separate."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def guidance(name: str, tooltip: str, default: float = 7.5) -> io.Float.Input:
+    """An input for a guidance scale."""
+    return io.Float.Input(name, default=default, min=GUIDANCE[0], max=GUIDANCE[1], step=0.1, tooltip=tooltip)
 
 
 def schema(search: list[str], **fields: Any) -> io.Schema:

@@ -12,7 +12,7 @@ from .errors import InputError
 from .pinning import without_shared
 from .prompt_to_prompt.attention import AttentionMaps, EditBatch, StepControl, map_grid, needs_source
 from .prompt_to_prompt.local_blend import blend_mask, uses_blend
-from .schedule import check_guidance, ddim_step, guide, predicted_clean
+from .schedule import check_guidance, ddim_step, guide, predicted_clean, steps_of
 from .starting import edit_start
 from .types import Callback, Event, NullEmbeddings, Pin, Trajectory, ignore
 
@@ -203,7 +203,7 @@ def _blend(latents: Tensor, maps: AttentionMaps, edits: EditBatch, index: int, s
         (b, e, one)
         for b, row in enumerate(edits.edits)
         for e, one in enumerate(row)
-        if uses_blend(one) and index >= int(one.settings.blend_start * steps)
+        if uses_blend(one) and index >= steps_of(one.settings.blend_start, steps)
     ]
     if not due:
         return latents

@@ -5,20 +5,28 @@ Words are aligned first, then their tokens, so an edit may replace words by more
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .prompt import END, PAD, START, Prompt
+from .prompt import END, PAD, START, Prompt, is_sign
 
 ARTICLES = ("a", "an", "the", "and", "or", "is", "are", "its")
 PLACES = ("of", "on", "in", "at", "by", "to", "with")
-SMALL_WORDS = frozenset([*ARTICLES, *PLACES, *",.;:"])
-"""Words and signs that say little about what a picture shows."""
+SMALL_WORDS = frozenset([*ARTICLES, *PLACES])
+"""Words that say little about what a picture shows, as signs do."""
+MOST_WORDS = 20_000
+KEEP, REPLACE, REMOVE, ADD = range(4)
+"""What an alignment does with the next words."""
+EVEN = 1
+NEVER = np.int64(-(2**61))
+"""Score of what cannot be."""
 Mode = Literal["auto", "replace", "refine"]
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 """Source words and the edit words that stand for them."""
@@ -51,23 +59,33 @@ def align_words(source: tuple[str, ...], edit: tuple[str, ...]) -> WordAlignment
 
     A word counts as moved when it vanishes at one place and appears at another. Where as many words stand in for as
     many, each replaces its opposite; words that so change places ("a red cat and a blue dog" -> "a blue cat and a
-    red dog") count as replaced, not moved.
+    red dog") count as replaced, not moved. Signs stand in for signs alone.
     """
     same = kept_words(source, edit)
     corners = pairwise([(-1, -1), *same, (len(source), len(edit))])
-    gaps = [(list(range(a + 1, b)), list(range(c + 1, d))) for (a, c), (b, d) in corners]
+
+    def of_kind(words: tuple[str, ...], start: int, stop: int, signs: bool) -> list[int]:
+        return [k for k in range(start + 1, stop) if is_sign(words[k]) == signs]
+
+    gaps = [
+        (of_kind(source, a, b, signs), of_kind(edit, c, d, signs))
+        for (a, c), (b, d) in corners
+        for signs in (False, True)
+    ]
     even = [(set(olds), set(news)) for olds, news in gaps if len(olds) == len(news)]
     swapped = (set[int]().union(*(olds for olds, _ in even)), set[int]().union(*(news for _, news in even)))
+    origins = defaultdict[str, list[tuple[list[int], int]]](list)
+    for olds, _ in gaps:
+        for i in olds:
+            origins[source[i]].append((olds, i))
     for _, news in gaps:
         for j in tuple(news):
-            origins = (
-                (olds, i) for olds, _ in gaps for i in olds
-                if source[i] == edit[j] and not (i in swapped[0] and j in swapped[1])
-            )  # fmt: skip
-            found = next(origins, None)
+            moved = (o for o in origins[edit[j]] if not (o[1] in swapped[0] and j in swapped[1]))
+            found = next(moved, None)
             if found is not None:
                 same.append((found[1], j))
                 found[0].remove(found[1])
+                origins[edit[j]].remove(found)
                 news.remove(j)
     replaced: list[Pair] = []
     removed: list[int] = []
@@ -80,38 +98,77 @@ def align_words(source: tuple[str, ...], edit: tuple[str, ...]) -> WordAlignment
         else:
             removed += olds
             added += news
-    return WordAlignment(tuple(sorted(same)), tuple(replaced), tuple(removed), tuple(added))
+    return WordAlignment(tuple(sorted(same)), tuple(sorted(replaced)), tuple(sorted(removed)), tuple(sorted(added)))
 
 
 def kept_words(source: tuple[str, ...], edit: tuple[str, ...]) -> list[tuple[int, int]]:
     """The heaviest common subsequence of two word lists, as (source word, edit word) in order.
 
     A word that carries meaning weighs more than any number of small ones beside it, so "a cat" and "cat with a hat"
-    agree in the cat and not in the article.
+    agree in the cat and not in the article. Of equally heavy ones it is the one that leaves the fewest words without
+    an opposite, then the one with the most words in gaps of equal length, so the second "red" of "a red red dress" is
+    what "a red blue dress" replaces. Raises InputError for more than ``MOST_WORDS`` words.
     """
-    heavy = len(source) + len(edit)
-    best = [[0] * (len(edit) + 1) for _ in range(len(source) + 1)]
-    for i in reversed(range(len(source))):
-        for j in reversed(range(len(edit))):
-            best[i][j] = max(best[i + 1][j], best[i][j + 1])
-            if source[i] == edit[j]:
-                weight = 1 if source[i] in SMALL_WORDS else heavy
-                best[i][j] = max(best[i][j], best[i + 1][j + 1] + weight)
-    pairs, i, j = [], 0, 0
+    if max(len(source), len(edit)) > MOST_WORDS:
+        raise InputError(f"a text of {max(len(source), len(edit))} words is too long to compare; {MOST_WORDS} at most")
+    moves = _best_moves(source, edit)
+    pairs, i, j, even = [], 0, 0, None
     while i < len(source) and j < len(edit):
-        if source[i] == edit[j] and best[i][j] > max(best[i + 1][j], best[i][j + 1]):
+        move = int(moves[i, j])
+        even = bool(move & EVEN) if even is None else even
+        step = (move >> (4 if even else 2)) & 3
+        if step == KEEP:
             pairs.append((i, j))
-            i, j = i + 1, j + 1
-        elif best[i + 1][j] >= best[i][j + 1]:
-            i += 1
-        else:
-            j += 1
+            even = None
+        i, j = i + (step != ADD), j + (step != REMOVE)
     return pairs
 
 
-def choose_mode(words: WordAlignment) -> Literal["replace", "refine"]:
-    """Replace where words only stand in for words; refine as soon as one is added or removed."""
-    return "refine" if words.added or words.removed else "replace"
+def _best_moves(source: tuple[str, ...], edit: tuple[str, ...]) -> np.ndarray:
+    """How the best alignment of source[i:] and edit[j:] begins: uint8 (source words, edit words).
+
+    Bit 0 (``EVEN``): in a gap of equal length, or in none. Bits 2 and 3: what to do inside of an uneven gap; bits 4 and
+    5: in an even one. A score is kept meaning, less words without an opposite, plus words in even gaps, each in units
+    that the next cannot reach. A row at a time, from the last word back: within it, R_j = max(T_j, R_{j+1} - unit).
+    """
+    unit = len(source) + len(edit) + 1
+    number = {word: k for k, word in enumerate(dict.fromkeys([*source, *edit]))}
+    words, signs = np.array([number[w] for w in edit]), np.array([is_sign(w) for w in edit])
+    slope = unit * np.arange(len(edit) + 1)
+    even = np.full(len(edit) + 1, NEVER)
+    even[-1] = 0
+    uneven = slope - slope[-1]
+    moves = np.zeros((len(source), len(edit)), np.uint8)
+    for i in reversed(range(len(source))):
+        meaning = unit**2 * (1 if says_little(source[i]) else unit)
+        keep = np.where(words == number[source[i]], meaning + np.maximum(even, uneven)[1:], NEVER)
+        opposite = signs == is_sign(source[i])
+        replace_even = np.where(opposite, even[1:] + 1, NEVER)
+        replace_uneven = np.where(opposite, uneven[1:], NEVER)
+        remove = uneven - unit
+        best = remove.copy()
+        best[:-1] = np.maximum(remove[:-1], np.maximum(keep, replace_uneven))
+        best = np.maximum.accumulate((best - slope)[::-1])[::-1] + slope
+        even = np.append(np.maximum(keep, replace_even), NEVER)
+        uneven = best
+        step = np.select(
+            [best[:-1] == remove[:-1], best[:-1] == best[1:] - unit, best[:-1] == replace_uneven],
+            [REMOVE, ADD, REPLACE],
+            KEEP,
+        )
+        moves[i] = (even > best)[:-1] * EVEN + (step << 2) + (np.where(keep > replace_even, KEEP, REPLACE) << 4)
+    return moves
+
+
+def choose_mode(source: tuple[str, ...], edit: tuple[str, ...], words: WordAlignment) -> Literal["replace", "refine"]:
+    """Replace where words only stand in for words; refine as soon as one is added or removed. Signs decide nothing."""
+    alone = [source[i] for i in words.removed] + [edit[j] for j in words.added]
+    return "replace" if all(map(is_sign, alone)) else "refine"
+
+
+def says_little(word: str) -> bool:
+    """Whether a word or sign says little about what a picture shows."""
+    return word in SMALL_WORDS or is_sign(word)
 
 
 def align_tokens(source: Prompt, edit: Prompt, mode: Mode = "auto") -> TokenAlignment:
@@ -124,7 +181,7 @@ def align_tokens(source: Prompt, edit: Prompt, mode: Mode = "auto") -> TokenAlig
     """
     words = align_words(source.words, edit.words)
     if mode == "auto":
-        mode = choose_mode(words)
+        mode = choose_mode(source.words, edit.words, words)
     elif mode not in ("replace", "refine"):
         raise InputError(f'mode must be auto, replace or refine, not "{mode}"')
     mapping = torch.zeros(source.length, edit.length)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, short
+from ..schedule import steps_of
 from .alignment import Mode, Pair, TokenAlignment, align_tokens, align_words
 from .prompt import LISTED, Prompt, find_phrase
 
@@ -165,7 +166,7 @@ def reweight(edit: Edit, weights: Mapping[int, float]) -> Edit:
 def _steps_inside(window: Window, steps: int) -> Tensor:
     start, end = bounds(window)
     index = torch.arange(steps)
-    return (index >= int(start * steps)) & (index < int(end * steps))
+    return (index >= steps_of(start, steps)) & (index < steps_of(end, steps))
 
 
 def _replaced(source: Prompt, prompt: Prompt, alignment: TokenAlignment) -> Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from ..errors import InputError, short
 
 LISTED = 300
 """Most characters of a message's list of words."""
+SIGNS = ("P", "Sc", "Sk", "Sm")
+"""Unicode's categories of punctuation and of signs that are no pictures."""
 START, END, PAD = -1, -2, -3
 """Entries of ``Prompt.word_of_token`` for tokens that belong to no word."""
 
@@ -47,6 +50,11 @@ class Prompt:
 def split_words(text: str) -> list[str]:
     """Words as CLIP's tokenizer separates them: letters, single digits, runs of other signs; lower case."""
     return re.findall(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+|_+", text.lower())
+
+
+def is_sign(word: str) -> bool:
+    """Whether a word is punctuation or a mathematical sign; pictographs are words."""
+    return all(unicodedata.category(c).startswith(SIGNS) for c in word)
 
 
 def find_phrase(prompt: Prompt, phrase: str, what: str = "word") -> list[int]:

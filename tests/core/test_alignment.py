@@ -1,13 +1,16 @@
 """Token alignment under random word edits."""
 
+import itertools
+import time
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullinv_core.errors import InputError
-from nullinv_core.prompt_to_prompt.alignment import align_tokens, align_words, choose_mode, explain
-from nullinv_core.prompt_to_prompt.prompt import END, PAD, START, Prompt, find_phrase
+from nullinv_core.prompt_to_prompt.alignment import align_tokens, align_words, choose_mode, explain, kept_words
+from nullinv_core.prompt_to_prompt.prompt import END, PAD, START, Prompt, find_phrase, split_words
 
 from .helpers import word_prompt
 
@@ -15,6 +18,44 @@ LENGTH = 40
 WORDS = ["cat", "dog", "leopard", "red", "yellowish", "on", "grass", "a", "elephant", "tree", "near", "beautiful"]
 texts = st.lists(st.sampled_from(WORDS), max_size=10).map(" ".join)
 distinct = st.lists(st.sampled_from(WORDS), min_size=2, max_size=10, unique=True)
+
+
+few = st.lists(st.sampled_from(["a", "red", "red", "cat", "of", ",", "."]), max_size=5).map(tuple)
+repeats = st.lists(st.sampled_from(["a", "red", "cat", "1", "9", ",", ".", '"']), min_size=1, max_size=12).map(tuple)
+
+
+def mode_of(source, edit):
+    return choose_mode(source, edit, align_words(source, edit))
+
+
+def common_subsequences(source, edit, i=0, j=0):
+    """Every common subsequence, slowly."""
+    yield ()
+    for a in range(i, len(source)):
+        for b in range(j, len(edit)):
+            if source[a] == edit[b]:
+                yield from (((a, b), *rest) for rest in common_subsequences(source, edit, a + 1, b + 1))
+
+
+def merit(source, edit, pairs):
+    """What makes one common subsequence better than another: words of meaning, small ones, words without an opposite,
+    words in gaps of equal length."""
+    weights = [word in {*["a", "of", ",", "."]} for word in (source[i] for i, _ in pairs)]
+    corners = [(-1, -1), *pairs, (len(source), len(edit))]
+    alone = even = 0
+    for (a, c), (b, d) in itertools.pairwise(corners):
+        signs = [[word in ",." for word in words] for words in (source[a + 1 : b], edit[c + 1 : d])]
+        # signs stand in for signs, in the order of the text
+        alone += len(signs[0]) + len(signs[1]) - 2 * longest_common(*map(tuple, signs))
+        even += len(signs[0]) if signs[0] == signs[1] else 0
+    return weights.count(False), weights.count(True), -alone, even
+
+
+def longest_common(a, b):
+    if not a or not b:
+        return 0
+    tail = longest_common(a[1:], b[1:]) + (a[0] == b[0])
+    return max(tail, longest_common(a[1:], b), longest_common(a, b[1:]))
 
 
 def prompts(*texts):
@@ -138,7 +179,7 @@ def test_a_word_of_two_tokens_shares_the_attention_of_one():
 )
 def test_the_mode_chooses_itself(a, b, mode):
     """Guards the automatic choice: replace for words that stand in for words, else refine."""
-    assert choose_mode(align_words(tuple(a.split()), tuple(b.split()))) == mode
+    assert mode_of(tuple(a.split()), tuple(b.split())) == mode
 
 
 def test_swapped_colours_are_replaced_in_place():
@@ -163,6 +204,70 @@ def test_meaning_outweighs_articles(a, b, word):
     mapping = align_tokens(source, edit).mapping
     old, new = (p.tokens_of_word(p.words.index(word))[0] for p in (source, edit))
     assert mapping[old, new] == 1
+
+
+@given(few, few)
+def test_the_kept_words_are_the_best_common_subsequence(source, edit):
+    """Guards the alignment against all common subsequences: as much meaning as can be, then the most opposites."""
+    best = max(merit(source, edit, pairs) for pairs in common_subsequences(source, edit))
+    assert merit(source, edit, tuple(kept_words(source, edit))) == best
+    assert merit(edit, source, tuple(kept_words(edit, source))) == best
+
+
+@given(repeats, st.data(), st.sampled_from(["2", "tiger", "blue", "a", "red"]))
+def test_one_word_that_changes_is_replaced(source, data, word):
+    """Guards words beside repeats of themselves: whatever stands around it, the one that changed is replaced."""
+    places = [i for i, old in enumerate(source) if old != word and old not in ',."']
+    if places:
+        i = data.draw(st.sampled_from(places))
+        edit = (*source[:i], word, *source[i + 1 :])
+        words = align_words(source, edit)
+        assert words.replaced == (((i,), (i,)),) and not words.removed and not words.added
+        assert mode_of(source, edit) == "replace"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "replaced"),
+    [
+        ("11 cats", "12 cats", [("1", "2")]),
+        ("a 1980s car", "a 1990s car", [("8", "9")]),
+        ("a red red dress", "a red blue dress", [("red", "blue")]),
+        ("a cat sitting next to a mirror", "a tiger sitting next to a mirror.", [("cat", "tiger")]),
+        ("a photo of a cat", "a photo of a tiger.", [("cat", "tiger")]),
+        ("a cat, a dog", "a tiger a dog", [("cat", "tiger")]),
+        ('"a cat" on grass', "a tiger on grass", [("cat", "tiger")]),
+    ],
+)
+def test_replaced_beside_repeats_and_signs(a, b, replaced):
+    """Guards texts as people write them: the changed word is replaced, and a sign of one text alone decides nothing."""
+    source, edit = (tuple(split_words(text)) for text in (a, b))
+    words = align_words(source, edit)
+    assert [(source[i], edit[j]) for (i,), (j,) in words.replaced] == replaced
+    assert mode_of(source, edit) == "replace"
+
+
+@given(repeats, st.data())
+def test_signs_that_one_text_has_keep_every_row_whole(source, data):
+    """Guards added and removed signs: in auto the mode is replace, no attention is lost, and a new sign has its own."""
+    edit = tuple(w for w in source if w not in ',."' or data.draw(st.booleans())) + (".",) * data.draw(
+        st.integers(0, 2)
+    )
+    for a, b in ((source, edit), (edit, source)):
+        both = prompts(" ".join(a), " ".join(b))
+        alignment = align_tokens(*both)
+        assert alignment.mode == "replace"
+        assert torch.allclose(alignment.mapping.sum(1), torch.ones(LENGTH), atol=1e-6)
+
+
+def test_long_texts_align_in_seconds():
+    """Guards the price: 3,000 words against as many others, and a refusal in words of what would take gigabytes."""
+    words = ["a", "red", "cat", "dog", "on", "grass", ","]
+    source, edit = (tuple(words[(i * i + k * i) % 7] for i in range(3000)) for k in (1, 3))
+    started = time.process_time()
+    align_words(source, edit)
+    assert time.process_time() - started < 6
+    with pytest.raises(InputError, match="20001 words is too long to compare; 20000 at most"):
+        align_words(("a",) * 20_001, ("a",))
 
 
 def test_unknown_modes_are_refused():

@@ -131,6 +131,13 @@ def test_a_words_own_window_overrides_the_common_one(denoiser):
     assert plan.cross_window[:, token + 1].nonzero().flatten().tolist() == list(range(8))
 
 
+def test_windows_end_where_their_number_says():
+    """Guards windows over 50 steps, of which 0.58 are 29 and 0.29 to 0.57 are 14 to 28."""
+    plan = plan_edit(SOURCE, EDIT, 50, EditSettings(cross_replace=0.58, self_replace=(0.29, 0.57), focus_from=0.58))
+    assert plan.cross_window[:, 0].sum() == 29 and plan.self_window.nonzero().flatten().tolist() == list(range(14, 28))
+    assert plan.focus_window.any(1).nonzero().flatten().tolist() == list(range(29, 50))
+
+
 def test_local_blend_keeps_the_source_outside_its_mask(denoiser):
     """Guards local blend: outside the reported mask the edit equals the source branch to the bit, inside it differs."""
     trajectory, null = inverted(denoiser), empty_context()
@@ -388,13 +395,14 @@ def test_inputs_that_do_not_fit_are_refused(denoiser):
             denoiser, trajectory, null, contexts, batch_edits([[plan_edit(SOURCE, EDIT, 7)]]), 7.5)),
         ("between 1 and 4 steps", lambda: edited_with(denoiser, trajectory, null, steps=5)),
         ("a limit for 1 images", lambda: edited_with(denoiser, trajectory, null, limit=torch.ones(8, 8) > 0)),
-        ("guidance must be a finite", lambda: edited_with(denoiser, trajectory, null, source_guidance=float("nan"))),
+        ("guidance must be a number", lambda: edited_with(denoiser, trajectory, null, source_guidance=float("nan"))),
         ("same number of edits", lambda: batch_edits([[plan], []])),
         ("same number of tokens", lambda: batch_edits([[plan, plan_edit(SOURCE, EDIT, 9)]])),
         ("at least 1", lambda: NullTextSettings(inner_steps=0)),
         ("must be positive", lambda: NullTextSettings(learning_rate=0.0)),
-        ("guidance must be a finite", lambda: NullTextSettings(guidance=float("nan"))),
-        ("guidance must be a finite", lambda: reconstruct(denoiser, trajectory, null, float("inf"))),
+        ("guidance must be a number in 0…100", lambda: NullTextSettings(guidance=float("nan"))),
+        ("guidance must be a number in 0…100", lambda: NullTextSettings(guidance=-3.0)),
+        ("guidance must be a number in 0…100", lambda: reconstruct(denoiser, trajectory, null, float("inf"))),
         ("must be a finite number", lambda: EditSettings(weights={"cat": float("nan")})),
         ("lists of words", lambda: EditSettings(blend="cat")),
         ("cross replace must lie", lambda: EditSettings(cross_replace=1.5)),
