@@ -108,7 +108,7 @@ def base(model_folder, photo, tmp_path, **changes):
         ({"preset": "direct", "inner_steps": 3}, "optimizes nothing; leave out"),
         ({"out": "/none/x.safetensors"}, "the folder"),
         ({"out": "x.ckpt"}, "must end in .safetensors"),
-        ({"size": 33}, "size must be a multiple of 8 from 16 to 4096"),
+        ({"size": 33}, "size must be a multiple of 8 from 8 to 4096"),
         ({"size": 8}, "size must be a multiple of 8 from 16 to 4096"),
         ({"device": "warp"}, 'device "warp" cannot be used'),
         ({"guidance": "nan"}, "guidance must be a finite number"),
