@@ -293,7 +293,7 @@ def reconstruct(
         )
     pictures = loaded.decode(latents)
     if photo is None:
-        best, limit = loaded.decode(stored.trajectory.clean), ", and not to the photo: --reference tells that"
+        best, limit = loaded.decode(stored.trajectory.clean), "; --reference tells how near the photo is"
     else:
         best, decibels = _autoencoded(loaded, stored.trajectory.clean, photo)
         limit = f", which itself is {decibels:.1f} dB to the photo"

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..images import autoencoder_warning, fitted_size, opaque, psnr
+from ..images import GRID, autoencoder_warning, fitted_size, opaque, psnr
 from ..keeping import keep_photo
 from ..presets import Recipe
 from ..prompt_to_prompt.edit import EditSettings
 from .comfy import check_model
-from .comfy_conditioning import FACTOR
 from .comfy_jobs import invert_latent, optimize, sample_edit, schedule_of
 from .comfy_text import plan_request
 
@@ -51,7 +50,7 @@ def edit_photo(
     """
     check_model(model)
     request = plan_request(clip, source, edits, settings_of(strength, blend))
-    photo = fit(opaque(image), size, FACTOR)
+    photo = fit(opaque(image), size, GRID)
     schedule = schedule_of(model, "ddim_uniform", steps)
     latent = {"samples": vae.encode(photo)}
     inversion, _ = invert_latent(model, request.source_conditioning, latent, schedule, PINNED.inversion)

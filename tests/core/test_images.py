@@ -66,7 +66,7 @@ P3 = icc(b"RGB ", decoded(np.linspace(0, 1, 1024)), P3_COLORANTS)
 def scene(side=64):
     """A smooth colourful picture (side, side, 3), linear sRGB in 0…1."""
     y, x = np.mgrid[0:side, 0:side] / (side - 1)
-    return decoded(np.stack([x, y, 1 - (x + y) / 2], -1))
+    return decoded(0.05 + 0.9 * np.stack([x, y, 1 - (x + y) / 2], -1))
 
 
 def bytes_of(picture):
