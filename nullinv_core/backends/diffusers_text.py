@@ -12,7 +12,7 @@ from torch import Tensor
 from ..context import pack
 from ..denoiser import no_gradients
 from ..errors import InputError, short
-from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
+from ..prompt_to_prompt.prompt import END, PAD, START, Prompt, check_tokens
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,12 +55,7 @@ class TextEncoder:
             for tokenizer in self.tokenizers[1:]:
                 ids.append(torch.tensor([_ids(tokenizer, p.text, self.length) for p in prompts], device=device))
             for encoder, rows in zip(self.encoders, ids, strict=True):
-                known, highest = int(encoder.config.vocab_size), int(rows.max())
-                if highest >= known:
-                    raise InputError(
-                        f"the tokenizer is not the text encoder's: it gives the token {highest}, the encoder has "
-                        f"{known}; get a complete copy of the model"
-                    )
+                check_tokens(int(rows.max()), int(encoder.config.vocab_size))
             if len(self.encoders) == 1:
                 text: Tensor = self.encoders[0](ids[0]).last_hidden_state
                 return text.float()

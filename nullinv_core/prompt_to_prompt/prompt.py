@@ -45,6 +45,15 @@ class Prompt:
         return [i for i, w in enumerate(self.word_of_token) if w == kind]
 
 
+def check_tokens(highest: int, known: int) -> None:
+    """Raise InputError where a tokenizer gives a token that a text encoder with so many of them does not have."""
+    if highest >= known:
+        raise InputError(
+            f"the tokenizer is not the text encoder's: it knows the token {highest}, the encoder has {known} tokens; "
+            "get a complete copy of the model"
+        )
+
+
 def as_tokenized(text: str) -> str:
     """A text as CLIP's tokenizer reads it: lower case, letters and their accents in one character (NFC)."""
     return unicodedata.normalize("NFC", text).lower()

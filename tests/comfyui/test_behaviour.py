@@ -436,6 +436,7 @@ def other_model(chain, plan, sampler):
         (change(lambda c, p, s: p, edit_text="a (green star"), "a bracket without its partner"),
         (change(lambda c, p, s: p, edit_text="a (big (green) star:2)"), "inside of another"),
         (CACHED, "leaves out predictions"),
+        (change(lambda c, p, s: p, edit_text=f"a (green:{'9' * 400}) star"), "between -1000 and 1000, not inf"),
         (change(lambda c, p, s: p, edit_text=" "), "the edit text is empty"),
         (change(lambda c, p, s: p, word_windows="zebra=0.4"), 'window "zebra" is not in the prompt'),
         (change(lambda c, p, s: p, word_windows="0.4"), "write word=0.4"),
@@ -561,6 +562,7 @@ def test_a_broken_file_is_a_sentence(comfy):
         ("a\0b", "no file system takes"),
         ("a\ud800", "no file system takes"),
         ("taken/escape", "cannot be made"),
+        ("taken/%year%", "give another prefix"),
     ],
 )
 def test_files_stay_inside_the_output_folder(comfy, prefix, message):
