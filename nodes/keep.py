@@ -22,7 +22,7 @@ class KeepPhoto(io.ComfyNode):
             description="Gives back the photo's own pixels wherever the edit hardly differs from it. The VAE softens "
             "the whole picture and an edit drifts a little everywhere; there neither remains.",
             inputs=[
-                io.Image.Input("photo", tooltip="The photo that was encoded."),
+                io.Image.Input("photo", tooltip="The photo that was encoded; transparent parts count as white."),
                 io.Image.Input("edited", tooltip="The decoded edit, or several of one photo."),
                 io.Image.Input("reconstructed", tooltip="The decoded latent of the photo: VAE Encode, then VAE Decode. "
                                "What the VAE does to both is so left out of the comparison."),
@@ -36,6 +36,7 @@ class KeepPhoto(io.ComfyNode):
     @classmethod
     def execute(cls, photo: Any, edited: Any, reconstructed: Any) -> Any:
         """See the schema."""
+        from ..nullinv_core.images import opaque
         from ..nullinv_core.keeping import keep_photo
 
-        return io.NodeOutput(*keep_photo(photo[..., :3], edited[..., :3], reconstructed[..., :3]))
+        return io.NodeOutput(*keep_photo(opaque(photo), opaque(edited), opaque(reconstructed)))

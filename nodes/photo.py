@@ -25,7 +25,7 @@ class EditPhoto(io.ComfyNode):
                 io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL."),
                 io.Clip.Input("clip", tooltip="Its CLIP."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
-                io.Image.Input("image", tooltip="The photo."),
+                io.Image.Input("image", tooltip="The photo; transparent parts count as white."),
                 io.String.Input("source_text", multiline=True, tooltip="What the photo shows."),
                 io.String.Input("edit_text", multiline=True, tooltip="What it shall show instead: change as few words "
                                 "as you can. Several lines are several edits."),

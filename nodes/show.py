@@ -38,5 +38,6 @@ class AttentionMaps(io.ComfyNode):
     def execute(cls, attention: Any, words: str, edit: int, image: Any = None) -> Any:
         """See the schema."""
         from ..nullinv_core.figures import heat_maps
+        from ..nullinv_core.images import opaque
 
-        return io.NodeOutput(*heat_maps(attention, edit, wires.words(words), None if image is None else image[..., :3]))
+        return io.NodeOutput(*heat_maps(attention, edit, wires.words(words), None if image is None else opaque(image)))

@@ -26,7 +26,8 @@ class SaveInversion(io.ComfyNode):
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
                 io.String.Input("prompt", multiline=True, tooltip="The source text; Load Inversion gives it back."),
                 io.String.Input("filename_prefix", default="inversions/photo", tooltip="Folder and beginning of the "
-                                "file's name, inside the output folder."),
+                                "file's name, inside the output folder. %date:yyyy-MM-dd%, %year%, %width% and so on "
+                                "are filled in, as in Save Image."),
                 NullEmbeddings.Input("null_embeddings", optional=True, tooltip="From Null-Text Optimize."),
             ],
             outputs=[io.String.Output(display_name="file", tooltip="Name of the file, inside the output folder.")],

@@ -18,9 +18,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from .errors import InputError, NonFiniteError
-from .files import check_writable
+from .files import check_outputs, check_writable
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from .backends.diffusers import DiffusersModel
@@ -102,12 +103,6 @@ def _load(model: str, device: str, dtype: str, config: Path | None = None) -> Di
     return load_model(model, _pick_device(device), getattr(torch, dtype), config)
 
 
-def _check_out(path: Path, suffix: str) -> None:
-    if path.suffix.lower() != suffix:
-        raise InputError(f'--out "{path}" must end in {suffix}')
-    check_writable(path)
-
-
 def _check_folder(folder: Path) -> None:
     """Raise InputError where ``folder`` could not be made or written to; make nothing yet."""
     place = folder
@@ -118,19 +113,55 @@ def _check_folder(folder: Path) -> None:
     check_writable(place / "file")
 
 
-def _reopen(
-    inversion: Path, model: str, device: str, dtype: str | None, config: Path | None
-) -> tuple[Inversion, NullEmbeddings, DiffusersModel]:
-    """An inversion, its null embeddings and the model that made it, checked to belong together."""
-    from .backends.diffusers import check_inversion
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise InputError("the --prompt is empty; say what the picture shows")
+
+
+def _check_steps(steps: int) -> None:
+    from .schedule import leading_schedule, scaled_linear_alphas
+
+    leading_schedule(scaled_linear_alphas(), steps)
+
+
+def _read_from(model: str, *others: Path | None) -> list[Path]:
+    """The files and folders that a command reads, which it may not write over."""
+    return [*(path for path in others if path is not None), *([] if model in ("", "demo") else [Path(model)])]
+
+
+def _stored(inversion: Path, model: str) -> tuple[Inversion, str]:
+    """An inversion with null embeddings, and the name of its model."""
     from .store import load_inversion
 
     stored = load_inversion(inversion)
+    if stored.null is None:
+        raise InputError(f'"{inversion}" holds no null embeddings; invert the image again')
     if not (model or stored.model):
         raise InputError(f'"{inversion}" does not say which model made it; name it with --model')
-    loaded = _load(model or stored.model, device, dtype or stored.precision, config)
+    return stored, model or stored.model
+
+
+def _reopen(
+    stored: Inversion, model: str, device: str, dtype: str | None, config: Path | None
+) -> tuple[Inversion, NullEmbeddings, DiffusersModel]:
+    """An inversion, its null embeddings and the model that made it, checked to belong together."""
+    from .backends.diffusers import check_inversion
+
+    loaded = _load(model, device, dtype or stored.precision, config)
     checked, null = check_inversion(stored, loaded)
     return checked, null, loaded
+
+
+def _autoencoded(loaded: DiffusersModel, latents: Tensor, photo: Tensor) -> tuple[Tensor, float]:
+    """A photo (1, H, W, 3) as the autoencoder alone gives it back, and at which PSNR; warns of a low one."""
+    from .images import autoencoder_warning, psnr
+
+    decoded = loaded.decode(latents)
+    decibels = psnr(decoded, photo)
+    warning = autoencoder_warning(decibels)
+    if warning is not None:
+        _warn(warning)
+    return decoded, decibels
 
 
 @app.command()
@@ -145,9 +176,9 @@ def demo(
     from .schedule import check_guidance
 
     check_guidance(guidance)
+    _check_steps(steps)
     _check_folder(out)
     model = _load("demo", "cpu", "float32")
-    model.schedule(steps)
     with _progress() as callback:
         report, pictures = run_case(model, demo_case(seed), seed, steps, guidance, callback=callback)
     write_demo(out, report, pictures)
@@ -166,7 +197,7 @@ def demo(
 @app.command()
 def invert(
     model: Annotated[str, typer.Option(help='Diffusers folder, .safetensors checkpoint, or "demo".')],
-    image: Annotated[Path, typer.Option(help="The picture; scaled, its shape kept.")],
+    image: Annotated[Path, typer.Option(help="The picture; scaled, its shape kept, transparent parts white.")],
     prompt: Annotated[str, typer.Option(help="What the picture shows.")],
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
@@ -187,25 +218,32 @@ def invert(
     """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
     from .backends.diffusers import in_safer_precision
     from .backends.diffusers_memory import checkpoint, checkpoint_if_needed
-    from .images import load_image
+    from .images import GRID, check_side, fitted_size, load_image, read_picture
     from .inversion import invert as run_inversion
     from .presets import PRESETS, embed
     from .schedule import check_guidance
     from .store import Inversion, save_inversion
 
-    _check_out(out, ".safetensors")
+    check_outputs([out], _read_from(model, image, config), ".safetensors")
     check_guidance(guidance)
+    _check_steps(steps)
+    _check_text(prompt)
     recipe = PRESETS[preset]
     if recipe.optimization is None and (inner_steps is not None or low_memory is not None):
         raise InputError(f"--preset {preset} optimizes nothing; leave out --inner-steps and --low-memory")
     if recipe.optimization is not None and inner_steps is not None:
         recipe = replace(recipe, optimization=replace(recipe.optimization, inner_steps=inner_steps))
+    picture = read_picture(image)
+    if size:
+        check_side(size)
+        fitted_size(*((size, size) if square else picture.size), size, GRID)
     loaded = _load(model, device, dtype, config)
     schedule = loaded.schedule(steps)
     side = loaded.check_size(size or loaded.native_size)
-    photo = load_image(image, side, 0 if square else loaded.factor)
+    photo = load_image(picture, side, 0 if square else loaded.factor)
     context, empty = loaded.encode_prompts([loaded.prompt(prompt), loaded.prompt("")]).split(1)
     latents = loaded.encode_image(photo)
+    _, decibels = _autoencoded(loaded, latents, photo)
     if low_memory is not None:
         checkpoint(loaded, low_memory)
     with _progress() as callback:
@@ -221,13 +259,14 @@ def invert(
     place = model if model == "demo" else str(Path(model).resolve())
     precision = str(loaded.denoiser.unet.dtype).removeprefix("torch.")
     save_inversion(out, Inversion(trajectory, null, (prompt,), loaded.fingerprint, place, precision))
-    typer.echo(f"saved: {out}")
+    typer.echo(f"saved: {out} (the autoencoder alone gives the photo back at {decibels:.1f} dB)")
 
 
 @app.command()
 def reconstruct(
     inversion: InversionFile,
     out: Annotated[Path, typer.Option(help="Picture to write, .png.")],
+    reference: Annotated[Path | None, typer.Option(help="The photo: tells how near to it the result is.")] = None,
     model: OtherModel = "",
     device: Device = "",
     dtype: OtherDtype = None,
@@ -236,20 +275,32 @@ def reconstruct(
     """Reconstruct the picture from its inversion, at the guidance it was optimized for."""
     from .backends.diffusers import in_safer_precision
     from .editing import reconstruct as run_reconstruction
-    from .images import psnr, save_image
+    from .images import psnr, read_picture, save_image
 
-    _check_out(out, ".png")
-    stored, null, loaded = _reopen(inversion, model, device, dtype, config)
+    stored, model = _stored(inversion, model)
+    outputs = _numbered(out, stored.trajectory.batch)
+    check_outputs(outputs, _read_from(model, inversion, reference, config), ".png")
+    if reference is not None and stored.trajectory.batch > 1:
+        raise InputError(f"this inversion holds {stored.trajectory.batch} images; --reference is for one alone")
+    picture_file = None if reference is None else read_picture(reference)
+    stored, null, loaded = _reopen(stored, model, device, dtype, config)
+    photo = None if picture_file is None else _photo(picture_file, reference, stored, loaded)
     with _progress() as callback:
         latents = in_safer_precision(
             loaded,
             lambda: run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback),
             _warn,
         )
-    pictures, best = loaded.decode(latents), loaded.decode(stored.trajectory.clean)
-    for path, picture, wanted in zip(_numbered(out, len(latents)), pictures, best, strict=True):
+    pictures = loaded.decode(latents)
+    if photo is None:
+        best, limit = loaded.decode(stored.trajectory.clean), "; --reference tells how near the photo is"
+    else:
+        best, decibels = _autoencoded(loaded, stored.trajectory.clean, photo)
+        limit = f", which itself is {decibels:.1f} dB to the photo"
+    for path, picture, wanted in zip(outputs, pictures, best, strict=True):
         save_image(picture, path)
-        typer.echo(f"saved: {path} ({psnr(picture, wanted):.1f} dB to what the autoencoder gives)")
+        to_photo = "" if photo is None else f"{psnr(picture, photo[0]):.1f} dB to the photo; "
+        typer.echo(f"saved: {path} ({to_photo}{psnr(picture, wanted):.1f} dB to what the autoencoder gives{limit})")
 
 
 @app.command()
@@ -284,16 +335,17 @@ def edit(
     config: Config = None,
 ) -> None:
     """Edit the picture: say what it shall show instead."""
+    import torch
+
     from .backends.diffusers import in_safer_precision
     from .editing import edit as run_edit
     from .figures import word_maps
-    from .images import load_image, save_image, save_pil
+    from .images import read_picture, save_image, save_pil
     from .keeping import keep_photo as kept_photo
     from .prompt_to_prompt.attention import batch_edits
     from .prompt_to_prompt.edit import EditSettings, plan_edits
     from .schedule import check_guidance
 
-    _check_out(out, ".png")
     settings = EditSettings(
         mode=mode,
         cross_replace=cross_replace,
@@ -307,16 +359,19 @@ def edit(
         steady=steady or [],
     )
     check_guidance(guidance)
-    if save_attention is not None:
-        _check_folder(save_attention)
-    stored, null, loaded = _reopen(inversion, model, device, dtype, config)
+    for text in prompt:
+        _check_text(text)
+    stored, model = _stored(inversion, model)
     if len(stored.prompts) != 1:
         raise InputError(f"this inversion holds {len(stored.prompts)} images; the command line edits one at a time")
-    height, width = (n * loaded.factor for n in stored.trajectory.clean.shape[-2:])
-    photo = None
-    if reference is not None:
-        photo = load_image(reference, (width, height))
-        _check_photo(reference, loaded.encode_image(photo), stored.trajectory.clean)
+    outputs, maps = _numbered(out, len(prompt)), _map_files(save_attention, len(prompt))
+    if save_attention is not None:
+        _check_folder(save_attention)
+    existing = [path for path in maps if os.path.isdir(path.parent)]
+    check_outputs([*outputs, *existing], _read_from(model, inversion, reference, config), ".png")
+    picture_file = None if reference is None else read_picture(reference)
+    stored, null, loaded = _reopen(stored, model, device, dtype, config)
+    photo = None if picture_file is None else _photo(picture_file, reference, stored, loaded)
     source = loaded.prompt(stored.prompts[0])
     prompts = [loaded.prompt(text) for text in prompt]
     plans = plan_edits(source, prompts, stored.trajectory.schedule.steps, settings)
@@ -330,27 +385,35 @@ def edit(
             ),
             _warn,
         )  # fmt: skip
-    if save_attention is not None and result.maps is None:
-        raise InputError("the model has no cross-attention of the size that maps are read at; leave --save-attention")
     pictures = loaded.decode(result.latents[0])
     if photo is not None and keep_photo:
         pictures, _ = kept_photo(photo, pictures, loaded.decode(stored.trajectory.clean))
-    for path, picture, mask in zip(_numbered(out, len(prompts)), pictures, result.mask[0], strict=True):
+    for path, picture, mask in zip(outputs, pictures, result.mask[0], strict=True):
         save_image(picture, path)
         typer.echo(f"saved: {path}" + ("" if photo is None else f" ({_kept(picture, photo[0], mask)})"))
-    if save_attention is not None and result.maps is not None:
-        save_attention.mkdir(parents=True, exist_ok=True)
-        for branch, one in enumerate([source, *prompts]):
-            picture = loaded.decode(result.source)[0] if branch == 0 else pictures[branch - 1]
-            name = "source" if branch == 0 else f"edit-{branch}"
-            save_pil(word_maps(picture, result.maps[0, branch].cpu(), one), save_attention / f"{name}.png")
-        typer.echo(f"attention: {save_attention}")
+    if save_attention is None:
+        return
+    if result.maps is None:
+        raise InputError("the model has no cross-attention of the size that maps are read at; leave --save-attention")
+    save_attention.mkdir(parents=True, exist_ok=True)
+    shown = torch.cat([loaded.decode(result.source), pictures])
+    for path, picture, attention, one in zip(maps, shown, result.maps[0].cpu(), [source, *prompts], strict=True):
+        save_pil(word_maps(picture, attention, one), path)
+    typer.echo(f"attention: {save_attention}")
 
 
-def _check_photo(path: Path, latents: Tensor, inverted: Tensor) -> None:
+def _photo(picture: Image, name: Path | None, stored: Inversion, loaded: DiffusersModel) -> Tensor:
+    """The photo of an inversion, (1, H, W, 3), scaled and cropped as it was; raises InputError for another one."""
+    from .images import load_image
+
+    inverted = stored.trajectory.clean
+    height, width = (n * loaded.factor for n in inverted.shape[-2:])
+    photo = load_image(picture, (width, height))
+    latents = loaded.encode_image(photo)
     # half precision and another way of scaling stay far below this, another photo above
     if float((latents.to(inverted) - inverted).square().mean().sqrt() / inverted.std()) > 0.2:
-        raise InputError(f'--reference "{path}" is not the photo that was inverted; give that one, or leave it out')
+        raise InputError(f'--reference "{name}" is not the photo that was inverted; give that one, or leave it out')
+    return photo
 
 
 def _kept(picture: Tensor, photo: Tensor, mask: Tensor) -> str:
@@ -373,6 +436,11 @@ def _kept(picture: Tensor, photo: Tensor, mask: Tensor) -> str:
 
 def _numbered(out: Path, count: int) -> list[Path]:
     return [out] if count == 1 else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(count)]
+
+
+def _map_files(folder: Path | None, edits: int) -> list[Path]:
+    names = ["source", *(f"edit-{i + 1}" for i in range(edits))]
+    return [] if folder is None else [folder / f"{name}.png" for name in names]
 
 
 def _weight(text: str) -> tuple[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -96,10 +96,22 @@ def check_finite(epsilon: Tensor, level: NoiseLevel, step: int) -> Tensor:
     """Return ``epsilon``; raise NonFiniteError where it holds NaN or infinity."""
     if not bool(torch.isfinite(epsilon).all()):
         raise NonFiniteError(
-            f"the network produced NaN or infinity at step {step} (timestep {level.timestep:g}); "
-            "try float32 or bfloat16 instead of float16"
+            f"the network produced NaN or infinity at step {step} (timestep {level.timestep:g}); in float16 try "
+            "float32 or bfloat16, in these look for NaN in the model's file"
         )
     return epsilon
+
+
+def broken_weight(weights: Mapping[str, Tensor]) -> str | None:
+    """Name of the first weight that holds NaN or infinity, or None."""
+    numbers = ((name, w) for name, w in weights.items() if w.is_floating_point())
+    return next((name for name, w in numbers if not bool(w.to(torch.float32).isfinite().all())), None)
+
+
+def broken_model(name: str, dtype: torch.dtype) -> NonFiniteError:
+    """The error of a model with a ``broken_weight`` of that name, which computes in ``dtype``."""
+    way = "load it in float32" if dtype == torch.float16 else "get another copy of the model's file"
+    return NonFiniteError(f"the model's weights hold NaN or infinity ({name}); {way}")
 
 
 @contextmanager

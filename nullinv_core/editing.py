@@ -44,8 +44,9 @@ def _null_rows(null: NullEmbeddings | Pin | Tensor, trajectory: Trajectory, step
 
 def _check_null(null: NullEmbeddings | Pin | Tensor, trajectory: Trajectory, guidance: float) -> None:
     check_guidance(guidance)
-    if isinstance(null, Pin) and null.null.ndim == 3 and len(null.null) not in (1, trajectory.batch):
-        raise InputError(f"a null context for {len(null.null)} images does not fit {trajectory.batch} images")
+    plain = null.null if isinstance(null, Pin) else null
+    if isinstance(plain, Tensor):
+        trajectory.check_context(plain, "null context")
     if isinstance(null, Pin) and null.guidance is not None and null.guidance.shape != trajectory.latents[1:].shape:
         raise InputError(
             f"the photo's own guidance {tuple(null.guidance.shape)} does not belong to a trajectory of "
@@ -77,6 +78,8 @@ def reconstruct(
     _check_null(null, trajectory, guidance)
     schedule = trajectory.schedule
     text = trajectory.context if context is None else context
+    if text.shape != trajectory.context.shape:
+        raise InputError(f"the context must be {tuple(trajectory.context.shape)}, not {tuple(text.shape)}")
     with no_gradients():
         latents = trajectory.noisiest
         for step in range(schedule.steps, 0, -1):
@@ -180,9 +183,10 @@ def edit(
 
 def _check_edits(trajectory: Trajectory, contexts: Tensor, edits: EditBatch, limit: Tensor | None) -> None:
     batch, count, steps = trajectory.batch, edits.branches - 1, trajectory.schedule.steps
-    if contexts.shape[:2] != (batch, count) or len(edits.edits) != batch:
+    wanted = (batch, count, *trajectory.context.shape[1:])
+    if contexts.shape != wanted or len(edits.edits) != batch:
         raise InputError(
-            f"{batch} images with {count} edits each need contexts ({batch}, {count}, tokens, width), "
+            f"{batch} images with {count} edits each need contexts (B, E, tokens, width) = {wanted}, "
             f"not {tuple(contexts.shape)}"
         )
     if edits.self_window.shape[2] != steps:

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -22,6 +22,31 @@ PREFIX, SUFFIX = ".nullinv-", ".partial"
 LOCK = "lock"
 ABANDONED = 3600.0
 """Seconds after which a hidden folder counts as left behind where locks say nothing."""
+
+
+def check_suffix(path: Path, suffix: str) -> None:
+    """Raise InputError where a name says another format than the one that will be written."""
+    if path.suffix.lower() != suffix:
+        raise InputError(f'the name "{path}" must end in {suffix}')
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], suffix: str) -> None:
+    """Raise InputError unless every output can be written, under a name of its own that is none of the ``inputs``.
+
+    Inputs are files and folders that are read, all files in them included; links to them count as they do.
+    """
+    places = [os.path.normcase(os.path.realpath(path)) for path in outputs]
+    read = [os.path.normcase(os.path.realpath(path)) for path in inputs]
+    for number, (path, place) in enumerate(zip(outputs, places, strict=True)):
+        check_suffix(path, suffix)
+        check_writable(path)
+        if place in places[:number]:
+            raise InputError(f'two pictures would be written to "{path}"; give one of them another name')
+        if not os.path.exists(path):
+            continue
+        for source, own in zip(read, inputs, strict=True):
+            if os.path.exists(source) and (os.path.samefile(path, source) or Path(place).is_relative_to(source)):
+                raise InputError(f'"{path}" would be written over what is read from "{own}"; give another name')
 
 
 def check_writable(path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Pictures on disk and as tensors: float32 (B, H, W, 3) in 0…1, as ComfyUI has them."""
+"""Pictures on disk and as tensors: sRGB, float32 (B, H, W, 3) in 0…1, as ComfyUI has them."""
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
@@ -10,18 +11,39 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .errors import InputError
-from .files import whole_file
+from .files import check_suffix, whole_file
 
 LARGEST = 100_000_000
 """Most pixels of a picture that is read."""
 LARGEST_SIDE = 4096
 """Most pixels along a side of a picture that is worked on."""
+GRID = 8
+"""Pixels per latent position of Stable Diffusion's autoencoders."""
+BACKGROUND = (255, 255, 255)
+"""What shows through a picture's transparent parts: white."""
+GREY = ("1", "L", "LA")
+SAMPLE_FORMAT, UNSIGNED = 339, 1
+"""The TIFF tag that says what the numbers are, and that they are whole and not signed."""
+PERCEPTUAL = b"\0"
+"""The rendering intent in a PNG's sRGB chunk. An embedded profile would carry the time that it was made at."""
+ROUNDING = 0.01
+"""How far beyond 0…1 pixels may lie."""
+FAITHFUL = 25.0
+"""PSNR in dB from which on an autoencoder keeps a photo: below, people see at once what it lost."""
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error)
 """What Pillow's readers raise for damaged files."""
+
+
+def check_side(side: int, grid: int = GRID, least: int = GRID) -> int:
+    """Return a picture's shorter side in pixels; raise InputError where no model could work on it."""
+    if not least <= side <= LARGEST_SIDE or side % grid:
+        raise InputError(f"size must be a multiple of {grid} from {least} to {LARGEST_SIDE}, not {side}")
+    return side
 
 
 def fitted_size(width: int, height: int, size: int, grid: int) -> tuple[int, int]:
@@ -39,30 +61,15 @@ def fitted_size(width: int, height: int, size: int, grid: int) -> tuple[int, int
     return across, down
 
 
-def load_image(path: Path | str, size: int | tuple[int, int], grid: int = 0) -> Tensor:
-    """Read a picture, scale it and crop its centre: float32 (1, H, W, 3) in 0…1.
+def load_image(picture: Path | str | Image.Image, size: int | tuple[int, int], grid: int = 0) -> Tensor:
+    """Read a picture, scale it and crop its centre: sRGB, float32 (1, H, W, 3) in 0…1.
 
-    ``size``: (width, height), or the side of a square; with a ``grid`` the shorter side of a picture that keeps its
-    shape, but for what its sides exceed multiples of so many pixels by.
+    ``picture``: a file, or a picture of Pillow's. ``size``: (width, height), or the side of a square; with a ``grid``
+    the shorter side of a picture that keeps its shape, but for what its sides exceed multiples of so many pixels by.
 
-    Raises InputError for a file that is missing, no picture, or larger than 100 megapixels, and as ``fitted_size``.
+    Raises InputError as ``read_picture`` and ``fitted_size``.
     """
-    path = Path(path)
-    if not os.path.isfile(path):
-        raise InputError(f'there is no image file "{path}"')
-    try:
-        with warnings.catch_warnings():
-            # our own limit, below, is the stricter one
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                _check_pixels(path, *picture.size)
-                upright = _rgb(ImageOps.exif_transpose(picture))
-    except InputError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise InputError(f'"{path}" is larger than {LARGEST // 10**6} megapixels; scale it down') from error
-    except UNREADABLE as error:
-        raise InputError(f'"{path}" cannot be read as an image; give a PNG, JPEG or WebP file') from error
+    upright = read_picture(picture)
     wanted = (size, size) if isinstance(size, int) else size
     if isinstance(size, int) and grid:
         wanted = fitted_size(*upright.size, size, grid)
@@ -71,16 +78,118 @@ def load_image(path: Path | str, size: int | tuple[int, int], grid: int = 0) -> 
     return from_pil(upright)
 
 
-def _check_pixels(path: Path, width: int, height: int) -> None:
+def read_picture(picture: Path | str | Image.Image) -> Image.Image:
+    """A file, or a picture of Pillow's, as 8-bit RGB in sRGB, upright by its EXIF, over white where it is transparent.
+
+    A colour profile that is broken, or of other channels than the picture, counts as none. Numbers of other kinds than
+    8 bits are scaled to it (see ``_white``).
+
+    Raises InputError for a file that is missing, no picture, or larger than 100 megapixels.
+    """
+    name = "the picture" if isinstance(picture, Image.Image) else f'"{picture}"'
+    if not isinstance(picture, Image.Image) and not os.path.isfile(picture):
+        raise InputError(f"there is no image file {name}")
+    try:
+        with warnings.catch_warnings():
+            # our own limit, below, is the stricter one
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if isinstance(picture, Image.Image):
+                return _over_white(picture, name)
+            with Image.open(picture) as opened:
+                return _over_white(opened, name)
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} is larger than {LARGEST // 10**6} megapixels; scale it down") from error
+    except UNREADABLE as error:
+        raise InputError(f"{name} cannot be read as an image; give a PNG, JPEG or WebP file") from error
+
+
+def _over_white(picture: Image.Image, name: str) -> Image.Image:
+    width, height = picture.size
     if width * height > LARGEST:
-        raise InputError(f'"{path}" has {width}×{height} pixels; scale it to at most {LARGEST // 10**6} megapixels')
+        raise InputError(f"{name} has {width}×{height} pixels; scale it to at most {LARGEST // 10**6} megapixels")
+    upright = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith(("I", "F")):
+        upright = _eight_bits(np.asarray(upright), picture, name)
+    alpha = upright.convert("RGBA").getchannel("A") if upright.has_transparency_data else None
+    flat = Image.new("RGB", upright.size, BACKGROUND)
+    flat.paste(_srgb(upright, picture.info.get("icc_profile")), mask=alpha)
+    return flat
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    """8-bit RGB; 16-bit grey keeps its upper half, which a plain conversion would clip."""
-    if picture.mode.startswith("I"):
-        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    return picture.convert("RGB")
+def _srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """RGB of an 8-bit picture whose colours are by an ICC profile; without one, they are sRGB."""
+    if not profile:
+        return picture.convert("RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        channels = {"GRAY": "L", "CMYK": "CMYK", "RGB": "RGB"}[source.profile.xcolor_space.strip()]
+        if (picture.mode == "CMYK") != (channels == "CMYK") or (channels == "L" and picture.mode not in GREY):
+            return picture.convert("RGB")
+        converted = ImageCms.profileToProfile(
+            picture.convert(channels), source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (OSError, KeyError, ImageCms.PyCMSError):
+        # as browsers do
+        return picture.convert("RGB")
+    return converted or picture.convert("RGB")
+
+
+def _eight_bits(numbers: np.ndarray, picture: Image.Image, name: str) -> Image.Image:
+    """A grey picture of the numbers of ``picture``; of 16 bits the upper half, where Pillow would clip."""
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{name} holds NaN or infinite numbers; save it again as an 8-bit or 16-bit picture")
+    unsigned = picture.mode == "I" and getattr(picture, "tag_v2", {}).get(SAMPLE_FORMAT, (2,))[0] == UNSIGNED
+    if unsigned:
+        # Pillow knows signed ones alone
+        numbers = numbers.view(np.uint32)
+    white = _white(picture, float(numbers.max()), unsigned, name)
+    if white == 65535:
+        scaled = numbers.clip(0, 65535).astype(np.uint32) >> 8
+    else:
+        scaled = np.rint(numbers.clip(0, white).astype(np.float64) * (255 / white))
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _white(picture: Image.Image, most: float, unsigned: bool, name: str) -> float:
+    """The number that means white in a picture of 16 or 32 bits or of floats, whose largest number is ``most``.
+
+    Floats go to 1, or to 255 as Pillow makes them. 32-bit integers go to 255, to 65535 or to the largest that there
+    is: to the first of these that is not exceeded.
+    """
+    if picture.mode == "F":
+        if 2 < most < 16 or most > 255:
+            raise InputError(f"{name} holds numbers up to {most:g}; scale them to 0…1 and save it again")
+        return 1.0 if most <= 2 else 255.0
+    if picture.mode != "I" or picture.format in ("PNG", "PPM"):
+        return 65535
+    return next(white for white in (255, 65535, 2**32 - 1 if unsigned else 2**31 - 1) if most <= white)
+
+
+def check_pixels(images: Tensor | np.ndarray, what: str, axes: int = 4) -> None:
+    """Raise InputError unless ``images`` are floats (B, H, W, 3), or (H, W, 3) with 3 ``axes``, in 0…1."""
+    values = torch.as_tensor(images)
+    shape = "(B, H, W, 3)" if axes == 4 else "(H, W, 3)"
+    if values.ndim != axes or values.shape[-1] != 3 or not values.numel():
+        raise InputError(f"{what} must have the shape {shape}, not {tuple(values.shape)}")
+    if not values.is_floating_point():
+        raise InputError(f"{what} must be floats in 0…1, not {values.dtype}; divide 8-bit values by 255")
+    if not bool(values.isfinite().all()):
+        raise InputError(f"{what} holds NaN or infinite values")
+    low, high = values.min().item(), values.max().item()
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        raise InputError(f"{what} must lie in 0…1, not in {low:.4g}…{high:.4g}; scale or clamp it")
+
+
+def opaque(images: Tensor) -> Tensor:
+    """Pictures (B, H, W, 3) as they are; with alpha (B, H, W, 4) over white. Raises InputError for other channels."""
+    if images.ndim != 4 or images.shape[-1] not in (3, 4):
+        raise InputError(f"pictures must have the shape (B, H, W, 3), or 4 with alpha, not {tuple(images.shape)}")
+    if images.shape[-1] == 3:
+        return images
+    colour, alpha = images.split([3, 1], -1)
+    return colour * alpha + torch.tensor(BACKGROUND, dtype=images.dtype, device=images.device) / 255 * (1 - alpha)
 
 
 def to_pil(image: Tensor | np.ndarray) -> Image.Image:
@@ -89,19 +198,27 @@ def to_pil(image: Tensor | np.ndarray) -> Image.Image:
 
 
 def from_pil(picture: Image.Image) -> Tensor:
-    """A picture as float32 (1, H, W, 3) in 0…1."""
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)[None]
+    """A picture as float32 (1, H, W, 3) in 0…1; its colours as ``read_picture`` reads them."""
+    return torch.from_numpy(np.asarray(read_picture(picture), np.float32) / 255)[None]
 
 
 def save_image(image: Tensor | np.ndarray, path: Path | str) -> None:
-    """Write a picture (H, W, 3) in 0…1 as PNG. Raises InputError where that is not possible."""
+    """Write a picture (H, W, 3) in 0…1 as PNG, marked as sRGB.
+
+    Raises InputError for another shape or other numbers, a name that does not end in .png, and where the folder or disk
+    does not take it.
+    """
+    check_pixels(image, "the picture", 3)
     save_pil(to_pil(image), path)
 
 
 def save_pil(picture: Image.Image, path: Path | str) -> None:
-    """Write a finished picture as PNG. Raises InputError where that is not possible."""
+    """Write a finished picture as PNG, marked as sRGB. Raises InputError as ``save_image``."""
+    check_suffix(Path(path), ".png")
+    mark = PngInfo()
+    mark.add(b"sRGB", PERCEPTUAL)
     with whole_file(Path(path)) as partial:
-        picture.save(partial, format="PNG")
+        picture.save(partial, format="PNG", pnginfo=mark)
 
 
 def psnr(image: Tensor | np.ndarray, reference: Tensor | np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -115,6 +232,16 @@ def psnr(image: Tensor | np.ndarray, reference: Tensor | np.ndarray, mask: np.nd
         return math.nan
     mean = float(chosen.mean())
     return math.inf if mean == 0 else -10 * math.log10(mean)
+
+
+def autoencoder_warning(decibels: float) -> str | None:
+    """What to tell where the autoencoder alone gives a photo back no better than this PSNR, or None."""
+    if decibels >= FAITHFUL:
+        return None
+    return (
+        f"the model's autoencoder alone gives this photo back at {decibels:.1f} dB, and no reconstruction comes "
+        "closer; it cannot draw such photos at this size, or it belongs to another model"
+    )
 
 
 def ssim(image: Tensor | np.ndarray, reference: Tensor | np.ndarray, mask: np.ndarray | None = None) -> float:

@@ -85,6 +85,7 @@ def optimize_null_text(
     prompt, ε under it is then known already.
     """
     schedule, batch = trajectory.schedule, trajectory.batch
+    trajectory.check_context(null_context, "null context")
     with no_gradients():
         null = trajectory.context if settings.start == "source" else null_context
         null = null.detach().to(torch.promote_types(null.dtype, torch.float32)).clone()

@@ -72,6 +72,7 @@ def embed(
     embeddings lead any sampler back towards the photo; without optimization less exactly. ``alike``: see
     ``optimize_null_text``.
     """
+    trajectory.check_context(null_context, "null context")
     if recipe.optimization is not None:
         settings = replace(recipe.optimization, guidance=guidance)
         null, reached = optimize_null_text(denoiser, trajectory, null_context, settings, callback, alike)

@@ -64,6 +64,15 @@ class Trajectory:
                 f"not {tuple(self.context.shape)}"
             )
 
+    def check_context(self, context: Tensor, what: str) -> None:
+        """Raise InputError unless a context fits: (tokens, width), or (B, tokens, width) of one image or of each."""
+        whole = self.context.shape
+        if context.shape not in (whole[1:], (1, *whole[1:]), whole):
+            raise InputError(
+                f"a {what} {tuple(context.shape)} does not fit this trajectory, whose context (B, tokens, width) is "
+                f"{tuple(whole)}"
+            )
+
     @property
     def batch(self) -> int:
         """Number of images B."""

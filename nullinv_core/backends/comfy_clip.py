@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..prompt_to_prompt.prompt import check_tokens
 from .comfy_folder import check_whole, read_config, read_weights
 
 VOCABULARY = 49_408
@@ -89,13 +90,17 @@ def _read_part(folder: Path, encoder: str, tokenizer: str, sdxl: bool) -> _Part:
         tokenizer_path=str(folder / tokenizer), embedding_size=config["hidden_size"], pad_token=special["pad"],
         embedding_key="clip_g" if second else "clip_l",
     )  # fmt: skip
-    return _Part(splitter, network, _named(read_weights(folder / encoder)))
+    return _Part(splitter, network, _named(read_weights(folder / encoder), max(places.values())))
 
 
-def _named(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by ComfyUI's names, the token table as long as its."""
+def _named(weights: dict[str, Tensor], highest: int) -> dict[str, Tensor]:
+    """Weights by ComfyUI's names, the token table as long as its.
+
+    Raises InputError where it lacks the tokenizer's ``highest`` token.
+    """
     named = {k if k.startswith("text_") else f"text_model.{k}": v for k, v in weights.items()}
     table = named["text_model.embeddings.token_embedding.weight"]
+    check_tokens(highest, len(table))
     named["text_model.embeddings.token_embedding.weight"] = torch.nn.functional.pad(
         table, (0, 0, 0, VOCABULARY - len(table))
     )

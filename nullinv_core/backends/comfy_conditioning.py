@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..context import pack, unpack
 from ..errors import InputError
+from ..images import GRID
 from ..store import Inversion
 from .comfy_gradients import ordinary
 
@@ -29,8 +30,6 @@ SIZE_KEYS = ("width", "height", "crop_w", "crop_h", "target_width", "target_heig
 """SDXL is told the picture's size as it was, its crop and its size as it is."""
 SIZE_WIDTH = 256
 """Each of these numbers takes so many channels."""
-FACTOR = 8
-"""Pixels per latent position along one side."""
 
 
 def pooled_width(network: Any) -> int:
@@ -77,9 +76,7 @@ def sizes_of(extras: dict[str, Any], latents: Tensor) -> tuple[int, ...]:
 
     ``extras``: of a CONDITIONING.
     """
-    width, height = (
-        extras.get(k, FACTOR * n) for k, n in (("width", latents.shape[-1]), ("height", latents.shape[-2]))
-    )
+    width, height = (extras.get(k, GRID * n) for k, n in (("width", latents.shape[-1]), ("height", latents.shape[-2])))
     told = {"width": width, "height": height, "crop_w": 0, "crop_h": 0, "target_width": width, "target_height": height}
     return tuple(int(extras.get(key, value)) for key, value in told.items())
 

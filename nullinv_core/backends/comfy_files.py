@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
 
 from ..errors import InputError, short
+from ..images import GRID
 from ..store import Inversion, load_inversion, save_inversion
 
 SUFFIX = ".safetensors"
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
+DATE, PART = re.compile("%date:(.*?)%"), re.compile("yyyy|yy|MM?|dd?|hh?|mm?|ss?")
+"""``%date:yyyy-MM-dd%``, and what stands for a part of the time in it."""
 PLACES = {"output": folder_paths.get_output_directory, "input": folder_paths.get_input_directory}
 
 
@@ -55,9 +60,13 @@ def age(name: str) -> float:
 
 
 def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str) -> str:
-    """Write an inversion to a new numbered file of the output folder; return its name inside of it."""
+    """Write an inversion to a new numbered file of the output folder; return its name inside of it.
+
+    ``prefix`` may hold the placeholders of ComfyUI's own save nodes (see ``_filled``).
+    """
     root = Path(os.path.abspath(folder_paths.get_output_directory()))
-    stem = _inside(root, prefix)
+    height, width = (GRID * side for side in trajectory.trajectory.clean.shape[-2:])
+    stem = _inside(root, _filled(root, prefix, width, height))
     if stem == root or not stem.name:
         raise InputError("the file name prefix is empty; give the file a name")
     # ComfyUI imports this file when it starts, and the rest when a node first runs
@@ -68,6 +77,28 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
     prompts = (prompt,) * trajectory.trajectory.batch
     save_inversion(path, replace(trajectory, null=embeddings, prompts=prompts))
     return path.relative_to(root).as_posix()
+
+
+def _filled(root: Path, prefix: str, width: int, height: int) -> str:
+    """A prefix with the time and the picture's size in place of ``%date:yyyy-MM-dd%``, ``%year%``, ``%width%`` ….
+
+    The former is what ComfyUI's page fills in, but in its own nodes alone.
+    """
+    now = time.localtime()
+    dated = DATE.sub(lambda found: PART.sub(lambda part: _part(part[0], now), found[1]), prefix)
+    _inside(root, dated)
+    if "%" not in dated:
+        return dated
+    try:
+        return str(folder_paths.get_save_image_path(dated, str(root), width, height)[4])
+    except OSError as error:
+        raise InputError(f'no file can be named "{short(dated)}" ({error.strerror}); give another prefix') from error
+
+
+def _part(letters: str, now: time.struct_time) -> str:
+    """A part of a time, as "MM", with so many digits or more."""
+    values = {"y": now.tm_year, "M": now.tm_mon, "d": now.tm_mday, "h": now.tm_hour, "m": now.tm_min, "s": now.tm_sec}
+    return f"{now.tm_year % 100:02d}" if letters == "yy" else str(values[letters[0]]).zfill(len(letters))
 
 
 def _numbered(stem: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import comfy.utils
@@ -9,12 +10,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..images import fitted_size
+from ..images import GRID, autoencoder_warning, fitted_size, opaque, psnr
 from ..keeping import keep_photo
 from ..presets import Recipe
 from ..prompt_to_prompt.edit import EditSettings
 from .comfy import check_model
-from .comfy_conditioning import FACTOR
 from .comfy_jobs import invert_latent, optimize, sample_edit, schedule_of
 from .comfy_text import plan_request
 
@@ -35,7 +35,7 @@ def fit(image: Tensor, size: int, grid: int) -> Tensor:
     """An IMAGE (B, H, W, 3) whose shorter side is ``size``, cropped at the centre to multiples of ``grid`` pixels."""
     height, width = image.shape[1:3]
     wanted = fitted_size(width, height, max(size, grid), grid)
-    scaled = comfy.utils.common_upscale(image[..., :3].movedim(-1, 1), *wanted, "lanczos", "center")
+    scaled = comfy.utils.common_upscale(image.movedim(-1, 1), *wanted, "lanczos", "center")
     result: Tensor = scaled.movedim(1, -1)
     return result
 
@@ -50,7 +50,7 @@ def edit_photo(
     """
     check_model(model)
     request = plan_request(clip, source, edits, settings_of(strength, blend))
-    photo = fit(image, size, FACTOR)
+    photo = fit(opaque(image), size, GRID)
     schedule = schedule_of(model, "ddim_uniform", steps)
     latent = {"samples": vae.encode(photo)}
     inversion, _ = invert_latent(model, request.source_conditioning, latent, schedule, PINNED.inversion)
@@ -58,7 +58,11 @@ def edit_photo(
     edited_latent, _, _, _ = sample_edit(model, inversion, inversion, request, guidance)
     edited = vae.decode(edited_latent["samples"]).to(photo)
     if keep_pixels:
-        edited, _ = keep_photo(photo, edited, vae.decode(latent["samples"]))
+        decoded = vae.decode(latent["samples"])
+        warning = autoencoder_warning(psnr(decoded.cpu(), photo.cpu()))
+        if warning is not None:
+            logging.warning("null-text inversion: %s", warning)
+        edited, _ = keep_photo(photo, edited, decoded)
     before = photo.repeat_interleave(len(request.prompts), 0)
     gap = before.new_ones(len(before), before.shape[1], GAP, 3)
     return edited, torch.cat([before, gap, edited], 2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..denoiser import broken_model, broken_weight
 from ..errors import NonFiniteError
 
 
@@ -21,12 +22,16 @@ def compute_dtype(patcher: Any) -> torch.dtype:
 def in_safer_precision(job: Callable[[], Any], patcher: Any) -> Any:
     """What ``job`` returns; where float16 overflows in it, what it returns with ``patcher`` computing in float32.
 
-    The stored weights stay as they are. Raises NonFiniteError where another precision, or the second run, has NaN.
+    The stored weights stay as they are. Raises NonFiniteError where another precision, the second run, or a weight has
+    NaN.
     """
     try:
         return job()
     except NonFiniteError as error:
-        if compute_dtype(patcher) != torch.float16:
+        dtype, name = compute_dtype(patcher), broken_weight(patcher.model.diffusion_model.state_dict())
+        if name is not None:
+            raise broken_model(name, dtype) from error
+        if dtype != torch.float16:
             raise
         found = str(error)
     # outside of the handler, which keeps the failed run's tensors alive

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..context import unpack
-from ..denoiser import AttentionControl, no_gradients
+from ..denoiser import AttentionControl, broken_model, broken_weight, no_gradients
 from ..errors import InputError, NonFiniteError
-from ..images import LARGEST_SIDE
+from ..images import check_pixels, check_side
 from ..prompt_to_prompt.prompt import Prompt
 from ..schedule import NoiseLevel, Schedule, epsilon_from_v, leading_schedule
 from ..store import Inversion, fingerprint
@@ -107,35 +107,61 @@ class DiffusersModel:
         """Return ``side``; raise InputError where it is no multiple of a latent's pixels, or too small to be halved as
         often as the UNet does."""
         least = self.factor * 2 ** (len(self.denoiser.unet.config.block_out_channels) - 1)
-        if not least <= side <= LARGEST_SIDE or side % self.factor:
-            raise InputError(f"size must be a multiple of {self.factor} from {least} to {LARGEST_SIDE}, not {side}")
-        return side
+        return check_side(side, self.factor, least)
 
     def schedule(self, steps: int) -> Schedule:
         """The authors' schedule of so many steps on this model's noise levels."""
         return leading_schedule(self.alphas_cumprod, steps)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Clean latents, float32 (B, 4, H/8, W/8), of images (B, H, W, 3) in 0…1."""
+        """Clean latents, float32 (B, 4, H/8, W/8), of images, floats (B, H, W, 3) in 0…1.
+
+        Raises InputError for any other pictures, NonFiniteError where the autoencoder makes NaN of them.
+        """
+        check_pixels(images, "pictures to encode")
         with no_gradients():
             pixels = images.to(self.device, self.vae.dtype).permute(0, 3, 1, 2) * 2 - 1
             encoded = self.vae.encode(pixels)
             latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-            return latents.float() * self.vae.config.scaling_factor
+            return self._finite(latents.float() * self.vae.config.scaling_factor, "autoencoder", "vae")
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images, float32 (B, H, W, 3) in 0…1 on the CPU, of clean latents (B, 4, h, w)."""
+        """Images, float32 (B, H, W, 3) in 0…1 on the CPU, of clean latents (B, 4, h, w).
+
+        Raises NonFiniteError where the autoencoder makes NaN of them.
+        """
         with no_gradients():
             pixels = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
-            return (pixels.float().permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).cpu()
+            pixels = self._finite(pixels.float(), "autoencoder", "vae")
+            return (pixels.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).cpu()
 
     def prompt(self, text: str) -> Prompt:
         """Tokens and words of a text; raises InputError where it is longer than the encoder reads."""
         return self.text.prompt(text)
 
     def encode_prompts(self, prompts: list[Prompt]) -> Tensor:
-        """Contexts, float32 (B, rows, width): one for each token, and for SDXL's pooled vector (see ``context``)."""
-        return self.text.encode(prompts)
+        """Contexts, float32 (B, rows, width): one for each token, and for SDXL's pooled vector (see ``context``).
+
+        Raises NonFiniteError where the text encoder makes NaN of them.
+        """
+        return self._finite(self.text.encode(prompts), "text encoder", "text_encoder")
+
+    def check_weights(self, part: str = "") -> None:
+        """Raise NonFiniteError where a weight, of all or of those whose names begin with ``part``, is NaN or infinite.
+
+        Reads every weight: for when something has gone wrong.
+        """
+        encoders = dict(zip(TEXT_ENCODERS, self.text.encoders, strict=False))
+        for name, module in {"unet": self.denoiser.unet, "vae": self.vae, **encoders}.items():
+            found = broken_weight(module.state_dict()) if name.startswith(part) else None
+            if found is not None:
+                raise broken_model(f"{name}.{found}", module.dtype)
+
+    def _finite(self, values: Tensor, what: str, part: str) -> Tensor:
+        if bool(values.isfinite().all()):
+            return values
+        self.check_weights(part)
+        raise NonFiniteError(f"the {what} produced NaN or infinity; in float16 try bfloat16 or float32")
 
 
 def load_model(
@@ -158,12 +184,13 @@ def load_model(
 def in_safer_precision(model: DiffusersModel, job: Callable[[], Result], warn: Callable[[str], None]) -> Result:
     """What ``job`` returns; where a float16 UNet overflows in it, what it returns with the UNet in float32 from now on.
 
-    ``warn`` is told so. The weights keep what float16 made of them. Raises NonFiniteError where another precision, or
-    the second run, has NaN.
+    ``warn`` is told so. The weights keep what float16 made of them. Raises NonFiniteError where another precision, the
+    second run, or a weight has NaN.
     """
     try:
         return job()
     except NonFiniteError as error:
+        model.check_weights()
         if model.denoiser.unet.dtype != torch.float16:
             raise
         found = str(error)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..context import pack
 from ..denoiser import no_gradients
 from ..errors import InputError, short
-from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
+from ..prompt_to_prompt.prompt import END, PAD, START, Prompt, check_tokens
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,22 +44,22 @@ class TextEncoder:
         return prompt_of_ids(tokenizer, text, ids)
 
     def encode(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Contexts, float32 (B, rows, width).
+        """Contexts, float32 (B, rows, width). Raises InputError for tokens that an encoder does not have.
 
         Two encoders give their last but one layer each, side by side, and the second its projected pooled vector
         (Podell et al. 2023, section 2.2).
         """
         with no_gradients():
             device = self.encoders[0].device
-            ids = torch.tensor([p.token_ids for p in prompts], device=device)
+            ids = [torch.tensor([p.token_ids for p in prompts], device=device)]
+            for tokenizer in self.tokenizers[1:]:
+                ids.append(torch.tensor([_ids(tokenizer, p.text, self.length) for p in prompts], device=device))
+            for encoder, rows in zip(self.encoders, ids, strict=True):
+                check_tokens(int(rows.max()), int(encoder.config.vocab_size))
             if len(self.encoders) == 1:
-                text: Tensor = self.encoders[0](ids).last_hidden_state
+                text: Tensor = self.encoders[0](ids[0]).last_hidden_state
                 return text.float()
-            others = [
-                torch.tensor([_ids(t, p.text, self.length) for p in prompts], device=device)
-                for t in self.tokenizers[1:]
-            ]
-            found = [e(i, output_hidden_states=True) for e, i in zip(self.encoders, [ids, *others], strict=True)]
+            found = [e(i, output_hidden_states=True) for e, i in zip(self.encoders, ids, strict=True)]
             text = torch.cat([one.hidden_states[-2] for one in found], -1)
             return pack(text.float(), found[-1].text_embeds.float())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +15,8 @@ from .prompt import LISTED, Prompt, find_phrase
 
 Window = float | tuple[float, float]
 """Share of the steps, from the noisiest, in which attention is replaced: an end, or a (start, end) in 0…1."""
+LARGEST_WEIGHT = 1000
+"""Of a word. Far beyond what changes anything, and far below what float16 can hold."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ class EditSettings:
             if not 0 <= start <= end <= 1:
                 raise InputError(f"{name} must lie in 0…1 with its start before its end, not {window}")
         for word, weight in self.weights.items():
-            if not math.isfinite(weight):
-                raise InputError(f'the weight of "{word}" must be a finite number, not {weight}')
+            check_weight(weight, word)
         if any(isinstance(words, str) for words in (self.blend, self.blend_exclude, self.steady)):
             raise InputError("blend words and steady words are lists of words, not one text")
         shares = {"blend start": self.blend_start, "blend threshold": self.blend_threshold}
@@ -64,6 +64,13 @@ class EditSettings:
                 raise InputError(f"{name} must lie in 0…1, not {value}")
         if not 0 <= self.noise_seed < 2**63:
             raise InputError(f"the seed of fresh noise is a whole number from 0, not {self.noise_seed}")
+
+
+def check_weight(weight: float, word: str) -> None:
+    """Raise InputError for a weight that no attention can be multiplied by, NaN included."""
+    if not abs(weight) <= LARGEST_WEIGHT:
+        limits = f"-{LARGEST_WEIGHT} and {LARGEST_WEIGHT}"
+        raise InputError(f'the weight of "{short(word)}" must be a finite number between {limits}, not {weight:g}')
 
 
 def bounds(window: Window) -> tuple[float, float]:
@@ -159,6 +166,7 @@ def reweight(edit: Edit, weights: Mapping[int, float]) -> Edit:
     """The edit with other factors on single words of its prompt, by their number from 0."""
     equalizer = edit.equalizer.clone()
     for word, weight in weights.items():
+        check_weight(weight, edit.prompt.words[word])
         equalizer[edit.prompt.tokens_of_word(word)] = weight
     return replace(edit, equalizer=equalizer)
 

@@ -47,9 +47,23 @@ class Prompt:
         return [i for i, w in enumerate(self.word_of_token) if w == kind]
 
 
+def check_tokens(highest: int, known: int) -> None:
+    """Raise InputError where a tokenizer gives a token that a text encoder with so many of them does not have."""
+    if highest >= known:
+        raise InputError(
+            f"the tokenizer is not the text encoder's: it knows the token {highest}, the encoder has {known} tokens; "
+            "get a complete copy of the model"
+        )
+
+
+def as_tokenized(text: str) -> str:
+    """A text as CLIP's tokenizer reads it: lower case, letters and their accents in one character (NFC)."""
+    return unicodedata.normalize("NFC", text).lower()
+
+
 def split_words(text: str) -> list[str]:
     """Words as CLIP's tokenizer separates them: letters, single digits, runs of other signs; lower case."""
-    return re.findall(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+|_+", text.lower())
+    return re.findall(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+|_+", as_tokenized(text))
 
 
 def is_sign(word: str) -> bool:
@@ -60,7 +74,7 @@ def is_sign(word: str) -> bool:
 def find_phrase(prompt: Prompt, phrase: str, what: str = "word") -> list[int]:
     """Token positions of every occurrence of a word or phrase; raises InputError that lists the prompt's words."""
     # a learned word (embedding:name) is one word, though the same letters in a text are several
-    wanted = [phrase.lower()] if phrase.lower() in prompt.words else split_words(phrase)
+    wanted = [as_tokenized(phrase)] if as_tokenized(phrase) in prompt.words else split_words(phrase)
     starts = range(len(prompt.words) - len(wanted) + 1) if wanted else range(0)
     hits = [w for s in starts if list(prompt.words[s : s + len(wanted)]) == wanted for w in range(s, s + len(wanted))]
     if not hits:

@@ -2,6 +2,7 @@
 
 import json
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from nullinv_core import keep_photo, load_inversion
 from nullinv_core.demo.scenes import sample_edit
 from nullinv_core.images import psnr
 
-from .graphs import DEMO, Chain
+from .graphs import DEMO, Chain, Graph
 from .outputs import latent, newest, relative
 from .server import error_of
 
@@ -99,6 +100,75 @@ def test_optional_inputs_do_what_they_say(comfy):
     assert pictures("words").shape[0] == 2 and 0 < pictures("words").mean() < 0.9
     changed = np.abs(pictures("after") - pictures("before")).max(-1) > 0.02
     assert changed.any() and not (changed & (pictures("true")[..., 0] < 0.5)).any()
+
+
+def test_names_of_inversions_are_filled_in(comfy):
+    """Guards the placeholders of ComfyUI's save nodes in Save Inversion: those that the server knows and those of the
+    page, in folders too; what they make stays inside of the output folder."""
+    chain = Chain(steps=1, optimize=False)
+
+    def save(prefix):
+        return chain.graph.add("NullInvSave", trajectory=chain.invert(1), prompt="x", filename_prefix=prefix)
+
+    save("%date:yyyy-M%/%year%%month%-%date:yyMMdd%-%width%x%height%-%x%")
+    save("plain")
+    days = [time.localtime(), None]
+    comfy.run(chain.graph)
+    days[1] = time.localtime()
+    wanted = {
+        f"{d.tm_year}-{d.tm_mon}/{time.strftime('%Y%m-%y%m%d', d)}-128x128-%x%_00001.safetensors" for d in days
+    }  # fmt: skip
+    root = comfy.base / "output"
+    assert {p.relative_to(root).as_posix() for p in root.rglob("*-128x128-*")} <= wanted
+    assert len(list(root.rglob("*-128x128-*"))) == 1 and (root / "plain_00001.safetensors").exists()
+    for prefix in ("%date:../../..%/x", "../%year%", "%date:/%etc/x%year%"):
+        chain = Chain(steps=1, optimize=False)
+        save(prefix)
+        entry = comfy.finish(comfy.queue(chain.graph))
+        assert "leaves ComfyUI's folders" in error_of(entry), prefix
+
+
+def test_an_image_with_alpha_is_over_white(comfy):
+    """Guards transparent photos: what is under alpha 0 is not edited, shown or kept."""
+    chain = Chain(steps=1, optimize=False)
+    g = chain.graph
+    left = g.add("SolidMask", value=1.0, width=32, height=64)
+    clear = g.add("SolidMask", value=0.0, width=64, height=64)
+    alpha = g.add("MaskComposite", destination=clear(), source=left(), x=0, y=0, operation="add")
+    loud = g.add("EmptyImage", width=64, height=64, batch_size=1, color=0xFF0000)
+    white = g.add("EmptyImage", width=64, height=64, batch_size=1, color=0xFFFFFF)
+    see_through = g.add("JoinImageWithAlpha", image=loud(), alpha=alpha())
+    flat = g.add(
+        "ImageCompositeMasked", destination=loud(), source=white(), x=0, y=0, resize_source=False, mask=alpha()
+    )
+    for name, image in (("alpha", see_through), ("flat", flat)):
+        edited = g.add(
+            "NullInvEditPhoto", model=chain.load(), clip=chain.load(1), vae=chain.load(2), image=image(),
+            source_text="a red square", edit_text="a blue square", strength=0.3, blend_words="", size=64, steps=1,
+            cfg=3.0, keep_pixels=True,
+        )  # fmt: skip
+        kept = g.add("NullInvKeepPhoto", photo=image(), edited=image(), reconstructed=image())
+        for number, node, slot in ((1, edited, 1), (2, kept, 0)):
+            g.add("SaveImage", images=node(slot), filename_prefix=f"{name}-{number}")
+    comfy.run(g)
+    for number in (1, 2):
+        pictures = [np.asarray(Image.open(newest(comfy, f"{name}-{number}"))) for name in ("alpha", "flat")]
+        assert np.array_equal(*pictures) and (pictures[0][:, 8:24] > 250).all()
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_may_be_written_either_way(comfy, forms):
+    """Guards texts and words from other systems: an accent as a letter's own or as a sign after it."""
+    g = Graph()
+    load = g.add("NullInvLoadDiffusers", model=DEMO)
+    text, word = (unicodedata.normalize(form, "Würfel") for form in forms)
+    plan = g.add(
+        "NullInvP2PEdit", clip=load(1), source_text=f"a red {text}", edit_text=f"a blue ({text}:2.0)", blend_words=word,
+        exclude_words=word, word_windows=f"{word}=0.4", steady_words=word,
+    )  # fmt: skip
+    shown = g.add("PreviewAny", source=plan(3))
+    entry = comfy.run(g)
+    assert "würfel <- würfel" in entry["outputs"][shown()[0]]["text"][0]
 
 
 def test_a_mask_limits_the_edit(comfy):
@@ -366,6 +436,7 @@ def other_model(chain, plan, sampler):
         (change(lambda c, p, s: p, edit_text="a (green star"), "a bracket without its partner"),
         (change(lambda c, p, s: p, edit_text="a (big (green) star:2)"), "inside of another"),
         (CACHED, "leaves out predictions"),
+        (change(lambda c, p, s: p, edit_text=f"a (green:{'9' * 400}) star"), "between -1000 and 1000, not inf"),
         (change(lambda c, p, s: p, edit_text=" "), "the edit text is empty"),
         (change(lambda c, p, s: p, word_windows="zebra=0.4"), 'window "zebra" is not in the prompt'),
         (change(lambda c, p, s: p, word_windows="0.4"), "write word=0.4"),
@@ -491,6 +562,7 @@ def test_a_broken_file_is_a_sentence(comfy):
         ("a\0b", "no file system takes"),
         ("a\ud800", "no file system takes"),
         ("taken/escape", "cannot be made"),
+        ("taken/%year%", "give another prefix"),
     ],
 )
 def test_files_stay_inside_the_output_folder(comfy, prefix, message):

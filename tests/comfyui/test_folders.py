@@ -122,6 +122,10 @@ def test_folders_without_noise_levels_or_tokens_are_refused(comfy):
     tokens = root / "no-pad/tokenizer/special_tokens_map.json"
     tokens.write_text(json.dumps({k: v for k, v in json.loads(tokens.read_text()).items() if k != "pad_token"}))
     assert "lacks 'pad_token'" in said_of(comfy, "no-pad")
+    vocabulary = root / "no-pad/tokenizer/vocab.json"
+    tokens.write_text((folder / "tokenizer/special_tokens_map.json").read_text())
+    vocabulary.write_text(json.dumps(json.loads(vocabulary.read_text()) | {"zebra</w>": 40_000}))
+    assert "it knows the token 40000, the encoder has" in said_of(comfy, "no-pad")
     EDMEulerScheduler().save_pretrained(folder / "scheduler")
     rewrite(folder / "model_index.json", scheduler=["diffusers", "EDMEulerScheduler"])
     assert "EDM noise levels" in said_of(comfy, "edm")

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import unicodedata
 
 import pytest
 import torch
@@ -287,6 +288,18 @@ def test_phrases_and_repeated_words_are_found_everywhere():
     prompt = word_prompt("a leopard near a leopard", 12)
     assert find_phrase(prompt, "a leopard") == [1, 2, 3, 5, 6, 7]
     assert find_phrase(prompt, "leopard") == [2, 3, 6, 7]
+
+
+@given(
+    st.lists(st.sampled_from(["Würfel", "café", "año", "ñandú", "Ångström", "cat"]), min_size=1, max_size=4), st.data()
+)
+def test_accents_are_found_however_they_are_written(words, data):
+    """Guards words from other systems: an accent as a letter's own or as a sign after it, in either case of letters."""
+    prompt = word_prompt(unicodedata.normalize("NFC", " ".join(words)).lower(), LENGTH)
+    word = data.draw(st.sampled_from(words))
+    form, case = data.draw(st.sampled_from(["NFC", "NFD"])), data.draw(st.sampled_from([str.lower, str.upper, str]))
+    wanted = [t for i, one in enumerate(words) if one == word for t in prompt.tokens_of_word(i)]
+    assert find_phrase(prompt, unicodedata.normalize(form, case(word))) == wanted
 
 
 def test_the_explanation_names_sources():

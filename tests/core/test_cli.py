@@ -18,7 +18,7 @@ from nullinv_core.cli import Preset, main
 from nullinv_core.errors import InputError
 from nullinv_core.images import LARGEST_SIDE, fitted_size, load_image, psnr, save_image, ssim
 from nullinv_core.presets import PRESETS
-from nullinv_core.store import load_inversion
+from nullinv_core.store import load_inversion, save_inversion
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -108,7 +108,7 @@ def base(model_folder, photo, tmp_path, **changes):
         ({"preset": "direct", "inner_steps": 3}, "optimizes nothing; leave out"),
         ({"out": "/none/x.safetensors"}, "the folder"),
         ({"out": "x.ckpt"}, "must end in .safetensors"),
-        ({"size": 33}, "size must be a multiple of 8 from 16 to 4096"),
+        ({"size": 33}, "size must be a multiple of 8 from 8 to 4096"),
         ({"size": 8}, "size must be a multiple of 8 from 16 to 4096"),
         ({"device": "warp"}, 'device "warp" cannot be used'),
         ({"guidance": "nan"}, "guidance must be a number in 0…100"),
@@ -224,6 +224,148 @@ def fitted(photo, folder):
     """The photo as the commands see it, as a file."""
     save_image(load_image(photo, 32, 8)[0], folder / "fitted.png")
     return folder / "fitted.png"
+
+
+def test_the_photo_and_all_that_is_read_stay(command, inverted, model_folder, photo, tmp_path):
+    """Guards the user's files: no command writes over what it reads, by whatever name, nor two results over each
+    other; all is as it was afterwards."""
+    import os
+    import shutil
+
+    mine = tmp_path / "mine.png"
+    shutil.copy(photo, mine)
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for link, make in (("soft.png", os.symlink), ("hard.png", os.link), ("soft.safetensors", os.symlink)):
+        make(mine if link.endswith("png") else inverted, tmp_path / link)
+    shutil.copy(mine, folder / "edit-1.png")
+    shutil.copy(mine, tmp_path / "e-2.png")
+    weights = model_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    picture = tmp_path / "photo.safetensors.png"
+    shutil.copy(inverted, picture)
+    files = {p: p.read_bytes() for p in (*tmp_path.rglob("*.*"), weights) if p.is_file()}
+    inverting = ["invert", "--model", model_folder, "--image", mine, "--prompt", "a cat"]
+    editing = ["edit", "--inversion", inverted, "--prompt", "a cat"]
+    two = [*editing, "--prompt", "a dog"]
+    for arguments in (
+        [*inverting, "--out", weights],
+        ["invert", "--model", weights, "--image", mine, "--prompt", "a cat", "--out", weights],
+        [*inverting[:3], "--image", inverted, "--prompt", "a cat", "--out", tmp_path / "soft.safetensors"],
+        ["reconstruct", "--inversion", inverted, "--reference", mine, "--out", mine],
+        ["reconstruct", "--inversion", picture, "--out", picture],
+        [*editing, "--reference", mine, "--out", mine],
+        [*editing, "--reference", tmp_path / "maps" / ".." / "mine.png", "--out", mine],
+        [*editing, "--reference", mine, "--out", tmp_path / "soft.png"],
+        [*editing, "--reference", mine, "--out", tmp_path / "hard.png"],
+        [*two, "--reference", tmp_path / "e-2.png", "--out", tmp_path / "e.png"],
+        [*editing, "--reference", folder / "edit-1.png", "--out", tmp_path / "e.png", "--save-attention", folder],
+    ):
+        status, _, err = command(*arguments)
+        assert status == 2 and "would be written over what is read from" in err and err.count("\n") == 1, arguments
+    status, _, err = command(*editing, "--out", folder / "edit-1.png", "--save-attention", folder)
+    assert status == 2 and "two pictures would be written to" in err
+    assert files == {p: p.read_bytes() for p in (*tmp_path.rglob("*.*"), weights) if p.is_file()}
+
+
+def test_the_figures_say_what_they_are_of(command, inverted, photo, tmp_path):
+    """Guards figures of a photo that the model cannot draw: the distance to the photo and to the autoencoder's picture
+    of it, each by its name, and a warning, which a photo that the autoencoder keeps does not get."""
+    from nullinv_core.backends.diffusers import load_model
+
+    model = load_model(load_inversion(inverted).model)
+    options = ["--inversion", inverted, "--out", tmp_path / "r.png", "--device", "cpu"]
+    seen = load_image(photo, 32, 8)
+    decoded = model.decode(model.encode_image(seen))[0].numpy()
+    _, said, err = command("reconstruct", *options)
+    assert "to the photo;" not in said and "--reference tells how near the photo is" in said and "note" not in err
+    status, said, err = command("reconstruct", *options, "--reference", photo)
+    assert status == 0 and f"autoencoder alone gives this photo back at {psnr(decoded, seen[0]):.1f} dB" in err
+    pattern = r"\(([\d.]+) dB to the photo; ([\d.]+) dB to what the autoencoder gives, which itself is ([\d.]+) dB"
+    found = [float(x) for x in re.search(pattern, said).groups()]
+    result = np.asarray(Image.open(tmp_path / "r.png")) / 255
+    assert found[::2] == pytest.approx([psnr(result, seen[0]), psnr(decoded, seen[0])], abs=0.06)
+    # 8 bits of the file
+    assert found[1] == pytest.approx(psnr(result, decoded), abs=4)
+
+
+def test_a_photo_that_the_autoencoder_keeps_gets_no_warning(command, tmp_path):
+    """Guards the limit of the warning from its other side: the demo model and a scene of its own."""
+    from nullinv_core.demo.scenes import render, sample_scene
+
+    save_image(render(sample_scene(930_000, "held-out", 1)), tmp_path / "scene.png")
+    options = ["--prompt", "a large orange moon", "--steps", 1, "--device", "cpu", "--preset", "direct"]
+    for name, warns in (("scene", False), ("noise", True)):
+        if warns:
+            noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+            Image.fromarray(noise).save(tmp_path / "noise.png")
+        image, out = tmp_path / f"{name}.png", tmp_path / f"{name}.safetensors"
+        status, said, err = command("invert", "--model", "demo", "--image", image, "--out", out, *options)
+        found = float(re.search(r"the autoencoder alone gives the photo back at ([\d.]+) dB", said)[1])
+        assert status == 0 and (found < 25) == warns == ("no reconstruction comes closer" in err)
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Every attempt to load a model fails the test."""
+    from nullinv_core import cli
+
+    def load(*_):
+        raise AssertionError("a model was loaded first")
+
+    monkeypatch.setattr(cli, "_load", load)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": "/none.png"}, "there is no image file"),
+        ({"image": __file__}, "cannot be read as an image"),
+        ({"prompt": " "}, "the --prompt is empty"),
+        ({"steps": 0}, "steps must be between 1 and 1000"),
+        ({"steps": 1001}, "steps must be between 1 and 1000"),
+        ({"size": -8}, "size must be a multiple of 8"),
+        ({"size": 36}, "size must be a multiple of 8"),
+        ({"size": 4096}, "the picture would be 5728×4096"),
+        ({"guidance": "inf"}, "guidance must be a finite number"),
+        ({"out": "/none/x.safetensors"}, "does not exist"),
+        ({"preset": "direct", "inner_steps": 3}, "optimizes nothing"),
+    ],
+)
+def test_what_is_cheap_to_check_comes_before_the_model(no_model, command, photo, tmp_path, changes, message):
+    """Guards a newcomer's time: nobody waits for a model to hear of a wrong path."""
+    status, _, err = command("invert", *base("/none", photo, tmp_path, **changes))
+    assert status == 2 and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command_name", "options", "message"),
+    [
+        ("edit", ["--prompt", "a", "--reference", "none.png"], 'there is no image file "none.png"'),
+        ("reconstruct", ["--reference", "none.png"], 'there is no image file "none.png"'),
+        ("edit", ["--prompt", "a", "--reference", __file__], "cannot be read as an image"),
+        ("edit", ["--prompt", "a", "--prompt", ""], "the --prompt is empty"),
+        ("edit", ["--prompt", "a", "--weight", "a=x"], "must look like WORD=2.0"),
+        ("edit", ["--prompt", "a", "--weight", "a=1e39"], "a finite number between -1000 and 1000, not 1e+39"),
+        ("edit", ["--prompt", "a", "--weight", f"a={'9' * 400}"], "a finite number between -1000 and 1000, not inf"),
+        ("edit", ["--prompt", "a", "--save-attention", __file__], "is not a folder"),
+    ],
+)
+def test_cheap_checks_of_edits_come_before_the_model(
+    inverted, no_model, command, tmp_path, command_name, options, message
+):
+    """Guards the same for what is done with an inversion."""
+    status, _, err = command(command_name, "--inversion", inverted, "--out", tmp_path / "e.png", *options)
+    assert status == 2 and message in err and err.count("\n") == 1
+
+
+def test_an_inversion_without_embeddings_is_refused_before_the_model(inverted, no_model, command, tmp_path):
+    """Guards files of ComfyUI's DDIM Invert alone, and demo's own number of steps."""
+    save_inversion(inverted, replace(load_inversion(inverted), null=None))
+    for name in ("edit", "reconstruct"):
+        options = ["--inversion", inverted, "--out", tmp_path / "e.png"]
+        status, _, err = command(name, *options, *(["--prompt", "a cat"] if name == "edit" else []))
+        assert status == 2 and "holds no null embeddings" in err
+    assert "steps must be between" in command("demo", "--steps", 0, "--out", tmp_path / "demo")[2]
 
 
 def test_errors_leave_no_folder_behind(command, inverted, tmp_path):

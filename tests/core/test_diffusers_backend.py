@@ -10,9 +10,10 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
-from nullinv_core import InputError, Inversion, invert, optimize_null_text
-from nullinv_core.backends.diffusers import check_inversion, load_model, wrap_pipeline
+from nullinv_core import InputError, Inversion, NonFiniteError, invert, optimize_null_text
+from nullinv_core.backends.diffusers import check_inversion, in_safer_precision, load_model, wrap_pipeline
 from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.backends.diffusers_files import _cached_configuration, _current_name, marked_prediction
 from nullinv_core.demo.tokenizer import write_tokenizer
@@ -127,6 +128,64 @@ def test_images_go_to_latents_and_back_in_shape(model):
     image = model.decode(latents)
     assert image.shape == (2, 32, 48, 3) and image.min() >= 0 and image.max() <= 1
     assert (model.factor, model.native_size) == (8, 32)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        (torch.randint(0, 255, (1, 32, 32, 3), dtype=torch.uint8), "divide 8-bit values by 255"),
+        (torch.rand(1, 32, 32, 3) * 255, "scale or clamp it"),
+        (torch.rand(1, 32, 32, 3) * 2 - 1, "scale or clamp it"),
+        (torch.full((1, 32, 32, 3), torch.nan), "NaN"),
+        (torch.rand(1, 3, 32, 32), r"the shape \(B, H, W, 3\)"),
+        (torch.rand(32, 32, 3), r"the shape \(B, H, W, 3\)"),
+        (torch.rand(1, 32, 32, 4), r"the shape \(B, H, W, 3\)"),
+    ],
+)
+def test_other_pictures_are_not_encoded(model, pictures, message):
+    """Guards what a user of the library has in hand: another range or order of axes is not taken for a photo."""
+    with pytest.raises(InputError, match=message):
+        model.encode_image(pictures)
+
+
+def test_a_tokenizer_of_another_encoder_is_named(model_folder, tmp_path):
+    """Guards folders put together from two models, whose tokens lie beyond the encoder's table."""
+    folder = shutil.copytree(model_folder, tmp_path / "mixed")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    encoder.resize_token_embeddings(300, mean_resizing=False)
+    encoder.save_pretrained(folder / "text_encoder")
+    model = load_model(folder)
+    with pytest.raises(InputError, match=r"tokenizer is not the text encoder's: it knows the token .*has 300 tokens"):
+        model.encode_prompts([model.prompt("a cat")])
+
+
+@pytest.mark.parametrize(
+    ("part", "first"), [("unet", "conv_in"), ("text_encoder", "embeddings"), ("vae", "encoder"), ("vae", "decoder")]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_broken_weights_are_blamed_on_the_file(model_folder, tmp_path, part, first, dtype):
+    """Guards the message for a file with NaN: in float32 no other precision is proposed; the part and the weight are
+    named."""
+    folder = shutil.copytree(model_folder, tmp_path / "broken")
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    name = next(n for n in sorted(weights) if first in n)
+    weights[name][...] = torch.nan
+    save_file(weights, file, {"format": "pt"})
+    model = load_model(folder, dtype=dtype)
+    said = []
+
+    def run():
+        context = model.encode_prompts([model.prompt("a cat")])
+        latents = model.encode_image(torch.rand(1, 32, 32, 3))
+        invert(model.denoiser, latents, context, model.schedule(1))
+        return model.decode(latents)
+
+    with pytest.raises(NonFiniteError) as error:
+        in_safer_precision(model, run, said.append)
+    half = dtype == torch.float16 and part != "vae"
+    assert f"({part}." in str(error.value) and first in str(error.value) and not said
+    assert str(error.value).endswith("load it in float32" if half else "get another copy of the model's file")
 
 
 @given(st.text(max_size=12))

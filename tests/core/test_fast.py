@@ -328,7 +328,7 @@ def test_what_does_not_fit_is_refused(denoiser):
     null, _ = optimize_null_text(denoiser, inverted(denoiser), empty_context(), replace(FAST, early_stop=1e9))
     with pytest.raises(InputError, match="null context of edits"):
         replace(null, pin=Pin(empty_context()))
-    with pytest.raises(InputError, match="does not fit 1 images"):
+    with pytest.raises(InputError, match="does not fit this trajectory"):
         edited(denoiser, inverted(denoiser), Pin(empty_context().expand(2, -1, -1)))
     with pytest.raises(InputError, match="pinned source"):
         replace(PRESETS["paper"], unshared=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nullinv_core import (
+    PRESETS,
     Counted,
     EditSettings,
     InputError,
@@ -14,6 +15,7 @@ from nullinv_core import (
     Trajectory,
     batch_edits,
     edit,
+    embed,
     invert,
     optimize_null_text,
     plan_edit,
@@ -385,7 +387,7 @@ def test_inputs_that_do_not_fit_are_refused(denoiser):
         iterations=null.iterations[1:],
     )
     plan = plan_edit(SOURCE, EDIT, 4)
-    contexts = context_of(EDIT)[None, None]
+    contexts, two = context_of(EDIT)[None, None], empty_context().expand(2, -1, -1)
     cases = [
         ("same B", lambda: invert(denoiser, latents_of(2), context_of(SOURCE)[None], tiny_schedule())),
         ("NaN", lambda: invert(denoiser, latents_of() * float("nan"), context_of(SOURCE)[None], tiny_schedule())),
@@ -398,6 +400,16 @@ def test_inputs_that_do_not_fit_are_refused(denoiser):
         ("guidance must be a number", lambda: edited_with(denoiser, trajectory, null, source_guidance=float("nan"))),
         ("same number of edits", lambda: batch_edits([[plan], []])),
         ("same number of tokens", lambda: batch_edits([[plan, plan_edit(SOURCE, EDIT, 9)]])),
+        ("does not fit this trajectory", lambda: reconstruct(denoiser, trajectory, two, 7.5)),
+        ("does not fit this trajectory", lambda: reconstruct(denoiser, trajectory, two[:, :-1], 7.5)),
+        ("does not fit this trajectory", lambda: reconstruct(denoiser, trajectory, two[0, 0], 7.5)),
+        ("does not fit this trajectory", lambda: edited_with(denoiser, trajectory, two)),
+        ("does not fit this trajectory", lambda: optimize_null_text(denoiser, trajectory, two, QUICK)),
+        ("does not fit this trajectory", lambda: embed(denoiser, trajectory, two, PRESETS["direct"], 7.5)),
+        ("the context must be", lambda: reconstruct(denoiser, trajectory, null, 7.5, two)),
+        ("need contexts", lambda: edit(denoiser, trajectory, null, contexts[..., :-1], batch_edits([[plan]]), 7.5)),
+        ("must be a finite number", lambda: reweight(plan, {1: float("inf")})),
+        ("must be a finite number", lambda: reweight(plan, {1: 1e39})),
         ("at least 1", lambda: NullTextSettings(inner_steps=0)),
         ("must be positive", lambda: NullTextSettings(learning_rate=0.0)),
         ("guidance must be a number in 0…100", lambda: NullTextSettings(guidance=float("nan"))),
