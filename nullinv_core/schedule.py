@@ -21,6 +21,10 @@ GUIDANCE = (0.0, 100.0)
 """Least and most guidance scale, wherever one is given."""
 ROUNDING = 1e-6
 """Far more than floats are off by, far less than a share that anybody writes."""
+CLEAN = 0.98
+"""Least ᾱ of a clean end: pictures hold no noise. Stable Diffusion's own first level has 0.999."""
+SAME_LEVEL = 1e-3
+"""Relative distance of ᾱ at which two noise levels count as one."""
 
 
 class NoiseLevel(NamedTuple):
@@ -55,6 +59,11 @@ class Schedule:
             raise InputError("alphas_cumprod must lie in (0, 1]")
         if any(b >= a for a, b in pairwise(self.alphas_cumprod)):
             raise InputError("alphas_cumprod must fall from the clean end to the noisiest step")
+        if self.alphas_cumprod[0] < CLEAN:
+            raise InputError(
+                f"a schedule begins at the clean picture, and alphas_cumprod begins at {self.alphas_cumprod[0]:.3g}, "
+                "where noise is left; take in the levels below"
+            )
 
     @property
     def steps(self) -> int:
@@ -89,6 +98,27 @@ def leading_schedule(alphas_cumprod: Sequence[float], steps: int) -> Schedule:
         tuple(float(t) for t in timesteps),
         (float(alphas_cumprod[0]), *(float(alphas_cumprod[t]) for t in timesteps)),
     )
+
+
+def check_levels(schedule: Schedule, trained: Sequence[float]) -> None:
+    """Raise InputError unless a schedule is on the noise levels of a model: ᾱ of every step is the one that its
+    timestep has, and the clean end has no more noise than the first of them. ``trained``: ᾱ of every training timestep.
+    """
+    last = len(trained) - 1
+    for timestep, alpha in zip(schedule.timesteps, schedule.alphas_cumprod[1:], strict=True):
+        if not (0 <= timestep <= last and math.isclose(_between(trained, timestep), alpha, rel_tol=SAME_LEVEL)):
+            raise InputError(
+                f"this inversion was made on another noise schedule (timestep {timestep:g}); invert the image again"
+            )
+    if schedule.alphas_cumprod[0] < trained[0] * (1 - SAME_LEVEL):
+        raise InputError("this inversion's noise schedule ends at another noise level; invert the image again")
+
+
+def _between(trained: Sequence[float], timestep: float) -> float:
+    """ᾱ at a timestep between those that were trained, by the logarithm of σ² = (1-ᾱ)/ᾱ."""
+    below = min(math.floor(timestep), len(trained) - 1)
+    low, high = (math.log(max(1 - a, 1e-12) / a) for a in (trained[below], trained[min(below + 1, len(trained) - 1)]))
+    return 1 / (1 + math.exp(low + (timestep - below) * (high - low)))
 
 
 def move(latents: Tensor, epsilon: Tensor, alpha_from: float, alpha_to: float) -> Tensor:

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser, check_finite
+from .errors import InputError
 from .prompt_to_prompt.attention import AttentionMaps, EditBatch, map_grid
 from .prompt_to_prompt.edit import Edit
 from .prompt_to_prompt.local_blend import region
 from .types import Trajectory
 
+MOST_PHOTO = 0.5
+"""Largest ᾱ of a trajectory's end that may be mixed with fresh noise: the share of the photo's own power there."""
 READ_AT = (0.3, 0.5, 0.7)
 """Shares of the steps at which the photo is looked at for its words: neither all noise nor all detail."""
 
@@ -27,11 +30,17 @@ def edit_start(denoiser: Denoiser, trajectory: Trajectory, edits: EditBatch) -> 
 
     √(1 - f²) z*_T + f n for a share f of fresh noise n, so that unit noise stays unit noise; f is 0 in the regions of
     the edit's steady words. Noise depends on the edit's seed alone, not on its place in the batch. Costs
-    ``len(READ_AT)`` samples an image where some edit has steady words.
+    ``len(READ_AT)`` samples an image where some edit has steady words. Raises InputError for fresh noise where the
+    trajectory ends with more photo than noise.
     """
     noisiest = trajectory.noisiest
     start = noisiest[:, None].repeat(1, edits.branches, 1, 1, 1)
     fresh = [one for row in edits.edits for one in row if one.settings.fresh_noise]
+    if fresh and trajectory.schedule.alphas_cumprod[-1] > MOST_PHOTO:
+        raise InputError(
+            "this inversion stops half way to noise, and fresh noise would wipe out the photo; invert on all noise "
+            "levels, or leave out the fresh noise"
+        )
     maps = word_maps(denoiser, trajectory) if any(bool(one.steady.any()) for one in fresh) else None
     for b, row in enumerate(edits.edits):
         for e, one in enumerate(row, 1):

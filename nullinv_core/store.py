@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,14 @@ from torch import Tensor
 
 from .errors import InputError
 from .files import whole_file
+from .fingerprint import Fingerprint, from_json, to_json
 from .schedule import Schedule
 from .types import NullEmbeddings, Pin, Trajectory
 
 FORMAT = "nullinv-inversion"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 held another fingerprint."""
 HEADER = "inversion"
 """The metadata entry, JSON, that holds all that is no tensor."""
 FIELDS = {
@@ -44,7 +45,7 @@ class Inversion:
     """An inverted batch of images and what is needed to use it again.
 
     ``prompts``: the source prompt of each image. ``null``: None where nothing was optimized. ``fingerprint``: of the
-    model that made it (see ``fingerprint``). ``model``: how the user named that model; may be empty. ``precision``: of
+    model that made it. ``model``: how the user named that model; may be empty. ``precision``: of
     the network that made it, which is best used again. ``region``: bool (B, h, w), where edits may change the
     picture; None: everywhere. ``sizes``: what ComfyUI told SDXL of the picture (see ``SIZES``), else empty. Files of
     ``fast`` from before there was a photo's own guidance are edited without it.
@@ -53,7 +54,7 @@ class Inversion:
     trajectory: Trajectory
     null: NullEmbeddings | None
     prompts: tuple[str, ...]
-    fingerprint: str
+    fingerprint: Fingerprint
     model: str = ""
     precision: str = "float32"
     region: Tensor | None = None
@@ -68,21 +69,6 @@ class Inversion:
 
     def __repr__(self) -> str:
         return f"Inversion({self.trajectory!r}, {self.null or 'no null embeddings'!s})"
-
-
-def fingerprint(weights: Mapping[str, Tensor], kind: str = "") -> str:
-    """SHA-256 over ``kind`` and the names, shapes and 64 spread values of every weight.
-
-    Tells models apart; it is no protection against tampering.
-    """
-    digest = hashlib.sha256(kind.encode())
-    for name in sorted(weights):
-        tensor = weights[name]
-        flat = tensor.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32).contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save_inversion(path: Path | str, inversion: Inversion) -> None:
@@ -102,7 +88,7 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
         "format": FORMAT,
         "version": VERSION,
         "prompts": list(inversion.prompts),
-        "fingerprint": inversion.fingerprint,
+        "fingerprint": to_json(inversion.fingerprint),
         "model": inversion.model,
         "precision": inversion.precision,
     }
@@ -161,7 +147,7 @@ def _checked_metadata(path: Path, header: dict[str, str]) -> dict[str, Any]:
         raise InputError(f'"{path}" has a damaged header; invert the image again') from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise InputError(f'"{path}" is a safetensors file but not an inversion')
-    if metadata.get("version") != VERSION:
+    if metadata.get("version") not in READABLE:
         raise InputError(
             f'"{path}" has format version {metadata.get("version")}, this program reads version {VERSION}; '
             "invert the image again"
@@ -190,9 +176,9 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion
         path = trajectory.latents[1:].shape
         if pin is not None and pin.guidance is not None and pin.guidance.shape != path:
             raise InputError(f"the photo's own guidance is {tuple(pin.guidance.shape)}, not {tuple(path)}")
-    prompts, identity, model = metadata["prompts"], metadata["fingerprint"], metadata["model"]
-    if not isinstance(prompts, list) or not all(isinstance(text, str) for text in (*prompts, identity, model)):
-        raise InputError("its prompts, fingerprint or model are not texts")
+    prompts, identity, model = metadata["prompts"], from_json(metadata["fingerprint"]), metadata["model"]
+    if not isinstance(prompts, list) or not all(isinstance(text, str) for text in (*prompts, model)):
+        raise InputError("its prompts or model are not texts")
     if metadata["precision"] not in PRECISIONS:
         raise InputError(f"its precision is {metadata['precision']!r}")
     region = tensors["region"].bool() if "region" in tensors else None

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..context import unpack
 from ..denoiser import AttentionControl
 from ..errors import InputError
-from ..schedule import NoiseLevel, Schedule
+from ..schedule import SAME_LEVEL, NoiseLevel, Schedule
 from ..types import Callback, Event
 from .comfy_attention import controlled, differentiable
 from .comfy_checkpoint import Checkpointing, allow_checkpointing, memory_needed, room_for
@@ -112,18 +112,38 @@ def sigma_of(alpha: float) -> float:
 
 
 def schedule_of_sigmas(model: Any, sigmas: Tensor) -> Schedule:
-    """The schedule of ComfyUI's SIGMAS, descending. Raises InputError where they do not fall.
+    """The schedule of ComfyUI's SIGMAS, descending. Raises InputError where no photo can be inverted on them.
 
     Timesteps lie between those that the model was trained on where its noise levels do.
     """
     check_model(model)
-    levels = [float(s) for s in sigmas.double().flip(0)]
-    if len(levels) < 2 or any(b <= a for a, b in pairwise(levels)):
-        raise InputError("SIGMAS must fall from step to step, at least two of them")
     sampling = model.get_model_object("model_sampling")
+    levels = [float(s) for s in sigmas.double().flip(0)]
+    check_sigmas(levels, float(sampling.sigmas[0]), float(sampling.sigmas[-1]))
     trained = sampling.log_sigmas.double().cpu().numpy()
     timesteps = np.interp(np.log(levels[1:]), trained, np.arange(len(trained)))
     return Schedule(tuple(round(float(t), 4) for t in timesteps), tuple(1 / (1 + s * s) for s in levels))
+
+
+def check_sigmas(levels: list[float], least: float, most: float) -> None:
+    """Raise InputError for noise levels, rising, that do not lead from a photo to noise that the model knows.
+
+    ``least`` and ``most``: the model's own first and last level.
+    """
+    if not all(map(math.isfinite, levels)):
+        raise InputError("SIGMAS hold NaN or infinity; connect a scheduler's")
+    if len(levels) < 2 or levels[0] < 0 or any(b <= a for a, b in pairwise(levels)):
+        raise InputError("SIGMAS must fall from step to step down to 0, at least two of them")
+    if levels[0] > least * (1 + SAME_LEVEL):
+        raise InputError(
+            f"these SIGMAS end at {levels[0]:.3g}, where noise is left, and a photo has none; connect all of them, or "
+            "low_sigmas of Split Sigmas"
+        )
+    if levels[1] < least * (1 - SAME_LEVEL) or levels[-1] > most * (1 + SAME_LEVEL):
+        raise InputError(
+            f"these SIGMAS lie from {levels[1]:.3g} to {levels[-1]:.5g}, and the model knows noise from {least:.3g} to "
+            f"{most:.5g}; choose a scheduler's sigma_min and sigma_max inside of that"
+        )
 
 
 def sigmas_of_schedule(schedule: Schedule) -> Tensor:

@@ -15,10 +15,12 @@ import comfy.utils
 import folder_paths
 import torch
 from torch import Tensor
+from transformers import CLIPTokenizer, CLIPTokenizerFast
 
 from ..errors import InputError
 from ..prompt_to_prompt.prompt import check_tokens
-from .comfy_folder import check_whole, read_config, read_weights
+from .comfy_folder import check_whole, read_weights
+from .model_folder import read_config
 
 VOCABULARY = 49_408
 """Rows of the token table that ComfyUI builds, whatever the tokenizer."""
@@ -36,13 +38,12 @@ class _Part:
     weights: dict[str, Tensor]
 
 
-def load_clip(folder: Path, parts: tuple[str, ...]) -> Any:
-    """ComfyUI's CLIP of a folder's text encoders, by the names of their own folders.
+def load_clip(folder: Path, parts: tuple[tuple[str, str], ...]) -> Any:
+    """ComfyUI's CLIP of a folder's text encoders, by the names of their own and their tokenizers' folders.
 
-    Raises InputError where one is missing, broken or of another build.
+    Raises InputError where one is broken or of another build.
     """
-    tokenizers = [part.replace("text_encoder", "tokenizer") for part in parts]
-    found = [_part(folder, *names, len(parts) > 1) for names in zip(parts, tokenizers, strict=True)]
+    found = [_part(folder, *names, len(parts) > 1) for names in parts]
     weights = {f"{number}.{name}": w for number, one in enumerate(found) for name, w in one.weights.items()}
     clip = comfy.sd.CLIP(
         _target(found),
@@ -69,17 +70,11 @@ def _part(folder: Path, encoder: str, tokenizer: str, sdxl: bool) -> _Part:
 
 def _read_part(folder: Path, encoder: str, tokenizer: str, sdxl: bool) -> _Part:
     config = read_config(folder / encoder / "config.json")
-    places = read_config(folder / tokenizer / "vocab.json")
-    tokens = read_config(folder / tokenizer / "special_tokens_map.json")
     second = encoder != "text_encoder"
     if second and config.get("projection_dim") != config["hidden_size"]:
         raise InputError(f'the second text encoder of "{folder.name}" is not built as SDXL\'s')
-
-    def identity(name: str) -> int:
-        token = tokens[name]
-        return int(places[token if isinstance(token, str) else token["content"]])
-
-    special = {"start": identity("bos_token"), "end": identity("eos_token"), "pad": identity("pad_token")}
+    tokens = _tokenizer(folder / tokenizer)
+    special = {"start": tokens.bos_token_id, "end": tokens.eos_token_id, "pad": tokens.pad_token_id}
     layers = {"layer": "hidden", "layer_idx": -2, "layer_norm_hidden_state": False} if sdxl else {}
     network = partial(
         comfy.sd1_clip.SDClipModel,
@@ -87,10 +82,21 @@ def _read_part(folder: Path, encoder: str, tokenizer: str, sdxl: bool) -> _Part:
     )  # fmt: skip
     splitter = partial(
         comfy.sd1_clip.SDTokenizer,
-        tokenizer_path=str(folder / tokenizer), embedding_size=config["hidden_size"], pad_token=special["pad"],
-        embedding_key="clip_g" if second else "clip_l",
+        tokenizer_path=str(folder / tokenizer), tokenizer_class=type(tokens), pad_token=special["pad"],
+        embedding_size=config["hidden_size"], embedding_key="clip_g" if second else "clip_l",
     )  # fmt: skip
-    return _Part(splitter, network, _named(read_weights(folder / encoder), max(places.values())))
+    return _Part(splitter, network, _named(read_weights(folder, encoder), max(tokens.get_vocab().values())))
+
+
+def _tokenizer(folder: Path) -> Any:
+    # transformers 4 has two classes, of which the first reads no tokenizer.json
+    kind = CLIPTokenizer if (folder / "vocab.json").is_file() else CLIPTokenizerFast
+    try:
+        return kind.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:
+        raise InputError(
+            f'"{folder.name}" of "{folder.parent.name}" is no CLIP tokenizer; get a complete copy of the model'
+        ) from error
 
 
 def _named(weights: dict[str, Tensor], highest: int) -> dict[str, Tensor]:

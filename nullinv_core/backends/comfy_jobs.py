@@ -13,11 +13,12 @@ from torch import Tensor
 from ..context import lengthened, pooled_rows
 from ..editing import EditResult, edit
 from ..errors import InputError
+from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
 from ..inversion import InversionMethod, invert
 from ..presets import Recipe, embed
 from ..prompt_to_prompt.attention import WordMaps, batch_edits
-from ..schedule import Schedule
-from ..store import Inversion, fingerprint
+from ..schedule import Schedule, check_levels
+from ..store import Inversion
 from ..types import NullEmbeddings
 from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas, sigma_of
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
@@ -35,19 +36,50 @@ def schedule_of(model: Any, scheduler: str, steps: int) -> Schedule:
     return schedule_of_sigmas(model, comfy.samplers.calculate_sigmas(sampling, scheduler, steps))
 
 
-def fingerprint_of(model: Any) -> str:
+def fingerprint_of(model: Any) -> Fingerprint:
     """Fingerprint of a MODEL: its own weights, whatever is loaded now, every patch on them, and how it samples."""
     weights = dict(model.model.diffusion_model.state_dict())
     sampling = model.get_model_object("model_sampling")
     for name in weights:
         stored = model.backup.get(f"diffusion_model.{name}")
         weights[name] = weights[name] if stored is None else stored.weight
+    patches = {
+        f"patch {key} {number} {strength} {place}": tensor
+        for key, each in model.patches.items()
+        for number, (strength, patch, *_) in enumerate(each)
+        for place, tensor in enumerate(_tensors(patch))
+    }
+    old = digest_of({**weights, **patches, "noise levels": sampling.sigmas}, " ".join(_kinds(sampling)))
+    own = fingerprint(weights.values(), prediction_of(sampling), trained_alphas(sampling), _patches_of(model))
+    return replace(own, digest=old)
+
+
+def prediction_of(sampling: Any) -> str:
+    """What a network predicts, by the core's name for it; ComfyUI's where the core has none."""
+    # the class is made of how noise levels are spaced and of what is predicted
+    kind = next((name for name in _kinds(sampling) if not name.startswith("ModelSampling")), "")
+    return {"EPS": "epsilon", "V_PREDICTION": "v_prediction"}.get(kind, kind)
+
+
+def _kinds(sampling: Any) -> list[str]:
+    return [kind.__name__ for kind in type(sampling).__mro__]
+
+
+def trained_alphas(sampling: Any) -> list[float]:
+    """ᾱ of every noise level that a network was trained on."""
+    return [1 / (1 + sigma**2) for sigma in sampling.sigmas.double().tolist()]
+
+
+def _patches_of(model: Any) -> dict[str, str]:
+    """What is patched on a MODEL's weights and how strongly: LoRAs, merges."""
+    contents: dict[str, Tensor] = {}
+    strengths = set()
     for key, patches in model.patches.items():
-        for number, (strength, patch, *_) in enumerate(patches):
-            for place, tensor in enumerate(_tensors(patch)):
-                weights[f"patch {key} {number} {strength} {place}"] = tensor
-    weights["noise levels"] = sampling.sigmas
-    return fingerprint(weights, " ".join(kind.__name__ for kind in type(sampling).__mro__))
+        for number, (strength, patch, own, *place) in enumerate(patches):
+            if (strength, own) != (0, 1):
+                strengths.add((strength, own))
+                contents |= {f"{key} {number} {place[:1]} {i}": one for i, one in enumerate(_tensors(patch))}
+    return {"LoRA": digest_of(contents), "LoRA strength": str(sorted(strengths))} if contents else {}
 
 
 def _tensors(patch: Any) -> Iterator[Tensor]:
@@ -198,10 +230,12 @@ def branches_alike(model: Any, positive: Conditioning, negative: Conditioning) -
 def check_made_with(model: Any, inversion: Inversion) -> None:
     """Raise InputError unless this MODEL made the inversion."""
     check_model(model)
-    if inversion.fingerprint != fingerprint_of(model):
+    if other := difference(inversion.fingerprint, fingerprint_of(model)):
+        made_with = f' ("{inversion.model}")' if inversion.model else ""
         raise InputError(
-            "the trajectory was made with another MODEL (or other LoRAs on it); connect that one, or invert again"
+            f"the trajectory was made with another MODEL{made_with}: {other}; connect that one, or invert again"
         )
+    check_levels(inversion.trajectory.schedule, trained_alphas(model.get_model_object("model_sampling")))
 
 
 def null_of(null: Inversion, inversion: Inversion) -> NullEmbeddings:
@@ -212,7 +246,7 @@ def null_of(null: Inversion, inversion: Inversion) -> NullEmbeddings:
         )
     one, other = null.trajectory, inversion.trajectory
     if (
-        null.fingerprint != inversion.fingerprint
+        difference(null.fingerprint, inversion.fingerprint)
         or one.schedule != other.schedule
         or not (torch.equal(one.latents, other.latents) and torch.equal(one.context, other.context))
     ):

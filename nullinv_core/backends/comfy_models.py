@@ -18,12 +18,12 @@ import torch
 from ..errors import InputError
 from .comfy_clip import load_clip
 from .comfy_conditioning import SIZE_WIDTH
-from .comfy_folder import check_whole, read_config, read_weights
+from .comfy_folder import check_whole, read_weights
+from .model_folder import KINDS, XL, check_folder, read_config, text_parts
 
 LEVELS_OF_VAE, LAYERS_OF_VAE = 4, 2
 MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.model_base.ModelType.V_PREDICTION}
-XL = "StableDiffusionXLPipeline"
-FAMILIES = {"StableDiffusionPipeline": comfy.supported_models.SD15, XL: comfy.supported_models.SDXL}
+FAMILIES = dict(zip(KINDS, (comfy.supported_models.SD15, comfy.supported_models.SDXL), strict=True))
 BETAS = {"scaled_linear": "linear", "linear": "sqrt_linear"}
 """diffusers' names of beta schedules and ComfyUI's."""
 
@@ -42,16 +42,11 @@ def load_folder(folder: Path) -> tuple[Any, Any, Any]:
 
     Raises InputError where a part is missing, broken or of another kind.
     """
-    kind = read_config(folder / "model_index.json").get("_class_name")
-    if kind not in FAMILIES:
-        raise InputError(
-            f'"{folder.name}" holds a {kind}; this node loads Stable Diffusion 1.x, 2.x and SDXL folders '
-            f"({' or '.join(FAMILIES)})"
-        )
+    kind = check_folder(folder)
     vae_config = read_config(folder / "vae" / "config.json")
     return (
         _load_unet(folder, FAMILIES[kind], float(vae_config.get("scaling_factor", 0.18215))),
-        load_clip(folder, ("text_encoder", "text_encoder_2")[: 2 if kind == XL else 1]),
+        load_clip(folder, text_parts(kind)),
         _load_vae(folder, vae_config),
     )
 
@@ -111,7 +106,7 @@ def _load_unet(folder: Path, base: Any, scale: float) -> Any:
 
     family = Family(unet_config(config))
     family.latent_format.scale_factor = scale
-    stored = read_weights(folder / "unet")
+    stored = read_weights(folder, "unet")
     names = comfy.utils.unet_to_diffusers(family.unet_config)
     weights = {names[k]: v for k, v in stored.items() if k in names}
     load_device = comfy.model_management.get_torch_device()
@@ -151,7 +146,7 @@ def _sampling_of(folder: Path, scheduler: dict[str, Any]) -> tuple[Any, dict[str
 
 
 def _load_vae(folder: Path, config: dict[str, Any]) -> Any:
-    weights, settings = read_weights(folder / "vae"), None
+    weights, settings = read_weights(folder, "vae"), None
     if config.get("_class_name") == "AutoencoderTiny":
         weights = {_taesd_name(name): tensor for name, tensor in weights.items()}
         weights |= {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}

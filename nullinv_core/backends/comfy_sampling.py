@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import comfy.patcher_extension
@@ -17,13 +17,25 @@ from ..store import Inversion
 from .comfy import OWN_WRAPPER, sigma_of
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
 
+LEAST_STEP = 2.0
+"""Ratio of two noise levels that counts as near, however fine an inversion's steps are: schedulers begin apart."""
+
 
 def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
-    """∅ of the step whose noise level is nearest to ``sigma`` (by its logarithm): (B, tokens, width)."""
+    """∅ of the step whose noise level is nearest to ``sigma`` (by its logarithm): (B, tokens, width).
+
+    Raises InputError for a level above the inversion's by more than its last step.
+    """
     null, schedule = inversion.null, inversion.trajectory.schedule
     if null is None:
         raise InputError("these are not null embeddings; connect the output of Null-Text Optimize")
-    distances = [abs(math.log(sigma_of(a)) - math.log(max(sigma, 1e-6))) for a in schedule.alphas_cumprod[1:]]
+    levels = [sigma_of(a) for a in schedule.alphas_cumprod[1:]]
+    if sigma > levels[-1] * max([LEAST_STEP, *(b / a for a, b in pairwise(levels[-2:]))]):
+        raise InputError(
+            f"the sampler begins at noise level {sigma:.3g}, and this inversion ends at {levels[-1]:.3g}; give the "
+            "sampler the SIGMAS of DDIM Invert"
+        )
+    distances = [abs(math.log(level) - math.log(max(sigma, 1e-6))) for level in levels]
     return null.at(1 + distances.index(min(distances)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,10 +14,11 @@ from torch import Tensor
 from ..context import unpack
 from ..denoiser import AttentionControl, broken_model, broken_weight, no_gradients
 from ..errors import InputError, NonFiniteError
+from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
 from ..images import check_pixels, check_side
 from ..prompt_to_prompt.prompt import Prompt
-from ..schedule import NoiseLevel, Schedule, epsilon_from_v, leading_schedule
-from ..store import Inversion, fingerprint
+from ..schedule import NoiseLevel, Schedule, check_levels, epsilon_from_v, leading_schedule
+from ..store import Inversion
 from ..types import NullEmbeddings
 from .diffusers_files import TEXT_ENCODERS, load_pipeline, quiet
 from .diffusers_text import TextEncoder
@@ -82,7 +82,7 @@ class DiffusersModel:
     vae: Any
     text: TextEncoder
     alphas_cumprod: tuple[float, ...]
-    fingerprint: str
+    fingerprint: Fingerprint
     name: str
 
     @property
@@ -170,8 +170,8 @@ def load_model(
     """Load a model folder in diffusers' layout or a single ``.safetensors`` checkpoint; ``demo`` is the one that ships.
 
     Only local safetensors files are read, never the network. ``dtype`` is the UNet's and text encoder's; the
-    autoencoder stays float32. ``config``: for a single file, a diffusers folder of the same family to take the
-    configuration and tokenizer from; by default that family's in the local Hugging Face cache.
+    autoencoder stays float32. ``config``: for a single file, a diffusers folder of the same family to take another
+    configuration and tokenizer from than the family's own (see ``families``).
     Raises InputError for a missing or broken model and for kinds that null-text inversion does not apply to.
     """
     path = DEMO_MODEL if str(path) == "demo" else Path(path)
@@ -224,7 +224,11 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
     if prediction not in PREDICTIONS:
         raise InputError(f'"{name}" predicts "{prediction}"; supported are {", ".join(PREDICTIONS)}')
     encoders = {part: getattr(pipeline, part) for part in parts if part in TEXT_ENCODERS}
-    identity = fingerprint(_named_weights(unet, vae, encoders), prediction)
+    alphas = tuple(scheduler.alphas_cumprod.double().clamp(min=LEAST_ALPHA).tolist())
+    identity = replace(
+        fingerprint(unet.state_dict().values(), prediction, alphas),
+        digest=digest_of(_named_weights(unet, vae, encoders), prediction),
+    )
     with quiet():
         for module in (unet, *encoders.values()):
             module.requires_grad_(False).eval().to(device, dtype)
@@ -238,7 +242,7 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
         denoiser=DiffusersDenoiser(unet, prediction, text.pooled),
         vae=vae,
         text=text,
-        alphas_cumprod=tuple(scheduler.alphas_cumprod.double().clamp(min=LEAST_ALPHA).tolist()),
+        alphas_cumprod=alphas,
         fingerprint=identity,
         name=name,
     )
@@ -246,7 +250,7 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
 
 
 def _named_weights(unet: Any, vae: Any, encoders: dict[str, Any]) -> dict[str, Tensor]:
-    """Every weight that an inversion depends on, by names that do not depend on the libraries' versions."""
+    """The weights that files of version 1 have a digest of, by names that do not depend on the libraries' versions."""
     named = {part.replace("text_encoder", "text"): encoder for part, encoder in encoders.items()}
     return {
         f"{part}.{name.removeprefix('text_model.')}": weight
@@ -261,10 +265,10 @@ def check_inversion(inversion: Inversion, model: DiffusersModel) -> tuple[Invers
 
     Raises InputError where another model or schedule made it, or nothing was optimized.
     """
-    if inversion.fingerprint != model.fingerprint:
-        made_with = f' (with "{inversion.model}")' if inversion.model else ""
+    if other := difference(inversion.fingerprint, model.fingerprint):
+        made_with = f' ("{inversion.model}")' if inversion.model else ""
         raise InputError(
-            f'this inversion was made with another model{made_with}, not "{model.name}"; '
+            f'this inversion was made with another model{made_with} than "{model.name}": {other}; '
             "use that model or invert the image again"
         )
     if inversion.null is None:
@@ -272,21 +276,6 @@ def check_inversion(inversion: Inversion, model: DiffusersModel) -> tuple[Invers
     trajectory, config = inversion.trajectory, model.denoiser.unet.config
     if (trajectory.clean.shape[1], trajectory.context.shape[2]) != (config.in_channels, config.cross_attention_dim):
         raise InputError(f'this inversion does not have the shapes of "{model.name}"; invert the image again')
-    _check_schedule(trajectory.schedule, model.alphas_cumprod)
+    check_levels(trajectory.schedule, model.alphas_cumprod)
     null = inversion.null.to(model.device)
     return replace(inversion, trajectory=trajectory.to(model.device), null=null), null
-
-
-def _check_schedule(schedule: Schedule, known: tuple[float, ...]) -> None:
-    """Raise InputError unless ᾱ of every timestep is the model's, and that of the clean end its first or 1."""
-    last = len(known) - 1
-    for timestep, alpha in zip(schedule.timesteps, schedule.alphas_cumprod[1:], strict=True):
-        below = min(max(math.floor(timestep), 0), last)
-        share = timestep - below
-        expected = known[below] * (1 - share) + known[min(below + 1, last)] * share
-        if not (0 <= timestep <= last and math.isclose(expected, alpha, rel_tol=1e-3)):
-            raise InputError(
-                f"this inversion was made on another noise schedule (timestep {timestep:g}); invert the image again"
-            )
-    if not any(math.isclose(schedule.alphas_cumprod[0], clean, rel_tol=1e-3) for clean in (known[0], 1.0)):
-        raise InputError("this inversion's noise schedule ends at another noise level; invert the image again")

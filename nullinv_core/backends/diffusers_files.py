@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import safe_open
+from torch import Tensor
 
 from ..errors import InputError
+from .families import FAMILIES, write_configuration
+from .model_folder import INDEX, NETWORKS, check_folder, parts_of, read_config, variant_of, weight_files
 
-KINDS = {"StableDiffusionPipeline": ("v1", "v2"), "StableDiffusionXLPipeline": ("xl_base",)}
-"""Pipelines that are read, by the name in their index, and diffusers' names for their single files."""
+IN_ONE_FILE = {
+    "UNet": "model.diffusion_model.", "autoencoder": "first_stage_model.",
+    "text encoder": ("cond_stage_model.", "conditioner.embedders."),
+}  # fmt: skip
+"""How the names of a single checkpoint's weights begin."""
+SPREAD_OF_V = 0.09
+"""Standard deviation above which ComfyUI takes a 2.x checkpoint for one that predicts v."""
 SUPPORTED = "Stable Diffusion 1.x, 2.x or SDXL text-to-image"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
@@ -47,20 +55,6 @@ def quiet() -> Iterator[None]:
                 log.enable_progress_bar()
 
 
-def _kind(folder: Path) -> str:
-    """The pipeline that a folder holds by its index; raises InputError where it is none of ``KINDS``."""
-    index = folder / "model_index.json"
-    try:
-        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f'"{folder}" is not a diffusers model folder: {index.name} is missing or broken') from error
-    if kind not in KINDS:
-        raise InputError(
-            f'"{folder}" holds a {kind}; null-text inversion here needs a {SUPPORTED} model ({" or ".join(KINDS)})'
-        )
-    return str(kind)
-
-
 def _pipeline_class(kind: str) -> Any:
     import diffusers
 
@@ -73,14 +67,14 @@ def _unused(kind: str) -> dict[str, Any]:
 
 
 def _load_folder(folder: Path) -> Any:
-    kind = _kind(folder)
-    _check_only_safetensors(folder)
+    kind = check_folder(folder)
+    copies = {part: variant_of(folder, part, half=False) for part in parts_of(kind) if part in NETWORKS}
     try:
         pipeline = _pipeline_class(kind).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, **_unused(kind),
-            **({"requires_safety_checker": False} if "safety_checker" in _unused(kind) else {}),
+            folder, use_safetensors=True, local_files_only=True, variant=next(filter(None, copies.values()), None),
+            **_unused(kind), **({"requires_safety_checker": False} if "safety_checker" in _unused(kind) else {}),
         )  # fmt: skip
-        missing = _missing_weights(folder, pipeline)
+        missing = _missing_weights(folder, pipeline, copies)
     except Exception as error:
         raise InputError(f'the model in "{folder}" cannot be read: {_first_line(error)}') from error
     if missing:
@@ -90,25 +84,12 @@ def _load_folder(folder: Path) -> Any:
     return pipeline
 
 
-def _check_only_safetensors(folder: Path) -> None:
-    """Raise InputError where the index of a model in parts names another file than safetensors, which may run code."""
-    for index in folder.glob("*/*.index.json"):
-        try:
-            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise InputError(f'"{index}" is broken; get a complete copy of the model') from error
-        if ".safetensors." in index.name and not all(str(part).endswith(".safetensors") for part in parts):
-            raise InputError(f'"{index}" names files that are not .safetensors; they can run code and are refused')
-
-
-def _missing_weights(folder: Path, pipeline: Any) -> list[str]:
+def _missing_weights(folder: Path, pipeline: Any, copies: dict[str, str]) -> list[str]:
     """Weights that no file holds; the libraries would make them up at random and only warn."""
     missing = []
-    for part in ("unet", *TEXT_ENCODERS, "vae"):
-        if getattr(pipeline, part, None) is None:
-            continue
+    for part, copy in copies.items():
         stored: set[str] = set()
-        for file in (folder / part).glob("*.safetensors"):
+        for file in weight_files(folder, part)[copy]:
             with safe_open(file, "pt") as weights:
                 stored |= {_current_name(name) for name in weights.keys()}  # noqa: SIM118 (not a dict)
         wanted = getattr(pipeline, part).state_dict()
@@ -131,20 +112,27 @@ def _load_single_file(path: Path, config: Path | None) -> Any:
             f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused'
         )
     try:
-        family, repository, prediction = _family(path)
-        folder = _cached_configuration(path, family, repository) if config is None else config
-        kind = _kind(folder)
-        if family not in KINDS[kind]:
-            raise InputError(f'"{path.name}" is no {kind}, as "{folder}" is; name a folder of its family with --config')
-        pipeline = _pipeline_class(kind).from_single_file(
-            path, config=str(folder), local_files_only=True, **_unused(kind)
-        )
-        pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **prediction)
-        return pipeline
+        found, scheduler = _family(path)
+        with TemporaryDirectory() as folder:
+            if config is None:
+                write_configuration(Path(folder), FAMILIES[found], scheduler)
+            elif read_config(config / INDEX).get("_class_name") != FAMILIES[found].pipeline:
+                raise InputError(f'"{path.name}" is a {FAMILIES[found].pipeline}, and --config "{config}" is not')
+            pipeline = _pipeline_class(FAMILIES[found].pipeline).from_single_file(
+                path, config=str(config or folder), local_files_only=True, **_unused(FAMILIES[found].pipeline)
+            )
+        if config is not None and found == "xl_base":
+            pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **scheduler)
     except InputError:
         raise
     except Exception as error:
         raise InputError(f'"{path.name}" cannot be read as a {SUPPORTED} checkpoint ({_first_line(error)})') from error
+    for part in ("unet", "vae", *TEXT_ENCODERS):
+        network = getattr(pipeline, part, None)
+        missing = [] if network is None else [name for name, w in network.state_dict().items() if w.is_meta]
+        if missing:
+            raise InputError(f'"{path.name}" lacks {len(missing)} weights ({part}.{missing[0]} …); get a complete copy')
+    return pipeline
 
 
 def marked_prediction(names: Container[str]) -> dict[str, Any]:
@@ -153,49 +141,38 @@ def marked_prediction(names: Container[str]) -> dict[str, Any]:
     return marked | ({"rescale_betas_zero_snr": True} if marked and "ztsnr" in names else {})
 
 
-def _family(path: Path) -> tuple[str, str, dict[str, Any]]:
-    """A checkpoint's kind, the repository of its family's configuration and what the file says about its scheduler.
+def predicts_v(weights: dict[str, Tensor]) -> bool:
+    """Whether a 2.x checkpoint predicts v. No entry of the file says so: guessed as ComfyUI guesses it
+    (``supported_models.SD20``), by how far the biases of one layer spread."""
+    bias = weights.get("model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias")
+    return bias is not None and float(bias.float().std(correction=0)) > SPREAD_OF_V
 
-    Raises InputError for unsupported kinds.
+
+def _family(path: Path) -> tuple[str, dict[str, Any]]:
+    """A checkpoint's name in ``FAMILIES`` and what the file says about its scheduler.
+
+    Raises InputError for unsupported kinds, and for files that hold a part of a model.
     """
-    from diffusers.loaders.single_file_utils import (
-        fetch_diffusers_config,
-        infer_diffusers_model_type,
-        load_single_file_checkpoint,
-    )
+    from diffusers.loaders.single_file_utils import infer_diffusers_model_type, load_single_file_checkpoint
 
     checkpoint = load_single_file_checkpoint(str(path), local_files_only=True)
     kind = infer_diffusers_model_type(checkpoint)
     if "edm_vpred.sigma_max" in checkpoint:
         kind = "CosXL"
-    if not any(kind in kinds for kinds in KINDS.values()):
+    if kind not in FAMILIES:
         raise InputError(
             f'"{path.name}" looks like a model of the kind "{kind}"; null-text inversion here needs a {SUPPORTED} '
             "checkpoint"
         )
-    repository = str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
-    return kind, repository, marked_prediction(checkpoint) if kind == "xl_base" else {}
-
-
-def _cached_configuration(path: Path, kind: str, repository: str) -> Path:
-    """The folder of a checkpoint's family in the local Hugging Face cache.
-
-    Looked up here because diffusers would ask the network for it.
-    """
-    from huggingface_hub import try_to_load_from_cache
-
-    if kind == "v2":
-        raise InputError(
-            f'"{path.name}" is a Stable Diffusion 2.x file, and the file does not say whether it predicts ε or v; '
-            "name a diffusers folder of its family with --config"
-        )
-    index = try_to_load_from_cache(repository, "model_index.json")
-    if not isinstance(index, str):
-        raise InputError(
-            f'"{path.name}" alone does not say how to build its model, and "{repository}" is not in the local cache; '
-            "name any diffusers folder of the same family with --config, or convert the file to such a folder"
-        )
-    return Path(index).parent
+    for part, beginnings in IN_ONE_FILE.items():
+        if not any(name.startswith(beginnings) for name in checkpoint):
+            raise InputError(
+                f'"{path.name}" has no {part} of a {SUPPORTED} checkpoint; give a file of the whole model, no LoRA or '
+                "single part"
+            )
+    if kind == "v2" and predicts_v(checkpoint):
+        return "v2, v prediction", {"prediction_type": "v_prediction"}
+    return kind, marked_prediction(checkpoint) if kind == "xl_base" else {}
 
 
 def _first_line(error: Exception) -> str:

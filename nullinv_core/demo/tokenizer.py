@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 from transformers import CLIPTokenizer
 
+from ..backends.clip_vocabulary import write_tokenizer_files
 from .scenes import COLOURS, TEXTURES
 from .shapes import SHAPES
 
 MERGES = 85
-START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
-LENGTH = 77
-
-
-def byte_symbols() -> list[str]:
-    """The 256 printable stand-ins for bytes that GPT-2's and CLIP's tokenizers use, printable bytes first."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    rest = [b for b in range(256) if b not in printable]
-    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(rest))]
 
 
 def word_counts() -> Counter[str]:
@@ -61,16 +52,5 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
     """Write vocab.json, merges.txt and the configuration to ``folder``; return the tokenizer they make."""
-    folder.mkdir(parents=True, exist_ok=True)
-    merges = learn_merges(word_counts(), MERGES)
-    symbols = byte_symbols()
-    entries = [*symbols, *(s + "</w>" for s in symbols), *("".join(m) for m in merges), START_TOKEN, END_TOKEN]
-    vocabulary = {entry: index for index, entry in enumerate(dict.fromkeys(entries))}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    special = {"bos_token": START_TOKEN, "eos_token": END_TOKEN, "unk_token": END_TOKEN, "pad_token": END_TOKEN}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2), encoding="utf-8")
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, "do_lower_case": True, **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    write_tokenizer_files(folder, learn_merges(word_counts(), MERGES))
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ..backends.clip_vocabulary import LENGTH
 from ..prompt_to_prompt.prompt import split_words
 from .scenes import COLOURS, RADII, TEXTURES, Scene, sample_scene
 from .shapes import SHAPES
-from .tokenizer import LENGTH
 from .training_loop import Budget, run_steps, warmup_cosine
 
 WIDTH = 128

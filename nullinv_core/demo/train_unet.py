@@ -15,8 +15,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ..fingerprint import digest_of
 from ..schedule import scaled_linear_alphas
-from ..store import fingerprint
 from .muon import Muon
 from .scenes import RADII, SIZE, TILT, Scene, discs, render, sample_scene
 from .shapes import SHAPES
@@ -106,7 +106,7 @@ def hints(scene: Scene, side: int = 16) -> np.ndarray:
 def cached_latents(work: Path, vae: AutoencoderTiny, scenes: range, device: str, budget: Budget) -> torch.Tensor | None:
     """Latents of training scenes, float32 (scenes, 4, 16, 16); None when the budget ran out before."""
     shards = []
-    maker = fingerprint(vae.state_dict())[:8]
+    maker = digest_of(vae.state_dict())[:8]
     for first in scenes[::SHARD]:
         drawn = hashlib.sha256(repr(sample_scene(first)).encode()).hexdigest()[:8]
         path = work / f"latents-{maker}-{drawn}-{first:06d}.safetensors"

@@ -2,21 +2,31 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from nullinv_core import InputError, Inversion, NonFiniteError, invert, optimize_null_text
 from nullinv_core.backends.diffusers import check_inversion, in_safer_precision, load_model, wrap_pipeline
 from nullinv_core.backends.diffusers_attention import ControlledAttention
-from nullinv_core.backends.diffusers_files import _cached_configuration, _current_name, marked_prediction
+from nullinv_core.backends.diffusers_files import _current_name, marked_prediction, predicts_v
+from nullinv_core.backends.families import FAMILIES, write_configuration
+from nullinv_core.backends.model_folder import check_files, parts_of, text_parts
 from nullinv_core.demo.tokenizer import write_tokenizer
+from nullinv_core.fingerprint import Fingerprint
 from nullinv_core.null_text import NullTextSettings
 from nullinv_core.schedule import NoiseLevel
 
@@ -24,6 +34,7 @@ from .helpers import context_of, controlled, latents_of, tiny_unet, word_prompt
 from .single_file import write_single_file
 
 LEVEL = NoiseLevel(500.0, 0.3)
+PARTS = ("unet", "vae", "text_encoder")
 
 
 class Passive:
@@ -223,8 +234,13 @@ def test_an_inversion_of_another_model_or_schedule_is_refused(model, tmp_path):
     null, _ = optimize_null_text(model.denoiser, trajectory, context[0], NullTextSettings(inner_steps=1))
     good = Inversion(trajectory, null, ("a cat",), model.fingerprint, "m")
     assert check_inversion(good, model)[1].embeddings.equal(null.embeddings)
-    with pytest.raises(InputError, match="another model"):
-        check_inversion(Inversion(trajectory, null, ("a cat",), "0" * 64, "m"), model)
+    other = replace(model.fingerprint, prediction="v_prediction")
+    with pytest.raises(InputError, match=r'another model \("m"\) than ".*": that one predicts v, this one ε;'):
+        check_inversion(Inversion(trajectory, null, ("a cat",), other, "m"), model)
+    old = [Inversion(trajectory, null, ("a cat",), Fingerprint(digest=d)) for d in (model.fingerprint.digest, "0" * 64)]
+    assert check_inversion(old[0], model)[1].embeddings.equal(null.embeddings)
+    with pytest.raises(InputError, match="older version"):
+        check_inversion(old[1], model)
     with pytest.raises(InputError, match="no null embeddings"):
         check_inversion(Inversion(trajectory, None, ("a cat",), model.fingerprint), model)
     object.__setattr__(trajectory.schedule, "alphas_cumprod", (0.999, 0.99, 0.5))
@@ -244,15 +260,13 @@ def test_other_kinds_of_models_are_refused(model_folder, tmp_path):
             load_model(tmp_path)
     broken = tmp_path / "broken"
     shutil.copytree(model_folder, broken)
-    (broken / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    (broken / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"garbage")
     with pytest.raises(InputError, match="cannot be read"):
         load_model(broken)
 
 
 def test_an_inpainting_unet_is_refused(model_folder):
     """Guards models with more input channels than latents have."""
-    from diffusers import UNet2DConditionModel
-
     pipeline = StableDiffusionPipeline.from_pretrained(model_folder, local_files_only=True)
     pipeline.unet = UNet2DConditionModel.from_config({**pipeline.unet.config, "in_channels": 9})
     with pytest.raises(InputError, match="9 input channels"):
@@ -269,7 +283,7 @@ def test_pickles_are_never_read(model_folder, tmp_path):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="other formats can run code"):
         load_model(folder)
 
 
@@ -326,24 +340,92 @@ def test_a_single_file_gives_the_same_model_as_its_folder(model_folder, tmp_path
     assert torch.allclose(single.denoiser(z, LEVEL, context), folder.denoiser(z, LEVEL, context), atol=1e-5)
     assert torch.allclose(single.decode(z), folder.decode(z), atol=1e-5)
     assert single.fingerprint == folder.fingerprint
+    written = load_file(tmp_path / "one.safetensors")
+    for part in ("model.diffusion_model.out.2.bias", "first_stage_model.decoder.conv_out.bias"):
+        save_file({k: v for k, v in written.items() if k != part}, tmp_path / "gap.safetensors")
+        with pytest.raises(InputError, match="lacks 1 weights"):
+            load_model(tmp_path / "gap.safetensors", config=tmp_path / "folder")
 
 
-def test_a_single_file_without_configuration_is_refused_without_the_network(tmp_path, monkeypatch):
-    """Guards against silent downloads: nothing in the cache ends in one sentence, and no socket is opened."""
+@pytest.fixture
+def no_network(monkeypatch):
     import socket
 
-    def no_network(*args, **kwargs):
+    def connect(*args, **kwargs):
         raise AssertionError("the network was asked")
 
-    monkeypatch.setattr(socket.socket, "connect", no_network)
-    save_file({"x": torch.zeros(3)}, tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match="--config"):
-        load_model(tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match="predicts ε or v"):
-        _cached_configuration(tmp_path / "v2.safetensors", "v2", "stabilityai/stable-diffusion-2-1")
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+def test_files_that_hold_no_whole_model_are_refused(tmp_path, no_network):
+    """Guards against LoRAs, single parts and garbage; no socket is opened."""
+    names = ["model.diffusion_model.x", "first_stage_model.x", "cond_stage_model.x"]
+    for lost, said in zip(names, ("UNet", "autoencoder", "text encoder"), strict=True):
+        save_file({n: torch.zeros(3) for n in names if n != lost}, tmp_path / "x.safetensors")
+        with pytest.raises(InputError, match=f"has no {said}"):
+            load_model(tmp_path / "x.safetensors")
     (tmp_path / "y.safetensors").write_bytes(b"garbage")
     with pytest.raises(InputError, match="cannot be read as a Stable Diffusion"):
         load_model(tmp_path / "y.safetensors")
+
+
+def test_a_single_file_alone_is_enough(model_folder, tmp_path, monkeypatch, no_network):
+    """Guards checkpoints without a configuration folder, offline: Stable Diffusion 1.x's own, here narrower."""
+    family = FAMILIES["v1"]
+    monkeypatch.setitem(FAMILIES, "v1", replace(
+        family, vae={"block_out_channels": (32, 32, 32, 32)},
+        unet={**family.unet, "block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 16},
+        texts=({"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},),
+    ))  # fmt: skip
+    write_configuration(tmp_path / "folder", FAMILIES["v1"], {})
+    torch.manual_seed(0)
+    config = {part: json.loads((tmp_path / "folder" / part / "config.json").read_text()) for part in PARTS}
+    pipeline = StableDiffusionPipeline(
+        AutoencoderKL.from_config(config["vae"]), CLIPTextModel(CLIPTextConfig(**config["text_encoder"])),
+        CLIPTokenizer.from_pretrained(tmp_path / "folder" / "tokenizer"),
+        UNet2DConditionModel.from_config(config["unet"]), DDIMScheduler.from_pretrained(tmp_path / "folder/scheduler"),
+        None, None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(tmp_path / "whole")
+    write_single_file(pipeline, tmp_path / "one.safetensors")
+    folder, single = load_model(tmp_path / "whole"), load_model(tmp_path / "one.safetensors")
+    assert single.fingerprint.weights == folder.fingerprint.weights and single.native_size == 512
+    prompt = single.prompt("a photo of a cat")
+    assert prompt.token_ids[:8] == (49406, 320, 1125, 539, 320, 2368, 49407, 49407) and prompt.length == 77
+    context = single.encode_prompts([prompt])
+    assert torch.equal(context, folder.encode_prompts([folder.prompt("a photo of a cat")]))
+    z = latents_of(dtype=torch.float32)
+    assert torch.allclose(single.denoiser(z, LEVEL, context), folder.denoiser(z, LEVEL, context), atol=1e-5)
+    assert torch.allclose(single.decode(z), folder.decode(z), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_s_configuration_is_whole(name, tmp_path):
+    """Guards the table: the folder has every part; heads, layers and contexts fit each other at full size."""
+    write_configuration(tmp_path, FAMILIES[name], {})
+    kind = FAMILIES[name].pipeline
+    for part in parts_of(kind):
+        check_files(tmp_path, part)
+    unet, *texts = (
+        json.loads((tmp_path / p / "config.json").read_text()) for p in ("unet", *(e for e, _ in text_parts(kind)))
+    )
+    with torch.device("meta"):
+        network = UNet2DConditionModel.from_config(unet)
+    assert network.config.cross_attention_dim == sum(text["hidden_size"] for text in texts)
+    assert {block.attn2.heads for block in network.modules() if hasattr(block, "attn2")} == {
+        "v1": {8}, "v2": {5, 10, 20}, "v2, v prediction": {5, 10, 20}, "xl_base": {10, 20},
+    }[name]  # fmt: skip
+    assert sum(p.numel() for p in network.parameters()) == {
+        "v1": 859_520_964, "v2": 865_910_724, "v2, v prediction": 865_910_724, "xl_base": 2_567_463_684,
+    }[name]  # fmt: skip
+
+
+def test_what_a_2x_file_predicts_is_read_from_a_bias():
+    """Guards 2.x, whose files do not say it: ComfyUI's own guess."""
+    name = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+    spread = torch.tensor([-1.0, 1.0]).repeat(160)
+    assert [predicts_v({name: (spread * share).half()}) for share in (0.08, 0.1)] == [False, True]
+    assert not predicts_v({})
 
 
 def test_a_file_says_itself_that_it_predicts_v():

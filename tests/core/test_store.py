@@ -12,12 +12,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nullinv_core import InputError, Inversion, NullEmbeddings, Trajectory, load_inversion, save_inversion
-from nullinv_core.store import fingerprint
+from nullinv_core.fingerprint import Fingerprint
 
 from .fuzz_files import fuzz_files
 from .helpers import tiny_schedule
 
 SIZES = (1024, 768, 0, 64, 512, 384)
+MADE_BY = Fingerprint({"3x4": (1.5, 0.25, -1.0)}, "epsilon", (1000.0, 0.999, 0.005), {"LoRA": "abc"}, 0.001)
 
 
 def some_inversion(batch=2, steps=3, dtype=torch.float32, with_null=True, seed=0):
@@ -31,7 +32,7 @@ def some_inversion(batch=2, steps=3, dtype=torch.float32, with_null=True, seed=0
         torch.randn(steps, batch, 9, 6, generator=g), tiny_schedule(steps), 7.5, torch.rand(steps, batch, generator=g),
         torch.randint(1, 10, (steps, batch), generator=g),
     )  # fmt: skip
-    return Inversion(trajectory, null if with_null else None, tuple("ab"[:batch]), "f" * 64, "demo", sizes=SIZES)
+    return Inversion(trajectory, null if with_null else None, tuple("ab"[:batch]), MADE_BY, "demo", sizes=SIZES)
 
 
 @given(st.integers(1, 2), st.integers(1, 5), st.sampled_from([torch.float32, torch.float16]), st.booleans())
@@ -71,7 +72,7 @@ def rewritten(path, metadata=None, tensors=None, drop=()):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metadata": {"version": 2}}, "format version 2"),
+        ({"metadata": {"version": 3}}, "format version 3"),
         ({"metadata": {"format": "other"}}, "not an inversion"),
         ({"metadata": {"prompts": ["only one"]}}, "as many prompts"),
         ({"metadata": {"prompts": "no list"}}, "damaged"),
@@ -82,6 +83,11 @@ def rewritten(path, metadata=None, tensors=None, drop=()):
         ({"metadata": {"guidance": "wide"}}, "damaged"),
         ({"metadata": {"guidance": None}}, "lacks fields"),
         ({"metadata": {"model": None}}, "damaged"),
+        ({"metadata": {"model": 3}}, "not texts"),
+        ({"metadata": {"fingerprint": None}}, "damaged"),
+        ({"metadata": {"fingerprint": {"weights": {}}}}, "fingerprint is broken"),
+        ({"metadata": {"fingerprint": {"weights": {"3": ["x"]}, "changes": {}}}}, "something else than numbers"),
+        ({"metadata": {"fingerprint": {"weights": {"3": [10**400]}, "changes": {}}}}, "fingerprint is broken"),
         ({"drop": ("context",)}, "lacks fields"),
         ({"tensors": {"extra": torch.zeros(1)}}, "has others"),
         ({"tensors": {"trajectory": torch.zeros(2, 2)}}, "damaged"),
@@ -94,6 +100,7 @@ def rewritten(path, metadata=None, tensors=None, drop=()):
         ({"tensors": {"edit_null": torch.zeros(2, 9, 6), "photo_guidance": torch.zeros(3, 2, 4, 5, 8)}},
          "photo's own guidance"),
         ({"tensors": {"alphas_cumprod": torch.tensor([0.1, 0.2, 0.3, 0.4])}}, "must fall"),
+        ({"tensors": {"alphas_cumprod": torch.tensor([0.5, 0.4, 0.3, 0.2])}}, "begins at the clean picture"),
     ],
 )  # fmt: skip
 def test_every_field_is_checked(tmp_path, change, message):
@@ -166,14 +173,11 @@ def test_the_file_is_plain_safetensors(tmp_path):
         assert "null_embeddings" in file.keys()  # noqa: SIM118 (not a dict)
 
 
-def test_fingerprints_tell_models_apart():
-    """Guards the fingerprint: it changes with a weight, a name and a shape, not with the precision of equal values."""
-    weights = {"a": torch.arange(10.0), "b": torch.ones(2, 3)}
-    same = {k: v.half() for k, v in weights.items()}
-    assert fingerprint(weights) == fingerprint(same)
-    others = [
-        {**weights, "a": torch.arange(10.0) + 1},
-        {"a": weights["a"], "c": weights["b"]},
-        {**weights, "b": torch.ones(3, 2)},
-    ]
-    assert len({fingerprint(w) for w in [weights, *others]}) == 4
+def test_a_file_of_version_1_is_read(tmp_path):
+    """Guards old files: their fingerprint was one text."""
+    path = tmp_path / "x.safetensors"
+    save_inversion(path, some_inversion())
+    rewritten(path, {"version": 1, "fingerprint": "f" * 64})
+    assert load_inversion(path).fingerprint == Fingerprint(digest="f" * 64)
+    save_inversion(path, load_inversion(path))
+    assert load_inversion(path).fingerprint.digest == "f" * 64

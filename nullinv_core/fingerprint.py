@@ -1,0 +1,171 @@
+"""What of a model decides an inversion, in numbers that every backend computes alike, whatever it calls the weights.
+
+Weights are compared by values, not by a hash: one program keeps them as they are stored, another rounds them to float16
+or bfloat16. Layouts name a UNet's weights differently and shape them alike, so for each shape the sums over all weights
+of it are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .schedule import SAME_LEVEL
+
+SAMPLES = 16
+"""Values that are read of each weight."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+ROUNDING, CLOSEST, COARSEST = 0.625, 1e-5, 5e-3
+"""How far the same weights may be apart, in units of their norm: a little more than half the step of the coarser type;
+never more than bfloat16 asks for, as weights in eight bits give other results."""
+LEVELS = 11
+"""Noise levels that are compared."""
+PREDICTION_NAMES = {"epsilon": "ε", "v_prediction": "v"}
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A model, as far as it decides an inversion.
+
+    ``weights``: of the UNet, by shape ("320x4x3x3"): the root of the sum of squares of the values that are read, then
+    the sums over all weights of that shape. ``prediction``: "epsilon", "v_prediction" or another name.
+    ``noise_levels``: how many there are, then ᾱ of some. ``changes``: what else was done to the model, by its name
+    for people ("LoRA"). ``digest``: what files from before all this hold alone.
+    """
+
+    weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    prediction: str = ""
+    noise_levels: tuple[float, ...] = ()
+    changes: Mapping[str, str] = field(default_factory=dict)
+    step: float = 0.0
+    digest: str = ""
+
+
+def fingerprint(
+    weights: Iterable[Tensor],
+    prediction: str,
+    alphas_cumprod: Sequence[float],
+    changes: Mapping[str, str] | None = None,
+) -> Fingerprint:
+    """The fingerprint of a UNet's weights, what it predicts and ᾱ of every training timestep."""
+    sums: dict[str, Tensor] = {}
+    squares: dict[str, float] = {}
+    step = 0.0
+    for weight in weights:
+        # single numbers are scales of weights in eight bits
+        if weight.ndim and weight.numel():
+            shape, values = "x".join(map(str, weight.shape)), sampled(weight)
+            sums[shape] = sums.get(shape, torch.zeros_like(values)) + values
+            squares[shape] = squares.get(shape, 0.0) + float(values.square().sum())
+            step = max(step, torch.finfo(weight.dtype).eps if weight.is_floating_point() else 0.0)
+    read = {s: tuple(_short(v) for v in (math.sqrt(squares[s]), *sums[s].tolist())) for s in sorted(sums)}
+    last = len(alphas_cumprod) - 1
+    levels = [float(alphas_cumprod[round(last * i / (LEVELS - 1))]) for i in range(LEVELS)]
+    return Fingerprint(read, prediction, (float(last + 1), *map(_short, levels)), dict(changes or {}), step)
+
+
+def sampled(weight: Tensor) -> Tensor:
+    """At most ``SAMPLES`` values of a weight, float64 on the CPU, spread so that no row or column is preferred."""
+    flat = weight.detach().reshape(-1)
+    if len(flat) > SAMPLES:
+        places = (torch.arange(1, SAMPLES + 1, dtype=torch.float64) * GOLDEN % 1 * len(flat)).long()
+        flat = flat[places.to(flat.device)]
+    return flat.to("cpu", torch.float32).double()
+
+
+def difference(made_with: Fingerprint, here: Fingerprint) -> str:
+    """In words how the model that made an inversion differs from the one at hand; an empty text where it does not."""
+    if not made_with.weights:
+        other = "it is from an older version, which knew its own models alone, and not this one"
+        return "" if made_with.digest == here.digest else other
+    if made_with.prediction != here.prediction:
+        there, now = (PREDICTION_NAMES.get(one.prediction, one.prediction) for one in (made_with, here))
+        return f"that one predicts {there}, this one {now}"
+    if not _alike(made_with.noise_levels, here.noise_levels, SAME_LEVEL):
+        return "its noise levels are others"
+    if set(made_with.weights) != set(here.weights):
+        return "its UNet is built otherwise"
+    rounding = min(max(ROUNDING * max(made_with.step, here.step), CLOSEST), COARSEST)
+    if not all(_apart(made_with.weights[shape], here.weights[shape]) <= rounding for shape in here.weights):
+        return "its weights are others"
+    for name in (*made_with.changes, *here.changes):
+        if name not in here.changes:
+            return f"with {name} there, without it here"
+        if name not in made_with.changes:
+            return f"without {name} there, with it here"
+        if made_with.changes[name] != here.changes[name]:
+            return f"with another {name} there"
+    return ""
+
+
+def digest_of(weights: Mapping[str, Tensor], kind: str = "") -> str:
+    """SHA-256 over ``kind`` and the names, shapes and 64 spread values of every weight.
+
+    Tells tensors under the same names apart; it is no protection against tampering.
+    """
+    digest = hashlib.sha256(kind.encode())
+    for name in sorted(weights):
+        tensor = weights[name]
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def to_json(one: Fingerprint) -> Any:
+    """What ``from_json`` reads."""
+    if not one.weights:
+        return one.digest
+    return {
+        "step": one.step,
+        "weights": {shape: list(values) for shape, values in one.weights.items()},
+        "prediction": one.prediction,
+        "noise_levels": list(one.noise_levels),
+        "changes": dict(one.changes),
+    }
+
+
+def from_json(found: Any) -> Fingerprint:
+    """A fingerprint from a file's header; raises InputError where it is none."""
+    if isinstance(found, str):
+        return Fingerprint(digest=found)
+    try:
+        weights = {str(shape): _numbers(values) for shape, values in found["weights"].items()}
+        changes = {str(name): str(value) for name, value in found["changes"].items()}
+        (step,) = _numbers([found["step"]])
+        return Fingerprint(weights, str(found["prediction"]), _numbers(found["noise_levels"]), changes, step)
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError("its fingerprint is broken") from error
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    if not isinstance(values, list) or not all(type(v) in (int, float) and abs(v) < math.inf for v in values):
+        raise InputError("its fingerprint holds something else than numbers")
+    return tuple(map(float, values))
+
+
+def _short(value: float) -> float:
+    """Seven digits: what float32 holds."""
+    return float(f"{value:.7g}")
+
+
+def _alike(one: tuple[float, ...], other: tuple[float, ...], tolerance: float) -> bool:
+    return len(one) == len(other) and all(
+        math.isclose(a, b, rel_tol=tolerance) for a, b in zip(one, other, strict=True)
+    )
+
+
+def _apart(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Distance of two sums in units of the values that went into them."""
+    if len(one) != len(other):
+        return math.inf
+    norm = max(one[0], other[0])
+    return math.dist(one, other) / norm if norm else 0.0
