@@ -118,25 +118,37 @@ def full_disk(comfy):
 
 
 def killed_saves(count, seed=0):
-    """A process killed at a random moment while it saves: the file under the final name is always a whole one."""
-    rng, whole, partial = random.Random(seed), 0, 0
+    """A process killed in the middle of saving: the file under the final name is whole, the last one or the one before.
+
+    Returns how many kills left a file half written beside it, and which inversion was under the name.
+    """
+    rng, ends = random.Random(seed), Counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.safetensors"
-        save_inversion(path, some_inversion())
         for _ in range(count):
+            save_inversion(path, some_inversion(seed=-1))
             saver = subprocess.Popen(
                 [sys.executable, "-c", SAVER, path], cwd=PACK, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
-            saver.stdout.readline()
-            time.sleep(rng.uniform(0, 0.15))
+            begun = [int(saver.stdout.readline()) for _ in range(rng.randint(1, 3))][-1]
+            end = time.monotonic() + 1
+            while not list(Path(folder).glob(".*")) and time.monotonic() < end:
+                pass
+            time.sleep(rng.uniform(0, 0.003))
             saver.send_signal(signal.SIGKILL)
+            begun = max([begun, *map(int, saver.stdout.read().split())])
             saver.wait()
-            load_inversion(path)
-            whole += 1
-            partial += len(list(Path(folder).iterdir())) - 1
-            for left in Path(folder).glob(".*"):
-                left.unlink()
-    return {"kills": count, "whole": whole, "in_the_middle_of_writing": partial}
+            found = load_inversion(path).trajectory.latents
+            old = some_inversion(seed=-1) if begun == 0 else some_inversion(steps=200, seed=begun - 1)
+            new = some_inversion(steps=200, seed=begun)
+            which = [name for name, one in (("old", old), ("new", new)) if torch.equal(found, one.trajectory.latents)]
+            assert which, f"neither inversion {begun} nor the one before"
+            ends[which[0]] += 1
+            halves = list(Path(folder).glob(".*"))
+            ends["in_the_middle_of_writing"] += bool(halves)
+            for half in halves:
+                half.unlink()
+    return {"kills": count, **ends}
 
 
 def resident_kilobytes(pid):

@@ -1,5 +1,6 @@
 """Builders of tiny random networks, prompts and denoisers for tests."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -133,4 +134,7 @@ def tiny_xl_folder(folder: Path, pooled=20, time_width=8, heads=2) -> Path:
         vae, *encoders, *tokenizers, unet, scheduler(), force_zeros_for_empty_prompt=False, add_watermarker=False
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    # the map that write_tokenizer left wins over what the pipeline has saved
+    special = folder / "tokenizer_2" / "special_tokens_map.json"
+    special.write_text(json.dumps({**json.loads(special.read_text()), "pad_token": tokenizers[1].pad_token}))
     return folder

@@ -84,6 +84,32 @@ def test_the_pipeline_gives_the_same_noise_prediction(folder, model, contexts):
     assert not torch.allclose(model.denoiser(z, LEVEL, other), theirs, atol=1e-5), "the pooled vector matters"
 
 
+def test_latents_have_the_autoencoders_scale(model):
+    """Guards both ways through an autoencoder whose scale is not 1: its mode times the scale, and back."""
+    images = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    mode = model.vae.encode(images.permute(0, 3, 1, 2) * 2 - 1).latent_dist.mode()
+    assert model.vae.config.scaling_factor == 0.13025
+    assert torch.allclose(model.encode_image(images), mode * 0.13025, atol=1e-6)
+    pixels = model.vae.decode(mode).sample.permute(0, 2, 3, 1) / 2 + 0.5
+    assert torch.allclose(model.decode(mode * 0.13025), pixels.clamp(0, 1), atol=1e-5)
+
+
+def test_each_encoder_fills_up_with_its_own_padding(folder, model, contexts):
+    """Guards SDXL's second tokenizer, which pads with token 0 where the first repeats the end: each half of the context
+    is that of its own padding and would be another one with the other's."""
+    first, second = model.text.tokenizers
+    assert first.pad_token_id == first.eos_token_id and second.pad_token_id == 0 != first.pad_token_id
+    ids = model.prompt(TEXTS[0]).token_ids
+    end = ids.index(first.eos_token_id)
+    own = [*ids[: end + 1], *[0] * (len(ids) - end - 1)]
+    text, _ = unpack(contexts[:1], POOLED)
+    for padded, same in ((own, True), (ids, False)):
+        found = model.text.encoders[1](torch.tensor([padded]), output_hidden_states=True)
+        assert torch.allclose(found.hidden_states[-2], text[..., 12:], atol=1e-5) is same
+    found = model.text.encoders[0](torch.tensor([ids]), output_hidden_states=True)
+    assert torch.allclose(found.hidden_states[-2], text[..., :12], atol=1e-5)
+
+
 @pytest.mark.parametrize("wanted", [False, True])
 def test_the_pooled_vector_is_optimized_where_it_is_asked_for(model, contexts, wanted):
     """Guards ∅: its token rows move; its pooled vector stays, unless asked for; and the loss falls."""

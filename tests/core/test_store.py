@@ -29,10 +29,12 @@ def some_inversion(batch=2, steps=3, dtype=torch.float32, with_null=True, seed=0
         tiny_schedule(steps),
     )
     null = NullEmbeddings(
-        torch.randn(steps, batch, 9, 6, generator=g), tiny_schedule(steps), 7.5, torch.rand(steps, batch, generator=g),
+        torch.randn(steps, batch, 9, 6, generator=g), tiny_schedule(steps), 6.5, torch.rand(steps, batch, generator=g),
         torch.randint(1, 10, (steps, batch), generator=g),
     )  # fmt: skip
-    return Inversion(trajectory, null if with_null else None, tuple("ab"[:batch]), MADE_BY, "demo", sizes=SIZES)
+    return Inversion(
+        trajectory, null if with_null else None, tuple("ab"[:batch]), MADE_BY, "demo", "bfloat16", sizes=SIZES
+    )
 
 
 @given(st.integers(1, 2), st.integers(1, 5), st.sampled_from([torch.float32, torch.float16]), st.booleans())
@@ -46,7 +48,10 @@ def test_a_round_trip_changes_no_bit(tmp_path_factory, batch, steps, dtype, with
     assert torch.equal(after.trajectory.latents, before.trajectory.latents)
     assert torch.equal(after.trajectory.context, before.trajectory.context)
     assert after.trajectory.schedule == before.trajectory.schedule
-    assert (after.prompts, after.fingerprint, after.model) == (before.prompts, before.fingerprint, before.model)
+    for name in ("prompts", "fingerprint", "model", "precision"):
+        assert getattr(after, name) == getattr(before, name)
+    # a default on both sides would hide a field that is not kept
+    assert after.precision != "float32"
     assert (after.null is None) == (before.null is None)
     if before.null is not None:
         assert after.null.guidance == before.null.guidance
