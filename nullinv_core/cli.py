@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -167,7 +168,7 @@ def demo(
 def invert(
     model: Annotated[str, typer.Option(help='Diffusers folder, .safetensors checkpoint, or "demo".')],
     image: Annotated[Path, typer.Option(help="The picture; scaled, its shape kept.")],
-    prompt: Annotated[str, typer.Option(help="What the picture shows.")],
+    prompt: Annotated[str, typer.Option(help="What the picture shows; (word:1.5) stresses a word, as in ComfyUI.")],
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
     guidance: Annotated[float, typer.Option(help="Guidance that reconstruction and edits will use.")] = 7.5,
@@ -190,10 +191,12 @@ def invert(
     from .images import load_image
     from .inversion import invert as run_inversion
     from .presets import PRESETS, embed
+    from .prompt_to_prompt.marks import parse
     from .schedule import check_guidance
     from .store import Inversion, save_inversion
 
     _check_out(out, ".safetensors")
+    parse(prompt)
     check_guidance(guidance)
     recipe = PRESETS[preset]
     if recipe.optimization is None and (inner_steps is not None or low_memory is not None):
@@ -255,7 +258,10 @@ def reconstruct(
 @app.command()
 def edit(
     inversion: InversionFile,
-    prompt: Annotated[list[str], typer.Option(help="Edit prompt; give several for several edits in one run.")],
+    prompt: Annotated[
+        list[str],
+        typer.Option(help="Edit prompt, (word:1.5) strengthens a word; give several for several edits in one run."),
+    ],
     out: Annotated[Path, typer.Option(help="Picture to write, .png; several edits are numbered.")],
     mode: Annotated[Literal["auto", "replace", "refine"], typer.Option(help="How attention is carried over.")] = "auto",
     cross_replace: Annotated[float, typer.Option(help="Share of steps with the source's cross-attention.")] = 0.8,
@@ -284,16 +290,19 @@ def edit(
     config: Config = None,
 ) -> None:
     """Edit the picture: say what it shall show instead."""
-    from .backends.diffusers import in_safer_precision
+    from .backends.diffusers import in_safer_precision, source_prompt
     from .editing import edit as run_edit
     from .figures import word_maps
     from .images import load_image, save_image, save_pil
     from .keeping import keep_photo as kept_photo
     from .prompt_to_prompt.attention import batch_edits
     from .prompt_to_prompt.edit import EditSettings, plan_edits
+    from .prompt_to_prompt.marks import parse
     from .schedule import check_guidance
 
     _check_out(out, ".png")
+    for text in prompt:
+        parse(text)
     settings = EditSettings(
         mode=mode,
         cross_replace=cross_replace,
@@ -317,10 +326,10 @@ def edit(
     if reference is not None:
         photo = load_image(reference, (width, height))
         _check_photo(reference, loaded.encode_image(photo), stored.trajectory.clean)
-    source = loaded.prompt(stored.prompts[0])
+    source = source_prompt(stored, loaded)
     prompts = [loaded.prompt(text) for text in prompt]
     plans = plan_edits(source, prompts, stored.trajectory.schedule.steps, settings)
-    contexts = loaded.encode_prompts(prompts)[None]
+    contexts = loaded.encode_prompts([plan.prompt for plan in plans])[None]
     with _progress() as callback:
         result = in_safer_precision(
             loaded,
@@ -385,6 +394,9 @@ def _weight(text: str) -> tuple[str, float]:
 
 def main() -> None:
     """Entry point: errors that are meant for people end in one line and exit status 2."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # a path or a word that the terminal cannot show stops nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
