@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -114,7 +115,9 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_text(text: str) -> None:
-    if not text.strip():
+    from .prompt_to_prompt.marks import without_marks
+
+    if not without_marks(text).strip():
         raise InputError("the --prompt is empty; say what the picture shows")
 
 
@@ -198,7 +201,7 @@ def demo(
 def invert(
     model: Annotated[str, typer.Option(help='Diffusers folder, .safetensors checkpoint, or "demo".')],
     image: Annotated[Path, typer.Option(help="The picture; scaled, its shape kept, transparent parts white.")],
-    prompt: Annotated[str, typer.Option(help="What the picture shows.")],
+    prompt: Annotated[str, typer.Option(help="What the picture shows; (word:1.5) stresses a word, as in ComfyUI.")],
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
     guidance: Annotated[float, typer.Option(help="Guidance that reconstruction and edits will use.")] = 7.5,
@@ -306,7 +309,10 @@ def reconstruct(
 @app.command()
 def edit(
     inversion: InversionFile,
-    prompt: Annotated[list[str], typer.Option(help="Edit prompt; give several for several edits in one run.")],
+    prompt: Annotated[
+        list[str],
+        typer.Option(help="Edit prompt, (word:1.5) strengthens a word; give several for several edits in one run."),
+    ],
     out: Annotated[Path, typer.Option(help="Picture to write, .png; several edits are numbered.")],
     mode: Annotated[Literal["auto", "replace", "refine"], typer.Option(help="How attention is carried over.")] = "auto",
     cross_replace: Annotated[float, typer.Option(help="Share of steps with the source's cross-attention.")] = 0.8,
@@ -337,7 +343,7 @@ def edit(
     """Edit the picture: say what it shall show instead."""
     import torch
 
-    from .backends.diffusers import in_safer_precision
+    from .backends.diffusers import in_safer_precision, source_prompt
     from .editing import edit as run_edit
     from .figures import word_maps
     from .images import read_picture, save_image, save_pil
@@ -372,10 +378,10 @@ def edit(
     picture_file = None if reference is None else read_picture(reference)
     stored, null, loaded = _reopen(stored, model, device, dtype, config)
     photo = None if picture_file is None else _photo(picture_file, reference, stored, loaded)
-    source = loaded.prompt(stored.prompts[0])
+    source = source_prompt(stored, loaded)
     prompts = [loaded.prompt(text) for text in prompt]
     plans = plan_edits(source, prompts, stored.trajectory.schedule.steps, settings)
-    contexts = loaded.encode_prompts(prompts)[None]
+    contexts = loaded.encode_prompts([plan.prompt for plan in plans])[None]
     with _progress() as callback:
         result = in_safer_precision(
             loaded,
@@ -453,6 +459,9 @@ def _weight(text: str) -> tuple[str, float]:
 
 def main() -> None:
     """Entry point: errors that are meant for people end in one line and exit status 2."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # a path or a word that the terminal cannot show stops nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:

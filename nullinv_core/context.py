@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .errors import InputError
+
 
 def pooled_rows(pooled: int, width: int) -> int:
     """Rows of a context of that width which hold a pooled vector of ``pooled`` numbers; 0 of none."""
@@ -37,10 +39,14 @@ def unpack(context: Tensor, pooled: int) -> tuple[Tensor, Tensor | None]:
     return context[..., :tokens, :], context[..., tokens:, :].flatten(-2)[..., :pooled]
 
 
-def lengthened(context: Tensor, tokens: int, pooled: int) -> Tensor | None:
-    """The context with its token encodings repeated up to ``tokens``, which changes no attention; None where that is no
-    multiple of their number."""
+def lengthened(context: Tensor, tokens: int, pooled: int) -> Tensor:
+    """The context (…, rows, width) with its token encodings repeated up to ``tokens``, which changes no attention.
+
+    Raises InputError where that is no multiple of their number.
+    """
     text, vector = unpack(context, pooled)
+    if text.shape[-2] == tokens:
+        return context
     if tokens % text.shape[-2]:
-        return None
-    return pack(text.repeat(1, tokens // text.shape[-2], 1), vector)
+        raise InputError(f"a text takes {text.shape[-2]} tokens, the source {tokens}; shorten it")
+    return pack(torch.cat([text] * (tokens // text.shape[-2]), -2), vector)

@@ -10,7 +10,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..context import lengthened, pooled_rows
+from ..context import lengthened, unpack
 from ..editing import EditResult, edit
 from ..errors import InputError
 from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
@@ -139,7 +139,8 @@ def optimize(
     trajectory, pooled = inversion.trajectory, pooled_width(model.model)
     context = text_of(positive, "source", trajectory.batch, pooled)
     check_same_text(context, trajectory.context)
-    empty = _as_long_as(text_of(negative, "negative", trajectory.batch, pooled), context, pooled)
+    tokens = unpack(context, pooled)[0].shape[1]
+    empty = lengthened(text_of(negative, "negative", trajectory.batch, pooled), tokens, pooled)
     check_same_sizes(positive[0][1], inversion, "source")
     check_same_sizes(negative[0][1], inversion, "negative")
     steps, settings = trajectory.schedule.steps, recipe.optimization
@@ -181,12 +182,16 @@ def sample_edit(
     batch, steps = trajectory.batch, trajectory.schedule.steps
     check_same_text(text_of(request.source_conditioning, "source", batch, pooled), trajectory.context)
     plans = request.plans(steps)
-    contexts = torch.stack([text_of(c, "edit", batch, pooled) for c in request.conditionings], 1)
+    # texts of unequal length are repeated up to one, as ComfyUI does for its own samplers
+    tokens = plans[0].source.length
+    edited_texts = [text_of(c, "edit", batch, pooled) for c in request.conditionings]
+    contexts = torch.stack([lengthened(text, tokens, pooled) for text in edited_texts], 1)
     guides: NullEmbeddings | Tensor
     if null is None:
-        guides = _as_long_as(text_of(request.empty, "empty", 1, pooled), contexts[:, 0], pooled)[0]
+        guides = lengthened(text_of(request.empty, "empty", 1, pooled), tokens, pooled)[0]
     else:
-        guides = null_of(null, inversion)
+        guides = _lengthened(null_of(null, inversion), tokens, pooled)
+    trajectory = replace(trajectory, context=lengthened(trajectory.context, tokens, pooled))
 
     limit = inversion.region
     if mask is not None:
@@ -203,7 +208,7 @@ def sample_edit(
     samples = model.model.process_latent_out(trajectory.clean)
     positive = positive or with_sizes(request.source_conditioning, inversion.sizes)
     negative = negative or with_sizes(request.empty, inversion.sizes)
-    check_same_text(text_of(positive, "source", batch, pooled), trajectory.context)
+    check_same_text(text_of(positive, "source", batch, pooled), inversion.trajectory.context)
     text_of(negative, "negative", batch, pooled)
     check_same_sizes(positive[0][1], inversion, "source")
     check_same_sizes(negative[0][1], inversion, "negative")
@@ -215,7 +220,8 @@ def sample_edit(
         model.model.process_latent_out(z.cpu() * (1 + left**2) ** 0.5)
         for z in (result.latents.flatten(0, 1), result.source)
     )
-    maps = WordMaps(None if result.maps is None else result.maps.cpu(), (request.source, *request.prompts))
+    prompts = (plans[0].source, *(plan.prompt for plan in plans))
+    maps = WordMaps(None if result.maps is None else result.maps.cpu(), prompts)
     return {"samples": edited}, {"samples": reached}, result.mask.flatten(0, 1).float().cpu(), maps
 
 
@@ -280,13 +286,7 @@ def _plain_samples(latent: Latent) -> Tensor:
     return samples
 
 
-def _as_long_as(context: Tensor, other: Tensor, pooled: int) -> Tensor:
-    """A context repeated to another's token count, which changes no attention."""
-    below = pooled_rows(pooled, other.shape[2])
-    found = lengthened(context, other.shape[1] - below, pooled)
-    if found is None:
-        raise InputError(
-            f"the negative prompt takes {context.shape[1] - below} tokens, the source {other.shape[1] - below}; "
-            "shorten it"
-        )
-    return found
+def _lengthened(null: NullEmbeddings, tokens: int, pooled: int) -> NullEmbeddings:
+    """Null embeddings that have been repeated up to so many tokens."""
+    pin = null.pin and replace(null.pin, null=lengthened(null.pin.null, tokens, pooled))
+    return replace(null, embeddings=lengthened(null.embeddings, tokens, pooled), pin=pin)

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from ..errors import InputError, short
 from ..prompt_to_prompt.alignment import align_tokens, explain
-from ..prompt_to_prompt.edit import Edit, EditSettings, Window, plan_edits, reweight
+from ..prompt_to_prompt.edit import Edit, EditSettings, Window, plan_edits
+from ..prompt_to_prompt.marks import parse, without_marks
 from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
 
-WEIGHT = re.compile(r"(?<!\\)\(((?:[^()\\]|\\.)*?)(?::\s*(-?(?:\d+\.?\d*|\.\d+))\s*)?\)")
-"""``(word:2.0)``: the words inside and their weight."""
-PLAIN_WEIGHT = "1.1"
-"""What ComfyUI gives to ``(word)``."""
-BRACKET = re.compile(r"(?<!\\)[()]")
 WINDOW = re.compile(r"(.+?)\s*=\s*(\d+(?:\.\d+)?)\s*(?:-\s*(\d+(?:\.\d+)?))?")
 """``word=0.4`` or ``word=0.2-0.8``."""
 SDXL_ENCODERS = {"l", "g"}
 """How ComfyUI names the text encoders of SDXL."""
-Mark = tuple[int, int, float]
-"""Start and end of weighted words in a text, and their weight."""
 EMBEDDING = re.compile(r"(?:^|(?<=[\s(]))embedding:([^\s<\[\],():]+)")
 """``embedding:name``, a textual-inversion word."""
 
@@ -31,13 +25,11 @@ EMBEDDING = re.compile(r"(?:^|(?<=[\s(]))embedding:([^\s<\[\],():]+)")
 class EditRequest:
     """What P2P Edit hands to the sampler: prompts, their encodings and the settings of one or several edits.
 
-    ``weights``: for each edit the factors on single words, by their number in its prompt. ``empty``: the empty text's
-    conditioning, for the unconditional rows.
+    ``empty``: the empty text's conditioning, for the unconditional rows.
     """
 
     source: Prompt
     prompts: tuple[Prompt, ...]
-    weights: tuple[Mapping[int, float], ...]
     source_conditioning: Any
     conditionings: tuple[Any, ...]
     empty: Any
@@ -48,36 +40,29 @@ class EditRequest:
 
     def plans(self, steps: int) -> list[Edit]:
         """The edits over ``steps`` steps."""
-        plans = plan_edits(self.source, self.prompts, steps, self.settings)
-        return [reweight(plan, weights) for plan, weights in zip(plans, self.weights, strict=True)]
+        return plan_edits(self.source, self.prompts, steps, self.settings)
 
 
 def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> EditRequest:
-    """Encode the source text and every line of ``edits``; ``(word:2.0)`` in a line weights that word there.
+    """Encode the source text and every line of ``edits``; weights of words are as in ``marks``.
 
-    Raises InputError for an empty text, brackets that are no weights, and words of the settings that no text has.
+    Raises InputError for an empty text, what ``marks.parse`` refuses, and words of the settings that no text has.
     """
     lines = [line.strip() for line in edits.splitlines() if line.strip()]
     if not source.strip() or not lines:
         raise InputError(f"the {'edit' if source.strip() else 'source'} text is empty; say what the picture shows")
-    texts, marks = zip(*(take_weights(line) for line in lines), strict=True)
-
-    def encode(text: str) -> Any:
-        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
-
-    prompts = tuple(prompt_of(clip, text) for text in texts)
-    request = EditRequest(
-        source=prompt_of(clip, source),
-        prompts=prompts,
-        weights=tuple(_words_of(clip, prompt, own) for prompt, own in zip(prompts, marks, strict=True)),
-        source_conditioning=encode(source),
-        conditionings=tuple(encode(text) for text in texts),
-        empty=encode(""),
+    photo, *prompts = (prompt_of(clip, text) for text in [source, *lines])
+    # whatever is wrong with the words is said here, before a photo is inverted
+    plans = plan_edits(photo, prompts, 1, settings)
+    strong = [replace(p, weights=plan.prompt.weights) for p, plan in zip(prompts, plans, strict=True)]
+    return EditRequest(
+        source=photo,
+        prompts=tuple(prompts),
+        source_conditioning=encode(clip, photo),
+        conditionings=tuple(encode(clip, prompt) for prompt in strong),
+        empty=encode(clip, prompt_of(clip, "")),
         settings=settings,
     )
-    # whatever is wrong with the words is said here, before a photo is inverted
-    request.plans(1)
-    return request
 
 
 def explain_edits(request: EditRequest) -> str:
@@ -85,44 +70,24 @@ def explain_edits(request: EditRequest) -> str:
     parts = []
     for prompt in request.prompts:
         alignment = align_tokens(request.source, prompt, request.settings.mode)
-        parts.append(f"{prompt.text} ({alignment.mode})\n{explain(request.source, prompt, alignment)}")
+        parts.append(f"{without_marks(prompt.text)} ({alignment.mode})\n{explain(request.source, prompt, alignment)}")
     return "\n\n".join(parts)
 
 
-def take_weights(text: str) -> tuple[str, list[Mark]]:
-    """A text without its ``(word:2.0)`` marks, and where in it they were.
-
-    Raises InputError for one inside another, and for brackets that stand alone; ``\\(`` is a bracket of the text.
-    """
-    marks: list[Mark] = []
-    taken = ""
-    end = 0
-    for found in WEIGHT.finditer(text):
-        taken += text[end : found.start()]
-        if not found[1].strip():
-            raise InputError(f'the weight {short(found[0])} in "{short(text)}" has no word')
-        marks.append((len(taken), len(taken) + len(found[1]), float(found[2] or PLAIN_WEIGHT)))
-        taken += found[1]
-        end = found.end()
-    taken += text[end:]
-    if WEIGHT.search(taken):
-        raise InputError(f'"{short(text)}" has a weight inside of another; give every word one')
-    if BRACKET.search(taken):
-        raise InputError(f'"{short(text)}" has a bracket without its partner; write \\( for a bracket of it')
-    return taken, marks
-
-
-def _words_of(clip: Any, prompt: Prompt, marks: list[Mark]) -> dict[int, float]:
-    """Factors by word number for marks in a prompt's text."""
-    text, words = prompt.text, prompt.words
-    weights: dict[int, float] = {}
-    for start, end, weight in marks:
-        before, inside = (prompt_of(clip, text[:place]).words for place in (start, end))
-        if words[: len(inside)] != inside or inside[: len(before)] != before:
-            marked = short(text[start:end])
-            raise InputError(f'the weight in "{short(text)}" must stand around whole words, not "{marked}"')
-        weights |= dict.fromkeys(range(len(before), len(inside)), weight)
-    return weights
+def encode(clip: Any, prompt: Prompt) -> Any:
+    """CONDITIONING of a prompt, each word as strong as its weight says."""
+    tokens = clip.tokenize(prompt.text)
+    weights = prompt.weight_of_token
+    for name, chunks in tokens.items():
+        ends = accumulate(map(len, chunks))
+        tokens[name] = [
+            [
+                (token, weight, *rest)
+                for (token, _, *rest), weight in zip(chunk, weights[end - len(chunk) : end], strict=True)
+            ]
+            for chunk, end in zip(chunks, ends, strict=True)
+        ]
+    return clip.encode_from_tokens_scheduled(tokens)
 
 
 def take_windows(text: str) -> dict[str, Window]:
@@ -138,11 +103,13 @@ def take_windows(text: str) -> dict[str, Window]:
 
 
 def prompt_of(clip: Any, text: str) -> Prompt:
-    """Tokens and words of a text, in as many chunks of 77 as it takes.
+    """Tokens and words of a text with their weights, in as many chunks of 77 as it takes.
 
     A word ends with the token that ends in ``</w>``; a textual-inversion embedding is one word, ``embedding:name``.
-    Raises InputError for a CLIP of another family, and for an embedding that ComfyUI does not find.
+    Raises InputError for a CLIP of another family, for an embedding that ComfyUI does not find, and for what
+    ``marks.parse`` refuses.
     """
+    parse(text)
     chunks_by_encoder = clip.tokenize(text, return_word_ids=True)
     # SDXL's two encoders split a text alike
     both = set(chunks_by_encoder) == SDXL_ENCODERS
@@ -165,14 +132,17 @@ def prompt_of(clip: Any, text: str) -> Prompt:
     ids: list[int] = []
     places: list[int] = []
     words: list[str] = []
+    weights: list[float] = []
     for chunk in chunks:
         start, *inner = chunk
         end = next((i for i, (token, *_) in enumerate(inner) if _is(token, tokenizer.end_token)), len(inner))
         ids.append(int(start[0]))
         places.append(START)
         open_word: list[int] = []
-        for i, (token, _, group) in enumerate(inner[:end]):
+        for i, (token, weight, group) in enumerate(inner[:end]):
             learned = not isinstance(token, int)
+            if len(words) == len(weights):
+                weights.append(weight)
             places.append(len(words))
             ids.append(-1 if learned else token)
             following = inner[i + 1][2] if i + 1 < end else None
@@ -187,7 +157,7 @@ def prompt_of(clip: Any, text: str) -> Prompt:
         for i, (token, *_) in enumerate(inner[end:]):
             places.append(PAD if i else END)
             ids.append(int(token))
-    return Prompt(text, tuple(ids), tuple(words), tuple(places))
+    return Prompt(text, tuple(ids), tuple(words), tuple(places), tuple(weights))
 
 
 def _learned(tokenizer: Any, chunks: Any) -> set[int]:

@@ -16,6 +16,7 @@ from ..denoiser import AttentionControl, broken_model, broken_weight, no_gradien
 from ..errors import InputError, NonFiniteError
 from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
 from ..images import check_pixels, check_side
+from ..prompt_to_prompt.marks import literal
 from ..prompt_to_prompt.prompt import Prompt
 from ..schedule import NoiseLevel, Schedule, check_levels, epsilon_from_v, leading_schedule
 from ..store import Inversion
@@ -279,3 +280,17 @@ def check_inversion(inversion: Inversion, model: DiffusersModel) -> tuple[Invers
     check_levels(trajectory.schedule, model.alphas_cumprod)
     null = inversion.null.to(model.device)
     return replace(inversion, trajectory=trajectory.to(model.device), null=null), null
+
+
+def source_prompt(inversion: Inversion, model: DiffusersModel) -> Prompt:
+    """The prompt of an inversion of one image.
+
+    In files of old, brackets were no weights: there the text is read as it is spelled, if so it was inverted.
+    """
+    text, context = inversion.prompts[0], inversion.trajectory.context
+    prompt = model.prompt(text)
+    if any(weight != 1 for weight in prompt.weights):
+        spelled = model.prompt(literal(text))
+        found = [(model.encode_prompts([one]).to(context) - context).norm() for one in (prompt, spelled)]
+        return spelled if found[1] < found[0] else prompt
+    return prompt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..context import pack
 from ..denoiser import no_gradients
 from ..errors import InputError, short
+from ..prompt_to_prompt.marks import emphasized, parse
 from ..prompt_to_prompt.prompt import END, PAD, START, Prompt, check_tokens
 
 
@@ -34,43 +36,61 @@ class TextEncoder:
         return min(int(encoder.config.max_position_embeddings) for encoder in self.encoders)
 
     def prompt(self, text: str) -> Prompt:
-        """Tokens and words of a text; raises InputError where it is longer than the encoder reads."""
+        """Tokens and words of a text and their weights, written ``(word:1.5)``.
+
+        Raises InputError where it is longer than the encoder reads, and for what ``marks.parse`` refuses.
+        """
         tokenizer, length = self.tokenizers[0], self.length
-        ids = _ids(tokenizer, text, length)
+        ids, weights = _ids(tokenizer, text, length)
         if len(ids) > length:
             raise InputError(
                 f'the prompt "{short(text, 41)}" takes {len(ids) - 2} tokens, the model reads {length - 2}; shorten it'
             )
-        return prompt_of_ids(tokenizer, text, ids)
+        return prompt_of_ids(tokenizer, text, ids, weights)
 
     def encode(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Contexts, float32 (B, rows, width). Raises InputError for tokens that an encoder does not have.
+        """Contexts, float32 (B, rows, width), each word as strong as its weight says.
+
+        Raises InputError for tokens that an encoder does not have.
 
         Two encoders give their last but one layer each, side by side, and the second its projected pooled vector
         (Podell et al. 2023, section 2.2).
         """
         with no_gradients():
-            device = self.encoders[0].device
-            ids = [torch.tensor([p.token_ids for p in prompts], device=device)]
-            for tokenizer in self.tokenizers[1:]:
-                ids.append(torch.tensor([_ids(tokenizer, p.text, self.length) for p in prompts], device=device))
-            for encoder, rows in zip(self.encoders, ids, strict=True):
-                check_tokens(int(rows.max()), int(encoder.config.vocab_size))
-            if len(self.encoders) == 1:
-                text: Tensor = self.encoders[0](ids[0]).last_hidden_state
-                return text.float()
-            found = [e(i, output_hidden_states=True) for e, i in zip(self.encoders, ids, strict=True)]
-            text = torch.cat([one.hidden_states[-2] for one in found], -1)
-            return pack(text.float(), found[-1].text_embeds.float())
+            text, pooled = self._encodings(prompts)
+            weights = torch.tensor([p.weight_of_token for p in prompts], device=text.device)
+            if bool((weights != 1).any()):
+                text = emphasized(text, self._encodings([self.prompt("")])[0], weights)
+            return pack(text, pooled)
+
+    def _encodings(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor | None]:
+        """Encodings of the tokens, float32 (B, tokens, width), and pooled vectors, whatever the weights."""
+        device = self.encoders[0].device
+        ids = [torch.tensor([p.token_ids for p in prompts], device=device)]
+        for tokenizer in self.tokenizers[1:]:
+            ids.append(torch.tensor([_ids(tokenizer, p.text, self.length)[0] for p in prompts], device=device))
+        for encoder, rows in zip(self.encoders, ids, strict=True):
+            check_tokens(int(rows.max()), int(encoder.config.vocab_size))
+        if len(self.encoders) == 1:
+            text: Tensor = self.encoders[0](ids[0]).last_hidden_state
+            return text.float(), None
+        found = [e(i, output_hidden_states=True) for e, i in zip(self.encoders, ids, strict=True)]
+        text = torch.cat([one.hidden_states[-2] for one in found], -1)
+        return text.float(), found[-1].text_embeds.float()
 
 
-def _ids(tokenizer: Any, text: str, length: int) -> list[int]:
-    ids: list[int] = tokenizer(text, padding="max_length", max_length=length).input_ids
-    return ids
+def _ids(tokenizer: Any, text: str, length: int) -> tuple[list[int], list[float]]:
+    """Token ids of a text, padded, and their weights; pieces of different weight are split apart, as in ComfyUI."""
+    pieces = parse(text)
+    inner = [list(tokenizer(piece, add_special_tokens=False).input_ids) for piece, _ in pieces]
+    ids = [tokenizer.bos_token_id, *chain.from_iterable(inner), tokenizer.eos_token_id]
+    weights = [1.0, *(weight for (_, weight), tokens in zip(pieces, inner, strict=True) for _ in tokens)]
+    ids += [tokenizer.pad_token_id] * (length - len(ids))
+    return ids, weights + [1.0] * (len(ids) - len(weights))
 
 
-def prompt_of_ids(tokenizer: Any, text: str, ids: list[int]) -> Prompt:
-    """A prompt from CLIP token ids; a word ends with the token that ends in ``</w>``."""
+def prompt_of_ids(tokenizer: Any, text: str, ids: list[int], weights: Sequence[float]) -> Prompt:
+    """A prompt from CLIP token ids and their weights; a word ends with the token that ends in ``</w>``."""
     pieces = tokenizer.convert_ids_to_tokens(ids)
     end = ids.index(tokenizer.eos_token_id, 1)
     places: list[int] = [START]
@@ -85,4 +105,5 @@ def prompt_of_ids(tokenizer: Any, text: str, ids: list[int]) -> Prompt:
     if open_word:
         words.append(tokenizer.decode(open_word).strip())
     places += [END] + [PAD] * (len(ids) - end - 1)
-    return Prompt(text, tuple(ids), tuple(words), tuple(places))
+    of_words = tuple(weights[places.index(word)] for word in range(len(words)))
+    return Prompt(text, tuple(ids), tuple(words), tuple(places), of_words)

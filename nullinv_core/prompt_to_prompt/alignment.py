@@ -53,6 +53,12 @@ class TokenAlignment:
     mapping: Tensor
     keep: Tensor
 
+    def repeated(self, source: int, edit: int) -> TokenAlignment:
+        """Of prompts whose encodings are repeated so many times: a token's attention is then that of all its copies."""
+        if source == edit == 1:
+            return self
+        return TokenAlignment(self.mode, self.mapping.repeat(source, edit) / edit, self.keep.repeat(edit))
+
 
 def align_words(source: tuple[str, ...], edit: tuple[str, ...]) -> WordAlignment:
     """Align two word lists: kept and moved words are ``same``, the rest is replaced in place, removed or added.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,12 +12,13 @@ from torch import Tensor
 from ..errors import InputError, short
 from ..schedule import steps_of
 from .alignment import Mode, Pair, TokenAlignment, align_tokens, align_words
+from .marks import carried, check_weight
 from .prompt import LISTED, Prompt, find_phrase
 
+MOST_REPEATED = 4
+"""How many times the tokens of the longest text all texts may take together."""
 Window = float | tuple[float, float]
 """Share of the steps, from the noisiest, in which attention is replaced: an end, or a (start, end) in 0…1."""
-LARGEST_WEIGHT = 1000
-"""Of a word. Far beyond what changes anything, and far below what float16 can hold."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class EditSettings:
             if not 0 <= start <= end <= 1:
                 raise InputError(f"{name} must lie in 0…1 with its start before its end, not {window}")
         for word, weight in self.weights.items():
-            check_weight(weight, word)
+            check_weight(word, weight)
         if any(isinstance(words, str) for words in (self.blend, self.blend_exclude, self.steady)):
             raise InputError("blend words and steady words are lists of words, not one text")
         shares = {"blend start": self.blend_start, "blend threshold": self.blend_threshold}
@@ -64,13 +66,6 @@ class EditSettings:
                 raise InputError(f"{name} must lie in 0…1, not {value}")
         if not 0 <= self.noise_seed < 2**63:
             raise InputError(f"the seed of fresh noise is a whole number from 0, not {self.noise_seed}")
-
-
-def check_weight(weight: float, word: str) -> None:
-    """Raise InputError for a weight that no attention can be multiplied by, NaN included."""
-    if not abs(weight) <= LARGEST_WEIGHT:
-        limits = f"-{LARGEST_WEIGHT} and {LARGEST_WEIGHT}"
-        raise InputError(f'the weight of "{short(word)}" must be a finite number between {limits}, not {weight:g}')
 
 
 def bounds(window: Window) -> tuple[float, float]:
@@ -82,6 +77,8 @@ def bounds(window: Window) -> tuple[float, float]:
 class Edit:
     """One edit of one image, ready for the sampler. K: tokens, the same for both prompts.
 
+    ``prompt``: as it is to be encoded; where the source took more tokens or fewer, both are repeated up to a common
+    multiple, and so are their encodings.
     ``cross_window``, ``focus_window``: bool (T, K), in the order of sampling. ``self_window``: bool (T,).
     ``equalizer``: (K,).
     ``blend``, ``exclude``, ``steady``: (2, K) 0 or 1, source row first; all zero where unused.
@@ -100,24 +97,30 @@ class Edit:
     settings: EditSettings
 
 
-def plan_edit(source: Prompt, prompt: Prompt, steps: int, settings: EditSettings | None = None) -> Edit:
+def plan_edit(
+    source: Prompt, prompt: Prompt, steps: int, settings: EditSettings | None = None, tokens: int = 0
+) -> Edit:
     """Turn prompts and settings into the tensors of an edit over ``steps`` steps.
 
-    Raises InputError for words that are not in the prompt, and for prompts of different padded length.
+    ``tokens``: up to which both prompts are repeated; 0: their ``common_length``. Raises InputError for words that are
+    not in the prompt, and for prompts of all too different length.
     """
-    settings = settings or EditSettings()
-    if source.length != prompt.length:
-        raise InputError(
-            f"source and edit prompt take {source.length} and {prompt.length} tokens; shorten the longer one"
-        )
-    equalizer = torch.ones(prompt.length)
+    settings, tokens = settings or EditSettings(), tokens or common_length([source, prompt])
+    alignment = align_tokens(source, prompt, settings.mode)
+    words = align_words(source.words, prompt.words)
+    pairs: list[Pair] = [((i,), (j,)) for i, j in words.same]
+    pairs += words.replaced if alignment.mode == "replace" else ()
+    strengths, factors = carried(source.weights, prompt.weights, pairs)
+    times = tokens // source.length, tokens // prompt.length
+    alignment = alignment.repeated(*times)
+    source, prompt = source.repeated(times[0]), replace(prompt, weights=strengths).repeated(times[1])
+    equalizer = torch.tensor(replace(prompt, weights=factors).weight_of_token)
     for word, weight in settings.weights.items():
-        equalizer[find_phrase(prompt, word, "weight word")] = float(weight)
+        equalizer[find_phrase(prompt, word, "weight word")] *= float(weight)
     cross_window = _steps_inside(settings.cross_replace, steps)[:, None].repeat(1, prompt.length)
     for word, window in settings.word_cross_replace.items():
-        tokens = find_phrase(prompt, word, "word with a replace window")
-        cross_window[:, tokens] = _steps_inside(window, steps)[:, None]
-    alignment = align_tokens(source, prompt, settings.mode)
+        places = find_phrase(prompt, word, "word with a replace window")
+        cross_window[:, places] = _steps_inside(window, steps)[:, None]
     focused = _steps_inside((settings.focus_from, 1.0), steps)
     return Edit(
         source=source,
@@ -134,6 +137,19 @@ def plan_edit(source: Prompt, prompt: Prompt, steps: int, settings: EditSettings
     )
 
 
+def common_length(prompts: Sequence[Prompt]) -> int:
+    """To how many tokens the encodings of prompts are repeated, so that all are as long; raises InputError for texts
+    that would take many times the longest of them."""
+    lengths = [prompt.length for prompt in prompts]
+    tokens = math.lcm(*lengths)
+    if tokens > MOST_REPEATED * max(lengths):
+        raise InputError(
+            f"texts of {', '.join(map(str, dict.fromkeys(lengths)))} tokens have no length in common; "
+            "make them about equally long"
+        )
+    return tokens
+
+
 def plan_edits(source: Prompt, prompts: Sequence[Prompt], steps: int, settings: EditSettings) -> list[Edit]:
     """Several edits of one image under shared settings: each leaves out the words that only another edit has.
 
@@ -143,7 +159,7 @@ def plan_edits(source: Prompt, prompts: Sequence[Prompt], steps: int, settings: 
     def has(word: str, texts: Sequence[Prompt]) -> bool:
         return any(_tokens_or_none(text, word, "word") is not None for text in texts)
 
-    plans = []
+    plans, tokens = [], common_length([source, *prompts])
     for prompt in prompts:
         others = [p for p in prompts if p is not prompt]
 
@@ -158,17 +174,8 @@ def plan_edits(source: Prompt, prompts: Sequence[Prompt], steps: int, settings: 
             blend_exclude=[w for w in settings.blend_exclude if concerns(w, source, prompt)],
             steady=[w for w in settings.steady if concerns(w, source, prompt)],
         )
-        plans.append(plan_edit(source, prompt, steps, mine))
+        plans.append(plan_edit(source, prompt, steps, mine, tokens))
     return plans
-
-
-def reweight(edit: Edit, weights: Mapping[int, float]) -> Edit:
-    """The edit with other factors on single words of its prompt, by their number from 0."""
-    equalizer = edit.equalizer.clone()
-    for word, weight in weights.items():
-        check_weight(weight, edit.prompt.words[word])
-        equalizer[edit.prompt.tokens_of_word(word)] = weight
-    return replace(edit, equalizer=equalizer)
 
 
 def _steps_inside(window: Window, steps: int) -> Tensor:

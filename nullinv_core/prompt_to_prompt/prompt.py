@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import InputError, short
 
@@ -20,23 +20,36 @@ START, END, PAD = -1, -2, -3
 class Prompt:
     """One prompt as a text encoder sees it.
 
-    ``token_ids``: every token, special and padding ones included. ``words``: the words in order, lower case.
-    ``word_of_token``: for each token the index of its word, or START, END or PAD.
+    ``text``: as it was written. ``token_ids``: every token, special and padding ones included. ``words``: the words in
+    order, lower case. ``word_of_token``: for each token the index of its word, or START, END or PAD. ``weights``: how
+    strongly each word is encoded (see ``marks``), by default 1.
     """
 
     text: str
     token_ids: tuple[int, ...]
     words: tuple[str, ...]
     word_of_token: tuple[int, ...]
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.token_ids) != len(self.word_of_token):
-            raise InputError("a prompt needs one word index for each token")
+        if not self.weights:
+            object.__setattr__(self, "weights", (1.0,) * len(self.words))
+        if len(self.token_ids) != len(self.word_of_token) or len(self.words) != len(self.weights):
+            raise InputError("a prompt needs one word index for each token and one weight for each word")
 
     @property
     def length(self) -> int:
         """Number of tokens, padding included."""
         return len(self.token_ids)
+
+    @property
+    def weight_of_token(self) -> tuple[float, ...]:
+        """Weight of each token's word; 1 for tokens of none."""
+        return tuple(self.weights[w] if w >= 0 else 1.0 for w in self.word_of_token)
+
+    def repeated(self, times: int) -> Prompt:
+        """The prompt whose encoding is repeated, which changes no attention: every word has so many more tokens."""
+        return replace(self, token_ids=self.token_ids * times, word_of_token=self.word_of_token * times)
 
     def tokens_of_word(self, word: int) -> list[int]:
         """Positions of the tokens of a word."""

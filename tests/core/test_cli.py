@@ -400,7 +400,7 @@ def test_the_precision_is_remembered(command, model_folder, photo, tmp_path, mon
         (["--weight", "star"], "must look like WORD=2.0"),
         (["--cross-replace", "1.5"], "cross replace must lie in 0…1"),
         (["--out", "x.jpg"], "must end in .png"),
-        (["--weight", "star=inf"], "must be a finite number"),
+        (["--weight", "star=inf"], 'weight of "star" must be a number in ±1000, not inf'),
         (["--guidance", "nan"], "guidance must be a number in 0…100"),
         (["--guidance", "-3"], "guidance must be a number in 0…100, not -3"),
         (["--save-attention", __file__], "cannot make the folder"),

@@ -65,7 +65,10 @@ def test_a_pooled_vector_comes_back_whole(batch, tokens, width, pooled):
     assert torch.equal(unpack(longer, pooled)[0], text.repeat(1, 3, 1)) and torch.equal(
         unpack(longer, pooled)[1], vector
     )
-    assert lengthened(packed, 3 * tokens + 1, pooled) is None or tokens == 1
+    assert lengthened(packed, tokens, pooled) is packed
+    if tokens > 1:
+        with pytest.raises(InputError, match=f"takes {tokens} tokens, the source {3 * tokens + 1}; shorten it"):
+            lengthened(packed, 3 * tokens + 1, pooled)
 
 
 def test_the_pipeline_gives_the_same_noise_prediction(folder, model, contexts):
