@@ -36,13 +36,23 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], suffix: str) 
 
 
 def check_writable(path: Path) -> None:
-    """Raise InputError where a file could not be written to ``path``."""
+    """Raise InputError where a file could not be written to ``path``: one is begun and removed."""
     if os.path.isdir(path):
         raise InputError(f'cannot write "{path}": it is a folder')
     if not os.path.isdir(path.parent):
         raise InputError(f'cannot write "{path}": the folder "{path.parent}" does not exist')
     if not os.access(path.parent, os.W_OK):
         raise InputError(f'cannot write "{path}": the folder "{path.parent}" is not writable')
+    partial = _partial(path)
+    try:
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise InputError(f'cannot write "{path}": {error.strerror or error}') from error
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 @contextmanager
@@ -52,7 +62,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises InputError where the folder or disk does not take it; then the old file is as it was.
     """
     check_writable(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         partial.touch()
         mode = partial.stat().st_mode
