@@ -34,10 +34,10 @@ comfyui:
 evaluate: .venv/.installed
 	$(BIN)/python -m nullinv_core.demo.evaluate
 
-.venv/.installed: requirements.txt constraints.txt
+.venv/.installed: requirements.txt requirements-cli.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the pinned versions need Python 3.11 or newer; say which with PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(PIP) --requirement requirements.txt
+	$(PIP) --requirement requirements.txt --requirement requirements-cli.txt
 	touch $@
 
 .venv/.installed-dev: .venv/.installed requirements-dev.txt

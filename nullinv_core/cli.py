@@ -127,9 +127,14 @@ def _check_steps(steps: int) -> None:
     leading_schedule(scaled_linear_alphas(), steps)
 
 
-def _read_from(model: str, *others: Path | None) -> list[Path]:
+def _read_from(model: str, config: Path | None, *files: Path | None) -> list[Path]:
     """The files and folders that a command reads, which it may not write over."""
-    return [*(path for path in others if path is not None), *([] if model in ("", "demo") else [Path(model)])]
+    if not model.strip():
+        raise InputError("--model is empty; name a diffusers folder, a .safetensors checkpoint, or demo")
+    if config is not None and not os.path.isdir(config):
+        raise InputError(f'there is no folder "{config}"; --config names a diffusers folder')
+    own = None if model == "demo" else Path(model)
+    return [path for path in (own, config, *files) if path is not None]
 
 
 def _stored(inversion: Path, model: str) -> tuple[Inversion, str]:
@@ -227,7 +232,8 @@ def invert(
     from .schedule import check_guidance
     from .store import Inversion, save_inversion
 
-    check_outputs([out], _read_from(model, image, config), ".safetensors")
+    picture = read_picture(image)
+    check_outputs([out], _read_from(model, config, image), ".safetensors")
     check_guidance(guidance)
     _check_steps(steps)
     _check_text(prompt)
@@ -236,7 +242,6 @@ def invert(
         raise InputError(f"--preset {preset} optimizes nothing; leave out --inner-steps and --low-memory")
     if recipe.optimization is not None and inner_steps is not None:
         recipe = replace(recipe, optimization=replace(recipe.optimization, inner_steps=inner_steps))
-    picture = read_picture(image)
     if size:
         check_side(size)
         fitted_size(*((size, size) if square else picture.size), size, GRID)
@@ -282,10 +287,10 @@ def reconstruct(
 
     stored, model = _stored(inversion, model)
     outputs = _numbered(out, stored.trajectory.batch)
-    check_outputs(outputs, _read_from(model, inversion, reference, config), ".png")
     if reference is not None and stored.trajectory.batch > 1:
         raise InputError(f"this inversion holds {stored.trajectory.batch} images; --reference is for one alone")
     picture_file = None if reference is None else read_picture(reference)
+    check_outputs(outputs, _read_from(model, config, inversion, reference), ".png")
     stored, null, loaded = _reopen(stored, model, device, dtype, config)
     photo = None if picture_file is None else _photo(picture_file, reference, stored, loaded)
     with _progress() as callback:
@@ -357,7 +362,7 @@ def edit(
         cross_replace=cross_replace,
         self_replace=self_replace,
         focus_from=focus_from,
-        weights=dict(_weight(w) for w in weight or []),
+        weights=_weights(weight or []),
         blend=blend or [],
         blend_exclude=blend_exclude or [],
         fresh_noise=fresh_noise,
@@ -373,9 +378,9 @@ def edit(
     outputs, maps = _numbered(out, len(prompt)), _map_files(save_attention, len(prompt))
     if save_attention is not None:
         _check_folder(save_attention)
-    existing = [path for path in maps if os.path.isdir(path.parent)]
-    check_outputs([*outputs, *existing], _read_from(model, inversion, reference, config), ".png")
     picture_file = None if reference is None else read_picture(reference)
+    existing = [path for path in maps if os.path.isdir(path.parent)]
+    check_outputs([*outputs, *existing], _read_from(model, config, inversion, reference), ".png")
     stored, null, loaded = _reopen(stored, model, device, dtype, config)
     photo = None if picture_file is None else _photo(picture_file, reference, stored, loaded)
     source = source_prompt(stored, loaded)
@@ -449,12 +454,19 @@ def _map_files(folder: Path | None, edits: int) -> list[Path]:
     return [] if folder is None else [folder / f"{name}.png" for name in names]
 
 
-def _weight(text: str) -> tuple[str, float]:
-    word, _, value = text.rpartition("=")
-    try:
-        return word, float(value)
-    except ValueError as error:
-        raise InputError(f'--weight "{text}" must look like WORD=2.0') from error
+def _weights(texts: list[str]) -> dict[str, float]:
+    """Factors by word from WORD=2.0 texts."""
+    weights: dict[str, float] = {}
+    for text in texts:
+        word, _, value = text.rpartition("=")
+        try:
+            factor = float(value)
+        except ValueError as error:
+            raise InputError(f'--weight "{text}" must look like WORD=2.0') from error
+        if word in weights:
+            raise InputError(f'--weight names "{word}" twice; give each word one')
+        weights[word] = factor
+    return weights
 
 
 def main() -> None:

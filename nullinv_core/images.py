@@ -35,7 +35,7 @@ ROUNDING = 0.01
 """How far beyond 0…1 pixels may lie."""
 FAITHFUL = 25.0
 """PSNR in dB from which on an autoencoder keeps a photo: below, people see at once what it lost."""
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error)
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)
 """What Pillow's readers raise for damaged files."""
 
 

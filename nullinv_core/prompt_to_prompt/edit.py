@@ -60,6 +60,9 @@ class EditSettings:
             check_weight(word, weight)
         if any(isinstance(words, str) for words in (self.blend, self.blend_exclude, self.steady)):
             raise InputError("blend words and steady words are lists of words, not one text")
+        words = [*self.blend, *self.blend_exclude, *self.steady, *self.weights, *self.word_cross_replace]
+        if not all(word.strip() for word in words):
+            raise InputError("a blend, steady or weighted word, or one with a window, is empty; leave it out")
         shares = {"blend start": self.blend_start, "blend threshold": self.blend_threshold}
         for name, value in {**shares, "fresh noise": self.fresh_noise, "focus from": self.focus_from}.items():
             if not 0 <= value <= 1:

@@ -156,6 +156,23 @@ def test_an_image_with_alpha_is_over_white(comfy):
         assert np.array_equal(*pictures) and (pictures[0][:, 8:24] > 250).all()
 
 
+def test_a_photo_that_the_vae_loses_is_told_of(comfy):
+    """Guards Edit Photo's warning: noise, which the demo model's VAE cannot draw, gets one; a scene of it does not."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(comfy.base / "input" / "noise.png")
+    g, told = Graph(), [comfy.text().count("no reconstruction comes closer")]
+    load, scene = g.add("NullInvLoadDiffusers", model=DEMO), g.add("NullInvDemoScene", seed=1, edit="colour")
+    for image, size in ((scene, 128), (g.add("LoadImage", image="noise.png"), 64)):
+        edited = g.add(
+            "NullInvEditPhoto", model=load(), clip=load(1), vae=load(2), image=image(), source_text="a red square",
+            edit_text="a blue square", strength=0.3, blend_words="", size=size, steps=1, cfg=3.0, keep_pixels=True,
+        )  # fmt: skip
+        g.add("PreviewImage", images=edited())
+        comfy.run(g)
+        told.append(comfy.text().count("no reconstruction comes closer"))
+    assert told == [told[0], told[0], told[0] + 1]
+
+
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
 def test_accents_may_be_written_either_way(comfy, forms):
     """Guards texts and words from other systems: an accent as a letter's own or as a sign after it."""

@@ -236,8 +236,9 @@ def test_the_photo_and_all_that_is_read_stay(command, inverted, model_folder, ph
     shutil.copy(photo, mine)
     folder = tmp_path / "maps"
     folder.mkdir()
+    named = shutil.copy(photo, tmp_path / "named.safetensors")
     for link, make in (("soft.png", os.symlink), ("hard.png", os.link), ("soft.safetensors", os.symlink)):
-        make(mine if link.endswith("png") else inverted, tmp_path / link)
+        make(mine if link.endswith("png") else named, tmp_path / link)
     shutil.copy(mine, folder / "edit-1.png")
     shutil.copy(mine, tmp_path / "e-2.png")
     weights = model_folder / "unet" / "diffusion_pytorch_model.safetensors"
@@ -250,7 +251,7 @@ def test_the_photo_and_all_that_is_read_stay(command, inverted, model_folder, ph
     for arguments in (
         [*inverting, "--out", weights],
         ["invert", "--model", weights, "--image", mine, "--prompt", "a cat", "--out", weights],
-        [*inverting[:3], "--image", inverted, "--prompt", "a cat", "--out", tmp_path / "soft.safetensors"],
+        [*inverting[:3], "--image", named, "--prompt", "a cat", "--out", tmp_path / "soft.safetensors"],
         ["reconstruct", "--inversion", inverted, "--reference", mine, "--out", mine],
         ["reconstruct", "--inversion", picture, "--out", picture],
         [*editing, "--reference", mine, "--out", mine],
@@ -320,6 +321,10 @@ def no_model(monkeypatch):
     [
         ({"image": "/none.png"}, "there is no image file"),
         ({"image": __file__}, "cannot be read as an image"),
+        ({"image": "."}, 'there is no image file "."'),
+        ({"model": ""}, "--model is empty"),
+        ({"config": "/none"}, 'there is no folder "/none"'),
+        ({"out": "x" * 245 + ".safetensors"}, "File name too long"),
         ({"prompt": " "}, "the --prompt is empty"),
         ({"steps": 0}, "steps must be between 1 and 1000"),
         ({"steps": 1001}, "steps must be between 1 and 1000"),
@@ -333,7 +338,7 @@ def no_model(monkeypatch):
 )
 def test_what_is_cheap_to_check_comes_before_the_model(no_model, command, photo, tmp_path, changes, message):
     """Guards a newcomer's time: nobody waits for a model to hear of a wrong path."""
-    status, _, err = command("invert", *base("/none", photo, tmp_path, **changes))
+    status, _, err = command("invert", *base("none", photo, tmp_path, **changes))
     assert status == 2 and message in err and err.count("\n") == 1
 
 
@@ -345,6 +350,11 @@ def test_what_is_cheap_to_check_comes_before_the_model(no_model, command, photo,
         ("edit", ["--prompt", "a", "--reference", __file__], "cannot be read as an image"),
         ("edit", ["--prompt", "a", "--prompt", ""], "the --prompt is empty"),
         ("edit", ["--prompt", "a", "--weight", "a=x"], "must look like WORD=2.0"),
+        ("edit", ["--prompt", "a", "--weight", "a=1", "--weight", "a=2"], 'names "a" twice'),
+        ("edit", ["--prompt", "a", "--weight", "=2"], "word, or one with a window, is empty"),
+        ("edit", ["--prompt", "a", "--blend", ""], "word, or one with a window, is empty"),
+        ("edit", ["--prompt", "a", "--reference", ""], 'there is no image file "."'),
+        ("edit", ["--prompt", "a", "--prompt", "b", "--out", "x" * 240 + ".png"], "File name too long"),
         ("edit", ["--prompt", "a", "--weight", "a=1e39"], "a finite number between -1000 and 1000, not 1e+39"),
         ("edit", ["--prompt", "a", "--weight", f"a={'9' * 400}"], "a finite number between -1000 and 1000, not inf"),
         ("edit", ["--prompt", "a", "--save-attention", __file__], "is not a folder"),
