@@ -223,8 +223,10 @@ def test_a_lora_takes_part(comfy):
         assert relative(latent(comfy, f"{name}-source"), latent(comfy, f"{name}-reconstruction")) < 1e-3
     assert relative(latents[1.0], latents[0.0]) > 1e-3
     g[sampler()[0]]["inputs"]["model"] = chain.load()
-    entry = comfy.finish(comfy.queue(g))
-    assert entry["status"]["status_str"] == "error" and "other LoRAs" in json.dumps(entry["status"]["messages"])
+    assert "another MODEL: with LoRA there, without it here" in error_of(comfy.finish(comfy.queue(g)))
+    half = {"lora_name": "random.safetensors", "strength_model": 0.5}
+    g[sampler()[0]]["inputs"]["model"] = g.add("LoraLoaderModelOnly", model=chain.load(), **half)()
+    assert "another MODEL: with another LoRA strength there" in error_of(comfy.finish(comfy.queue(g)))
 
 
 def test_a_learned_word_takes_part(comfy):
