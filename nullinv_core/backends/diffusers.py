@@ -66,7 +66,7 @@ class DiffusersDenoiser:
         return predicted if self.prediction == "epsilon" else epsilon_from_v(latents, predicted, level.alpha)
 
     def _added(self, latents: Tensor, vector: Tensor) -> dict[str, Tensor]:
-        """What SDXL reads beside text: its pooled vector and, as (H, W), the picture's size before, its crop, its size."""
+        """SDXL also reads its pooled vector, and (H, W) of the picture as it was, its crop, (H, W) as it is."""
         width, height, left, top, now_wide, now_high = self.sizes or plain_sizes(latents, self.factor)
         told = vector.new_tensor([height, width, top, left, now_high, now_wide]).expand(len(latents), -1)
         return {"text_embeds": vector if self.pooled_gradient else vector.detach(), "time_ids": told}
