@@ -36,7 +36,7 @@ class DDIMInvert(io.ComfyNode):
                                "samples back to the photo far more exactly, at the same cost; ddim: as the paper "
                                "has it."),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels of your own, in place of steps and "
-                                "scheduler."),
+                                "scheduler: down to 0, where the photo is."),
             ],
             outputs=[
                 io.Latent.Output(display_name="noise", tooltip="For a KSampler (Advanced) that adds no noise: sampled "

@@ -47,7 +47,7 @@ InversionFile = Annotated[Path, typer.Option(help="File that `invert` wrote.")]
 OtherModel = Annotated[str, typer.Option(help="Where the model is now, if it moved since `invert`.")]
 Config = Annotated[
     Path | None,
-    typer.Option(help="For a .safetensors checkpoint: a diffusers folder of its family, if none is cached."),
+    typer.Option(help="For a .safetensors checkpoint: a diffusers folder that says how to build it; rarely needed."),
 ]
 PHASES = {"invert": "inverting", "optimize": "optimizing", "pin": "pinning", "sample": "sampling"}
 
@@ -157,7 +157,7 @@ def _reopen(
 
     loaded = _load(model, device, dtype or stored.precision, config)
     checked, null = check_inversion(stored, loaded)
-    return checked, null, loaded
+    return checked, null, loaded.told(checked.sizes)
 
 
 def _autoencoded(loaded: DiffusersModel, latents: Tensor, photo: Tensor) -> tuple[Tensor, float]:
@@ -266,7 +266,8 @@ def invert(
         trajectory, null = in_safer_precision(loaded, prepare, _warn)
     place = model if model == "demo" else str(Path(model).resolve())
     precision = str(loaded.denoiser.unet.dtype).removeprefix("torch.")
-    save_inversion(out, Inversion(trajectory, null, (prompt,), loaded.fingerprint, place, precision))
+    made_by = (loaded.fingerprint, place, precision)
+    save_inversion(out, Inversion(trajectory, null, (prompt,), *made_by, sizes=loaded.sizes_of(latents)))
     typer.echo(f"saved: {out} (the autoencoder alone gives the photo back at {decibels:.1f} dB)")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import comfy.model_base
@@ -26,7 +26,7 @@ from torch import Tensor
 from ..context import unpack
 from ..denoiser import AttentionControl
 from ..errors import InputError
-from ..schedule import SAME_LEVEL, NoiseLevel, Schedule
+from ..schedule import NoiseLevel, Schedule
 from ..types import Callback, Event
 from .comfy_attention import controlled, differentiable
 from .comfy_checkpoint import Checkpointing, allow_checkpointing, memory_needed, room_for
@@ -41,6 +41,7 @@ from .comfy_gradients import (
     resident,
 )
 from .comfy_precision import in_safer_precision
+from .comfy_sigmas import alphas_of, check_sigmas, sigma_of
 
 GUIDANCE_HOOKS = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_calc_cond_batch_function",
@@ -106,11 +107,6 @@ class ComfyDenoiser:
         return {**self.options, "transformer_options": transformer}
 
 
-def sigma_of(alpha: float) -> float:
-    """ComfyUI's noise level σ of ᾱ: σ² = (1-ᾱ)/ᾱ."""
-    return math.sqrt((1 - alpha) / alpha)
-
-
 def schedule_of_sigmas(model: Any, sigmas: Tensor) -> Schedule:
     """The schedule of ComfyUI's SIGMAS, descending. Raises InputError where no photo can be inverted on them.
 
@@ -122,28 +118,7 @@ def schedule_of_sigmas(model: Any, sigmas: Tensor) -> Schedule:
     check_sigmas(levels, float(sampling.sigmas[0]), float(sampling.sigmas[-1]))
     trained = sampling.log_sigmas.double().cpu().numpy()
     timesteps = np.interp(np.log(levels[1:]), trained, np.arange(len(trained)))
-    return Schedule(tuple(round(float(t), 4) for t in timesteps), tuple(1 / (1 + s * s) for s in levels))
-
-
-def check_sigmas(levels: list[float], least: float, most: float) -> None:
-    """Raise InputError for noise levels, rising, that do not lead from a photo to noise that the model knows.
-
-    ``least`` and ``most``: the model's own first and last level.
-    """
-    if not all(map(math.isfinite, levels)):
-        raise InputError("SIGMAS hold NaN or infinity; connect a scheduler's")
-    if len(levels) < 2 or levels[0] < 0 or any(b <= a for a, b in pairwise(levels)):
-        raise InputError("SIGMAS must fall from step to step down to 0, at least two of them")
-    if levels[0] > least * (1 + SAME_LEVEL):
-        raise InputError(
-            f"these SIGMAS end at {levels[0]:.3g}, where noise is left, and a photo has none; connect all of them, or "
-            "low_sigmas of Split Sigmas"
-        )
-    if levels[1] < least * (1 - SAME_LEVEL) or levels[-1] > most * (1 + SAME_LEVEL):
-        raise InputError(
-            f"these SIGMAS lie from {levels[1]:.3g} to {levels[-1]:.5g}, and the model knows noise from {least:.3g} to "
-            f"{most:.5g}; choose a scheduler's sigma_min and sigma_max inside of that"
-        )
+    return Schedule(tuple(round(float(t), 4) for t in timesteps), alphas_of(levels))
 
 
 def sigmas_of_schedule(schedule: Schedule) -> Tensor:

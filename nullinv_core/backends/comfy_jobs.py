@@ -20,8 +20,9 @@ from ..prompt_to_prompt.attention import WordMaps, batch_edits
 from ..schedule import Schedule, check_levels
 from ..store import Inversion
 from ..types import NullEmbeddings
-from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas, sigma_of
+from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
+from .comfy_sigmas import alphas_of, sigma_of
 from .comfy_text import EditRequest
 
 Latent = dict[str, Any]
@@ -65,9 +66,9 @@ def _kinds(sampling: Any) -> list[str]:
     return [kind.__name__ for kind in type(sampling).__mro__]
 
 
-def trained_alphas(sampling: Any) -> list[float]:
+def trained_alphas(sampling: Any) -> tuple[float, ...]:
     """ᾱ of every noise level that a network was trained on."""
-    return [1 / (1 + sigma**2) for sigma in sampling.sigmas.double().tolist()]
+    return alphas_of(sampling.sigmas.double().tolist())
 
 
 def _patches_of(model: Any) -> dict[str, str]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..context import unpack
 from ..errors import InputError
 from ..store import Inversion
-from .comfy import OWN_WRAPPER, sigma_of
+from .comfy import OWN_WRAPPER
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
+from .comfy_sigmas import sigma_of
 
 LEAST_STEP = 2.0
 """Ratio of two noise levels that counts as near, however fine an inversion's steps are: schedulers begin apart."""

@@ -37,7 +37,7 @@ class DiffusersDenoiser:
 
     ``pooled``: width of the pooled text vector that contexts carry (SDXL), or 0. The vector gets a gradient only with
     ``pooled_gradient``: the paper optimizes what the tokens attend to. ``factor``: pixels per latent position; SDXL is
-    told the size of the picture.
+    told the size of the picture, or ``sizes`` where they are given (see ``store.SIZES``).
     """
 
     unet: Any
@@ -45,6 +45,7 @@ class DiffusersDenoiser:
     pooled: int = 0
     pooled_gradient: bool = False
     factor: int = 8
+    sizes: tuple[int, ...] = ()
 
     def __call__(
         self,
@@ -66,10 +67,16 @@ class DiffusersDenoiser:
         return predicted if self.prediction == "epsilon" else epsilon_from_v(latents, predicted, level.alpha)
 
     def _added(self, latents: Tensor, vector: Tensor) -> dict[str, Tensor]:
-        """What SDXL reads beside the text: its pooled vector, and (H, W) of an uncropped picture as it was and is."""
-        size = [side * self.factor for side in latents.shape[-2:]]
-        sizes = vector.new_tensor([*size, 0, 0, *size]).expand(len(latents), -1)
-        return {"text_embeds": vector if self.pooled_gradient else vector.detach(), "time_ids": sizes}
+        """SDXL also reads its pooled vector, and (H, W) of the picture as it was, its crop, (H, W) as it is."""
+        width, height, left, top, now_wide, now_high = self.sizes or plain_sizes(latents, self.factor)
+        told = vector.new_tensor([height, width, top, left, now_high, now_wide]).expand(len(latents), -1)
+        return {"text_embeds": vector if self.pooled_gradient else vector.detach(), "time_ids": told}
+
+
+def plain_sizes(latents: Tensor, factor: int) -> tuple[int, ...]:
+    """Sizes (see ``store.SIZES``) of a picture that was neither scaled nor cropped."""
+    height, width = (side * factor for side in latents.shape[-2:])
+    return (width, height, 0, 0, width, height)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,6 +116,14 @@ class DiffusersModel:
         often as the UNet does."""
         least = self.factor * 2 ** (len(self.denoiser.unet.config.block_out_channels) - 1)
         return check_side(side, self.factor, least)
+
+    def sizes_of(self, latents: Tensor) -> tuple[int, ...]:
+        """What this model is told of the picture of some latents: SDXL its sizes, others nothing."""
+        return plain_sizes(latents, self.factor) if self.text.pooled else ()
+
+    def told(self, sizes: tuple[int, ...]) -> DiffusersModel:
+        """The model, told the sizes that a picture was inverted with; empty: those of the picture at hand."""
+        return replace(self, denoiser=replace(self.denoiser, sizes=sizes))
 
     def schedule(self, steps: int) -> Schedule:
         """The authors' schedule of so many steps on this model's noise levels."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +18,11 @@ from .families import FAMILIES, write_configuration
 from .model_folder import INDEX, NETWORKS, check_folder, parts_of, read_config, variant_of, weight_files
 
 IN_ONE_FILE = {
-    "UNet": "model.diffusion_model.", "autoencoder": "first_stage_model.",
-    "text encoder": ("cond_stage_model.", "conditioner.embedders."),
-}  # fmt: skip
-"""How the names of a single checkpoint's weights begin."""
+    "UNet": ("model.diffusion_model.", ["unet"]),
+    "autoencoder": ("first_stage_model.", ["vae"]),
+    "text encoder": (("cond_stage_model.", "conditioner.embedders."), ["text_encoder", "text_encoder_2"]),
+}
+"""Parts of a single checkpoint: how the names of their weights begin, and what a pipeline calls them."""
 SPREAD_OF_V = 0.09
 """Standard deviation above which ComfyUI takes a 2.x checkpoint for one that predicts v."""
 SUPPORTED = "Stable Diffusion 1.x, 2.x or SDXL text-to-image"
@@ -127,12 +130,32 @@ def _load_single_file(path: Path, config: Path | None) -> Any:
         raise
     except Exception as error:
         raise InputError(f'"{path.name}" cannot be read as a {SUPPORTED} checkpoint ({_first_line(error)})') from error
-    for part in ("unet", "vae", *TEXT_ENCODERS):
-        network = getattr(pipeline, part, None)
-        missing = [] if network is None else [name for name, w in network.state_dict().items() if w.is_meta]
-        if missing:
-            raise InputError(f'"{path.name}" lacks {len(missing)} weights ({part}.{missing[0]} …); get a complete copy')
+    _check_gaps(path, pipeline)
     return pipeline
+
+
+def _check_gaps(path: Path, pipeline: Any) -> None:
+    """Raise InputError where a checkpoint lacks weights, which the libraries would make up at random.
+
+    Its names are others than diffusers', and some of its weights are shaped otherwise: their sizes are counted.
+    """
+    with safe_open(path, "pt") as file:
+        sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    for part, (beginnings, attributes) in IN_ONE_FILE.items():
+        wanted = Counter(
+            weight.numel()
+            for network in (getattr(pipeline, name, None) for name in attributes)
+            for name, weight in ({} if network is None else network.state_dict()).items()
+            if not name.endswith("position_ids")
+        )
+        stored: Counter[int] = Counter()
+        for name, size in sizes.items():
+            if name.startswith(beginnings):
+                # OpenCLIP keeps query, key and value of a layer in one
+                pieces = 3 if ".in_proj_" in name else 1
+                stored[size // pieces] += pieces
+        if missing := (wanted - stored).total():
+            raise InputError(f'the {part} of "{path.name}" lacks {missing} weights; get a complete copy of the file')
 
 
 def marked_prediction(names: Container[str]) -> dict[str, Any]:
@@ -164,7 +187,7 @@ def _family(path: Path) -> tuple[str, dict[str, Any]]:
             f'"{path.name}" looks like a model of the kind "{kind}"; null-text inversion here needs a {SUPPORTED} '
             "checkpoint"
         )
-    for part, beginnings in IN_ONE_FILE.items():
+    for part, (beginnings, _) in IN_ONE_FILE.items():
         if not any(name.startswith(beginnings) for name in checkpoint):
             raise InputError(
                 f'"{path.name}" has no {part} of a {SUPPORTED} checkpoint; give a file of the whole model, no LoRA or '

@@ -7,14 +7,17 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, EDMEulerScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from nullinv_core import InputError, invert, load_inversion
+from nullinv_core.backends.clip_vocabulary import clip_merges, write_tokenizer_files
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.scenes import render, sample_edit
 from nullinv_core.demo.tokenizer import write_tokenizer
 from nullinv_core.demo.train import write_model
 from nullinv_core.demo.train_autoencoder import new_autoencoder
 from nullinv_core.demo.train_text import WIDTH, new_text_encoder
+from nullinv_core.fingerprint import difference
 
 from ..core.helpers import tiny_xl_folder
 from .graphs import Chain, Graph
@@ -29,15 +32,20 @@ def rewrite(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def inverted(comfy, name, scheduler="ddim_uniform"):
-    """The trajectory that ComfyUI makes of the demo's scene with a folder."""
+def inversion_of(comfy, name, scheduler="ddim_uniform"):
+    """What ComfyUI makes of the demo's scene with a folder."""
     chain = Chain(steps=2, optimize=False)
     chain.graph[chain.load()[0]]["inputs"]["model"] = name
     chain.graph[chain.source()[0]]["inputs"]["text"] = CAPTION
     chain.graph[chain.invert()[0]]["inputs"]["scheduler"] = scheduler
     chain.graph.add("NullInvSave", trajectory=chain.invert(1), prompt=CAPTION, filename_prefix=name)
     comfy.run(chain.graph)
-    return load_inversion(newest(comfy, name)).trajectory
+    return load_inversion(newest(comfy, name))
+
+
+def inverted(comfy, name, scheduler="ddim_uniform"):
+    """The trajectory of that."""
+    return inversion_of(comfy, name, scheduler).trajectory
 
 
 def said_of(comfy, name):
@@ -114,18 +122,69 @@ def test_a_folder_in_pieces_that_predicts_v_to_pure_noise(comfy):
     assert relative(saved.latents, again.latents) < 1e-3
 
 
-def test_folders_without_noise_levels_or_tokens_are_refused(comfy):
-    """Guards the edge, in both backends: EDM folders (Playground), a tokenizer that names no filling token."""
+@pytest.mark.parametrize("layout", ["today", "today, half", "yesterday", "no filling token"])
+def test_folders_of_every_library_load(comfy, layout):
+    """Guards folders that today's libraries write (tokenizer.json alone; weights in ``.fp16.safetensors`` alone) and
+    those of earlier ones (vocab.json alone): texts, trajectory and fingerprint are diffusers' own."""
+    folder = tiny_xl_folder(comfy.base / "models" / "diffusers" / f"layout {layout}", pooled=16, time_width=256)
+    for tokenizer in folder.glob("tokenizer*"):
+        if layout == "yesterday":
+            (tokenizer / "tokenizer.json").unlink(missing_ok=True)
+            continue
+        # as the installed transformers writes it
+        whole = CLIPTokenizer.from_pretrained(tokenizer)
+        for file in tokenizer.iterdir():
+            file.unlink()
+        whole.save_pretrained(tokenizer)
+        assert (tokenizer / "tokenizer.json").exists()
+        for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+            (tokenizer / name).unlink(missing_ok=True)
+    if layout == "no filling token":
+        path = folder / "tokenizer/tokenizer_config.json"
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "pad_token"}))
+    if layout == "today, half":
+        for file in folder.glob("*/*.safetensors"):
+            file.rename(file.with_name(f"{file.stem}.fp16.safetensors"))
+    saved, model = inversion_of(comfy, folder.name), load_model(folder)
+    context = model.encode_prompts([model.prompt(CAPTION)])
+    assert relative(saved.trajectory.context, context) < 1e-3
+    trajectory = saved.trajectory
+    again = invert(model.denoiser, trajectory.clean, context, trajectory.schedule)
+    assert relative(trajectory.latents, again.latents) < 1e-3
+    assert difference(saved.fingerprint, model.fingerprint) == ""
+
+
+def test_a_folder_that_is_not_whole_is_one_sentence_in_both(comfy):
+    """Guards incomplete folders: both backends name the same lack."""
+    folder = tiny_xl_folder(comfy.base / "models" / "diffusers" / "no-words", pooled=16, time_width=256)
+    shutil.rmtree(folder / "tokenizer_2")
+    with pytest.raises(InputError, match=r"is not whole: its folder \"tokenizer_2\" has no") as refused:
+        load_model(folder)
+    assert str(refused.value) in said_of(comfy, "no-words")
+    (folder / "tokenizer_2").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / "tokenizer_2" / name).write_text("{}")
+    assert '"tokenizer_2" of "no-words" is no CLIP tokenizer' in said_of(comfy, "no-words")
+
+
+def test_the_shipped_vocabulary_is_comfyui_s(comfy):
+    """Guards checkpoints that both backends read: every token and merge of CLIP has ComfyUI's number."""
+    folder = comfy.base / "vocabulary"
+    write_tokenizer_files(folder, clip_merges())
+    own = comfy.comfyui / "comfy" / "sd1_tokenizer"
+    for name in ("vocab.json", "merges.txt"):
+        ours, theirs = ((root / name).read_text(encoding="utf-8") for root in (folder, own))
+        assert ours.split() == theirs.split() if name == "merges.txt" else json.loads(ours) == json.loads(theirs)
+
+
+def test_folders_without_noise_levels_are_refused(comfy):
+    """Guards the edge, in both backends: EDM folders (Playground)."""
     root = comfy.base / "models" / "diffusers"
     folder = tiny_xl_folder(root / "edm", pooled=16, time_width=256)
-    shutil.copytree(folder, root / "no-pad")
-    tokens = root / "no-pad/tokenizer/special_tokens_map.json"
-    tokens.write_text(json.dumps({k: v for k, v in json.loads(tokens.read_text()).items() if k != "pad_token"}))
-    assert "lacks 'pad_token'" in said_of(comfy, "no-pad")
-    vocabulary = root / "no-pad/tokenizer/vocab.json"
-    tokens.write_text((folder / "tokenizer/special_tokens_map.json").read_text())
+    shutil.copytree(folder, root / "no-row")
+    vocabulary = root / "no-row/tokenizer/vocab.json"
     vocabulary.write_text(json.dumps(json.loads(vocabulary.read_text()) | {"zebra</w>": 40_000}))
-    assert "it knows the token 40000, the encoder has" in said_of(comfy, "no-pad")
+    assert "it knows the token 40000, the encoder has" in said_of(comfy, "no-row")
     EDMEulerScheduler().save_pretrained(folder / "scheduler")
     rewrite(folder / "model_index.json", scheduler=["diffusers", "EDMEulerScheduler"])
     assert "EDM noise levels" in said_of(comfy, "edm")

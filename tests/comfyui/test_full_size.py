@@ -15,16 +15,17 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.common import environment, write_json
 from nullinv_core import EditSettings, batch_edits, edit, invert, load_inversion, plan_edit, reconstruct
-from nullinv_core.backends.diffusers import DiffusersDenoiser, load_model
+from nullinv_core.backends.diffusers import DiffusersDenoiser, check_inversion, load_model
 from nullinv_core.backends.diffusers_attention import ControlledAttention
+from nullinv_core.backends.families import FAMILIES, write_configuration
 
-from .full_size import PREDICTIONS, SCALES, write_configuration
 from .outputs import latent, newest, relative
 from .server import PACK
 from .test_models import PROMPTS, Photo
 
 pytestmark = pytest.mark.full
 RESULT = PACK / "benchmarks" / "results" / "full_size.json"
+NAMES = {"sd15": "v1", "sd2": "v2, v prediction", "sdxl": "xl_base"}
 SIDES = {"sd15": 128, "sd2": 128, "sdxl": 256}
 """In pixels: SDXL has no layer with attention on the grid of smaller pictures."""
 EDITED = "a photo of a dog on a table"
@@ -76,14 +77,13 @@ def in_comfyui(comfy, kind):
     comfy.run(g, seconds=3000)
     saved["loaded"] = again()
     comfy.post("/free", {"unload_models": True, "free_memory": True})
-    return {name: latent(comfy, f"{kind}-{name}") * SCALES[kind] for name in saved}
+    return {name: latent(comfy, f"{kind}-{name}") * FAMILIES[NAMES[kind]].scale for name in saved}
 
 
-def test_a_file_s_own_marks_are_read(comfy, tmp_path):
+def test_a_file_s_own_marks_are_read(comfy):
     """Guards fine-tunes of SDXL that predict v to pure noise: both backends see it in the file, whatever its family's
     configuration says."""
     file = comfy.checkpoint("sdxl")
-    config = write_configuration("sdxl", tmp_path / "sdxl", comfy.comfyui / "comfy" / "sd1_tokenizer")
     marked = file.with_name("marked.safetensors")
     save_file({**load_file(file), "v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}, marked)
     photo, printed = Photo(marked.name, SIDES["sdxl"]), len(comfy.text())
@@ -96,7 +96,7 @@ def test_a_file_s_own_marks_are_read(comfy, tmp_path):
     comfy.post("/free", {"unload_models": True, "free_memory": True})
     assert "model_type V_PREDICTION" in comfy.text()[printed:]
     schedule = load_inversion(newest(comfy, "marked")).trajectory.schedule
-    model = load_model(marked, dtype=torch.bfloat16, config=config)
+    model = load_model(marked, dtype=torch.bfloat16)
     assert model.denoiser.prediction == "v_prediction"
     assert math.isclose(schedule.alphas_cumprod[-1], model.alphas_cumprod[-1], rel_tol=0.01)
     assert model.alphas_cumprod[-1] < 1e-7
@@ -107,23 +107,25 @@ def test_a_file_s_own_marks_are_read(comfy, tmp_path):
 def test_both_backends_give_the_same(comfy, tmp_path, kind):
     """Guards full-size models: ComfyUI's own samplers and the diffusers backend, 1e-3 with the same embeddings."""
     file = comfy.checkpoint(kind)
-    config = write_configuration(kind, tmp_path / kind, comfy.comfyui / "comfy" / "sd1_tokenizer")
     there = in_comfyui(comfy, kind)
     saved, text = (load_inversion(newest(comfy, name)) for name in (f"{kind}", f"{kind}-text"))
     found = {name: relative(there[name], there["reconstruction"]) for name in ("source", "ksampler", "guided")}
 
-    model = load_model(file, dtype=torch.bfloat16, config=config)
+    model = load_model(file, dtype=torch.bfloat16)
     prompts = [model.prompt(t) for t in (PROMPTS[0], EDITED)]
     contexts = torch.cat([saved.trajectory.context, text.trajectory.context])
     model_contexts = model.encode_prompts(prompts)
-    pooled = model.denoiser.pooled
+    pooled, prediction = model.denoiser.pooled, model.denoiser.prediction
+    assert prediction == ("v_prediction" if kind == "sd2" else "epsilon")
+    check_inversion(saved, model)
     del model
     gc.collect()
+    write_configuration(tmp_path, FAMILIES[NAMES[kind]], {})
     unet = UNet2DConditionModel.from_single_file(
-        file, config=str(config), subfolder="unet", local_files_only=True, torch_dtype=torch.float32
+        file, config=str(tmp_path), subfolder="unet", local_files_only=True, torch_dtype=torch.float32
     )
     unet.requires_grad_(False).eval().set_attn_processor(ControlledAttention())
-    denoiser = DiffusersDenoiser(unet, PREDICTIONS[kind], pooled)
+    denoiser = DiffusersDenoiser(unet, prediction, pooled)
     trajectory = saved.trajectory
     again = invert(denoiser, trajectory.clean, trajectory.context, trajectory.schedule, method="ddim")
     found["trajectory"] = relative(again.latents, trajectory.latents)

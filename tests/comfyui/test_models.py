@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nullinv_core import load_inversion
+from nullinv_core.backends.diffusers import check_inversion, load_model
 from nullinv_core.demo.train_text import WIDTH
 
 from .graphs import Chain, Graph
@@ -105,6 +106,9 @@ def test_a_full_size_checkpoint_goes_through_every_node(comfy, checkpoint):
     path = newest(comfy, "full")
     saved = load_inversion(path)
     assert saved.null.losses.isfinite().all() and saved.null.embeddings.shape[2:] == saved.trajectory.context.shape[1:]
+    if "sd2" in checkpoint:
+        # from the file alone, without a configuration
+        check_inversion(saved, load_model(comfy.checkpoint("sd2"), dtype=torch.bfloat16))
     later = Photo(checkpoint)
     loaded = later.graph.add("NullInvLoad", file=f"output/{path.name}")
     later.save(later.edit(lambda slot: loaded(0), lambda: loaded(1))(0), "full-loaded")
@@ -223,8 +227,10 @@ def test_a_lora_takes_part(comfy):
         assert relative(latent(comfy, f"{name}-source"), latent(comfy, f"{name}-reconstruction")) < 1e-3
     assert relative(latents[1.0], latents[0.0]) > 1e-3
     g[sampler()[0]]["inputs"]["model"] = chain.load()
-    entry = comfy.finish(comfy.queue(g))
-    assert entry["status"]["status_str"] == "error" and "other LoRAs" in json.dumps(entry["status"]["messages"])
+    assert "another MODEL: with LoRA there, without it here" in error_of(comfy.finish(comfy.queue(g)))
+    half = {"lora_name": "random.safetensors", "strength_model": 0.5}
+    g[sampler()[0]]["inputs"]["model"] = g.add("LoraLoaderModelOnly", model=chain.load(), **half)()
+    assert "another MODEL: with another LoRA strength there" in error_of(comfy.finish(comfy.queue(g)))
 
 
 def test_a_learned_word_takes_part(comfy):

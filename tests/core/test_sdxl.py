@@ -113,6 +113,21 @@ def test_each_encoder_fills_up_with_its_own_padding(folder, model, contexts):
     assert torch.allclose(found.hidden_states[-2], text[..., :12], atol=1e-5)
 
 
+def test_the_sizes_of_an_inversion_are_told(folder, model, contexts):
+    """Guards inversions that ComfyUI made of a cropped picture: ε is that of diffusers' own pipeline for its sizes, in
+    the order that a file has them (width, height, left, top, width, height)."""
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True)
+    embedded, _, pooled, _ = pipeline.encode_prompt(TEXTS[0], device="cpu", do_classifier_free_guidance=False)
+    sizes = pipeline._get_add_time_ids((768, 1024), (64, 32), (384, 512), torch.float32, POOLED)
+    z = latents(size=16)
+    theirs = pipeline.unet(z, torch.tensor(500), embedded, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes})
+    told = model.told((1024, 768, 32, 64, 512, 384))
+    assert torch.allclose(told.denoiser(z, LEVEL, contexts[:1]), theirs.sample, atol=1e-5)
+    plain = model.denoiser(z, LEVEL, contexts[:1])
+    assert not torch.allclose(plain, theirs.sample, atol=1e-5)
+    assert torch.equal(model.told(model.sizes_of(z)).denoiser(z, LEVEL, contexts[:1]), plain)
+
+
 @pytest.mark.parametrize("wanted", [False, True])
 def test_the_pooled_vector_is_optimized_where_it_is_asked_for(model, contexts, wanted):
     """Guards ∅: its token rows move; its pooled vector stays, unless asked for; and the loss falls."""

@@ -1,0 +1,41 @@
+"""ComfyUI's noise levels, SIGMAS, and the core's: σ² = (1-ᾱ)/ᾱ. Needs nothing of ComfyUI."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+
+from ..errors import InputError
+from ..schedule import SAME_LEVEL
+
+
+def sigma_of(alpha: float) -> float:
+    """ComfyUI's noise level σ of ᾱ."""
+    return math.sqrt((1 - alpha) / alpha)
+
+
+def alphas_of(sigmas: Iterable[float]) -> tuple[float, ...]:
+    """ᾱ of ComfyUI's noise levels."""
+    return tuple(1 / (1 + sigma * sigma) for sigma in sigmas)
+
+
+def check_sigmas(levels: list[float], least: float, most: float) -> None:
+    """Raise InputError for noise levels, rising, that do not lead from a photo to noise that the model knows.
+
+    ``least`` and ``most``: the model's own first and last level.
+    """
+    if not all(map(math.isfinite, levels)):
+        raise InputError("SIGMAS hold NaN or infinity; connect a scheduler's")
+    if len(levels) < 2 or levels[0] < 0 or any(b <= a for a, b in pairwise(levels)):
+        raise InputError("SIGMAS must fall from step to step down to 0, at least two of them")
+    if levels[0] > least * (1 + SAME_LEVEL):
+        raise InputError(
+            f"these SIGMAS end at {levels[0]:.3g}, where noise is left, and a photo has none; connect all of them, or "
+            "low_sigmas of Split Sigmas"
+        )
+    if levels[1] < least * (1 - SAME_LEVEL) or levels[-1] > most * (1 + SAME_LEVEL):
+        raise InputError(
+            f"these SIGMAS go from {levels[1]:.3g} to {levels[-1]:.5g}, and the model knows noise from {least:.3g} to "
+            f"{most:.5g}; choose the scheduler's sigma_min and sigma_max inside of that"
+        )

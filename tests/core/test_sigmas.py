@@ -1,0 +1,66 @@
+"""Which noise levels of ComfyUI a photo can be inverted on."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nullinv_core import InputError, Schedule
+from nullinv_core.backends.comfy_sigmas import alphas_of, check_sigmas, sigma_of
+from nullinv_core.schedule import check_levels, leading_schedule, scaled_linear_alphas
+
+LEVELS = scaled_linear_alphas()
+LEAST, MOST = sigma_of(LEVELS[0]), sigma_of(LEVELS[-1])
+
+
+@given(st.floats(0.03, 14.6))
+def test_sigma_and_alpha_are_one_level(sigma):
+    """Guards the conversion, both ways."""
+    assert math.isclose(sigma_of(alphas_of([sigma])[0]), sigma, rel_tol=1e-9)
+
+
+@given(st.lists(st.floats(LEAST, MOST), min_size=1, max_size=9, unique=True), st.sampled_from([0.0, LEAST / 2]))
+def test_any_levels_of_the_model_are_taken(inner, clean):
+    """Guards against refusing what samplers use: any rising levels between the model's, from a clean end."""
+    check_sigmas([clean, *sorted(inner)], LEAST, MOST)
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ([0.0, math.nan], "NaN or infinity"),
+        ([0.0, 1.0, math.inf], "NaN or infinity"),
+        ([0.0], "at least two"),
+        ([], "at least two"),
+        ([-1.0, 1.0], "down to 0"),
+        ([0.0, 1.0, 1.0], "fall from step to step"),
+        ([0.0, 2.0, 1.0], "fall from step to step"),
+        ([2.0, 5.0, 14.0], "end at 2, where noise is left"),
+        ([LEAST * 1.01, 1.0], "where noise is left"),
+        ([0.0, 0.01, 1.0], "the model knows noise from"),
+        ([0.0, 1.0, 80.0], "go from 1 to 80, and the model knows noise from 0.0292 to 14.615"),
+    ],
+)
+def test_levels_that_lead_nowhere_are_refused(levels, message):
+    """Guards each kind of SIGMAS that no photo can be inverted on."""
+    with pytest.raises(InputError, match=message):
+        check_sigmas(levels, LEAST, MOST)
+
+
+@given(st.integers(1, 50), st.floats(0.0, 1.0))
+def test_a_model_knows_its_own_levels(steps, share):
+    """Guards reuse: whole timesteps and those between, the authors' clean end and none; no others."""
+    own = leading_schedule(LEVELS, steps)
+    check_levels(own, LEVELS)
+    pairs = [(sigma_of(LEVELS[int(t)]), sigma_of(LEVELS[int(t) + 1])) for t in own.timesteps]
+    between = [low ** (1 - share) * high**share for low, high in pairs]
+    check_levels(Schedule(tuple(t + share for t in own.timesteps), (1.0, *alphas_of(between))), LEVELS)
+    with pytest.raises(InputError, match="another noise schedule"):
+        check_levels(Schedule(own.timesteps, (1.0, *(a * 0.99 for a in own.alphas_cumprod[1:]))), LEVELS)
+
+
+def test_a_clean_end_with_noise_is_refused():
+    """Guards reuse: a file whose path ends where the model still has noise."""
+    with pytest.raises(InputError, match="ends at another noise level"):
+        check_levels(Schedule((501.0,), (0.985, LEVELS[501])), LEVELS)
