@@ -4,11 +4,22 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Something the caller gave cannot be used. The message is one sentence that names the way out."""
+    """Something the caller gave cannot be used. The message is one sentence that names the way out.
+
+    It stays on one line, and signs that a terminal would act on are replaced, whatever names and texts it quotes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class NonFiniteError(ArithmeticError):
     """The network produced NaN or infinity. The message names the step and what to try."""
+
+
+def printable(text: str) -> str:
+    """A text on one line, with a question mark for control characters and half characters."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text.replace("\n", " "))
 
 
 def short(text: str, most: int = 80) -> str:

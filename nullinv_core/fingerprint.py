@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, short
 from .schedule import SAME_LEVEL
 
 SAMPLES = 16
@@ -86,7 +86,7 @@ def difference(made_with: Fingerprint, here: Fingerprint) -> str:
         other = "it is from an older version, which knew its own models alone, and not this one"
         return "" if made_with.digest == here.digest else other
     if made_with.prediction != here.prediction:
-        there, now = (PREDICTION_NAMES.get(one.prediction, one.prediction) for one in (made_with, here))
+        there, now = (PREDICTION_NAMES.get(one.prediction, short(one.prediction)) for one in (made_with, here))
         return f"that one predicts {there}, this one {now}"
     if not _alike(made_with.noise_levels, here.noise_levels, SAME_LEVEL):
         return "its noise levels are others"
@@ -97,11 +97,11 @@ def difference(made_with: Fingerprint, here: Fingerprint) -> str:
         return "its weights are others"
     for name in (*made_with.changes, *here.changes):
         if name not in here.changes:
-            return f"with {name} there, without it here"
+            return f"with {short(name)} there, without it here"
         if name not in made_with.changes:
-            return f"without {name} there, with it here"
+            return f"without {short(name)} there, with it here"
         if made_with.changes[name] != here.changes[name]:
-            return f"with another {name} there"
+            return f"with another {short(name)} there"
     return ""
 
 

@@ -6,14 +6,17 @@ import math
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
 
 from ..errors import InputError, short
+from ..files import numbered_file
 from ..images import GRID
-from ..store import Inversion, load_inversion, save_inversion
+from ..store import Inversion, load_inversion, write_inversion
+from .model_folder import INDEX
 
 SUFFIX = ".safetensors"
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
@@ -23,14 +26,25 @@ PLACES = {"output": folder_paths.get_output_directory, "input": folder_paths.get
 
 
 def saved_files() -> list[str]:
-    """Inversion files as "folder/name", newest first."""
+    """Inversion files as "folder/name", newest first; entries that cannot be named or read are left out."""
     names = [
-        f"{place}/{path.relative_to(root()).as_posix()}"
+        f"{place}/{Path(os.path.relpath(path, root())).as_posix()}"
         for place, root in PLACES.items()
-        for path in Path(root()).rglob(f"*{SUFFIX}")
+        for path in files_below(root(), SUFFIX)
     ]
-    ages = {name: age(name) for name in names}
-    return sorted((name for name in names if not math.isnan(ages[name])), key=lambda name: -ages[name])
+    ages = {name: age(name) for name in names if is_text(name)}
+    return sorted((name for name in ages if not math.isnan(ages[name])), key=lambda name: -ages[name])
+
+
+def files_below(root: str, suffix: str) -> Iterator[str]:
+    """Paths of the files below a folder whose names end in ``suffix``; folders that cannot be read count as empty."""
+    for folder, _, names in os.walk(root):
+        yield from (os.path.join(folder, name) for name in names if name.endswith(suffix))
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be shown, sent and written down: bytes of no encoding become half characters."""
+    return "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def place_of(name: str) -> Path:
@@ -42,7 +56,7 @@ def place_of(name: str) -> Path:
 
 
 def _inside(root: Path, name: str) -> Path:
-    if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+    if not is_text(name):
         raise InputError("a file name holds a character that no file system takes; give another one")
     # links are followed, as ComfyUI itself does: who set them up meant them
     path = Path(os.path.abspath(root / name))
@@ -55,7 +69,7 @@ def age(name: str) -> float:
     """When a file was written last, in seconds; NaN where there is none (any more)."""
     try:
         return os.path.getmtime(place_of(name))
-    except OSError:
+    except (OSError, InputError):
         return math.nan
 
 
@@ -73,10 +87,12 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
     from .comfy_jobs import null_of
 
     embeddings = None if null is None else null_of(null, trajectory)
-    path = _numbered(stem)
-    prompts = (prompt,) * trajectory.trajectory.batch
-    save_inversion(path, replace(trajectory, null=embeddings, prompts=prompts))
-    return path.relative_to(root).as_posix()
+    whole = replace(trajectory, null=embeddings, prompts=(prompt,) * trajectory.trajectory.batch)
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'the folder "{short(str(stem.parent))}" cannot be made ({error.strerror})') from error
+    return numbered_file(stem, SUFFIX, lambda place: write_inversion(place, whole)).relative_to(root).as_posix()
 
 
 def _filled(root: Path, prefix: str, width: int, height: int) -> str:
@@ -101,36 +117,26 @@ def _part(letters: str, now: time.struct_time) -> str:
     return f"{now.tm_year % 100:02d}" if letters == "yy" else str(values[letters[0]]).zfill(len(letters))
 
 
-def _numbered(stem: Path) -> Path:
-    """The first free numbered name that begins with ``stem``, its folder made."""
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'the folder "{short(str(stem.parent))}" cannot be made ({error.strerror})') from error
-    try:
-        number = 1
-        while (path := stem.with_name(f"{stem.name}_{number:05d}{SUFFIX}")).exists():
-            number += 1
-    except OSError as error:
-        name = short(stem.name)
-        raise InputError(f'no file can be named "{name}" ({error.strerror}); give another prefix') from error
-    return path
-
-
 def load(name: str) -> Inversion:
     """Read a file that ``saved_files`` named."""
     return load_inversion(place_of(name))
 
 
 def model_folders() -> list[str]:
-    """Names of diffusers folders under models/diffusers."""
-    return sorted({
-        folder.name
-        for root in folder_paths.get_folder_paths("diffusers")
-        if Path(root).is_dir()
-        for folder in Path(root).iterdir()
-        if (folder / "model_index.json").is_file()
-    })  # fmt: skip
+    """Names of diffusers folders under models/diffusers; entries that cannot be named or read are left out."""
+    roots = [root for root in folder_paths.get_folder_paths("diffusers") if os.path.isdir(root)]
+    return sorted({name for root in roots for name in _names_in(root) if _is_model(Path(root) / name)})
+
+
+def _names_in(root: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(root) if is_text(name)]
+    except OSError:
+        return []
+
+
+def _is_model(folder: Path) -> bool:
+    return os.path.isfile(folder / INDEX)
 
 
 def model_folder(name: str | None) -> Path:
@@ -139,6 +145,6 @@ def model_folder(name: str | None) -> Path:
         return DEMO_MODEL
     for root in folder_paths.get_folder_paths("diffusers"):
         folder = _inside(Path(root), name)
-        if (folder / "model_index.json").is_file():
+        if _is_model(folder):
             return folder
     raise InputError(f'there is no diffusers model "{name}" under models/diffusers')

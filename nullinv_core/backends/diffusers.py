@@ -37,7 +37,7 @@ class DiffusersDenoiser:
 
     ``pooled``: width of the pooled text vector that contexts carry (SDXL), or 0. The vector gets a gradient only with
     ``pooled_gradient``: the paper optimizes what the tokens attend to. ``factor``: pixels per latent position; SDXL is
-    told the size of the picture, or ``sizes`` where they are given (see ``store.SIZES``).
+    told the size of the picture, or ``sizes`` where they are given (see ``inversion_file.SIZES``).
     """
 
     unet: Any
@@ -74,7 +74,7 @@ class DiffusersDenoiser:
 
 
 def plain_sizes(latents: Tensor, factor: int) -> tuple[int, ...]:
-    """Sizes (see ``store.SIZES``) of a picture that was neither scaled nor cropped."""
+    """Sizes (see ``inversion_file.SIZES``) of a picture that was neither scaled nor cropped."""
     height, width = (side * factor for side in latents.shape[-2:])
     return (width, height, 0, 0, width, height)
 

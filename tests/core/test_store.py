@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from nullinv_core import InputError, Inversion, NullEmbeddings, Trajectory, load_inversion, save_inversion
 from nullinv_core.fingerprint import Fingerprint
+from nullinv_core.types import Pin
 
 from .fuzz_files import fuzz_files
 from .helpers import tiny_schedule
@@ -78,32 +79,44 @@ def rewritten(path, metadata=None, tensors=None, drop=()):
     ("change", "message"),
     [
         ({"metadata": {"version": 3}}, "format version 3"),
+        ({"metadata": {"version": True}}, "format version True"),
+        ({"metadata": {"version": [[]]}}, "format version"),
         ({"metadata": {"format": "other"}}, "not an inversion"),
         ({"metadata": {"prompts": ["only one"]}}, "as many prompts"),
-        ({"metadata": {"prompts": "no list"}}, "damaged"),
+        ({"metadata": {"prompts": "no list"}}, "not texts"),
+        ({"metadata": {"prompts": ["a", "\ud800"]}}, "no text"),
         ({"metadata": {"sizes": [1, 2, 3]}}, "six numbers"),
         ({"metadata": {"sizes": [1, 2, 3, 4, 5, "six"]}}, "six numbers"),
         ({"metadata": {"sizes": [1, 2, 3, 4, 5, 10**400]}}, "six numbers"),
         ({"metadata": {"sizes": [1, 2, 3, 4, 5, True]}}, "six numbers"),
-        ({"metadata": {"guidance": "wide"}}, "damaged"),
-        ({"metadata": {"guidance": None}}, "lacks fields"),
-        ({"metadata": {"model": None}}, "damaged"),
+        ({"metadata": {"guidance": "wide"}}, "guidance is no number"),
+        ({"metadata": {"guidance": None}}, "guidance is no number"),
+        ({"metadata": {"guidance": 10**400}}, "guidance must be a number"),
+        ({"metadata": {"guidance": 1e39}}, "guidance must be a number"),
+        ({"metadata": {"model": None}}, "not texts"),
         ({"metadata": {"model": 3}}, "not texts"),
-        ({"metadata": {"fingerprint": None}}, "damaged"),
+        ({"metadata": {"precision": "fp8"}}, "its precision is none of"),
+        ({"metadata": {"precision": []}}, "its precision is none of"),
+        ({"metadata": {"fingerprint": None}}, "fingerprint is broken"),
         ({"metadata": {"fingerprint": {"weights": {}}}}, "fingerprint is broken"),
         ({"metadata": {"fingerprint": {"weights": {"3": ["x"]}, "changes": {}}}}, "something else than numbers"),
         ({"metadata": {"fingerprint": {"weights": {"3": [10**400]}, "changes": {}}}}, "fingerprint is broken"),
-        ({"drop": ("context",)}, "lacks fields"),
-        ({"tensors": {"extra": torch.zeros(1)}}, "has others"),
-        ({"tensors": {"trajectory": torch.zeros(2, 2)}}, "damaged"),
+        ({"drop": ("context",)}, "has no context"),
+        ({"drop": ("losses",)}, "without losses"),
+        ({"tensors": {"extra": torch.zeros(1)}}, "which no inversion has"),
+        ({"tensors": {"trajectory": torch.zeros(2, 2)}}, "2 axes, not 5"),
         ({"tensors": {"trajectory": torch.full((4, 2, 4, 5, 7), float("nan"))}}, "NaN"),
-        ({"tensors": {"null_embeddings": torch.zeros(2, 2, 9, 6)}}, "damaged"),
-        ({"tensors": {"edit_null": torch.zeros(3, 9, 6)}}, "null context of edits"),
+        ({"tensors": {"trajectory": torch.zeros(4, 2, 4, 5, 7).to(torch.float8_e4m3fn)}}, "the type float8_e4m3fn"),
+        ({"tensors": {"trajectory": torch.zeros(4, 2, 4, 0, 7)}}, "does not fit"),
+        ({"tensors": {"context": torch.zeros(2, 8, 6)}}, "null_embeddings has the shape"),
+        ({"tensors": {"iterations": torch.zeros(3, 2)}}, "iterations has the type"),
+        ({"tensors": {"null_embeddings": torch.zeros(2, 2, 9, 6)}}, "does not fit"),
+        ({"tensors": {"edit_null": torch.zeros(3, 9, 6)}}, "edit_null has the shape"),
         ({"drop": ("null_embeddings",), "metadata": {"guidance": None}, "tensors": {"edit_null": torch.zeros(2, 9, 6)}},
-         "lacks fields"),
-        ({"tensors": {"photo_guidance": torch.zeros(3, 2, 4, 5, 7)}}, "lacks fields"),
+         "without null_embeddings"),
+        ({"tensors": {"photo_guidance": torch.zeros(3, 2, 4, 5, 7)}}, "photo_guidance without edit_null"),
         ({"tensors": {"edit_null": torch.zeros(2, 9, 6), "photo_guidance": torch.zeros(3, 2, 4, 5, 8)}},
-         "photo's own guidance"),
+         "photo_guidance has the shape"),
         ({"tensors": {"alphas_cumprod": torch.tensor([0.1, 0.2, 0.3, 0.4])}}, "must fall"),
         ({"tensors": {"alphas_cumprod": torch.tensor([0.5, 0.4, 0.3, 0.2])}}, "begins at the clean picture"),
     ],
@@ -115,6 +128,69 @@ def test_every_field_is_checked(tmp_path, change, message):
     rewritten(path, **change)
     with pytest.raises(InputError, match=message):
         load_inversion(path)
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    """Guards the other side: saving asks the same of an inversion as loading."""
+    whole = some_inversion()
+    broken = replace(whole.trajectory, latents=whole.trajectory.latents.to(torch.int32))
+    with pytest.raises(InputError, match="trajectory has the type int32"):
+        save_inversion(tmp_path / "x.safetensors", replace(whole, trajectory=broken))
+    assert not any(tmp_path.iterdir())
+
+
+def test_every_tensor_of_an_inversion_comes_back(tmp_path):
+    """Guards the pin and the region, which few files have."""
+    pin = Pin(torch.rand(2, 9, 6), torch.rand(3, 2, 4, 5, 7))
+    plain = some_inversion()
+    whole = replace(plain, null=replace(plain.null, pin=pin), region=torch.rand(2, 5, 7) > 0.5)
+    save_inversion(tmp_path / "x.safetensors", whole)
+    after = load_inversion(tmp_path / "x.safetensors")
+    assert torch.equal(after.null.pin.null, pin.null) and torch.equal(after.null.pin.guidance, pin.guidance)
+    assert torch.equal(after.region, whole.region)
+
+
+def test_what_was_read_does_not_follow_the_file(tmp_path):
+    """Guards the host: a file that is overwritten while its inversion is used changes nothing, kills nobody."""
+    path = tmp_path / "x.safetensors"
+    save_inversion(path, some_inversion())
+    read = load_inversion(path)
+    with path.open("r+b") as file:
+        file.truncate(16)
+        file.write(b"\xff" * 4096)
+    assert torch.equal(read.trajectory.latents, some_inversion().trajectory.latents)
+    assert torch.equal(read.null.embeddings, some_inversion().null.embeddings)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("[" * 100_000, "damaged header"),
+        ('{"format": ' + "9" * 5000 + "}", "damaged header"),
+        ("3", "not an inversion"),
+    ],
+)
+def test_a_header_that_is_no_header_is_a_sentence(tmp_path, header, message):
+    """Guards loading against metadata that is nested deeply, or numbers without end."""
+    save_file({"context": torch.zeros(1)}, tmp_path / "x.safetensors", {"inversion": header})
+    with pytest.raises(InputError, match=message):
+        load_inversion(tmp_path / "x.safetensors")
+
+
+def test_a_header_of_megabytes_is_not_read(tmp_path):
+    """Guards memory and time: no inversion says so much of itself."""
+    save_file({"context": torch.zeros(1)}, tmp_path / "x.safetensors", {"inversion": " " * (2**20 + 1) + "{}"})
+    with pytest.raises(InputError, match="not an inversion"):
+        load_inversion(tmp_path / "x.safetensors")
+
+
+def test_messages_hold_nothing_that_a_terminal_acts_on(tmp_path):
+    """Guards the reader of a message: names from a file are shown short, on one line and without control signs."""
+    save_inversion(tmp_path / "x.safetensors", some_inversion())
+    rewritten(tmp_path / "x.safetensors", tensors={"\x1b[2J\n" + "a" * 5000: torch.zeros(1)})
+    with pytest.raises(InputError) as told:
+        load_inversion(tmp_path / "x.safetensors")
+    assert str(told.value).isprintable() and len(str(told.value)) < 400 + len(str(tmp_path))
 
 
 @given(st.integers(0, 4000))
@@ -139,7 +215,7 @@ def test_a_broken_file_is_a_sentence(tmp_path):
 def test_a_file_too_large_is_refused_unread(tmp_path, monkeypatch):
     """Guards memory: the size is looked at before anything is allocated."""
     save_inversion(tmp_path / "x.safetensors", some_inversion())
-    monkeypatch.setattr("nullinv_core.store.LARGEST", 100)
+    monkeypatch.setattr("nullinv_core.inversion_file.LARGEST", 100)
     with pytest.raises(InputError, match="larger than"):
         load_inversion(tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="larger than"):
