@@ -7,6 +7,7 @@ what is wrong, or be stopped, before PyTorch is there.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # the import system looks for __path__ and the like, which are no reason to load PyTorch
-    if name.startswith("__") and name != "__all__":
+    # the import system asks for __path__ and for modules too, which are no reason to load PyTorch
+    if (name.startswith("__") and name != "__all__") or find_spec(f"{__name__}.{name}"):
         raise AttributeError(name)
     return getattr(import_module(".api", __name__), name)

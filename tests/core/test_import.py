@@ -26,4 +26,5 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 
 
 def test_the_command_line_answers_before_pytorch_is_loaded():
-    assert run("import sys, nullinv_core, nullinv_core.cli; print('torch' in sys.modules)") == "False\n"
+    for loaded in ("import nullinv_core.cli", "from nullinv_core import errors"):
+        assert run(f"import sys; {loaded}; print('torch' in sys.modules)") == "False\n"
