@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, EDMEulerScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from nullinv_core import InputError, invert, load_inversion
-from nullinv_core.backends.diffusers import load_model
+from nullinv_core.backends.diffusers import DEMO_MODEL, load_model
 from nullinv_core.demo.scenes import render, sample_edit
 from nullinv_core.demo.tokenizer import write_tokenizer
 from nullinv_core.demo.train import write_model
@@ -112,6 +112,20 @@ def test_a_folder_in_pieces_that_predicts_v_to_pure_noise(comfy):
     assert saved.schedule.alphas_cumprod[-1] < 1e-7
     again = invert(changed.denoiser, saved.clean, saved.context, saved.schedule)
     assert relative(saved.latents, again.latents) < 1e-3
+
+
+def test_a_weight_with_nan_is_named(comfy):
+    """Guards the message for a broken file: no other precision is proposed where none would help."""
+    folder = shutil.copytree(DEMO_MODEL, comfy.base / "models" / "diffusers" / "nan")
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_in.bias"][:] = torch.nan
+    save_file(weights, file, {"format": "pt"})
+    chain = Chain(steps=1, optimize=False)
+    chain.graph[chain.load()[0]]["inputs"]["model"] = "nan"
+    chain.graph.add("SaveLatent", samples=chain.invert(), filename_prefix="nan")
+    said = error_of(comfy.finish(comfy.queue(chain.graph)))
+    assert "weights hold NaN or infinity (input_blocks.0.0.bias); get another copy" in said
 
 
 def test_folders_without_noise_levels_or_tokens_are_refused(comfy):
