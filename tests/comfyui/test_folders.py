@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 
 from nullinv_core import InputError, invert, load_inversion
 from nullinv_core.backends.clip_vocabulary import clip_merges, write_tokenizer_files
-from nullinv_core.backends.diffusers import load_model
+from nullinv_core.backends.diffusers import DEMO_MODEL, load_model
 from nullinv_core.demo.scenes import render, sample_edit
 from nullinv_core.demo.tokenizer import write_tokenizer
 from nullinv_core.demo.train import write_model
@@ -175,6 +175,20 @@ def test_the_shipped_vocabulary_is_comfyui_s(comfy):
     for name in ("vocab.json", "merges.txt"):
         ours, theirs = ((root / name).read_text(encoding="utf-8") for root in (folder, own))
         assert ours.split() == theirs.split() if name == "merges.txt" else json.loads(ours) == json.loads(theirs)
+
+
+def test_a_weight_with_nan_is_named(comfy):
+    """Guards the message for a broken file: no other precision is proposed where none would help."""
+    folder = shutil.copytree(DEMO_MODEL, comfy.base / "models" / "diffusers" / "nan")
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_in.bias"][:] = torch.nan
+    save_file(weights, file, {"format": "pt"})
+    chain = Chain(steps=1, optimize=False)
+    chain.graph[chain.load()[0]]["inputs"]["model"] = "nan"
+    chain.graph.add("SaveLatent", samples=chain.invert(), filename_prefix="nan")
+    said = error_of(comfy.finish(comfy.queue(chain.graph)))
+    assert "weights hold NaN or infinity (input_blocks.0.0.bias); get another copy" in said
 
 
 def test_folders_without_noise_levels_are_refused(comfy):
