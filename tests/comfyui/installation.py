@@ -17,6 +17,8 @@ PACK = Path(__file__).parents[2]
 USUAL = Path.home() / "comfy" / "ComfyUI"
 MARK = "made-by-null-text-inversion"
 """A file in an environment of ours: what was installed, or that the installation has not ended."""
+UNLISTED = ["requests"]
+"""What ComfyUI 0.3.64 imports and its requirements do not name."""
 HELP = (
     "no ComfyUI found: set COMFYUI_PATH to a checkout, put one in ~/comfy/ComfyUI, or set COMFYUI_URL to a git address "
     "to clone there"
@@ -58,14 +60,15 @@ def version_of(comfyui):
 
 
 def requirements(comfyui):
-    """What to install, and what must be left out of the dependencies: two lists of pip's requirements, and a pin.
+    """What to install together, what alone, without what it asks for, and the pinned torch; pip's requirements.
 
-    torchaudio's compiled part fits one torch only and asks for it, so it comes alone; the tests' launcher replaces it.
+    Alone comes torchaudio: it would bring another torch. Where its compiled part does not fit ours, the tests' launcher
+    stands in for it.
     """
     lines = (comfyui / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pinned = re.search(r"^torch==.+$", (PACK / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)[0]
     alone = [line for line in lines if re.match(r"torchaudio\b", line)]
-    return [line for line in lines if line not in alone], alone, pinned
+    return [*UNLISTED, *(line for line in lines if line not in alone)], alone, pinned
 
 
 def set_up(comfyui):
