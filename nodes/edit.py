@@ -26,7 +26,8 @@ class P2PEdit(io.ComfyNode):
                 io.String.Input("source_text", multiline=True, tooltip="What the photo shows: the same text that CLIP "
                                 "Text Encode got."),
                 io.String.Input("edit_text", multiline=True, tooltip="What it shall show instead. Several lines are "
-                                "several edits. (word:2.0) strengthens a word, (word:0.5) weakens it."),
+                                "several edits. (word:2.0) strengthens a word, (word:0.5) weakens it; the "
+                                "same weight in both texts changes nothing."),
                 io.Combo.Input("mode", options=["auto", "replace", "refine"], default="auto", tooltip="replace: words "
                                "stand in for words; refine: words are added or removed; auto looks at the texts."),
                 io.Float.Input("cross_replace", default=0.8, min=0.0, max=1.0, step=0.05, tooltip="Share of the steps "

@@ -346,7 +346,11 @@ def edit(
     dtype: OtherDtype = None,
     config: Config = None,
 ) -> None:
-    """Edit the picture: say what it shall show instead."""
+    """Edit the picture: say what it should show instead.
+
+    To remove a thing: --self-replace 0 --blend THING. To add one: --cross-replace 0.4 --self-replace 0
+    --fresh-noise 0.8, and a --steady for each thing that stays.
+    """
     import torch
 
     from .backends.diffusers import in_safer_precision, source_prompt

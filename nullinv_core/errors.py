@@ -23,6 +23,6 @@ def printable(text: str) -> str:
 
 
 def short(text: str, most: int = 80) -> str:
-    """A user's text for a message: on one line, and cut where it is longer than ``most`` characters."""
-    line = " ".join(text.split())
+    """A user's text for a message: on one line, cut where it is longer than ``most`` characters, half ones spelled."""
+    line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -27,6 +27,11 @@ KEEP, REPLACE, REMOVE, ADD = range(4)
 EVEN = 1
 NEVER = np.int64(-(2**61))
 """Score of what cannot be."""
+HINT = (
+    "A thing that shall go and stays: self_replace 0, and its words as blend_words. A thing that shall come and does "
+    "not: cross_replace 0.4, self_replace 0, fresh_noise 0.8, and the things that stay as steady_words."
+)
+"""What helps where words were added or removed: see NOTES.md of the benchmarks."""
 Mode = Literal["auto", "replace", "refine"]
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 """Source words and the edit words that stand for them."""
@@ -247,11 +252,17 @@ def _align_padding(mapping: Tensor, source: Prompt, edit: Prompt, conserve: bool
 
 
 def explain(source: Prompt, edit: Prompt, alignment: TokenAlignment) -> str:
-    """One line per edit word: which source words it takes its attention from. For people."""
+    """One line per edit word: which source words it takes its attention from; what was left out. For people."""
     lines = []
     for j, word in enumerate(edit.words):
         columns = edit.tokens_of_word(j)
         rows = alignment.mapping[:, columns].sum(1).nonzero().flatten().tolist()
         sources = dict.fromkeys(source.words[w] for w in (source.word_of_token[r] for r in rows) if w >= 0)
         lines.append(f"{word} <- {' '.join(sources) if sources else '(its own attention)'}")
+    words = align_words(source.words, edit.words)
+    gone, new = [source.words[i] for i in words.removed], [edit.words[j] for j in words.added]
+    if gone:
+        lines.append(f"left out: {' '.join(gone)}")
+    if not all(map(says_little, [*gone, *new])):
+        lines.append(HINT)
     return "\n".join(lines)

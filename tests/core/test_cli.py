@@ -1,5 +1,6 @@
 """The command line, on a tiny random model: files, several edits, and one sentence for every bad input."""
 
+import os
 import re
 import subprocess
 import sys
@@ -58,6 +59,35 @@ def inverted(command, model_folder, photo, tmp_path):
     return out
 
 
+def test_a_weight_of_both_prompts_changes_nothing(command, model_folder, photo, tmp_path):
+    """Guards (word:1.5) on the command line: the same weight in both prompts is no edit, another one is."""
+    out, text = tmp_path / "photo.safetensors", "a (red:1.5) star on a blue background"
+    status, _, err = command(
+        "invert", "--model", model_folder, "--image", photo, "--prompt", text, "--out", out, "--steps", 2,
+        "--preset", "direct", "--device", "cpu",
+    )  # fmt: skip
+    assert status == 0, err
+    status, _, err = command(
+        "edit", "--inversion", out, "--prompt", text, "--prompt", text.replace("1.5", "3"), "--out", tmp_path / "e.png",
+        "--device", "cpu", "--guidance", 1,
+    )  # fmt: skip
+    assert status == 0, err
+    assert command("reconstruct", "--inversion", out, "--out", tmp_path / "r.png", "--device", "cpu")[0] == 0
+    same, more, photo_again = (np.asarray(Image.open(tmp_path / f"{n}.png"), float) for n in ("e-1", "e-2", "r"))
+    assert np.abs(same - photo_again).max() <= 1 < np.abs(more - photo_again).max()
+
+
+def test_a_prompt_in_another_encoding_is_one_line(photo, tmp_path):
+    """Guards bytes from a Latin-1 terminal: one sentence and exit status 2, before anything is loaded."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nullinv_core", "invert", "--model", "demo", "--image", str(photo), "--out",
+         str(tmp_path / "x.safetensors"), "--prompt", b"a caf\xe9"],
+        capture_output=True, check=False, env={**os.environ, "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    said = done.stderr.decode()
+    assert done.returncode == 2 and said.startswith("error: ") and said.count("\n") == 1 and "no text" in said
+
+
 def test_invert_reconstruct_and_edit(command, inverted, tmp_path):
     """Guards the main path: one file from invert, pictures of the model's size from the other two."""
     status, said, _ = command("reconstruct", "--inversion", inverted, "--out", tmp_path / "r.png", "--device", "cpu")
@@ -114,6 +144,8 @@ def base(model_folder, photo, tmp_path, **changes):
         ({"guidance": "nan"}, "guidance must be a number in 0…100"),
         ({"guidance": "-3"}, "guidance must be a number in 0…100, not -3"),
         ({"prompt": "a " * 90}, "takes 90 tokens"),
+        ({"prompt": "a caf\udce9"}, '"a caf?" holds bytes that are no text'),
+        ({"prompt": "a (red:1e9) star"}, 'weight of "red" must be a number in ±1000'),
     ],
 )
 def test_bad_input_to_invert(command, model_folder, photo, tmp_path, changes, message):
@@ -408,6 +440,9 @@ def test_the_precision_is_remembered(command, model_folder, photo, tmp_path, mon
         (["--blend-exclude", "zebra"], 'blend-exclude word "zebra"'),
         (["--weight", "zebra=2"], 'weight word "zebra" is not in the prompt'),
         (["--weight", "star"], "must look like WORD=2.0"),
+        (["--prompt", "a caf\udce9"], '"a caf?" holds bytes that are no text'),
+        (["--blend", "caf\udce9"], "is in neither prompt"),
+        (["--weight", "caf\udce9=2"], "is not in the prompt"),
         (["--cross-replace", "1.5"], "cross replace must lie in 0…1"),
         (["--out", "x.jpg"], "must end in .png"),
         (["--weight", "star=inf"], 'weight of "star" must be a number in ±1000, not inf'),

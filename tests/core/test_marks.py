@@ -9,8 +9,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nullinv_core import EditSettings, InputError, batch_edits, edit, invert, plan_edit, reconstruct
-from nullinv_core.backends.diffusers import load_model
+from nullinv_core import (
+    EditSettings,
+    InputError,
+    Inversion,
+    Trajectory,
+    batch_edits,
+    edit,
+    invert,
+    plan_edit,
+    reconstruct,
+)
+from nullinv_core.backends.diffusers import load_model, source_prompt
 from nullinv_core.prompt_to_prompt.alignment import align_tokens
 from nullinv_core.prompt_to_prompt.edit import common_length, plan_edits
 from nullinv_core.prompt_to_prompt.marks import carried, emphasized, literal, parse, without_marks
@@ -226,3 +236,13 @@ def test_repeating_both_texts_changes_no_edit(settings):
         results.append(edit(denoiser, again, empty, text[None, None], batch_edits([[plan]]), 3.0))
     assert torch.allclose(results[0].latents, results[1].latents, atol=1e-8)
     assert torch.equal(results[0].mask, results[1].mask)
+
+
+def test_brackets_of_older_files_stay_what_they_were(model):
+    """Guards saved inversions: a text that was inverted with its brackets is read so, a new one by its weights."""
+    text = "a (red:1.5) star"
+    prompts = {"weighted": model.prompt(text), "spelled": model.prompt(literal(text))}
+    schedule = tiny_schedule(1)
+    for prompt in prompts.values():
+        trajectory = Trajectory(torch.zeros(2, 1, 4, 4, 4), model.encode_prompts([prompt]), schedule)
+        assert source_prompt(Inversion(trajectory, None, (text,), model.fingerprint), model).words == prompt.words
