@@ -26,6 +26,7 @@ from nullinv_core import (
     reconstruct,
     save_inversion,
 )
+from nullinv_core.fingerprint import Fingerprint
 from nullinv_core.null_text import FAST, PAPER
 from nullinv_core.pinning import guidance_of_photo, without_shared
 from nullinv_core.schedule import ddim_step
@@ -344,5 +345,5 @@ def test_what_a_preset_makes_can_be_saved(tmp_path, preset):
     denoiser, context = controlled(tiny_unet(torch.float32)), context_of(SOURCE, torch.float32)
     trajectory = invert(denoiser, latents_of(dtype=torch.float32), context[None], tiny_schedule(1))
     null, _ = embed(denoiser, trajectory, context, PRESETS[preset], 7.5)
-    save_inversion(tmp_path / "x.safetensors", Inversion(trajectory, null, ("a",), "f" * 64))
+    save_inversion(tmp_path / "x.safetensors", Inversion(trajectory, null, ("a",), Fingerprint(digest="f" * 64)))
     assert torch.equal(load_inversion(tmp_path / "x.safetensors").null.embeddings, null.embeddings)
