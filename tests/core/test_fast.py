@@ -302,7 +302,7 @@ def test_presets_say_how_edits_read_the_photo(denoiser, tmp_path):
             assert torch.equal(null.embeddings[0], trajectory.context.float()) or name == "fast"
         if name == "direct":
             assert counter.forwards == 4 and torch.equal(reached, trajectory.clean)
-        inversion = Inversion(trajectory, null, ("a red cat on grass",), "model")
+        inversion = Inversion(trajectory, null, ("a red cat on grass",), Fingerprint(digest="a model"))
         save_inversion(tmp_path / "one.safetensors", inversion)
         loaded = load_inversion(tmp_path / "one.safetensors").null
         assert loaded.pinned == null.pinned
