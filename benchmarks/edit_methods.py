@@ -16,6 +16,7 @@ from nullinv_core.inversion import InversionMethod
 from nullinv_core.presets import PRESETS, PresetName, embed
 from nullinv_core.prompt_to_prompt.attention import batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit
+from nullinv_core.prompt_to_prompt.marks import literal
 
 from .edit_cases import EditTask
 
@@ -61,7 +62,8 @@ class Photo:
 
 def photo_of(model: DiffusersModel, task: EditTask) -> Photo:
     """A task's picture, ready for the methods."""
-    prompts = [model.prompt(text) for text in (task.source_prompt, task.edit_prompt, "")]
+    # the authors' texts know no weights: a bracket is a bracket
+    prompts = [model.prompt(literal(text)) for text in (task.source_prompt, task.edit_prompt, "")]
     source, edited, empty = model.encode_prompts(prompts).split(1)
     latents = model.encode_image(torch.from_numpy(task.source)[None])
     both = (task.settings, task.suited or task.settings)

@@ -460,7 +460,6 @@ def other_model(chain, plan, sampler):
         (change(lambda c, p, s: p, source_text="a cat"), "not the one that the picture was inverted with"),
         (change(lambda c, p, s: s, end_step=99), "between 1 and 4 steps"),
         (change(lambda c, p, s: p, source_text=" "), "the source text is empty"),
-        (change(lambda c, p, s: p, edit_text="a ((big:2) star:2)"), "inside of another"),
         (other_model, "another MODEL"),
         (VELOCITY, "another MODEL"),
         (applied_before, "with null embeddings in it"),

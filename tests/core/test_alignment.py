@@ -313,6 +313,18 @@ def test_the_explanation_names_sources():
     ]
 
 
+def test_the_explanation_says_what_helps_where_things_come_or_go():
+    """Guards the hint: for a thing removed or added, not for words that stand in for words, nor for a sign."""
+    for a, b, left, hint in [
+        ("a cat and a dog", "a cat", "left out: and a dog", True),
+        ("a cat", "a cat and a dog", "", True),
+        ("a cat", "a dog .", "", False),
+    ]:
+        source, edit = prompts(a, b)
+        said = explain(source, edit, align_tokens(source, edit))
+        assert left in said and ("left out" in said) == bool(left) and ("steady_words" in said) == hint
+
+
 @given(st.text("ab c\n\t", max_size=200), st.text("ab c\n\t", max_size=200))
 def test_messages_are_one_line(phrase, text):
     """Guards what the page shows: whatever a prompt or a phrase holds, of whatever length."""
