@@ -58,7 +58,8 @@ def fingerprint_of(model: Any) -> Fingerprint:
 def prediction_of(sampling: Any) -> str:
     """What a network predicts, by the core's name for it; ComfyUI's where the core has none."""
     # the class is made of how noise levels are spaced and of what is predicted
-    kind = next((name for name in _kinds(sampling) if not name.startswith("ModelSampling")), "")
+    spacing = ("ModelSampling", "Module", "object")
+    kind = next((name for name in _kinds(sampling) if not name.startswith(spacing)), "")
     return {"EPS": "epsilon", "V_PREDICTION": "v_prediction"}.get(kind, kind)
 
 

@@ -143,16 +143,18 @@ def test_sigmas_that_begin_half_way_are_a_shorter_path(comfy):
         "latent_image": chain.invert(0),
     }  # fmt: skip
     sampled = g.add("SamplerCustom", sigmas=halves(1), **inputs)
+    back = g.add("SamplerCustom", sigmas=halves(1), **{**inputs, "model": chain.load(), "cfg": 1.0})
     for name, samples in (
         ("photo", chain.latent()), ("source", sampler(1)), ("edited", sampler(0)), ("sampled", sampled()),
-        ("optimized", chain.optimize(1)),
+        ("optimized", chain.optimize(1)), ("back", back()),
     ):  # fmt: skip
         g.add("SaveLatent", samples=samples, filename_prefix=f"lower-{name}")
     comfy.run(g)
-    photo, sampled = latent(comfy, "lower-photo"), latent(comfy, "lower-sampled")
-    assert relative(sampled, photo) < 0.1 and relative(latent(comfy, "lower-source"), photo) < 0.1
-    assert relative(sampled, latent(comfy, "lower-optimized")) < 1e-3
-    assert relative(latent(comfy, "lower-edited"), photo) > 0.1
+    photo, optimized = latent(comfy, "lower-photo"), latent(comfy, "lower-optimized")
+    assert relative(latent(comfy, "lower-back"), photo) < 0.1
+    for name in ("sampled", "source"):
+        assert relative(latent(comfy, f"lower-{name}"), optimized) < 1e-3, name
+    assert relative(latent(comfy, "lower-edited"), optimized) > 0.1
     guided = chain.guided(chain.load())
     g.add("SaveLatent", samples=guided(), filename_prefix="lower-guided")
     assert "give the sampler the SIGMAS of DDIM Invert" in error_of(comfy.finish(comfy.queue(g)))
