@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .looks import COLOURS
-from .objects import OBJECTS
+from .objects import LIDDED, LIERS, OBJECTS
 from .places import PLACES
 from .scenes import Scene, Thing
 
@@ -27,7 +27,8 @@ class Wording:
     """Which of several ways a caption takes; all zero is the usual one.
 
     ``opening`` and ``place`` number the ways in ``OPENINGS`` and ``Place.phrases``; ``wearing`` those in ``WEARING``;
-    ``material_first``: "a wooden red cat", not "a red wooden cat"; ``closed``: says that a lid is closed.
+    ``material_first``: "a wooden red cat", not "a red wooden cat"; ``closed``: says that a lid is closed,
+    ``sitting`` that an animal which could lie sits.
     """
 
     opening: int = 0
@@ -35,6 +36,10 @@ class Wording:
     wearing: int = 0
     material_first: bool = False
     closed: bool = False
+    sitting: bool = False
+
+
+USUAL = Wording()
 
 
 def sample_wording(rng: np.random.Generator) -> Wording:
@@ -45,6 +50,7 @@ def sample_wording(rng: np.random.Generator) -> Wording:
         wearing=int(rng.uniform() < 0.3),
         material_first=bool(rng.uniform() < 0.3),
         closed=bool(rng.uniform() < 0.3),
+        sitting=bool(rng.uniform() < 0.3),
     )
 
 
@@ -81,12 +87,12 @@ def reading_of(scene: Scene) -> Reading:
     return Reading(tuple(said_of(t) for t in scene.things), scene.place, scene.style)
 
 
-def caption(scene: Scene, wording: Wording = Wording()) -> str:
+def caption(scene: Scene, wording: Wording = USUAL) -> str:
     """Plain English that names every attribute of the scene, things from left to right."""
     return caption_of(reading_of(scene), wording)
 
 
-def caption_of(reading: Reading, wording: Wording = Wording()) -> str:
+def caption_of(reading: Reading, wording: Wording = USUAL) -> str:
     """What is to be said, in words."""
     openings, phrases = OPENINGS[reading.style], PLACES[reading.place].phrases
     opening = openings[wording.opening % len(openings)]
@@ -95,7 +101,7 @@ def caption_of(reading: Reading, wording: Wording = Wording()) -> str:
     return " ".join(part for part in (opening, things, phrases[wording.place % len(phrases)], *end) if part)
 
 
-def phrase(said: Said, wording: Wording = Wording()) -> str:
+def phrase(said: Said, wording: Wording = USUAL) -> str:
     """A toy in words with its article."""
     if said.material == "clay":
         looks = [said.colour]
@@ -103,9 +109,10 @@ def phrase(said: Said, wording: Wording = Wording()) -> str:
         looks = [said.material, said.colour]
     else:
         looks = [said.colour, said.material]
-    lid = ["open"] if said.open else ["closed"] if wording.closed and said.kind in ("pot", "gift") else []
+    lid = ["open"] if said.open else ["closed"] if wording.closed and said.kind in LIDDED else []
     ways = [f"facing {said.facing}"] if said.facing else []
-    ways += ["lying down"] if said.pose == "lying" else []
+    sits = wording.sitting and said.kind in LIERS and not said.facing
+    ways += ["lying down"] if said.pose else ["sitting"] if sits else []
     ways += [f"{WEARING[wording.wearing]} {said.wears}"] if said.wears else []
     return " ".join([_with_article(" ".join([*lid, *looks, said.kind])), *([" and ".join(ways)] if ways else [])])
 

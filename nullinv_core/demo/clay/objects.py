@@ -368,7 +368,8 @@ def _mushroom(form: Form) -> Parts:
 
 def _mug(form: Form) -> Parts:
     wall: Outline = [(-0.1, 0.03), (0.34, 0.03), (0.38, 0.82), (0.31, 0.82), (0.28, 0.12), (-0.1, 0.12)]
-    handle = cut(ring((0.42, 0.43, 0), 0.2, 0.06, axis=2), turned_on_a_wheel([(-0.1, 0), (0.34, 0), (0.37, 0.9), (-0.1, 0.9)]))  # fmt: skip
+    inside: Outline = [(-0.1, 0.0), (0.34, 0.0), (0.37, 0.9), (-0.1, 0.9)]
+    handle = cut(ring((0.42, 0.43, 0), 0.2, 0.06, axis=2), turned_on_a_wheel(inside))
     drink = disc((0, 0.66, 0), 0.32, 0.03, 0.01)
     stripe = turned_on_a_wheel([(0.3, 0.2), (0.356, 0.2), (0.361, 0.3), (0.3, 0.3)], 0.025)
     return [
@@ -470,22 +471,24 @@ def _car(form: Form) -> Parts:
 def _boat(form: Form) -> Parts:
     hull = above(ellipsoid((0, 0.36, 0), (0.64, 0.36, 0.3)), 0.0)
     hull = cut(hull, block((0, 0.66, 0), (1.0, 0.3, 1.0), 0.0), ellipsoid((0, 0.42, 0), (0.52, 0.22, 0.22)))
-    edge = cut(ellipsoid((0, 0.36, 0), (0.655, 0.36, 0.315)), block((0, 0.68, 0), (1, 0.28, 1), 0), block((0, 0.12, 0), (1, 0.19, 1), 0))  # fmt: skip
-    edge = cut(edge, ellipsoid((0, 0.42, 0), (0.54, 0.3, 0.23)))
+    plank = cut(
+        ellipsoid((0, 0.36, 0), (0.655, 0.36, 0.315)),
+        block((0, 0.68, 0), (1, 0.28, 1), 0),
+        block((0, 0.12, 0), (1, 0.19, 1), 0),
+        ellipsoid((0, 0.42, 0), (0.54, 0.3, 0.23)),
+    )
     mast = rod((0.0, 0.25, 0), (0.0, 1.25, 0), 0.035)
     sail = slab([(0.06, 0.5), (0.52, 0.5), (0.06, 1.2)], (-0.02, 0.02), 0.015)
     jib = slab([(-0.06, 0.5), (-0.42, 0.5), (-0.06, 1.02)], (-0.02, 0.02), 0.015)
     flag = slab([(0.0, 1.24), (0.0, 1.36), (-0.2, 1.3)], (-0.02, 0.02), 0.01)
     return [
-        Part(hull, "main"), Part(edge, "wood"), Part(mast, "wood"), Part(sail, "white"),
+        Part(hull, "main"), Part(plank, "wood"), Part(mast, "wood"), Part(sail, "white"),
         Part(union(jib, flag), "main"),
     ]  # fmt: skip
 
 
 def _rocket(form: Form) -> Parts:
-    body = turned_on_a_wheel(
-        [(-0.1, 0.2), (0.2, 0.2), (0.29, 0.45), (0.29, 0.65), (0.22, 0.88), (-0.1, 0.88)], 0.03
-    )
+    body = turned_on_a_wheel([(-0.1, 0.2), (0.2, 0.2), (0.29, 0.45), (0.29, 0.65), (0.22, 0.88), (-0.1, 0.88)], 0.03)
     nose = turned_on_a_wheel([(-0.1, 0.9), (0.21, 0.9), (0.13, 1.1), (0.0, 1.25), (-0.1, 1.25)], 0.03)
     fin: Outline = [(0.2, 0.5), (0.32, 0.42), (0.5, 0.12), (0.48, 0.0), (0.36, 0.14), (0.2, 0.22)]
     fins = union(both_sides(slab(fin, (-0.035, 0.035), 0.02)), slab([(z, y) for z, y in fin], (-0.035, 0.035), 0.02, 0))
@@ -522,7 +525,9 @@ def _cactus(form: Form) -> Parts:
     stem = ribbed(rod((0, 0.35, 0), (0, 0.98, 0), 0.2), 0.014)
     left = chain([(-0.1, 0.6, 0), (-0.38, 0.62, 0), (-0.4, 0.88, 0)], 0.095)
     right = chain([(0.1, 0.5, 0), (0.38, 0.52, 0), (0.4, 0.72, 0)], 0.085)
-    petals = union(*(ball((0.085 * math.cos(a), 1.2, 0.085 * math.sin(a)), 0.075) for a in (0.3, 1.56, 2.81, 4.07, 5.33)))
+    petals = union(
+        *(ball((0.085 * math.cos(a), 1.2, 0.085 * math.sin(a)), 0.075) for a in (0.3, 1.56, 2.81, 4.07, 5.33))
+    )
     heart = ball((0, 1.24, 0), 0.06)
     return [
         *_planter(), Part(stem, "main"), Part(left, "main", 0.06), Part(right, "main", 0.06), Part(petals, "rose"),
@@ -534,7 +539,9 @@ def _flower(form: Form) -> Parts:
     stem = chain([(0, 0.4, 0), (0.03, 0.6, 0), (0, 0.8, 0.0)], 0.04)
     leaves = both_sides(tilted(ellipsoid((0.17, 0.56, 0.02), (0.17, 0.035, 0.085)), 30, (0.02, 0.52, 0), axis=2))
     angles = [i * 1.0471975512 + 0.5235987756 for i in range(6)]
-    petals = union(*(ellipsoid((0.24 * math.cos(a), 0.92 + 0.24 * math.sin(a), 0.05), (0.155, 0.155, 0.07)) for a in angles))
+    petals = union(
+        *(ellipsoid((0.24 * math.cos(a), 0.92 + 0.24 * math.sin(a), 0.05), (0.155, 0.155, 0.07)) for a in angles)
+    )
     heart = ellipsoid((0, 0.92, 0.1), (0.14, 0.14, 0.08))
     return [
         *_planter(), Part(stem, "green"), Part(leaves, "green", 0.02), Part(petals, "main", 0.015),

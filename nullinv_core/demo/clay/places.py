@@ -143,18 +143,14 @@ PLACES: dict[str, Place] = {
     "sand": Place(
         ("on sand", "on the sand"), _sand, ((0.33, 0.62, 0.74), (0.56, 0.78, 0.88), (0.70, 0.86, 0.96)), 0.25
     ),
-    "snow": Place(
-        ("in snow", "in the snow"), _snow, ((0.72, 0.80, 0.88), (0.62, 0.73, 0.84), (0.74, 0.83, 0.93)), 0.5
-    ),
+    "snow": Place(("in snow", "in the snow"), _snow, ((0.72, 0.80, 0.88), (0.62, 0.73, 0.84), (0.74, 0.83, 0.93)), 0.5),
     "marble": Place(
         ("on a marble table", "on marble"), _marble, ((0.50, 0.53, 0.56), (0.64, 0.67, 0.70), (0.76, 0.78, 0.80)), 0.5
     ),
     "brick": Place(
         ("on a brick floor", "on bricks"), _brick, ((0.56, 0.52, 0.45), (0.70, 0.66, 0.57), (0.82, 0.79, 0.70)), 0.4
     ),
-    "moss": Place(
-        ("on moss", "on the moss"), _moss, ((0.14, 0.21, 0.12), (0.20, 0.30, 0.17), (0.36, 0.46, 0.28)), 0.9
-    ),
+    "moss": Place(("on moss", "on the moss"), _moss, ((0.14, 0.21, 0.12), (0.20, 0.30, 0.17), (0.36, 0.46, 0.28)), 0.9),
     "cloth": Place(
         ("on a checkered cloth", "on a picnic blanket"),
         _cloth,

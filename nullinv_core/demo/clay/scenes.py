@@ -20,6 +20,9 @@ GAP = 0.05
 """Two toys keep so much apart."""
 
 
+FRONT = View()
+
+
 @dataclass(frozen=True)
 class Thing:
     """A toy with everything that a caption can say of it, and where it stands (see ``Placed``).
@@ -57,7 +60,7 @@ class Scene:
     things: tuple[Thing, ...]
     place: str
     style: str = "photo"
-    view: View = View()
+    view: View = FRONT
     setting: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
     @property
