@@ -59,10 +59,13 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
     return merged
 
 
-def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write vocab.json, merges.txt and the configuration to ``folder``; return the tokenizer they make."""
+def write_tokenizer(folder: Path, counts: Counter[str] | None = None, number: int = MERGES) -> CLIPTokenizer:
+    """Write vocab.json, merges.txt and the configuration to ``folder``; return the tokenizer they make.
+
+    It knows ``number`` merges learned from how often each word is used, by default in the captions of flat shapes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    merges = learn_merges(word_counts(), MERGES)
+    merges = learn_merges(counts or word_counts(), number)
     symbols = byte_symbols()
     entries = [*symbols, *(s + "</w>" for s in symbols), *("".join(m) for m in merges), START_TOKEN, END_TOKEN]
     vocabulary = {entry: index for index, entry in enumerate(dict.fromkeys(entries))}

@@ -13,28 +13,43 @@ from pathlib import Path
 import torch
 
 from ..training_loop import Budget
-from . import train_autoencoder
+from ..train import write_model
+from . import train_autoencoder, train_text, train_unet
 
 PARTS = ("autoencoder", "decoder", "text", "unet")
 
 
-def train(work: Path, part: str, device: str, budget: Budget) -> bool:
-    """Run one part as far as the budget lets it; return whether it is finished."""
+def train(work: Path, out: Path, part: str, device: str, budget: Budget) -> bool:
+    """Run one part as far as the budget lets it; return whether it is finished. The UNet's writes the model."""
     work.mkdir(parents=True, exist_ok=True)
-    return train_autoencoder.train(work, device, budget, part) is not None
+    if part in ("autoencoder", "decoder"):
+        return train_autoencoder.train(work, device, budget, part) is not None
+    tokenizer = train_text.tokenizer_of(work / "tokenizer")
+    text = train_text.train(work, tokenizer, device, budget)
+    if text is None or part == "text":
+        return text is not None
+    encoder = train_autoencoder.train(work, device, budget, "autoencoder")
+    unet = train_unet.train(work, encoder, text, tokenizer, device, budget) if encoder else None
+    vae = train_autoencoder.train(work, device, budget, "decoder") if unet else None
+    if vae is None or unet is None:
+        return False
+    write_model(out, vae, train_unet.without_hints(unet), text)
+    train_text.tokenizer_of(out / "tokenizer")
+    return True
 
 
 def main() -> None:
     """Command line of the training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("demo-training"), help="folder of the resumable state")
+    parser.add_argument("--out", type=Path, default=Path("clay-model"), help="where the finished model goes")
     parser.add_argument("--part", choices=PARTS, default="unet")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; run again to go on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     # gradients of a bfloat16 network are often denormal, which costs a CPU many times the work of zeros
     torch.set_flush_denormal(True)
-    done = train(options.work, options.part, options.device, Budget(options.minutes))
+    done = train(options.work, options.out, options.part, options.device, Budget(options.minutes))
     print(f"{options.part} finished" if done else "stopped by --minutes; run the same command to go on")
 
 
