@@ -12,7 +12,7 @@ from .captions import USUAL, Wording, caption
 from .looks import COLOURS, MATERIALS, STYLES, WARM
 from .objects import ANIMALS, FACING, LIDDED, LIERS, OBJECTS, span
 from .places import PLACES
-from .scenes import GAP, ROOM, Scene, Split, Thing, buffers_of, render, sample_scene
+from .scenes import GAP, ROOM, Scene, Split, Thing, belongs, buffers_of, render, sample_scene
 
 KINDS = ("object", "add", "delete", "content", "pose", "colour", "material", "background", "style", "swap")
 """``swap`` exchanges the colours of two toys; ``content`` puts on a hat or a scarf, opens or closes a lid."""
@@ -82,7 +82,9 @@ def sample_edit(seed: int, kind: str, split: Split = "held-out") -> EditCase:
         rng = np.random.default_rng([seed, attempt, KINDS.index(kind), 6])
         scene = replace(sample_scene(seed * 10_007 + attempt, split, count), style="photo")
         case = _edited(scene, kind, rng)
-        if case is not None and case.source != case.target and _is_fair(case.target):
+        if case is None or case.source == case.target:
+            continue
+        if belongs(case.source, split) and _is_fair(case.target):
             return case
     raise RuntimeError(f"no scene of the {split} split admits the edit {kind!r}")
 

@@ -70,9 +70,14 @@ class Scene:
         return Look(colours, materials, self.place, self.setting, self.style)
 
 
-def buffers_of(scene: Scene, device: str = "cpu") -> Buffers:
-    """The scene's geometry, see ``geometry``."""
-    return geometry(tuple(t.placed for t in scene.things), scene.view, device)
+def buffers_of(scene: Scene) -> Buffers:
+    """The scene's geometry, see ``geometry``; the last few are kept, as scenes often differ in colours alone."""
+    return _geometry(tuple(t.placed for t in scene.things), scene.view)
+
+
+@lru_cache(maxsize=16)
+def _geometry(things: tuple[Placed, ...], view: View) -> Buffers:
+    return geometry(things, view)
 
 
 def render(scene: Scene) -> np.ndarray:

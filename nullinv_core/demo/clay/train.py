@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ..training_loop import Budget
 from ..train import write_model
+from ..training_loop import Budget
 from . import train_autoencoder, train_text, train_unet
 
 PARTS = ("autoencoder", "decoder", "text", "unet")

@@ -1,4 +1,4 @@
-"""Train the UNet of the clay world on cached latents, in cycles of the learning rate that see more and more pictures."""
+"""Train the UNet of the clay world on cached latents, in cycles of the learning rate that see ever more pictures."""
 
 from __future__ import annotations
 

@@ -1,0 +1,119 @@
+"""Edits of the clay world: their truth, masks and captions."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nullinv_core.demo.clay.captions import read_caption, reading_of
+from nullinv_core.demo.clay.edits import KINDS, VISIBLE, mark, sample_edit, toy_mask
+from nullinv_core.demo.clay.scenes import belongs, buffers_of, render, span
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_edits_change_what_their_kind_says_and_nothing_else(kind):
+    """Guards each kind: which attributes differ, that the source is held out, and that captions say both."""
+    for seed in range(12):
+        case = sample_edit(seed, kind)
+        assert case == sample_edit(seed, kind) and belongs(case.source, "held-out") and case.source != case.target
+        assert [read_caption(c) for c in case.captions] == [reading_of(s) for s in (case.source, case.target)]
+        source, target = (reading_of(s) for s in (case.source, case.target))
+        before, after = source.things, target.things
+        if kind == "add":
+            before, after = after, before
+        if kind in ("add", "delete"):
+            assert len(before) == 2 and len(after) == 1 and after[0] in before
+            continue
+        assert (source.place == target.place) == (kind != "background")
+        assert (source.style == target.style) == (kind != "style")
+        fields = {"object": "kind", "colour": "colour", "material": "material", "swap": "colour"}
+        differ = {f for a, b in zip(before, after, strict=True) for f in vars(a) if getattr(a, f) != getattr(b, f)}
+        if kind in fields:
+            assert differ == {fields[kind]}
+        else:
+            allowed = {"content": {"wears", "open"}, "pose": {"pose", "facing"}}.get(kind, set())
+            assert differ <= allowed and (len(differ) == 1) == bool(allowed)
+        if kind == "swap":
+            assert [t.colour for t in before] == [t.colour for t in reversed(after)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_hold_every_change(kind):
+    """Guards masks: outside of one the true answer equals the source, or holds the toys where the place is new."""
+    case = sample_edit(40, kind)
+    source, target = render(case.source), render(case.target)
+    kept = ~case.mask
+    assert case.mask.any() and target.shape == (128, 128, 3)
+    if kind == "background":
+        assert np.array_equal(kept, toy_mask(case.source)) and np.array_equal(kept, toy_mask(case.target))
+        assert np.abs(source - target)[kept].mean() < 0.06 < np.abs(source - target)[case.mask].mean()
+    else:
+        assert np.abs(source - target)[kept].max(initial=0) <= VISIBLE
+        assert kept.any() == (kind != "style")
+
+
+def test_colours_do_not_move_a_hat():
+    """Guards the colour edit: geometry stays, and what a toy wears keeps its own colour."""
+    for seed in range(200):
+        case = sample_edit(seed, "colour")
+        thing, other = (
+            (t, o) for t, o in zip(case.source.things, case.target.things, strict=True) if t != o
+        ).__next__()
+        assert thing.placed == other.placed
+        if thing.form.wears:
+            break
+    label = buffers_of(case.source).label.numpy()
+    worn = (label > 0) & ((label.astype(int) - 1) % 32 == 13)
+    inside = worn.reshape(128, 2, 128, 2).all((1, 3))
+    assert inside.any() and np.abs(render(case.source) - render(case.target))[inside].max() < 0.02
+
+
+@pytest.mark.parametrize("kind", ["object", "content", "pose"])
+def test_changed_toys_keep_out_of_their_neighbours(kind):
+    """Guards placing after an edit: toys neither overlap nor leave the picture."""
+    for seed in range(25):
+        ends = [-0.96]
+        for thing in sample_edit(seed, kind).target.things:
+            left, right = span(thing.form, thing.yaw)
+            assert thing.x + left * thing.scale >= ends[-1] - 0.02
+            ends.append(thing.x + right * thing.scale)
+        assert ends[-1] <= 0.96
+
+
+def test_marks_by_example():
+    """Guards PIE-Bench's brackets."""
+    assert mark("a red cat on sand", "an orange cat on sand") == ("a [red] cat on sand", "an [orange] cat on sand")
+    assert mark("a cat on sand", "a cat and a blue mug on sand") == ("a cat on sand", "a cat [and a blue mug] on sand")
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 500), st.sampled_from(KINDS))
+def test_marks_are_all_that_differs(seed, kind):
+    """Guards marks: without them the captions are back, and without what they hold both are the same."""
+    case = sample_edit(seed, kind)
+    assert [m.replace("[", "").replace("]", "") for m in case.marked] == list(case.captions)
+
+    def rest(text: str) -> list[str]:
+        kept, depth = [], 0
+        for word in text.split():
+            depth += word.count("[")
+            if not depth:
+                kept.append("a" if word == "an" else word)
+            depth -= word.count("]")
+        return kept
+
+    assert rest(case.marked[0]) == rest(case.marked[1])
+
+
+def test_unknown_kinds_are_refused():
+    """Guards the message: it names the kinds that there are."""
+    with pytest.raises(ValueError, match="choose one of object, add"):
+        sample_edit(0, "nothing")
+
+
+def test_a_style_is_of_the_same_scene():
+    """Guards styles: geometry and all but the style are the source's."""
+    case = sample_edit(3, "style")
+    assert replace(case.target, style="photo") == case.source
