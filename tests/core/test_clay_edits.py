@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
+from benchmarks.pie_bench import decode_mask, pie_tasks
+from benchmarks.pie_folder import encode_mask, write_folder
 from nullinv_core.demo.clay.captions import read_caption, reading_of
 from nullinv_core.demo.clay.edits import KINDS, VISIBLE, mark, sample_edit, toy_mask
 from nullinv_core.demo.clay.scenes import belongs, buffers_of, render, span
+from nullinv_core.images import psnr
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,3 +121,24 @@ def test_a_style_is_of_the_same_scene():
     """Guards styles: geometry and all but the style are the source's."""
     case = sample_edit(3, "style")
     assert replace(case.target, style="photo") == case.source
+
+
+@given(arrays(bool, (16, 16)))
+def test_pie_masks_are_read_back(mask):
+    """Guards the run lengths: decoded as PIE-Bench's own are, they are the mask, its border aside."""
+    found = decode_mask(encode_mask(mask), 16)
+    assert np.array_equal(found[1:-1, 1:-1], mask[1:-1, 1:-1]) and found[0].all() and found[:, -1].all()
+
+
+def test_a_pie_folder_is_read_back(tmp_path):
+    """Guards the layout: our own reader of PIE-Bench finds every picture, caption, kind and mask in it."""
+    cases = [sample_edit(7, kind) for kind in ("object", "background", "swap")]
+    write_folder(cases, tmp_path)
+    for task, case in zip(pie_tasks(tmp_path, 128), cases, strict=True):
+        assert (task.source_prompt, task.edit_prompt) == case.captions
+        assert task.kind == {"object": "change object", "background": "change background", "swap": "random"}[case.kind]
+        assert psnr(task.source, render(case.source)) > 40
+        assert np.array_equal(task.changes[1:-1, 1:-1], case.mask[1:-1, 1:-1])
+        kinds = [t.kind for t in (*case.source.things, *case.target.things)]
+        assert all(word in kinds for word in task.settings.blend or ())
+    assert len(list((tmp_path / "true_images").rglob("*.png"))) == 3
