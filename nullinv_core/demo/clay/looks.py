@@ -238,10 +238,12 @@ def _pencil(picture: Tensor, buffers: Buffers) -> Tensor:
         na, nb = (normal.narrow(axis + 1, start, FINE - 1) for start in (0, 1))
         line = torch.maximum((a != b).float(), ((0.75 - (na * nb).sum(0)) * 3).clamp(0, 0.8))
         edge.narrow(axis, 0, FINE - 1).copy_(torch.maximum(edge.narrow(axis, 0, FINE - 1), line))
-    edge = torch.nn.functional.max_pool2d(edge[None, None], 3, 1, 1)[0, 0]
+    # lines and hatching are wide and soft, or an autoencoder of eight pixels a cell loses them
+    edge = avg_pool2d(torch.nn.functional.max_pool2d(edge[None, None], 3, 1, 1), 3, 1, 1)[0, 0]
     steps = torch.arange(FINE, dtype=torch.float32)
-    phase = (steps[None] + steps[:, None] * 0.8) / 11
-    hatch = ((phase - phase.floor() - 0.5).abs() * 4 - 0.4).clamp(0, 1)
+    phase = (steps[None] + steps[:, None] * 0.8) / 16
+    hatch = ((phase - phase.floor() - 0.5).abs() * 3 - 0.25).clamp(0, 1)
     shade = (1 - grey).clamp(0, 1)
-    drawn = 0.96 - 0.34 * shade - 0.30 * (shade - 0.35).clamp_min(0) * 1.5 * hatch - 0.62 * edge
-    return drawn.clamp(0, 1).expand(3, -1, -1)
+    drawn = 0.96 - 0.42 * shade - 0.2 * (shade - 0.35).clamp_min(0) * hatch - 0.58 * edge
+    filled = (label > 0) & ((label - 1) % 32 == ROLES.index("black"))
+    return torch.where(filled, 0.2, drawn.clamp(0, 1)).expand(3, -1, -1)

@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool2d
 from ..muon import Muon
 from ..training_loop import Budget, run_steps, warmup_cosine
 from ..training_state import finished_steps, load_module
-from .dataset import SHARD, example, read_shard, render_shard
+from .dataset import Pictures, make_pictures, pictures_path, read_pictures
 from .objects import ROLES
 
 PREVIEW_FACTORS = (
@@ -32,7 +32,7 @@ PREVIEW_FACTORS = (
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps, crops a step (two of each picture), peak learning rate; whether the decoder learns alone."""
+    """Steps, crops a step, peak learning rate; whether the decoder learns alone."""
 
     steps: int
     batch: int
@@ -42,10 +42,10 @@ class Stage:
 
 STAGES = {
     "autoencoder": Stage(5_000, 8, 1.5e-3),
-    "decoder": Stage(6_000, 8, 1e-3, decoder_only=True),
+    "decoder": Stage(12_000, 8, 1e-3, decoder_only=True),
 }
-SHARDS = 16
-"""So many shards of stages are learned from: 800 geometries, each in any colours and place."""
+POOL = [(index, variation) for index in range(16) for variation in range(4)]
+"""Shards and variations of the pictures that are learned from: 800 geometries, each in four sets of colours."""
 CROP = 64
 LATENT_NOISE = 0.05
 """Noise on the latents in training, so that the decoder forgives small errors of a diffusion model."""
@@ -59,22 +59,16 @@ def new_autoencoder() -> AutoencoderTiny:
     return AutoencoderTiny(scaling_factor=1.0)
 
 
-def crops(shards: Tensor, seed: tuple[int, int], batch: int) -> Tensor:
-    """Training crops, the same for the same seed: float32 (batch, 3, 64, 64) in -1…1; most of them of toys and faces.
-
-    ``shards``: uint8 (stages, 8, 256, 256), see ``read_shard``.
-    """
+def crops(pictures: Pictures, seed: tuple[int, int], batch: int) -> Tensor:
+    """Training crops, the same for the same seed: float32 (batch, 3, 64, 64) in -1…1; most show toys and faces."""
     rng = np.random.default_rng([*seed, 7])
     images = []
-    for _ in range(batch // 2):
-        number = int(rng.integers(len(shards)))
-        image = example(shards[number], number, int(rng.integers(2**31))).image
-        label = shards[number, 0, ::2, ::2]
-        for share in rng.uniform(size=2):
-            top, left = _corner(rng, label, float(share))
-            part = image[:, top : top + CROP, left : left + CROP]
-            images.append(part.flip(2) if rng.uniform() < 0.5 else part)
-    return torch.stack(images) * 2 - 1
+    for _ in range(batch):
+        number = int(rng.integers(len(pictures.images)))
+        top, left = _corner(rng, pictures.label[number], float(rng.uniform()))
+        part = pictures.images[number, :, top : top + CROP, left : left + CROP]
+        images.append(part.flip(2) if rng.uniform() < 0.5 else part)
+    return torch.stack(images).float() / 127.5 - 1
 
 
 def _corner(rng: np.random.Generator, label: Tensor, share: float) -> tuple[int, int]:
@@ -108,11 +102,11 @@ def edge_loss(decoded: Tensor, images: Tensor) -> Tensor:
     return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
 
 
-def load_shards(work: Path, count: int) -> Tensor:
-    """The first shards' stages in one tensor; renders what is missing."""
-    for index in range(count):
-        render_shard(work, index)
-    return torch.cat([read_shard(work, index) for index in range(count)])
+def load_pictures(work: Path) -> Pictures:
+    """The pictures that the autoencoder learns from; makes what is missing."""
+    for index, variation in POOL:
+        make_pictures(work, index, variation)
+    return read_pictures([pictures_path(work, index, variation) for index, variation in POOL])
 
 
 def train(work: Path, device: str, budget: Budget, name: str = "decoder") -> AutoencoderTiny | None:
@@ -130,11 +124,10 @@ def train(work: Path, device: str, budget: Budget, name: str = "decoder") -> Aut
     model = earlier.to(device).train().to(memory_format=torch.channels_last)
     model.encoder.requires_grad_(not stage.decoder_only)
     optimizer = Muon(*_matrices_and_others(model))
-    shards = load_shards(work, SHARDS)
-    assert len(shards) == SHARDS * SHARD
+    pictures = load_pictures(work)
 
     def loss_of(step: int) -> Tensor:
-        images = crops(shards, (number, step), stage.batch).to(device, memory_format=torch.channels_last)
+        images = crops(pictures, (number, step), stage.batch).to(device, memory_format=torch.channels_last)
         noise = torch.Generator().manual_seed(step)
         with torch.autocast(device, torch.bfloat16):
             with torch.set_grad_enabled(not stage.decoder_only):

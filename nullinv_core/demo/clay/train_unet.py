@@ -25,7 +25,7 @@ from ..train_text import WIDTH, token_ids
 from ..train_unet import DROPOUT, EMA, OFFSET_NOISE, encode
 from ..training_loop import Budget, run_steps, warmup_cosine
 from ..training_state import finished_steps, load_module
-from .dataset import SHARD, STAGES, example, read_shard, render_shard
+from .dataset import SHARD, STAGES, Pictures, make_pictures, pictures_path, read_pictures
 from .looks import COLOURS
 from .objects import OBJECTS
 
@@ -53,6 +53,8 @@ CYCLES = {
 }
 """Each goes on from the averaged weights of the one before."""
 BATCH = 32
+GPU_BATCH = 128
+"""On a GPU, which is as fast at four times as many."""
 KINDS = len(OBJECTS)
 HINTS = KINDS + len(COLOURS)
 """Channels that the UNet has in training only: where each kind of toy is, and each colour."""
@@ -75,7 +77,7 @@ def new_unet(extra_channels: int = 0) -> UNet2DConditionModel:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Encoded:
     """Training pictures as the UNet sees them.
 
     ``latents`` float16 (n, 4, 16, 16); ``masks`` uint8 (n, 2, 16, 16), where each toy is; ``names`` int64 (n, 2, 2),
@@ -89,7 +91,7 @@ class Pictures:
 
 
 def hints(masks: Tensor, names: Tensor) -> Tensor:
-    """Where each kind and each colour is: float32 (n, HINTS, 16, 16) from ``Pictures.masks`` and ``names``.
+    """Where each kind and each colour is: float32 (n, HINTS, 16, 16) from ``Encoded.masks`` and ``names``.
 
     Asked for these next to the noise, the network has to find whole toys in a noisy picture, which the noise alone
     teaches slowly.
@@ -105,51 +107,42 @@ def hints(masks: Tensor, names: Tensor) -> Tensor:
 def cached(work: Path, vae: AutoencoderTiny, variation: int, device: str, budget: Budget) -> list[Path] | None:
     """Files of one variation of every stage's picture, made where they are missing; None when the budget ran out."""
     maker = fingerprint(vae.encoder.state_dict())[:8]
-    paths = [work / "latents" / f"{maker}-{variation:02d}-{index:04d}.safetensors" for index in range(STAGES // SHARD)]
-    for index, path in enumerate(paths):
-        if path.exists():
-            continue
-        if budget.spent():
-            return None
-        _cache(work, path, vae, index, variation, device)
-    return paths
+    files = []
+    for index in range(STAGES // SHARD):
+        pictures = pictures_path(work, index, variation)
+        path = work / "latents" / f"{maker}-{pictures.name}"
+        if not path.exists():
+            if budget.spent():
+                return None
+            make_pictures(work, index, variation)
+            _encode(read_pictures([pictures]), path, vae, device)
+            print(f"encoded {path.name}", flush=True)
+        files.append(path)
+    return files
 
 
-def _cache(work: Path, path: Path, vae: AutoencoderTiny, index: int, variation: int, device: str) -> None:
-    render_shard(work, index, device)
-    examples = [example(b, index * SHARD + i, variation) for i, b in enumerate(read_shard(work, index))]
-    images = torch.stack([e.image for e in examples]) * 2 - 1
+def _encode(pictures: Pictures, path: Path, vae: AutoencoderTiny, device: str) -> None:
+    """Write latents of pictures and what else the UNet learns from, atomically."""
     with torch.no_grad(), torch.autocast(device, torch.bfloat16):
         parts = [
-            vae.encoder(part.to(device, memory_format=torch.channels_last)).float().cpu() for part in images.split(25)
+            vae.encoder((part.to(device).float() / 127.5 - 1).to(memory_format=torch.channels_last)).float().cpu()
+            for part in pictures.images.split(25)
         ]
-    kinds, colours = list(OBJECTS), list(COLOURS)
-    names = torch.full((len(examples), 2, 2), -1)
-    for row, e in enumerate(examples):
-        for number, thing in enumerate(e.reading.things):
-            names[row, number] = torch.tensor([kinds.index(thing.kind), colours.index(thing.colour)])
-    tensors = {
-        "latents": torch.cat(parts).half().contiguous(),
-        "masks": (torch.stack([e.masks for e in examples]) * 255 + 0.5).to(torch.uint8),
-        "names": names,
-    }
+    tensors = {"latents": torch.cat(parts).half().contiguous(), "masks": pictures.masks, "names": pictures.names}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}-{os.getpid()}.partial")
-    save_file(tensors, partial, {"captions": json.dumps([e.caption for e in examples])})
-    os.replace(partial, path)
-    print(f"cached {path.name}", flush=True)
+    unfinished = path.with_name(f"{path.stem}-{os.getpid()}.partial")
+    save_file(tensors, unfinished, {"captions": json.dumps(pictures.captions)})
+    os.replace(unfinished, path)
 
 
-def read_pictures(paths: list[Path]) -> Pictures:
-    """The pictures of several files."""
-    latents, masks, names, captions = [], [], [], []
+def read_encoded(paths: list[Path]) -> Encoded:
+    """What several files hold."""
+    parts, captions = [], []
     for path in paths:
         with safe_open(path, "pt") as file:
-            latents.append(file.get_tensor("latents"))
-            masks.append(file.get_tensor("masks"))
-            names.append(file.get_tensor("names"))
+            parts.append({key: file.get_tensor(key) for key in ("latents", "masks", "names")})
             captions += json.loads(file.metadata()["captions"])
-    return Pictures(torch.cat(latents), torch.cat(masks), torch.cat(names), captions)
+    return Encoded(**{key: torch.cat([p[key] for p in parts]) for key in parts[0]}, captions=captions)
 
 
 def train(
@@ -184,40 +177,41 @@ def train(
         if found is None:
             return None
         files += found
-    data = read_pictures(files)
-    contexts = encode(text_encoder.to(device), token_ids(tokenizer, [*data.captions, ""]), device)
-    alphas = torch.tensor(scaled_linear_alphas(), dtype=torch.float32)
+    data = read_encoded(files)
+    contexts = encode(text_encoder.to(device), token_ids(tokenizer, [*data.captions, ""]), device).to(device)
+    latents, masks, names = (part.to(device) for part in (data.latents, data.masks, data.names))
+    alphas = torch.tensor(scaled_linear_alphas(), dtype=torch.float32, device=device)
     two = np.flatnonzero((data.names[:, 1, 0] >= 0).numpy())
     one = np.setdiff1d(np.arange(len(data.captions)), two)
+    batch = BATCH if device == "cpu" else GPU_BATCH
     unet = unet.requires_grad_(True).to(device, memory_format=torch.channels_last)
-    # on a CPU the fused attention's backward pass is slower than plain matrix products at these sizes
-    unet.set_attn_processor(AttnProcessor())
-    compiled = torch.compile(unet)
+    if device == "cpu":
+        # on a CPU the fused attention's backward pass is slower than plain matrix products at these sizes
+        unet.set_attn_processor(AttnProcessor())
+    # compiling takes a CPU minutes and gains nothing on it
+    network = unet if device == "cpu" else torch.compile(unet)
     average = copy.deepcopy(unet).requires_grad_(False)
     optimizer = Muon(*_matrices_and_others(unet))
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng([step, 11 + number])
-        pairs = round(BATCH * cycle.pairs)
-        picked = [rng.choice(two, pairs, replace=False), rng.choice(one, BATCH - pairs, replace=False)]
-        rows = torch.from_numpy(np.concatenate(picked))
-        strata = (rng.permutation(BATCH) + rng.uniform(size=BATCH)) / BATCH
-        timesteps = torch.from_numpy((strata**cycle.skew * len(alphas)).astype(np.int64))
-        texts = torch.where(torch.from_numpy(rng.uniform(size=BATCH) < DROPOUT), len(data.captions), rows)
-        clean = data.latents[rows].float()
-        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
-        noise += OFFSET_NOISE * torch.from_numpy(rng.standard_normal((BATCH, 4, 1, 1), dtype=np.float32))
+        pairs = round(batch * cycle.pairs)
+        picked = [rng.choice(two, pairs, replace=False), rng.choice(one, batch - pairs, replace=False)]
+        rows = torch.from_numpy(np.concatenate(picked)).to(device)
+        strata = (rng.permutation(batch) + rng.uniform(size=batch)) / batch
+        timesteps = torch.from_numpy((strata**cycle.skew * len(alphas)).astype(np.int64)).to(device)
+        texts = torch.where(torch.from_numpy(rng.uniform(size=batch) < DROPOUT).to(device), len(data.captions), rows)
+        clean = latents[rows].float()
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
+        noise += OFFSET_NOISE * torch.from_numpy(rng.standard_normal((batch, 4, 1, 1), dtype=np.float32)).to(device)
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         with torch.autocast(device, torch.bfloat16):
-            sample = noisy.to(device, memory_format=torch.channels_last)
-            output = compiled(sample, timesteps.to(device), contexts[texts].to(device)).sample
+            output = network(noisy.to(memory_format=torch.channels_last), timesteps, contexts[texts]).sample
         epsilon, layout = output.float().split([4, HINTS], 1)
         # halfway between predicting the noise (1) and the image (1 / snr): every timestep then has a like share
-        weight = ((1 - alpha) / alpha).sqrt().to(device)
-        denoising = ((epsilon - noise.to(device)).square() * weight).mean()
-        wanted = hints(data.masks[rows], data.names[rows]).to(device)
-        return denoising + cycle.weight * (layout - wanted).square().mean()
+        denoising = ((epsilon - noise).square() * ((1 - alpha) / alpha).sqrt()).mean()
+        return denoising + cycle.weight * (layout - hints(masks[rows], names[rows])).square().mean()
 
     def follow(step: int) -> None:
         decay = min(EMA, (1 + step) / (10 + step))
