@@ -1,7 +1,8 @@
 """Train the model of the clay world: ``python -m nullinv_core.demo.clay.train``. Resumable; the same command goes on.
 
 Stages: the autoencoder, its decoder, tokenizer and text encoder, the UNet. ``--part`` runs one of them alone: the
-decoder may learn on beside the UNet, which needs the encoder only.
+decoder may learn on beside the UNet, which needs the encoder only. ``--part write`` writes the model as far as it is
+trained, to look at what it draws.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import math
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPTextModel
 
 from ..train import write_model
 from ..training_loop import Budget
+from ..training_state import finished_steps, load_module
 from . import train_autoencoder, train_text, train_unet
 
-PARTS = ("autoencoder", "decoder", "text", "unet")
+PARTS = ("autoencoder", "decoder", "text", "unet", "write")
 
 
 def train(work: Path, out: Path, part: str, device: str, budget: Budget) -> bool:
@@ -28,14 +32,36 @@ def train(work: Path, out: Path, part: str, device: str, budget: Budget) -> bool
     text = train_text.train(work, tokenizer, device, budget)
     if text is None or part == "text":
         return text is not None
+    if part == "write":
+        return _write(work, out, text)
     encoder = train_autoencoder.train(work, device, budget, "autoencoder")
     unet = train_unet.train(work, encoder, text, tokenizer, device, budget) if encoder else None
     vae = train_autoencoder.train(work, device, budget, "decoder") if unet else None
     if vae is None or unet is None:
         return False
+    _write_parts(out, vae, unet, text)
+    return True
+
+
+def _write(work: Path, out: Path, text: CLIPTextModel) -> bool:
+    """Write the model from the newest state of each part; return whether there is one of each."""
+    vae, unet = train_autoencoder.new_autoencoder(), train_unet.new_unet(train_unet.HINTS)
+    for module, name, stages in (
+        (vae, "model", train_autoencoder.STAGES),
+        (unet, "average", train_unet.CYCLES),
+    ):
+        there = [path for stage in stages if (path := work / f"{stage}.safetensors").exists()]
+        if not there:
+            return False
+        load_module(there[-1], name, module)
+        print(f"{there[-1].name}: {finished_steps(there[-1])} steps")
+    _write_parts(out, vae, unet, text)
+    return True
+
+
+def _write_parts(out: Path, vae: AutoencoderTiny, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
     write_model(out, vae, train_unet.without_hints(unet), text)
     train_text.tokenizer_of(out / "tokenizer")
-    return True
 
 
 def main() -> None:
@@ -50,7 +76,7 @@ def main() -> None:
     # gradients of a bfloat16 network are often denormal, which costs a CPU many times the work of zeros
     torch.set_flush_denormal(True)
     done = train(options.work, options.out, options.part, options.device, Budget(options.minutes))
-    print(f"{options.part} finished" if done else "stopped by --minutes; run the same command to go on")
+    print(f"{options.part} finished" if done else "stopped before the end; run the same command to go on")
 
 
 if __name__ == "__main__":
