@@ -33,6 +33,8 @@ from .scenes import Thing, sample_look, sample_stage
 SHARD = 50
 """Stages in a file."""
 STAGES = 4_000
+JUDGED = 100
+"""Variations from here on are the judge's: it may see what is held out from the model."""
 MIRROR = {"left": "right", "right": "left", "": ""}
 
 
@@ -109,7 +111,7 @@ def example(stacked: Tensor, number: int, variation: int) -> Example:
     """One of the many pictures of a stage, the same for the same numbers; every second one is mirrored."""
     rng = np.random.default_rng([number, variation, 4])
     things, view = stage(number)
-    scene = sample_look(rng, things, view, "train")
+    scene = sample_look(rng, things, view, "train" if variation < JUDGED else "all")
     image = compose(Buffers.of(stacked), scene.view, scene.look).permute(2, 0, 1)
     reading, masks, label = reading_of(scene), toy_masks(stacked[0]), stacked[0, ::2, ::2]
     if rng.uniform() < 0.5:

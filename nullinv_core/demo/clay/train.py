@@ -18,9 +18,9 @@ from transformers import CLIPTextModel
 from ..train import write_model
 from ..training_loop import Budget
 from ..training_state import finished_steps, load_module
-from . import train_autoencoder, train_text, train_unet
+from . import train_autoencoder, train_judge, train_text, train_unet
 
-PARTS = ("autoencoder", "decoder", "text", "unet", "write")
+PARTS = ("autoencoder", "decoder", "text", "unet", "judge", "write")
 
 
 def train(work: Path, out: Path, part: str, device: str, budget: Budget) -> bool:
@@ -28,6 +28,8 @@ def train(work: Path, out: Path, part: str, device: str, budget: Budget) -> bool
     work.mkdir(parents=True, exist_ok=True)
     if part in ("autoencoder", "decoder"):
         return train_autoencoder.train(work, device, budget, part) is not None
+    if part == "judge":
+        return train_judge.train(work, device, budget) is not None
     tokenizer = train_text.tokenizer_of(work / "tokenizer")
     text = train_text.train(work, tokenizer, device, budget)
     if text is None or part == "text":
