@@ -51,7 +51,7 @@ def train(work: Path, device: str, budget: Budget) -> Judge | None:
             files.append(pictures_path(work, index, variation))
     pictures = read_pictures(files)
     readings = [read_caption(text) for text in pictures.captions]
-    judge = judge.train().to(device, memory_format=torch.channels_last)
+    judge = judge.train().to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
 
     def loss(step: int) -> Tensor:
