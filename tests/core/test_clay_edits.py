@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -12,7 +13,9 @@ from benchmarks.pie_bench import decode_mask, pie_tasks
 from benchmarks.pie_folder import encode_mask, write_folder
 from nullinv_core.demo.clay.captions import read_caption, reading_of
 from nullinv_core.demo.clay.edits import KINDS, VISIBLE, mark, sample_edit, toy_mask
-from nullinv_core.demo.clay.scenes import belongs, buffers_of, render, span
+from nullinv_core.demo.clay.looks import palette
+from nullinv_core.demo.clay.objects import ROLES, span
+from nullinv_core.demo.clay.scenes import belongs, render
 from nullinv_core.images import psnr
 
 
@@ -58,20 +61,19 @@ def test_masks_hold_every_change(kind):
         assert kept.any() == (kind != "style")
 
 
-def test_colours_do_not_move_a_hat():
-    """Guards the colour edit: geometry stays, and what a toy wears keeps its own colour."""
-    for seed in range(200):
-        case = sample_edit(seed, "colour")
-        thing, other = (
-            (t, o) for t, o in zip(case.source.things, case.target.things, strict=True) if t != o
-        ).__next__()
-        assert thing.placed == other.placed
-        if thing.form.wears:
-            break
-    label = buffers_of(case.source).label.numpy()
-    worn = (label > 0) & ((label.astype(int) - 1) % 32 == 13)
-    inside = worn.reshape(128, 2, 128, 2).all((1, 3))
-    assert inside.any() and np.abs(render(case.source) - render(case.target))[inside].max() < 0.02
+@pytest.mark.parametrize("kind", ["colour", "swap"])
+def test_colours_do_not_touch_clothes(kind):
+    """Guards new colours: geometry stays, and hats, scarves and ribbons keep their own colour."""
+    dressed = 0
+    for seed in range(150):
+        case = sample_edit(seed, kind)
+        for thing, other in zip(case.source.things, case.target.things, strict=True):
+            assert thing.placed == other.placed
+            if thing.form.wears or thing.kind == "gift":
+                accent = ROLES.index("accent")
+                assert torch.equal(palette(thing.colour)[accent], palette(other.colour)[accent])
+                dressed += thing.colour != other.colour
+    assert dressed > 3
 
 
 @pytest.mark.parametrize("kind", ["object", "content", "pose"])

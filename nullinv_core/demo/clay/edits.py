@@ -107,8 +107,10 @@ def _edited(scene: Scene, kind: str, rng: np.random.Generator) -> EditCase | Non
         return EditCase(kind, scene, replace(scene, style=_other(rng, list(STYLES), "photo")))
     if kind == "swap":
         first, second = scene.things
+        if not (_keeps_clothes(first, second.colour) and _keeps_clothes(second, first.colour)):
+            return None
         pair = (replace(first, colour=second.colour), replace(second, colour=first.colour))
-        return EditCase(kind, scene, replace(scene, things=pair)) if first.kind != second.kind else None
+        return EditCase(kind, scene, replace(scene, things=pair))
     changed = _changed(thing, kind, rng)
     if changed is None:
         return None
@@ -123,13 +125,16 @@ def _other(rng: np.random.Generator, names: list[str], but: str) -> str:
     return str(rng.choice([name for name in names if name != but]))
 
 
+def _keeps_clothes(thing: Thing, colour: str) -> bool:
+    """Whether a hat, a scarf or a ribbon stays as it is when its toy takes a colour, see ``WARM``."""
+    return not (thing.form.wears or thing.kind == "gift") or (colour in WARM) == (thing.colour in WARM)
+
+
 def _changed(thing: Thing, kind: str, rng: np.random.Generator) -> Thing | None:
     """One toy after an edit, where it stood."""
     form = thing.form
     if kind == "colour":
-        dressed = form.wears or form.kind == "gift"
-        names = [c for c in COLOURS if not dressed or (c in WARM) == (thing.colour in WARM)]
-        return replace(thing, colour=_other(rng, names, thing.colour))
+        return replace(thing, colour=_other(rng, [c for c in COLOURS if _keeps_clothes(thing, c)], thing.colour))
     if kind == "material":
         return replace(thing, material=_other(rng, list(MATERIALS), thing.material))
     if kind == "object":
