@@ -11,12 +11,13 @@ from hypothesis.extra.numpy import arrays
 
 from benchmarks.pie_bench import decode_mask, pie_tasks
 from benchmarks.pie_folder import encode_mask, write_folder
+from nullinv_core.demo.clay import nearest
 from nullinv_core.demo.clay.captions import read_caption, reading_of
 from nullinv_core.demo.clay.edits import KINDS, VISIBLE, mark, sample_edit, toy_mask
 from nullinv_core.demo.clay.looks import palette
 from nullinv_core.demo.clay.objects import ROLES, span
 from nullinv_core.demo.clay.scenes import belongs, render
-from nullinv_core.images import psnr
+from nullinv_core.images import psnr, to_pil
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -144,3 +145,24 @@ def test_a_pie_folder_is_read_back(tmp_path):
         kinds = [t.kind for t in (*case.source.things, *case.target.things)]
         assert all(word in kinds for word in task.settings.blend or ())
     assert len(list((tmp_path / "true_images").rglob("*.png"))) == 3
+
+
+def test_a_rendering_is_nearest_to_its_own_scene(monkeypatch):
+    """Guards the judge without training: right on the truth, also blurred and moved in brightness, wrong on an edit."""
+    monkeypatch.setattr(nearest, "OBJECTS", ("cat", "car", "tree"))
+    case = sample_edit(12, "colour")
+    source, target = render(case.source), render(case.target)
+    worse = np.asarray(to_pil(source).resize((64, 64)).resize((128, 128)), np.float32) / 255 * 0.97
+    assert nearest.nearer(source, case.source) == [] and nearest.nearer(worse, case.source) == []
+    (changed,) = (t for t, o in zip(case.target.things, case.source.things, strict=True) if t != o)
+    assert f"{changed.colour} {changed.kind}" in nearest.nearer(target, case.source)
+    moved = sample_edit(12, "background")
+    assert moved.target.place in nearest.nearer(render(moved.target), moved.source)
+
+
+def test_candidates_differ_from_the_scene_in_one_thing():
+    """Guards what a picture is compared with: every other place, colour and kind, once each, none the scene itself."""
+    scene = sample_edit(5, "swap").source
+    found = list(nearest.candidates(scene))
+    assert len(found) == 7 + 2 * (11 + 24) and all(other != scene for _, other in found)
+    assert len({repr(other) for _, other in found}) == len(found)

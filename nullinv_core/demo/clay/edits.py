@@ -114,8 +114,8 @@ def _edited(scene: Scene, kind: str, rng: np.random.Generator) -> EditCase | Non
     changed = _changed(thing, kind, rng)
     if changed is None:
         return None
-    fitted = _fitted(scene, which, changed)
-    things = tuple(fitted if i == which else t for i, t in enumerate(scene.things))
+    placed = fitted(scene, which, changed)
+    things = tuple(placed if i == which else t for i, t in enumerate(scene.things))
     # both captions say what a lid or an animal does, so that one word answers another
     wording = Wording(closed=True, sitting=True) if kind in ("content", "pose") else USUAL
     return EditCase(kind, scene, replace(scene, things=things), wording)
@@ -174,7 +174,7 @@ def _other_pose(thing: Thing, rng: np.random.Generator) -> Thing | None:
     return replace(thing, facing=facing, yaw=(50 + turn / 2) * (1 if facing == "right" else -1))
 
 
-def _fitted(scene: Scene, which: int, changed: Thing) -> Thing:
+def fitted(scene: Scene, which: int, changed: Thing) -> Thing:
     """A changed toy in the room of the one before it, smaller where it would touch its neighbour or the border."""
     before = scene.things[which]
     if (changed.form, changed.yaw) == (before.form, before.yaw):
