@@ -14,7 +14,10 @@ from ...backends.diffusers import DiffusersModel, load_model
 from ...images import psnr, to_pil
 from ...schedule import guide
 from ..evaluate import ancestral_step
-from .captions import caption
+from ..training_state import load_module
+from .captions import caption, reading_of
+from .edits import sample_edit
+from .judge import Judge, verdicts
 from .scenes import Scene, render, sample_scene
 
 HELD_OUT_FIRST = 500_000
@@ -49,6 +52,16 @@ def fidelity(model: DiffusersModel, scenes: list[Scene]) -> list[float]:
     return [psnr(d, i) for d, i in zip(decoded, images.numpy(), strict=True)]
 
 
+def judged(judge: Judge, count: int) -> tuple[float, float]:
+    """How good the judge is on scenes that it never saw: share of true ones accepted, of ones with one thing wrong."""
+    kinds = ("object", "colour", "background")
+    cases = [sample_edit(HELD_OUT_FIRST + i, kinds[i % 3]) for i in range(count)]
+    pictures = torch.from_numpy(np.stack([render(case.source) for case in cases]))
+    right = verdicts(judge, pictures, [reading_of(case.source) for case in cases])
+    fooled = verdicts(judge, pictures, [reading_of(case.target) for case in cases])
+    return float(np.mean([not v.wrong for v in right])), float(np.mean([not v.wrong for v in fooled]))
+
+
 def sheet(pictures: np.ndarray, columns: int = 8) -> Image.Image:
     """Pictures (n, H, W, 3) in rows."""
     rows = [np.concatenate(list(pictures[i : i + columns]), axis=1) for i in range(0, len(pictures), columns)]
@@ -61,6 +74,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--judge", type=Path, help="the judge's training state; without it nothing is judged")
     parser.add_argument("--scenes", type=int, default=24, help="half with one toy, half with two")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=4.0)
@@ -75,9 +89,20 @@ def main() -> None:
     ]
     decibels = fidelity(model, scenes)
     print(f"autoencoder: median {np.median(decibels):.2f} dB, worst {min(decibels):.2f}, best {max(decibels):.2f}")
-    captions = [caption(s) for s in scenes]
-    sheet(generate(model, captions, options.steps, options.guidance)).save(options.out)
-    print("\n".join(captions))
+    pictures = generate(model, [caption(s) for s in scenes], options.steps, options.guidance)
+    sheet(pictures).save(options.out)
+    if options.judge is None:
+        print("\n".join(caption(s) for s in scenes))
+        return
+    judge = Judge()
+    load_module(options.judge, "model", judge.eval())
+    right, fooled = judged(judge, max(options.scenes, 60))
+    print(f"judge: {right:.1%} of true scenes accepted, {fooled:.1%} of those with one thing wrong")
+    found = verdicts(judge, torch.from_numpy(pictures), [reading_of(s) for s in scenes])
+    for name, part in (("one toy", found[:half]), ("two toys", found[half:])):
+        print(f"{name}: {np.mean([not v.wrong for v in part]):.1%} right")
+    for scene, verdict in zip(scenes, found, strict=True):
+        print(f"{caption(scene)}: {'; '.join(verdict.wrong) or 'right'}")
 
 
 if __name__ == "__main__":

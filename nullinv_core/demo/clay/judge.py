@@ -41,7 +41,9 @@ class Judge(nn.Module):
         for before, width in zip((3, *widths), widths, strict=False):
             layers += [_block(before, width, 2), _block(width, width, 1)]
         self.features = nn.Sequential(*layers)
-        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * 64, 384), nn.ReLU(), nn.Dropout(0.1))
+        # what lies to the left and what to the right matters more than how high it lies
+        pooled = nn.Sequential(nn.AvgPool2d((4, 1)), nn.Flatten())
+        self.hidden = nn.Sequential(pooled, nn.Linear(widths[-1] * 16, 384), nn.ReLU(), nn.Dropout(0.1))
         self.heads = nn.ModuleDict({name: nn.Linear(384, len(values)) for name, values in HEADS.items()})
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
