@@ -20,13 +20,13 @@ from ..training_loop import Budget
 from ..training_state import finished_steps, load_module
 from . import train_autoencoder, train_judge, train_text, train_unet
 
-PARTS = ("autoencoder", "decoder", "text", "unet", "judge", "write")
+PARTS = ("autoencoder", "autoencoder-fine", "decoder", "text", "unet", "judge", "write")
 
 
 def train(work: Path, out: Path, part: str, device: str, budget: Budget) -> bool:
     """Run one part as far as the budget lets it; return whether it is finished. The UNet's writes the model."""
     work.mkdir(parents=True, exist_ok=True)
-    if part in ("autoencoder", "decoder"):
+    if part in train_autoencoder.STAGES:
         return train_autoencoder.train(work, device, budget, part) is not None
     if part == "judge":
         return train_judge.train(work, device, budget) is not None
@@ -36,8 +36,9 @@ def train(work: Path, out: Path, part: str, device: str, budget: Budget) -> bool
         return text is not None
     if part == "write":
         return _write(work, out, text)
-    encoder = train_autoencoder.train(work, device, budget, "autoencoder")
-    unet = train_unet.train(work, encoder, text, tokenizer, device, budget) if encoder else None
+    unet = train_unet.train(
+        work, lambda stage: train_autoencoder.train(work, device, budget, stage), text, tokenizer, device, budget
+    )
     vae = train_autoencoder.train(work, device, budget, "decoder") if unet else None
     if vae is None or unet is None:
         return False

@@ -1,6 +1,7 @@
-"""Train the autoencoder (TAESD architecture) on clay scenes: both halves first, then the decoder alone.
+"""Train the autoencoder (TAESD architecture) on clay scenes: both halves in two cycles, then the decoder alone.
 
-Once the encoder is fixed the UNet can be trained on its latents while the decoder goes on learning.
+The UNet's first cycle learns from the latents of the first one, which lie where the final ones do, as both show the
+picture's colours in previews; so the two can be trained side by side.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.nn.functional import avg_pool2d
 from ..muon import Muon
 from ..training_loop import Budget, run_steps, warmup_cosine
 from ..training_state import finished_steps, load_module
+from . import dataset
 from .dataset import Pictures, make_pictures, pictures_path, read_pictures
 from .objects import ROLES
 
@@ -32,26 +34,28 @@ PREVIEW_FACTORS = (
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps, crops a step, peak learning rate; whether the decoder learns alone."""
+    """Steps, crops a step, peak learning rate, weight of the edges in the loss; whether the decoder learns alone."""
 
     steps: int
     batch: int
     peak_rate: float
+    edges: float = 0.1
     decoder_only: bool = False
 
 
 STAGES = {
     "autoencoder": Stage(5_000, 8, 1.5e-3),
-    "decoder": Stage(12_000, 8, 1e-3, decoder_only=True),
+    "autoencoder-fine": Stage(10_000, 8, 1.8e-3, edges=0.06),
+    "decoder": Stage(6_000, 8, 1e-3, edges=0.06, decoder_only=True),
 }
-POOL = [(index, variation) for index in range(16) for variation in range(4)]
-"""Shards and variations of the pictures that are learned from: 800 geometries, each in four sets of colours."""
+POOL = [(index, variation) for index in range(dataset.STAGES // dataset.SHARD) for variation in range(2)]
+"""Shards and variations of the pictures that are learned from: every geometry in two sets of colours."""
 CROP = 64
 GPU_BATCH = 48
 """Crops a step on a GPU, which is as fast at that."""
 LATENT_NOISE = 0.05
 """Noise on the latents in training, so that the decoder forgives small errors of a diffusion model."""
-EDGES, MOMENTS, PREVIEW = 0.1, 0.02, 0.03
+MOMENTS, PREVIEW = 0.02, 0.03
 """Weights of the losses beside the error of each pixel."""
 FACE = torch.tensor([ROLES.index(role) for role in ("white", "black")])
 
@@ -138,7 +142,7 @@ def train(work: Path, device: str, budget: Budget, name: str = "decoder") -> Aut
             noisy = latents + LATENT_NOISE * torch.randn(latents.shape, generator=noise).to(device)
             decoded = model.decoder(noisy).float()
         error = decoded - images
-        loss = error.square().mean() + 0.05 * error.abs().mean() + EDGES * edge_loss(decoded, images)
+        loss = error.square().mean() + 0.05 * error.abs().mean() + stage.edges * edge_loss(decoded, images)
         if stage.decoder_only:
             return loss
         return loss + MOMENTS * latent_moments_loss(latents) + PREVIEW * preview_loss(latents, images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class Stage:
     """Steps, peak learning rate, how many pictures of each geometry to learn from.
 
     ``skew``: timesteps are 1000·u^skew of a uniform u, so less than 1 looks more often at noisy pictures, where it is
-    decided what is drawn; ``pairs``: share of pictures with two toys; ``weight``: of the hints in the loss.
+    decided what is drawn; ``pairs``: share of pictures with two toys; ``weight``: of the hints in the loss;
+    ``encoder``: the stage of the autoencoder's training whose latents are learned.
     """
 
     steps: int
@@ -44,10 +46,11 @@ class Stage:
     skew: float = 0.85
     pairs: float = 0.5
     weight: float = 1.0
+    encoder: str = "autoencoder-fine"
 
 
 CYCLES = {
-    "unet": Stage(6_000, 2e-3, 4),
+    "unet": Stage(6_000, 2e-3, 4, encoder="autoencoder"),
     "unet-fine": Stage(6_000, 1.5e-3, 12),
     "unet-final": Stage(6_000, 1.2e-3, 12, skew=0.75, pairs=0.6, weight=0.5),
 }
@@ -147,7 +150,7 @@ def read_encoded(paths: list[Path]) -> Encoded:
 
 def train(
     work: Path,
-    vae: AutoencoderTiny,
+    encoder_of: Callable[[str], AutoencoderTiny | None],
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     device: str,
@@ -156,7 +159,8 @@ def train(
 ) -> UNet2DConditionModel | None:
     """Train up to the end of cycle ``name``; return the averaged UNet with its hints, or None when the budget ran out.
 
-    A cycle that is finished is read back without preparing its pictures.
+    A cycle that is finished is read back without preparing its pictures. ``encoder_of``: the autoencoder by the name of
+    a stage of its training.
     """
     torch.manual_seed(2)
     cycles, path = list(CYCLES), work / f"{name}.safetensors"
@@ -166,10 +170,13 @@ def train(
         load_module(path, "average", unet)
         return unet
     if number:
-        earlier = train(work, vae, text_encoder, tokenizer, device, budget, cycles[number - 1])
+        earlier = train(work, encoder_of, text_encoder, tokenizer, device, budget, cycles[number - 1])
         if earlier is None:
             return None
         unet = earlier
+    vae = encoder_of(cycle.encoder)
+    if vae is None:
+        return None
     vae = vae.to(device, memory_format=torch.channels_last)
     files: list[Path] = []
     for variation in range(cycle.variations):
