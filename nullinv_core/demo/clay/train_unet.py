@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ...fingerprint import digest_of
 from ...schedule import scaled_linear_alphas
-from ...store import fingerprint
 from ..muon import Muon
 from ..train_text import WIDTH, token_ids
 from ..train_unet import DROPOUT, EMA, OFFSET_NOISE, encode
@@ -109,7 +109,7 @@ def hints(masks: Tensor, names: Tensor) -> Tensor:
 
 def cached(work: Path, vae: AutoencoderTiny, variation: int, device: str, budget: Budget) -> list[Path] | None:
     """Files of one variation of every stage's picture, made where they are missing; None when the budget ran out."""
-    maker = fingerprint(vae.encoder.state_dict())[:8]
+    maker = digest_of(vae.encoder.state_dict())[:8]
     files = []
     for index in range(STAGES // SHARD):
         pictures = pictures_path(work, index, variation)
