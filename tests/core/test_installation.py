@@ -108,7 +108,7 @@ def test_a_git_address_is_cloned_once(comfyui, tmp_path):
 
 
 def test_one_process_alone_holds_models_of_full_size():
-    """Guards the memory of make test: every file that asks for such a checkpoint is named; make test-full runs alone."""
+    """Guards the memory of make test: every file that asks for such a checkpoint is named, but make test-full's."""
     from ..conftest import FULL_SIZE
 
     texts = {p: p.read_text(encoding="utf-8") for p in (PACK / "tests" / "comfyui").glob("test_*.py")}
