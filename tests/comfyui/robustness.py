@@ -35,7 +35,7 @@ from nullinv_core import save_inversion
 from tests.core.test_store import some_inversion
 for seed in range(10**6):
     print(seed, flush=True)
-    save_inversion(sys.argv[1], some_inversion(steps=200, seed=seed))
+    save_inversion(sys.argv[1], some_inversion(steps=900, seed=seed))
 """
 """Saves one inversion after the other under the same name."""
 TEXTS = [
@@ -125,7 +125,7 @@ def killed_saves(count, seed=0):
     rng, ends = random.Random(seed), Counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.safetensors"
-        for _ in range(count):
+        for number in range(count):
             save_inversion(path, some_inversion(seed=-1))
             saver = subprocess.Popen(
                 [sys.executable, "-c", SAVER, path], cwd=PACK, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -134,13 +134,13 @@ def killed_saves(count, seed=0):
             end = time.monotonic() + 1
             while not list(Path(folder).glob(".*/content")) and time.monotonic() < end:
                 pass
-            time.sleep(rng.uniform(0, 0.003))
+            time.sleep(rng.uniform(0, 0.002) if number % 2 else 0)
             saver.send_signal(signal.SIGKILL)
             begun = max([begun, *map(int, saver.stdout.read().split())])
             saver.wait()
             found = load_inversion(path).trajectory.latents
-            old = some_inversion(seed=-1) if begun == 0 else some_inversion(steps=200, seed=begun - 1)
-            new = some_inversion(steps=200, seed=begun)
+            old = some_inversion(seed=-1) if begun == 0 else some_inversion(steps=900, seed=begun - 1)
+            new = some_inversion(steps=900, seed=begun)
             which = [name for name, one in (("old", old), ("new", new)) if torch.equal(found, one.trajectory.latents)]
             assert which, f"neither inversion {begun} nor the one before"
             ends[which[0]] += 1
