@@ -20,7 +20,7 @@ from .clip_tokenizer import load_tokenizer, read_vocabulary
 from .clip_vocabulary import write_vocabulary
 from .families import FAMILIES, write_configuration, write_settings
 from .model_config import ENCODERS
-from .model_folder import ModelFolder, read_folder, read_settings, text_parts, variant_of, weight_files
+from .model_folder import NETWORKS, ModelFolder, read_folder, read_settings, text_parts, variant_of, weight_files
 
 IN_ONE_FILE = {
     "UNet": ("model.diffusion_model.", ["unet"]),
@@ -73,8 +73,14 @@ def _load_folder(path: Path) -> Any:
     parts = {"scheduler": _noise_levels(folder.configs["scheduler"])}
     for encoder, tokenizer in text_parts(folder.kind):
         parts[tokenizer] = load_tokenizer(path / tokenizer)
-        parts[encoder] = _network(folder, encoder)
-    return SimpleNamespace(**parts, unet=_network(folder, "unet"), vae=_network(folder, "vae"))
+        parts[encoder] = None
+    parts |= {"unet": None, "vae": None}
+    networks = [part for part in parts if part in NETWORKS]
+    # the headers of all files, before memory is taken for any
+    parts |= {part: _unfilled(folder, part) for part in networks}
+    for part in networks:
+        _fill(folder, part, parts[part])
+    return SimpleNamespace(**parts)
 
 
 def _noise_levels(config: dict[str, Any]) -> Any:
@@ -84,27 +90,42 @@ def _noise_levels(config: dict[str, Any]) -> Any:
     return DDIMScheduler(**config)
 
 
-def _network(folder: ModelFolder, part: str) -> Any:
-    """A part of a folder, float32: built from the entries that were checked, filled with its weights, nothing else.
+def _unfilled(folder: ModelFolder, part: str) -> Any:
+    """A part of a folder, built from the entries that were checked and nothing else; its weights are shapes alone.
 
-    Raises InputError where the weights are others than those that the configuration asks for; that is seen before
-    memory is taken.
+    Raises InputError where the files hold others than those.
     """
-    try:
+    with _told(folder, part):
         with torch.device("meta"):
             network = _empty(folder.classes[part], folder.configs[part])
-        files = weight_files(folder.path, part)[variant_of(folder.path, part, half=False)]
-        _check_shapes(folder, part, network, files)
-        weights = {name: weight for file in files for name, weight in _read(file, _names_of(network))}
+        _check_shapes(folder, part, network)
+        return network
+
+
+def _fill(folder: ModelFolder, part: str, network: Any) -> None:
+    """Give a network the weights of its files, float32."""
+    with _told(folder, part):
+        names = _names_of(network)
+        weights = {name: weight for file in _files(folder, part) for name, weight in _read(file, names)}
         network.load_state_dict(weights, strict=False, assign=True)
         for name, buffer in network.named_buffers():
             if name.endswith(POSITIONS):
                 network.get_submodule(name.rpartition(".")[0]).position_ids = torch.arange(buffer.shape[-1])[None]
+
+
+def _files(folder: ModelFolder, part: str) -> list[Path]:
+    return weight_files(folder.path, part)[variant_of(folder.path, part, half=False)]
+
+
+@contextmanager
+def _told(folder: ModelFolder, part: str) -> Iterator[None]:
+    """Whatever the libraries raise becomes one sentence."""
+    try:
+        yield
     except InputError:
         raise
     except Exception as error:
         raise InputError(f'the {part} of "{folder.path}" cannot be read: {_first_line(error)}') from error
-    return network
 
 
 def _empty(kind: str, config: dict[str, Any]) -> Any:
@@ -122,11 +143,11 @@ def _names_of(network: Any) -> dict[str, str]:
     return {_current_name(name): name for name in network.state_dict() if not name.endswith(POSITIONS)}
 
 
-def _check_shapes(folder: ModelFolder, part: str, network: Any, files: list[Path]) -> None:
+def _check_shapes(folder: ModelFolder, part: str, network: Any) -> None:
     """Raise InputError where files lack weights, or hold them in other shapes or types. Reads no weights."""
     names, wanted = _names_of(network), network.state_dict()
     missing = set(names)
-    for file in files:
+    for file in _files(folder, part):
         with safe_open(file, "pt") as weights:
             for stored in weights.keys():  # noqa: SIM118 (not a dict)
                 name = _current_name(stored)
