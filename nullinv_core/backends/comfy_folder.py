@@ -48,7 +48,7 @@ def told(folder: Path, part: str) -> Iterator[None]:
     except (InputError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        found = short(str(error) or type(error).__name__, 200)
         raise InputError(
-            f'the {part} of "{folder.name}" cannot be read ({short(first, 200)}); get a complete copy of the model'
+            f'the {part} of "{folder.name}" cannot be read ({found}); get a complete copy of the model'
         ) from error
