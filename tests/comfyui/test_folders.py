@@ -23,7 +23,7 @@ from nullinv_core.fingerprint import difference
 from ..core.helpers import tiny_xl_folder
 from .graphs import Chain, Graph
 from .outputs import newest, relative
-from .server import error_of
+from .server import PACK, error_of
 
 CAPTION = "a red star on a gray background"
 
@@ -218,6 +218,13 @@ def test_wrong_folders_are_a_sentence(comfy):
         said = said_of(comfy, name).strip()
         assert bool(said) == bool(wanted) and wanted in said and "\n" not in said, f"{file} {changes}: {said}"
     assert not (root / "trace").exists()
+
+
+def test_wrong_folders_at_random_end_in_a_sentence_or_a_result(comfy, tmp_path):
+    """Guards the whole loader with the seeded generator of tests/core, inside of a ComfyUI."""
+    whole = tiny_xl_folder(tmp_path / "whole", pooled=16, time_width=256)
+    ends = json.loads(comfy.script("wrong_folders.py", PACK, whole, tmp_path / "work", 100, 0, 3).splitlines()[-1])
+    assert set(ends) == {"refused", "checked", "loaded"} and ends["refused"] > 30 and ends["loaded"] > 10
 
 
 def test_the_shipped_vocabulary_is_comfyui_s(comfy):

@@ -121,10 +121,19 @@ def _set(file, name, value):
         file.write_text(json.dumps({key: v for key, v in {**found, name: value}.items() if v is not GONE}))
 
 
-def fuzz_folders(whole, work, count, seed=0, most_seconds=20.0, every=1, load=load_model):
+def use(model):
+    """Encode a text, predict once and decode with a model."""
+    context = model.encode_prompts([model.prompt("a red star")])
+    side = min(model.check_size(model.native_size) // model.factor, 16)
+    latents = torch.zeros(1, 4, side, side)
+    assert model.denoiser(latents, model.schedule(2).level(2), context).shape == latents.shape
+    model.decode(latents)
+
+
+def fuzz_folders(whole, work, count, seed=0, most_seconds=20.0, every=1, load=load_model, use=use):
     """How many broken copies of the folder ``whole`` were read ("loaded") or refused in words ("refused").
 
-    Of those that pass the check, one in ``every`` is built, encodes a text and predicts once; the others count as
+    Of those that pass the check, one in ``every`` is built (``load``) and tried (``use``); the others count as
     "checked". Any other end is raised, with the case's number, and so are more than ``most_seconds`` and 1 GB.
     """
     ends = Counter()
@@ -175,12 +184,3 @@ def restore(whole, folder):
 
 def _mode(path):
     return os.lstat(path).st_mode if os.path.lexists(path) else 0
-
-
-def use(model):
-    """Encode a text, predict once and decode with a model."""
-    context = model.encode_prompts([model.prompt("a red star")])
-    side = min(model.check_size(model.native_size) // model.factor, 16)
-    latents = torch.zeros(1, 4, side, side)
-    assert model.denoiser(latents, model.schedule(2).level(2), context).shape == latents.shape
-    model.decode(latents)

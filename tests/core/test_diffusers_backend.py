@@ -279,6 +279,9 @@ def test_pickles_are_never_read(model_folder, tmp_path):
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x04.")
     with pytest.raises(InputError, match=r"not a \.safetensors file"):
         load_model(tmp_path / "model.ckpt")
+    (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"not a \.safetensors file"):
+        load_model(tmp_path / "zero.safetensors")
     folder = tmp_path / "bin"
     shutil.copytree(model_folder, folder)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
