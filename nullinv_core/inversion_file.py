@@ -17,6 +17,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from .errors import InputError
+from .prompt_to_prompt.marks import check_text
 from .schedule import check_guidance
 
 FORMAT = "nullinv-inversion"
@@ -147,6 +148,8 @@ def check_metadata(metadata: dict[str, Any], optimized: bool) -> None:
     prompts, sizes, guidance = metadata.get("prompts"), metadata.get("sizes", []), metadata.get("guidance")
     if not isinstance(prompts, list) or not all(isinstance(text, str) for text in (*prompts, metadata.get("model"))):
         raise InputError("its prompts or model are not texts")
+    for text in (*prompts, metadata["model"]):
+        check_text(text)
     if metadata.get("precision") not in PRECISIONS:
         raise InputError(f"its precision is none of {', '.join(PRECISIONS)}")
     if (guidance is not None) != optimized or type(guidance) not in (int, float, type(None)):
