@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .errors import InputError, NonFiniteError
+from .errors import InputError, NonFiniteError, short
 from .files import check_outputs, check_writable
 
 if TYPE_CHECKING:
@@ -467,9 +467,9 @@ def _weights(texts: list[str]) -> dict[str, float]:
         try:
             factor = float(value)
         except ValueError as error:
-            raise InputError(f'--weight "{text}" must look like WORD=2.0') from error
+            raise InputError(f'--weight "{short(text)}" must look like WORD=2.0') from error
         if word in weights:
-            raise InputError(f'--weight names "{word}" twice; give each word one')
+            raise InputError(f'--weight names "{short(word)}" twice; give each word one')
         weights[word] = factor
     return weights
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, short
 from .prompt_to_prompt.marks import check_text
 from .schedule import check_guidance
 
@@ -87,7 +87,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         tensors = load(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f'"{path}" is not a whole safetensors file ({error}); invert the image again') from error
+        reason = short(str(error))
+        raise InputError(f'"{path}" is not a whole safetensors file ({reason}); invert the image again') from error
     metadata = _metadata(path, data[8 : 8 + length])
     try:
         check_tensors(tensors)

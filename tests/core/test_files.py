@@ -14,7 +14,7 @@ import pytest
 
 from nullinv_core import files
 from nullinv_core.errors import InputError
-from nullinv_core.files import check_writable, numbered_file, whole_file
+from nullinv_core.files import check_outputs, check_writable, numbered_file, whole_file
 
 NUMBERING = """
 import sys
@@ -153,6 +153,25 @@ def test_without_a_lock_only_age_tells_what_was_left(tmp_path, monkeypatch, lock
         os.utime(folder, (time.time() - age,) * 2)
     write(tmp_path / "a", "x")
     assert {p.name for p in tmp_path.iterdir()} == {"a", f"{files.PREFIX}young{files.SUFFIX}"}
+
+
+@pytest.mark.parametrize("check", [check_writable, lambda path: write(path, "x"), lambda p: check_outputs([p], [], "")])
+def test_what_is_no_ordinary_file_stays(tmp_path, check):
+    """Guards pipes and devices, which the superuser's programs would replace like any file."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/full")
+    for name in ("pipe", "device"):
+        with pytest.raises(InputError, match="no ordinary file"):
+            check(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "device").is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("check", [check_writable, lambda path: check_outputs([path], [], "")])
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "a" * 300])
+def test_a_name_that_is_none_is_a_sentence(tmp_path, name, check):
+    """Guards the order of the checks: whether a name can be one comes before what it leads to."""
+    with pytest.raises(InputError, match="cannot write"):
+        check(tmp_path / name)
 
 
 @pytest.mark.parametrize(

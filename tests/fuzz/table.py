@@ -1,0 +1,36 @@
+"""Every fuzzer by its name. A new one is a line here."""
+
+from ..comfyui.installation import find_comfyui
+from . import inversions, names, nodes, pictures, texts
+from .runner import Fuzzer, run
+
+FUZZERS = {
+    "inversions": Fuzzer(0.2, inversions.prepare),
+    "pictures": Fuzzer(0.3, pictures.prepare),
+    "texts": Fuzzer(0.35, texts.prepare),
+    "names": Fuzzer(0.14, names.prepare),
+}
+if find_comfyui() is not None:
+    FUZZERS |= {"nodes": Fuzzer(0.006, nodes.prepare_graphs), "prefixes": Fuzzer(0.004, nodes.prepare_prefixes)}
+
+
+def share_of(name, cases, among=FUZZERS):
+    """How many of so many cases a fuzzer gets, where those of ``among`` run."""
+    return round(cases * FUZZERS[name].share / sum(FUZZERS[one].share for one in among))
+
+
+def run_by_name(name, cases, seed, first):
+    """Figures of a fuzzer of the table; functions of functions do not travel to another process."""
+    return run(FUZZERS[name], name, cases, seed, first)
+
+
+def joined(parts):
+    """Figures of several runs of a fuzzer as those of one."""
+    whole, *others = parts
+    for part in others:
+        for name in ("cases", "refused", "results", "seconds"):
+            setattr(whole, name, getattr(whole, name) + getattr(part, name))
+        if part.slowest > whole.slowest:
+            whole.slowest, whole.slowest_case = part.slowest, part.slowest_case
+        whole.megabytes = max(whole.megabytes, part.megabytes)
+    return whole
