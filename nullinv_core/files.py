@@ -52,8 +52,8 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], suffix: str) 
 
 
 def check_writable(path: Path) -> None:
-    """Raise InputError where no file could be written to ``path``: a folder, device or pipe of that name, a name that is
-    too long, or a folder that does not exist or takes no file."""
+    """Raise InputError where no file could be written to ``path``: there is a folder, device or pipe of that name, the
+    name is too long, or its folder does not exist or takes no file."""
     _check_name(path)
     try:
         # permissions alone do not tell: read-only disks, access lists, other systems

@@ -1,20 +1,21 @@
-"""Every fuzzer by its name. A new one is a line here."""
+"""Every fuzzer by its name. A new one is a module with a ``prepare`` and a line here."""
 
 from ..comfyui.installation import find_comfyui
 from . import inversions, names, nodes, pictures, texts
 from .runner import Fuzzer, run
 
-FUZZERS = {
+CORE = {
     "inversions": Fuzzer(0.2, inversions.prepare),
     "pictures": Fuzzer(0.3, pictures.prepare),
     "texts": Fuzzer(0.35, texts.prepare),
     "names": Fuzzer(0.14, names.prepare),
 }
-if find_comfyui() is not None:
-    FUZZERS |= {"nodes": Fuzzer(0.006, nodes.prepare_graphs), "prefixes": Fuzzer(0.004, nodes.prepare_prefixes)}
+SERVED = {"nodes": Fuzzer(0.006, nodes.prepare_graphs), "prefixes": Fuzzer(0.004, nodes.prepare_prefixes)}
+"""Those that need a ComfyUI."""
+FUZZERS = CORE | (SERVED if find_comfyui() is not None else {})
 
 
-def share_of(name, cases, among=FUZZERS):
+def share_of(name, cases, among):
     """How many of so many cases a fuzzer gets, where those of ``among`` run."""
     return round(cases * FUZZERS[name].share / sum(FUZZERS[one].share for one in among))
 

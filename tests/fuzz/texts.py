@@ -16,11 +16,12 @@ from nullinv_core.prompt_to_prompt.marks import MOST_LETTERS, parse, without_mar
 
 PIECES = [
     "(", ")", "\\(", "\\)", "\\", ":", ":1.5)", ":-2)", ":nan)", ":1e400)", ":1e39)", "[", "]", "=", "=0.4",
-    "=0.2-0.8", "-", ",", ", ", " ", "\n", "\t", "\0", "\x1b[2J", "\u202e", "\ud800", "\u0301", "e\u0301", "é",
+    "=0.2-0.8", "-", ",", ", ", " ", "\n", "\t", "\x1b[2J", "\u202e", "\u0301", "e\u0301", "é",
     "ﬁ", "İ", "ß", "漢字", "🙂", "👩‍👩‍👧", "1", "9999", "٣", "a", "red", "star",
     "a red star", "embedding:none", "'s", "n't", "_", "...", "<|endoftext|>", "<|startoftext|>", "</w>", "#",
     "%", "e10",
 ]  # fmt: skip
+NO_TEXT = ["\0", "\ud800"]
 WORDS = ["a", "red", "blue", "star", "moon", "on", "gray", ",", "a red", "zebra", ""]
 
 
@@ -30,12 +31,20 @@ def text(rng):
         return rng.choice(PIECES) * rng.choice([300, 3000, MOST_LETTERS, MOST_LETTERS + 1, 10**6])
     if rng.random() < 0.4:
         return " ".join(rng.choices(WORDS, k=rng.randrange(1, 10)))
-    return "".join(rng.choices(PIECES, k=rng.choice([1, 3, 8, 30])))
+    pieces = rng.choices(PIECES, k=rng.choice([1, 3, 8, 30]))
+    if rng.random() < 0.05:
+        pieces.insert(rng.randrange(len(pieces)), rng.choice(NO_TEXT))
+    return "".join(pieces)
+
+
+def mostly(rng, good, *bad):
+    """One of the good values; one of the bad ones now and then, or nothing would ever come through."""
+    return rng.choice(bad) if rng.random() < 0.04 else rng.choice(good)
 
 
 def window(rng):
     """A share of the steps, or what is none."""
-    number = rng.choice([0, 0.2, 0.4, 0.8, 1, -0.1, 1.1, float("nan"), float("inf")])
+    number = mostly(rng, [0.2, 0.4, 0.8, 1], -0.1, 0.1, 1.1, float("nan"), float("inf"))
     return rng.choice([number, (0.2, number)])
 
 
@@ -43,10 +52,10 @@ def settings(rng):
     """Settings of an edit, with lists as the nodes and the command line read them."""
     return EditSettings(
         mode=rng.choice(["auto", "replace", "refine"]), cross_replace=window(rng), self_replace=rng.random(),
-        focus_from=rng.random(), fresh_noise=rng.random(), noise_seed=rng.choice([0, 1, 2**63 - 1, 2**63]),
-        word_cross_replace=take_windows(rng.choice(["", "star=0.4", "a=0.2-0.8,red=1", text(rng)])),
-        weights=_weights(rng.choice([[], ["star=2.0"], ["red=1e308"], [text(rng)]])),
-        **{name: word_list(rng.choice(["", "", "star", "red, a", "zebra", text(rng)]))
+        focus_from=rng.random(), fresh_noise=rng.random(), noise_seed=mostly(rng, [0, 1, 2**63 - 1], 2**63, -1),
+        word_cross_replace=take_windows(mostly(rng, ["", "", "star=0.4", "a=0.2-0.8,red=1"], text(rng))),
+        weights=_weights(mostly(rng, [[], [], ["star=2.0"]], ["red=1e308"], [text(rng)])),
+        **{name: word_list(mostly(rng, ["", "", "", "star", "red, a"], "zebra", text(rng)))
            for name in ("blend", "blend_exclude", "steady")},
     )  # fmt: skip
 
