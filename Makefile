@@ -21,7 +21,7 @@ test-full: .venv/.installed-dev
 	$(BIN)/python -m pytest -m full
 
 fuzz: .venv/.installed-dev
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TRANSFORMERS_VERBOSITY=error $(BIN)/python -m tests.fuzz --cases 200000 --jobs $(JOBS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TRANSFORMERS_VERBOSITY=error $(BIN)/python -m tests.fuzz --cases 200000 --saves 2000 --jobs $(JOBS)
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -16,6 +16,9 @@ from nullinv_core import files
 from nullinv_core.errors import InputError
 from nullinv_core.files import check_outputs, check_writable, numbered_file, whole_file
 
+# by its whole name, under which the other processes find it
+from tests.fuzz.concurrency import PROCESSES, crowd
+
 NUMBERING = """
 import sys
 from pathlib import Path
@@ -112,6 +115,12 @@ def test_processes_that_number_files_lose_none(tmp_path):
     assert sorted(names) == [f"photo_{i:05d}.txt" for i in range(1, 4 * each + 1)]
     assert {p.name for p in tmp_path.iterdir()} == set(names)
     assert len({(tmp_path / name).read_text() for name in names}) == len(names)
+
+
+def test_many_processes_at_one_name():
+    """Guards writers, readers and numbered saves at once: nothing torn, nothing lost, nothing left over by a kill."""
+    found = crowd(saves=30, kills=4)
+    assert found.saves >= 30 and found.reads >= PROCESSES
 
 
 def test_numbers_go_on_after_the_first_gap_on_a_disk_without_links(tmp_path, monkeypatch):

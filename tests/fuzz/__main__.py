@@ -1,14 +1,16 @@
-"""``python -m tests.fuzz --cases 200000``: every fuzzer, two at a time, and what came of it."""
+"""``python -m tests.fuzz --cases 200000 --saves 2000``: every fuzzer, then many processes at one name."""
 
 import argparse
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
+from .concurrency import crowd
 from .table import FUZZERS, joined, run_by_name, share_of
 
 PART = 20_000
 """Cases that a process runs at a time."""
+SAVES_PER_KILL = 20
 
 
 def main():
@@ -20,6 +22,7 @@ def main():
     parser.add_argument("--cases", type=int, default=10_000, help="how many in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case, to run a single one again")
+    parser.add_argument("--saves", type=int, default=0, help="how often many processes save under one name; see crowd")
     parser.add_argument("--jobs", type=int, default=2)
     chosen = parser.parse_args()
     names = chosen.fuzzers or list(FUZZERS)
@@ -40,6 +43,8 @@ def main():
             except AssertionError as error:
                 failed = True
                 print(f"{name}: FAILED: {error}", flush=True)
+    if chosen.saves:
+        print(f"concurrency: {crowd(chosen.saves, chosen.saves // SAVES_PER_KILL, chosen.seed)}", flush=True)
     sys.exit(failed)
 
 
