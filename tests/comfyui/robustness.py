@@ -154,7 +154,7 @@ def killed_saves(count, seed=0):
 
 def broken_files(count):
     """How broken inversion files end."""
-    found = run(Fuzzer(1, inversions.prepare), "inversions", count)
+    found = run(Fuzzer(1, 200, inversions.prepare), "inversions", count)
     return {"refused": found.refused, "loaded": found.results}
 
 

@@ -23,7 +23,7 @@ def test_what_strangers_send_is_read_or_refused_in_a_sentence(name):
 
 def fuzzer_of(case):
     """A fuzzer that runs one function."""
-    return Fuzzer(1, lambda _: nullcontext(case))
+    return Fuzzer(1, 100, lambda _: nullcontext(case))
 
 
 def raising(error):
@@ -44,7 +44,7 @@ def work(_):
         (raising(KeyError("x")), {}, "case 0 of seed 0 ends in KeyError"),
         (raising(InputError("x" * 1000)), {}, "no sentence"),
         (work, {"SECONDS": 0.2}, "takes more than 0.2 s"),
-        (lambda _: None, {"MEGABYTES": -1}, "or one before takes"),
+        (lambda _: None, {"megabytes": iter([0, 101]).__next__}, "or one before takes 101 MB"),
     ],
 )
 def test_a_fuzzer_that_finds_something_says_so(monkeypatch, case, limit, message):

@@ -16,18 +16,20 @@ from nullinv_core import InputError
 
 SECONDS = 5
 """Processor time that a case may take."""
-MEGABYTES = 1500
-"""Memory that all cases of a fuzzer may add to what the process had."""
 LETTERS = 900
 """Most letters of a sentence."""
 
 
 @dataclass(frozen=True)
 class Fuzzer:
-    """``share``: of all the cases. ``prepare``: gets a folder of its own, gives what runs a case by its numbers at
-    random: it returns, or raises InputError; all else is an error of ours."""
+    """``share``: of all the cases. ``megabytes``: what they may add to the memory that the process had.
+
+    ``prepare``: gets a folder of its own, gives what runs a case by its numbers at random: it returns, or raises
+    InputError; all else is an error of ours.
+    """
 
     share: float
+    megabytes: float
     prepare: Callable[[Path], AbstractContextManager[Callable[[random.Random], object]]]
 
 
@@ -118,5 +120,5 @@ def run(fuzzer, name, cases, seed=0, first=0):
             if took > found.slowest:
                 found.slowest, found.slowest_case = took, str(number)
             found.megabytes = megabytes() - before
-            assert found.megabytes < MEGABYTES, f"{label} or one before takes {found.megabytes:.0f} MB"
+            assert found.megabytes < fuzzer.megabytes, f"{label} or one before takes {found.megabytes:.0f} MB"
     return found

@@ -5,12 +5,13 @@ from . import inversions, names, nodes, pictures, texts
 from .runner import Fuzzer, run
 
 CORE = {
-    "inversions": Fuzzer(0.2, inversions.prepare),
-    "pictures": Fuzzer(0.3, pictures.prepare),
-    "texts": Fuzzer(0.35, texts.prepare),
-    "names": Fuzzer(0.14, names.prepare),
+    "inversions": Fuzzer(0.2, 200, inversions.prepare),
+    # a file of two kilobytes can hold 100 megapixels, which are allowed
+    "pictures": Fuzzer(0.3, 3000, pictures.prepare),
+    "texts": Fuzzer(0.35, 300, texts.prepare),
+    "names": Fuzzer(0.14, 200, names.prepare),
 }
-SERVED = {"nodes": Fuzzer(0.006, nodes.prepare_graphs), "prefixes": Fuzzer(0.004, nodes.prepare_prefixes)}
+SERVED = {"nodes": Fuzzer(0.006, 200, nodes.prepare_graphs), "prefixes": Fuzzer(0.004, 200, nodes.prepare_prefixes)}
 """Those that need a ComfyUI."""
 FUZZERS = CORE | (SERVED if find_comfyui() is not None else {})
 
