@@ -4,7 +4,7 @@ JOBS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test coverage test-full lint validate comfyui evaluate clean
+.PHONY: demo test coverage test-full fuzz lint validate comfyui evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/python -m nullinv_core demo --out demo-out
@@ -19,6 +19,9 @@ coverage: .venv/.installed-dev
 
 test-full: .venv/.installed-dev
 	$(BIN)/python -m pytest -m full
+
+fuzz: .venv/.installed-dev
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TRANSFORMERS_VERBOSITY=error $(BIN)/python -m tests.fuzz --cases 200000 --saves 2000 --jobs $(JOBS)
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .wires import Attention, Edit, NullEmbeddings, Trajectory, guidance, schema, words
+from .wires import Attention, Edit, NullEmbeddings, Trajectory, guidance, schema
 
 
 class P2PEdit(io.ComfyNode):
@@ -68,12 +68,13 @@ class P2PEdit(io.ComfyNode):
     ) -> Any:  # fmt: skip
         """See the schema."""
         from ..nullinv_core import EditSettings
-        from ..nullinv_core.backends.comfy_text import explain_edits, plan_request, take_windows
+        from ..nullinv_core.backends.comfy_text import explain_edits, plan_request
+        from ..nullinv_core.prompt_to_prompt.lists import take_windows, word_list
 
         settings = EditSettings(
             mode=mode, cross_replace=cross_replace, self_replace=self_replace,
-            blend=words(blend_words), blend_exclude=words(exclude_words),
-            word_cross_replace=take_windows(word_windows), fresh_noise=fresh_noise, steady=words(steady_words),
+            blend=word_list(blend_words), blend_exclude=word_list(exclude_words),
+            word_cross_replace=take_windows(word_windows), fresh_noise=fresh_noise, steady=word_list(steady_words),
             noise_seed=variant, focus_from=focus_from,
         )  # fmt: skip
         request = plan_request(clip, source_text, edit_text, settings)

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .wires import guidance, schema, words
+from .wires import guidance, schema
 
 
 class EditPhoto(io.ComfyNode):
@@ -54,7 +54,9 @@ class EditPhoto(io.ComfyNode):
     ) -> Any:  # fmt: skip
         """See the schema."""
         from ..nullinv_core.backends.comfy_photo import edit_photo
+        from ..nullinv_core.prompt_to_prompt.lists import word_list
 
         return io.NodeOutput(*edit_photo(
-            model, clip, vae, image, source_text, edit_text, strength, words(blend_words), size, steps, cfg, keep_pixels
+            model, clip, vae, image, source_text, edit_text, strength, word_list(blend_words), size, steps, cfg,
+            keep_pixels,
         ))  # fmt: skip

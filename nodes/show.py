@@ -6,7 +6,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from . import wires
 from .wires import Attention, schema
 
 
@@ -39,5 +38,7 @@ class AttentionMaps(io.ComfyNode):
         """See the schema."""
         from ..nullinv_core.figures import heat_maps
         from ..nullinv_core.images import opaque
+        from ..nullinv_core.prompt_to_prompt.lists import word_list
 
-        return io.NodeOutput(*heat_maps(attention, edit, wires.words(words), None if image is None else opaque(image)))
+        drawn = heat_maps(attention, edit, word_list(words), None if image is None else opaque(image))
+        return io.NodeOutput(*drawn)

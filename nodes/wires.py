@@ -21,11 +21,6 @@ Attention = io.Custom("NULLINV_ATTENTION")
 """A ``WordMaps``."""
 
 
-def words(text: str) -> list[str]:
-    """Words or phrases of a text, which commas separate."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def guidance(name: str, tooltip: str, default: float = 7.5) -> io.Float.Input:
     """An input for a guidance scale."""
     return io.Float.Input(name, default=default, min=GUIDANCE[0], max=GUIDANCE[1], step=0.1, tooltip=tooltip)

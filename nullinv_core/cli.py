@@ -486,9 +486,9 @@ def _weights(texts: list[str]) -> dict[str, float]:
         try:
             factor = float(value)
         except ValueError as error:
-            raise InputError(f'--weight "{text}" must look like WORD=2.0') from error
+            raise InputError(f'--weight "{short(text)}" must look like WORD=2.0') from error
         if word in weights:
-            raise InputError(f'--weight names "{word}" twice; give each word one')
+            raise InputError(f'--weight names "{short(word)}" twice; give each word one')
         weights[word] = factor
     return weights
 

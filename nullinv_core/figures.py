@@ -16,6 +16,8 @@ from .prompt_to_prompt.attention import WordMaps
 from .prompt_to_prompt.prompt import Prompt, find_phrase
 from .types import NullEmbeddings
 
+MOST_DRAWN = 2**29
+"""Most numbers of all the maps that are drawn at once: 2 GB."""
 INK, PAPER, GRID, LINE = (30, 30, 30), (255, 255, 255), (225, 225, 225), (30, 90, 200)
 
 
@@ -72,6 +74,12 @@ def heat_maps(attention: WordMaps, branch: int, words: Sequence[str], pictures: 
         pictures = torch.full((1, 256, 256, 3), 0.6)
     if len(pictures) not in (1, len(maps)):
         raise InputError(f"there are {len(pictures)} pictures to draw on, and maps of {len(maps)}")
+    numbers = len(tokens) * len(maps) * pictures[0].numel()
+    if numbers > MOST_DRAWN:
+        raise InputError(
+            f"maps of {len(tokens)} words would take {numbers * 4 / 2**30:.0f} GB; name some of the words, or draw "
+            "on a smaller picture"
+        )
     masks = torch.stack([maps[..., t].sum(-1) for t in tokens.values()], 1)
     masks = masks / masks.amax((2, 3), keepdim=True).clamp(min=1e-12)
     drawings = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,11 +36,12 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], suffix: str) 
 
     Inputs are files and folders that are read, all files in them included; links to them count as they do.
     """
+    for path in outputs:
+        check_suffix(path, suffix)
+        check_writable(path)
     places = [os.path.normcase(os.path.realpath(path)) for path in outputs]
     read = [os.path.normcase(os.path.realpath(path)) for path in inputs]
     for number, (path, place) in enumerate(zip(outputs, places, strict=True)):
-        check_suffix(path, suffix)
-        check_writable(path)
         if place in places[:number]:
             raise InputError(f'two pictures would be written to "{path}"; give one of them another name')
         if not os.path.exists(path):
@@ -50,8 +52,8 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], suffix: str) 
 
 
 def check_writable(path: Path) -> None:
-    """Raise InputError where no file could be written to ``path``: a folder of that name, a name that is too long, or
-    a folder that does not exist or takes no file."""
+    """Raise InputError where no file could be written to ``path``: there is a folder, device or pipe of that name, the
+    name is too long, or its folder does not exist or takes no file."""
     _check_name(path)
     try:
         # permissions alone do not tell: read-only disks, access lists, other systems
@@ -106,7 +108,11 @@ def _check_name(path: Path) -> None:
         raise _unwritable(path, f'the folder "{short(str(path.parent))}" does not exist')
     try:
         with suppress(FileNotFoundError):
-            os.lstat(path)
+            # a device or a pipe would be replaced, and whoever uses it finds a picture
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise _unwritable(path, "it is no ordinary file")
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise _unwritable(path, error) from error
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import io
 import math
 import os
-import struct
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .errors import InputError
 from .files import check_suffix, whole_file
+from .picture_file import check_claims, decoding, opened
 
-LARGEST = 100_000_000
-"""Most pixels of a picture that is read."""
 LARGEST_SIDE = 4096
 """Most pixels along a side of a picture that is worked on."""
 GRID = 8
@@ -35,8 +32,8 @@ ROUNDING = 0.01
 """How far beyond 0…1 pixels may lie."""
 FAITHFUL = 25.0
 """PSNR in dB from which on an autoencoder keeps a photo: below, people see at once what it lost."""
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)
-"""What Pillow's readers raise for damaged files."""
+MOST_PROFILE = 2**24
+"""Most bytes of a colour profile; those of printers take two million."""
 
 
 def check_side(side: int, grid: int = GRID, least: int = GRID) -> int:
@@ -81,34 +78,27 @@ def load_image(picture: Path | str | Image.Image, size: int | tuple[int, int], g
 def read_picture(picture: Path | str | Image.Image) -> Image.Image:
     """A file, or a picture of Pillow's, as 8-bit RGB in sRGB, upright by its EXIF, over white where it is transparent.
 
-    A colour profile that is broken, or of other channels than the picture, counts as none. Numbers of other kinds than
-    8 bits are scaled to it (see ``_white``).
+    Of several pictures in a file it is the first. A colour profile that is broken, of other channels than the picture
+    or of more than 16 MB counts as none. Numbers of other kinds than 8 bits are scaled to it (see ``_white``).
 
-    Raises InputError for a file that is missing, no picture, or larger than 100 megapixels.
+    Raises InputError for a file that is missing, in none of ``picture_file.FORMATS``, damaged, larger than 100
+    megapixels or than 1 GB.
     """
     name = "the picture" if isinstance(picture, Image.Image) else f'"{picture}"'
     if not isinstance(picture, Image.Image) and not os.path.isfile(picture):
         raise InputError(f"there is no image file {name}")
-    try:
-        with warnings.catch_warnings():
-            # our own limit, below, is the stricter one
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if isinstance(picture, Image.Image):
-                return _over_white(picture, name)
-            with Image.open(picture) as opened:
-                return _over_white(opened, name)
-    except InputError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name} is larger than {LARGEST // 10**6} megapixels; scale it down") from error
-    except UNREADABLE as error:
-        raise InputError(f"{name} cannot be read as an image; give a PNG, JPEG or WebP file") from error
+    with decoding(name):
+        if isinstance(picture, Image.Image):
+            check_claims(picture, name)
+            return _over_white(picture, name)
+        with opened(picture, name) as file:
+            file.load()
+            # some formats have their notes behind the pixels
+            check_claims(file, name)
+            return _over_white(file, name)
 
 
 def _over_white(picture: Image.Image, name: str) -> Image.Image:
-    width, height = picture.size
-    if width * height > LARGEST:
-        raise InputError(f"{name} has {width}×{height} pixels; scale it to at most {LARGEST // 10**6} megapixels")
     upright = ImageOps.exif_transpose(picture)
     if picture.mode.startswith(("I", "F")):
         upright = _eight_bits(np.asarray(upright), picture, name)
@@ -120,7 +110,7 @@ def _over_white(picture: Image.Image, name: str) -> Image.Image:
 
 def _srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """RGB of an 8-bit picture whose colours are by an ICC profile; without one, they are sRGB."""
-    if not profile:
+    if not profile or len(profile) > MOST_PROFILE:
         return picture.convert("RGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, short
+from .prompt_to_prompt.marks import check_text
 from .schedule import check_guidance
 
 FORMAT = "nullinv-inversion"
@@ -86,7 +87,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         tensors = load(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f'"{path}" is not a whole safetensors file ({error}); invert the image again') from error
+        reason = short(str(error))
+        raise InputError(f'"{path}" is not a whole safetensors file ({reason}); invert the image again') from error
     metadata = _metadata(path, data[8 : 8 + length])
     try:
         check_tensors(tensors)
@@ -147,6 +149,8 @@ def check_metadata(metadata: dict[str, Any], optimized: bool) -> None:
     prompts, sizes, guidance = metadata.get("prompts"), metadata.get("sizes", []), metadata.get("guidance")
     if not isinstance(prompts, list) or not all(isinstance(text, str) for text in (*prompts, metadata.get("model"))):
         raise InputError("its prompts or model are not texts")
+    for text in (*prompts, metadata["model"]):
+        check_text(text)
     if metadata.get("precision") not in PRECISIONS:
         raise InputError(f"its precision is none of {', '.join(PRECISIONS)}")
     if (guidance is not None) != optimized or type(guidance) not in (int, float, type(None)):

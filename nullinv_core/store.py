@@ -17,7 +17,6 @@ from .errors import InputError
 from .files import whole_file
 from .fingerprint import Fingerprint, from_json, to_json
 from .inversion_file import FEWER, FORMAT, HEADER, VERSION
-from .prompt_to_prompt.marks import check_text
 from .schedule import Schedule
 from .types import NullEmbeddings, Pin, Trajectory
 
@@ -66,12 +65,15 @@ def write_inversion(path: Path, inversion: Inversion) -> None:
     """Write an inversion to a place of ``files``. Raises OSError where the disk does not take it."""
     tensors, metadata = _tensors_of(inversion), _metadata_of(inversion)
     inversion_file.check_tensors(tensors)
+    inversion_file.check_metadata(metadata, inversion.null is not None)
     if sum(tensor.nbytes for tensor in tensors.values()) > inversion_file.LARGEST:
         raise InputError(
             f"the inversion is larger than {inversion_file.LARGEST / 2**30:g} GB, which is not read again; {FEWER}"
         )
     # one entry alone: several would be written in an order that changes from run to run
     header = {HEADER: json.dumps(metadata, sort_keys=True)}
+    if len(json.dumps(header)) > inversion_file.LARGEST_HEADER // 2:
+        raise InputError(f"the texts of the pictures are too long for one file; shorten them, or {FEWER}")
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, header)
     except SafetensorError as error:
@@ -129,8 +131,6 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion
             tensors["null_embeddings"], schedule, float(metadata["guidance"]), tensors["losses"], tensors["iterations"],
             pin,
         )  # fmt: skip
-    for text in (*metadata["prompts"], metadata["model"]):
-        check_text(text)
     return Inversion(
         trajectory=Trajectory(tensors["trajectory"], tensors["context"], schedule),
         null=null,

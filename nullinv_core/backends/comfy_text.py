@@ -9,12 +9,10 @@ from typing import Any
 
 from ..errors import InputError, short
 from ..prompt_to_prompt.alignment import align_tokens, explain
-from ..prompt_to_prompt.edit import Edit, EditSettings, Window, plan_edits
-from ..prompt_to_prompt.marks import parse, without_marks
+from ..prompt_to_prompt.edit import MOST_EDITS, Edit, EditSettings, plan_edits
+from ..prompt_to_prompt.marks import check_text, parse, without_marks
 from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
 
-WINDOW = re.compile(r"(.+?)\s*=\s*(\d+(?:\.\d+)?)\s*(?:-\s*(\d+(?:\.\d+)?))?")
-"""``word=0.4`` or ``word=0.2-0.8``."""
 SDXL_ENCODERS = {"l", "g"}
 """How ComfyUI names the text encoders of SDXL."""
 EMBEDDING = re.compile(r"(?:^|(?<=[\s(]))embedding:([^\s<\[\],():]+)")
@@ -46,11 +44,15 @@ class EditRequest:
 def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> EditRequest:
     """Encode the source text and every line of ``edits``; weights of words are as in ``marks``.
 
-    Raises InputError for an empty text, what ``marks.parse`` refuses, and words of the settings that no text has.
+    Raises InputError for an empty text, what ``marks.parse`` refuses, more than ``MOST_EDITS`` lines, and words of the
+    settings that no text has.
     """
+    check_text(edits)
     lines = [line.strip() for line in edits.splitlines() if line.strip()]
     if not source.strip() or not lines:
         raise InputError(f"the {'edit' if source.strip() else 'source'} text is empty; say what the picture shows")
+    if len(lines) > MOST_EDITS:
+        raise InputError(f"the edit text has {len(lines)} lines, each an edit; {MOST_EDITS} at most")
     photo, *prompts = (prompt_of(clip, text) for text in [source, *lines])
     # whatever is wrong with the words is said here, before a photo is inverted
     plans = plan_edits(photo, prompts, 1, settings)
@@ -88,18 +90,6 @@ def encode(clip: Any, prompt: Prompt) -> Any:
             for chunk, end in zip(chunks, ends, strict=True)
         ]
     return clip.encode_from_tokens_scheduled(tokens)
-
-
-def take_windows(text: str) -> dict[str, Window]:
-    """Replace windows by word from ``word=0.4, other word=0.2-0.8``; raises InputError for anything else."""
-    windows: dict[str, Window] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        found = WINDOW.fullmatch(part)
-        if not found:
-            raise InputError(f'"{short(part)}" is no window of a word; write word=0.4 or word=0.2-0.8')
-        word, start, end = found.groups()
-        windows[word] = (float(start), float(end)) if end else float(start)
-    return windows
 
 
 def prompt_of(clip: Any, text: str) -> Prompt:

@@ -82,7 +82,8 @@ class TextEncoder:
 def _ids(tokenizer: Any, text: str, length: int) -> tuple[list[int], list[float]]:
     """Token ids of a text, padded, and their weights; pieces of different weight are split apart, as in ComfyUI."""
     pieces = parse(text)
-    inner = [list(tokenizer(piece, add_special_tokens=False).input_ids) for piece, _ in pieces]
+    # all at once: a call for each takes ten times as long
+    inner = tokenizer([piece for piece, _ in pieces], add_special_tokens=False).input_ids if pieces else []
     ids = [tokenizer.bos_token_id, *chain.from_iterable(inner), tokenizer.eos_token_id]
     weights = [1.0, *(weight for (_, weight), tokens in zip(pieces, inner, strict=True) for _ in tokens)]
     ids += [tokenizer.pad_token_id] * (length - len(ids))

@@ -21,7 +21,8 @@ ARTICLES = ("a", "an", "the", "and", "or", "is", "are", "its")
 PLACES = ("of", "on", "in", "at", "by", "to", "with")
 SMALL_WORDS = frozenset([*ARTICLES, *PLACES])
 """Words that say little about what a picture shows, as signs do."""
-MOST_WORDS = 20_000
+MOST_WORDS = 2_000
+"""Most words of a text that is compared with another; the table of ``_best_moves`` has then four million entries."""
 KEEP, REPLACE, REMOVE, ADD = range(4)
 """What an alignment does with the next words."""
 EVEN = 1
@@ -182,15 +183,17 @@ def says_little(word: str) -> bool:
     return word in SMALL_WORDS or is_sign(word)
 
 
-def align_tokens(source: Prompt, edit: Prompt, mode: Mode = "auto") -> TokenAlignment:
-    """Align the tokens of two prompts.
+def align_tokens(
+    source: Prompt, edit: Prompt, mode: Mode = "auto", words: WordAlignment | None = None
+) -> TokenAlignment:
+    """Align the tokens of two prompts; ``words``: their ``align_words``, where it is at hand.
 
     In both modes kept and moved words map token to token, start to start, end to end, and padding keeps its order.
     ``replace``: the tokens of a replaced word share its attention evenly, and each source row sums to 1; what a
     removed word attended to goes to the next word that stays. ``refine``: replaced words, like added ones, keep
     their own attention, and that of a removed word is dropped.
     """
-    words = align_words(source.words, edit.words)
+    words = words or align_words(source.words, edit.words)
     if mode == "auto":
         mode = choose_mode(source.words, edit.words, words)
     elif mode not in ("replace", "refine"):
@@ -201,9 +204,9 @@ def align_tokens(source: Prompt, edit: Prompt, mode: Mode = "auto") -> TokenAlig
     if mode == "replace":
         for olds, news in words.replaced:
             _spread(mapping, _tokens(source, olds), _tokens(edit, news))
+        heirs = _heirs(words, source, edit)
         for i in words.removed:
-            for token in source.tokens_of_word(i):
-                mapping[token, _heir(words, source, edit, i)] = 1
+            mapping[source.tokens_of_word(i), heirs[i]] = 1
     for special in (START, END):
         _spread(mapping, source.positions(special), edit.positions(special))
     _align_padding(mapping, source, edit, conserve=mode == "replace")
@@ -223,13 +226,16 @@ def _spread(mapping: Tensor, olds: list[int], news: list[int]) -> None:
             mapping[token, news] = 1 / len(news)
 
 
-def _heir(words: WordAlignment, source: Prompt, edit: Prompt, removed: int) -> int:
-    """The edit token that inherits a removed word: first of the next word that stays, else the end token."""
-    for word in range(removed + 1, len(source.words)):
-        heirs = [j for i, j in words.same if i == word] + [news[0] for olds, news in words.replaced if word in olds]
-        if heirs:
-            return edit.tokens_of_word(heirs[0])[0]
-    return edit.positions(END)[0]
+def _heirs(words: WordAlignment, source: Prompt, edit: Prompt) -> list[int]:
+    """For each source word the edit token that inherits what a removed word there attended to: the first one of the
+    next word that stays, else the end token."""
+    stays = dict(words.same) | {i: news[0] for olds, news in words.replaced for i in olds}
+    heir, heirs = edit.positions(END)[0], [0] * len(source.words)
+    for word in reversed(range(len(source.words))):
+        if word in stays:
+            heir = edit.tokens_of_word(stays[word])[0]
+        heirs[word] = heir
+    return heirs
 
 
 def _align_padding(mapping: Tensor, source: Prompt, edit: Prompt, conserve: bool) -> None:

@@ -11,12 +11,18 @@ from torch import Tensor
 
 from ..errors import InputError, short
 from ..schedule import steps_of
-from .alignment import Mode, Pair, TokenAlignment, align_tokens, align_words
-from .marks import carried, check_weight
+from .alignment import Mode, Pair, TokenAlignment, WordAlignment, align_tokens, align_words
+from .marks import MOST_LETTERS, carried, check_weight
 from .prompt import LISTED, Prompt, find_phrase
 
 MOST_REPEATED = 4
 """How many times the tokens of the longest text all texts may take together."""
+MOST_EDITS = 64
+"""Most edits of a picture in one run."""
+MOST_CELLS = 2**24
+"""Most pairs of a source token and an edit token, in all edits together: 64 MB."""
+MOST_NAMED = 64
+"""Most words that a setting names."""
 Window = float | tuple[float, float]
 """Share of the steps, from the noisiest, in which attention is replaced: an end, or a (start, end) in 0…1."""
 
@@ -50,16 +56,21 @@ class EditSettings:
     steady: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if any(isinstance(words, str) for words in (self.blend, self.blend_exclude, self.steady)):
+            raise InputError("blend words and steady words are lists of words, not one text")
+        for listed in (self.blend, self.blend_exclude, self.steady, self.weights, self.word_cross_replace):
+            if len(listed) > MOST_NAMED:
+                raise InputError(f"a setting names {len(listed)} words; {MOST_NAMED} at most, so name fewer")
+            if sum(map(len, listed)) > MOST_LETTERS:
+                raise InputError(f"a setting names words of more than {MOST_LETTERS} characters; name fewer")
         named = {"cross replace": self.cross_replace, "self replace": self.self_replace}
-        named |= {f'cross replace of "{word}"': w for word, w in self.word_cross_replace.items()}
+        named |= {f'cross replace of "{short(word)}"': w for word, w in self.word_cross_replace.items()}
         for name, window in named.items():
             start, end = bounds(window)
             if not 0 <= start <= end <= 1:
                 raise InputError(f"{name} must lie in 0…1 with its start before its end, not {window}")
         for word, weight in self.weights.items():
             check_weight(word, weight)
-        if any(isinstance(words, str) for words in (self.blend, self.blend_exclude, self.steady)):
-            raise InputError("blend words and steady words are lists of words, not one text")
         words = [*self.blend, *self.blend_exclude, *self.steady, *self.weights, *self.word_cross_replace]
         if not all(word.strip() for word in words):
             raise InputError("a blend, steady or weighted word, or one with a window, is empty; leave it out")
@@ -109,8 +120,8 @@ def plan_edit(
     not in the prompt, and for prompts of all too different length.
     """
     settings, tokens = settings or EditSettings(), tokens or common_length([source, prompt])
-    alignment = align_tokens(source, prompt, settings.mode)
     words = align_words(source.words, prompt.words)
+    alignment = align_tokens(source, prompt, settings.mode, words)
     pairs: list[Pair] = [((i,), (j,)) for i, j in words.same]
     pairs += words.replaced if alignment.mode == "replace" else ()
     strengths, factors = carried(source.weights, prompt.weights, pairs)
@@ -131,18 +142,20 @@ def plan_edit(
         alignment=alignment,
         equalizer=equalizer,
         cross_window=cross_window,
-        focus_window=focused[:, None] & _replaced(source, prompt, alignment),
+        focus_window=focused[:, None] & _replaced(words, prompt, alignment),
         self_window=_steps_inside(settings.self_replace, steps),
-        blend=_select(source, prompt, settings.blend, "blend word"),
-        exclude=_select(source, prompt, settings.blend_exclude, "blend-exclude word"),
-        steady=_select(source, prompt, settings.steady, "steady word"),
+        blend=_select(source, prompt, words, settings.blend, "blend word"),
+        exclude=_select(source, prompt, words, settings.blend_exclude, "blend-exclude word"),
+        steady=_select(source, prompt, words, settings.steady, "steady word"),
         settings=settings,
     )
 
 
 def common_length(prompts: Sequence[Prompt]) -> int:
-    """To how many tokens the encodings of prompts are repeated, so that all are as long; raises InputError for texts
-    that would take many times the longest of them."""
+    """To how many tokens the encodings of a source and its edits are repeated, so that all are as long.
+
+    Raises InputError for texts that would take many times the longest of them, and for more than ``MOST_CELLS``.
+    """
     lengths = [prompt.length for prompt in prompts]
     tokens = math.lcm(*lengths)
     if tokens > MOST_REPEATED * max(lengths):
@@ -150,32 +163,37 @@ def common_length(prompts: Sequence[Prompt]) -> int:
             f"texts of {', '.join(map(str, dict.fromkeys(lengths)))} tokens have no length in common; "
             "make them about equally long"
         )
+    if tokens**2 * (len(prompts) - 1) > MOST_CELLS:
+        most = math.isqrt(MOST_CELLS // (len(prompts) - 1))
+        raise InputError(f"the texts take {tokens} tokens; for so many edits {most} at most, so make them shorter")
     return tokens
 
 
 def plan_edits(source: Prompt, prompts: Sequence[Prompt], steps: int, settings: EditSettings) -> list[Edit]:
     """Several edits of one image under shared settings: each leaves out the words that only another edit has.
 
-    Raises InputError for a word that none of the prompts has.
+    Raises InputError for a word that none of the prompts has, and for more than ``MOST_EDITS`` edits.
     """
-
-    def has(word: str, texts: Sequence[Prompt]) -> bool:
-        return any(_tokens_or_none(text, word, "word") is not None for text in texts)
-
+    if len(prompts) > MOST_EDITS:
+        raise InputError(f"there are {len(prompts)} edits; {MOST_EDITS} at most, so run them in several goes")
     plans, tokens = [], common_length([source, *prompts])
+    named = [*settings.weights, *settings.word_cross_replace, *settings.blend, *settings.blend_exclude]
+    named += settings.steady
+    having = {w: [p for p in prompts if _tokens_or_none(p, w, "word") is not None] for w in dict.fromkeys(named)}
+    of_source = {w for w in having if _tokens_or_none(source, w, "word") is not None}
     for prompt in prompts:
-        others = [p for p in prompts if p is not prompt]
 
-        def concerns(word: str, *own: Prompt, others: list[Prompt] = others) -> bool:
-            return has(word, own) or not has(word, others)
+        def concerns(word: str, source_too: bool = False, prompt: Prompt = prompt) -> bool:
+            own = any(p is prompt for p in having[word]) or (source_too and word in of_source)
+            return own or not having[word]
 
         mine = replace(
             settings,
-            weights={w: x for w, x in settings.weights.items() if concerns(w, prompt)},
-            word_cross_replace={w: x for w, x in settings.word_cross_replace.items() if concerns(w, prompt)},
-            blend=[w for w in settings.blend if concerns(w, source, prompt)],
-            blend_exclude=[w for w in settings.blend_exclude if concerns(w, source, prompt)],
-            steady=[w for w in settings.steady if concerns(w, source, prompt)],
+            weights={w: x for w, x in settings.weights.items() if concerns(w)},
+            word_cross_replace={w: x for w, x in settings.word_cross_replace.items() if concerns(w)},
+            blend=[w for w in settings.blend if concerns(w, source_too=True)],
+            blend_exclude=[w for w in settings.blend_exclude if concerns(w, source_too=True)],
+            steady=[w for w in settings.steady if concerns(w, source_too=True)],
         )
         plans.append(plan_edit(source, prompt, steps, mine, tokens))
     return plans
@@ -187,26 +205,28 @@ def _steps_inside(window: Window, steps: int) -> Tensor:
     return (index >= steps_of(start, steps)) & (index < steps_of(end, steps))
 
 
-def _replaced(source: Prompt, prompt: Prompt, alignment: TokenAlignment) -> Tensor:
+def _replaced(words: WordAlignment, prompt: Prompt, alignment: TokenAlignment) -> Tensor:
     """bool (K,): tokens of the edit's words that stand for other words and take their attention."""
     chosen = torch.zeros(prompt.length, dtype=torch.bool)
-    for _, news in align_words(source.words, prompt.words).replaced:
+    for _, news in words.replaced:
         chosen[[token for word in news for token in prompt.tokens_of_word(word)]] = True
     return chosen & (alignment.keep > 0)
 
 
-def _select(source: Prompt, prompt: Prompt, phrases: Sequence[str], what: str) -> Tensor:
+def _select(source: Prompt, prompt: Prompt, words: WordAlignment, phrases: Sequence[str], what: str) -> Tensor:
     """(2, K): tokens of the phrases in the source and in the edit; where one lacks a phrase, its counterpart."""
     chosen = torch.zeros(2, source.length)
+    there: list[Pair] = [((i,), (j,)) for i, j in words.same] + list(words.replaced)
+    back = [(news, olds) for olds, news in there]
     for phrase in phrases:
         found = [_tokens_or_none(p, phrase, what) for p in (source, prompt)]
         if found == [None, None]:
-            words = short(", ".join(dict.fromkeys([*source.words, *prompt.words])), LISTED)
-            raise InputError(f'{what} "{short(phrase)}" is in neither prompt; their words are: {words}')
+            known = short(", ".join(dict.fromkeys([*source.words, *prompt.words])), LISTED)
+            raise InputError(f'{what} "{short(phrase)}" is in neither prompt; their words are: {known}')
         if found[0] is None and found[1] is not None:
-            found[0] = _counterpart(prompt, source, found[1])
+            found[0] = _counterpart(prompt, source, back, found[1])
         if found[1] is None and found[0] is not None:
-            found[1] = _counterpart(source, prompt, found[0])
+            found[1] = _counterpart(source, prompt, there, found[0])
         for row, tokens in enumerate(found):
             chosen[row, tokens or []] = 1
     return chosen
@@ -219,10 +239,8 @@ def _tokens_or_none(prompt: Prompt, phrase: str, what: str) -> list[int] | None:
         return None
 
 
-def _counterpart(here: Prompt, there: Prompt, tokens: list[int]) -> list[int]:
+def _counterpart(here: Prompt, there: Prompt, pairs: Sequence[Pair], tokens: list[int]) -> list[int]:
     """Tokens of the words that stand for those of ``tokens`` in the other prompt; empty where none do."""
     words = {here.word_of_token[t] for t in tokens}
-    aligned = align_words(here.words, there.words)
-    pairs: list[Pair] = [((i,), (j,)) for i, j in aligned.same] + list(aligned.replaced)
-    partners = [j for olds, news in pairs if words & set(olds) for j in news]
+    partners = [j for olds, news in pairs if not words.isdisjoint(olds) for j in news]
     return [t for word in partners for t in there.tokens_of_word(word)]

@@ -20,6 +20,8 @@ PLAIN_WEIGHT = 1.1
 """Factor of ``(word)``."""
 MOST_WEIGHT = 1000.0
 """Far beyond what changes anything, and far below what float16 can hold."""
+MOST_LETTERS = 20_000
+"""Most characters of a text, or of a list of words: ten times what fills the longest prompts that people write."""
 DEEPEST = 64
 """Most brackets inside of one another."""
 ESCAPED = (("\\)", "\0\1"), ("\\(", "\0\2"))
@@ -30,7 +32,8 @@ Segment = tuple[str, float]
 def parse(text: str) -> list[Segment]:
     """The pieces of a text without their marks, each with its weight, in order.
 
-    Raises InputError for a weight outside of ±``MOST_WEIGHT``, brackets deeper than ``DEEPEST``, and what is no text.
+    Raises InputError for a weight outside of ±``MOST_WEIGHT``, brackets deeper than ``DEEPEST``, and what
+    ``check_text`` refuses.
     """
     check_text(text)
     for written, kept in ESCAPED:
@@ -49,7 +52,10 @@ def literal(text: str) -> str:
 
 
 def check_text(text: str) -> None:
-    """Raise InputError where a text is none: half characters, as bytes of another encoding become, and NUL."""
+    """Raise InputError where a text is none: half characters, as bytes of another encoding become, and NUL; or where it
+    is longer than ``MOST_LETTERS``."""
+    if len(text) > MOST_LETTERS:
+        raise InputError(f"a text has {len(text)} characters; {MOST_LETTERS} at most, so make it shorter")
     shown = text.encode("utf-8", "replace").decode().replace("\0", "?")
     if shown != text:
         raise InputError(

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
 
 from ..errors import InputError, short
 
@@ -14,6 +18,7 @@ SIGNS = ("P", "Sc", "Sk", "Sm")
 """Unicode's categories of punctuation and of signs that are no pictures."""
 START, END, PAD = -1, -2, -3
 """Entries of ``Prompt.word_of_token`` for tokens that belong to no word."""
+Thing = TypeVar("Thing", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,32 @@ class Prompt:
 
     def tokens_of_word(self, word: int) -> list[int]:
         """Positions of the tokens of a word."""
-        return [i for i, w in enumerate(self.word_of_token) if w == word]
+        return list(self._tokens.get(word, ()))
 
     def positions(self, kind: int) -> list[int]:
         """Positions of the tokens that are START, END or PAD."""
-        return [i for i, w in enumerate(self.word_of_token) if w == kind]
+        return list(self._tokens.get(kind, ()))
+
+    def places(self, words: list[str]) -> list[int]:
+        """Where a run of words begins in the text, each time that it does."""
+        starts = self._starts.get(words[0], ()) if words else ()
+        return [start for start in starts if list(self.words[start : start + len(words)]) == words]
+
+    @cached_property
+    def _tokens(self) -> Mapping[int, list[int]]:
+        return _places(self.word_of_token)
+
+    @cached_property
+    def _starts(self) -> Mapping[str, list[int]]:
+        return _places(self.words)
+
+
+def _places(things: Iterable[Thing]) -> dict[Thing, list[int]]:
+    """Where each thing stands, in one pass."""
+    found = defaultdict[Thing, list[int]](list)
+    for place, thing in enumerate(things):
+        found[thing].append(place)
+    return dict(found)
 
 
 def check_tokens(highest: int, known: int) -> None:
@@ -87,11 +113,14 @@ def is_sign(word: str) -> bool:
 def find_phrase(prompt: Prompt, phrase: str, what: str = "word") -> list[int]:
     """Token positions of every occurrence of a word or phrase; raises InputError that lists the prompt's words."""
     # a learned word (embedding:name) is one word, though the same letters in a text are several
-    wanted = [as_tokenized(phrase)] if as_tokenized(phrase) in prompt.words else split_words(phrase)
-    starts = range(len(prompt.words) - len(wanted) + 1) if wanted else range(0)
-    hits = [w for s in starts if list(prompt.words[s : s + len(wanted)]) == wanted for w in range(s, s + len(wanted))]
+    whole = [as_tokenized(phrase)]
+    wanted = whole if prompt.places(whole) else split_words(phrase)
+    hits: list[int] = []
+    for start in prompt.places(wanted):
+        # each word once, where places overlap
+        hits += range(max(start, hits[-1] + 1) if hits else start, start + len(wanted))
     if not hits:
         known = short(", ".join(dict.fromkeys(prompt.words)), LISTED) or "(none)"
         phrase, text = short(phrase), short(prompt.text)
         raise InputError(f'{what} "{phrase}" is not in the prompt "{text}"; its words are: {known}')
-    return [token for word in dict.fromkeys(hits) for token in prompt.tokens_of_word(word)]
+    return [token for word in hits for token in prompt.tokens_of_word(word)]

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +18,8 @@ from ..published import PACK, published_files
 from .installation import find_comfyui, find_python
 
 START_SECONDS = 180
+UNDECODABLE = b"\xff"
+"""A file name that is no text in UTF-8."""
 
 
 class Server:
@@ -47,6 +50,7 @@ class Server:
             "models/embeddings",
         ):
             (self.base / name).mkdir(parents=True, exist_ok=True)
+        self._plant()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -62,6 +66,23 @@ class Server:
         except RuntimeError:
             self.stop()
             raise
+
+    def _plant(self):
+        """What a stranger's upload and a careless copy leave: files and a model folder whose names are no text.
+
+        Every test runs beside them.
+        """
+        if sys.platform != "linux":
+            # other systems take no such names
+            return
+        base = os.fsencode(self.base)
+        for place in (b"output", b"input"):
+            with open(os.path.join(base, place, UNDECODABLE + b".safetensors"), "xb"):
+                pass
+        folder = os.path.join(base, b"models", b"diffusers", UNDECODABLE)
+        os.mkdir(folder)
+        with open(os.path.join(folder, b"model_index.json"), "x") as file:
+            file.write("{}")
 
     def _wait(self):
         end = time.monotonic() + START_SECONDS

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,34 @@ def test_the_pack_loads_in_under_a_second(comfy):
     """Guards start-up: heavy imports happen on first use."""
     found = re.search(r"([\d.]+) seconds: \S*null-text-inversion", comfy.text())
     assert found and float(found[1]) < 1.0
+
+
+def choices(comfy, node, name):
+    """What a node offers for an input, read anew."""
+    return comfy.get(f"/object_info/{node}")[node]["input"]["required"][name][1]["options"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_names_that_are_no_text_hide_nothing(comfy, nodes):
+    """Guards the pack from one upload: with such names there at the start it is imported whole, and lists the rest."""
+    planted = [b"output/\xff.safetensors", b"input/\xff.safetensors", b"models/diffusers/\xff/model_index.json"]
+    assert all(os.path.exists(os.path.join(os.fsencode(comfy.base), path)) for path in planted)
+    assert len(nodes) == 13
+    files = [comfy.base / place / "named.safetensors" for place in ("output", "input")]
+    folder = comfy.base / "models" / "diffusers" / "named"
+    folder.mkdir()
+    try:
+        for path in (*files, folder / "model_index.json"):
+            path.touch()
+        offered = choices(comfy, "NullInvLoad", "file")
+        assert {"output/named.safetensors", "input/named.safetensors"} <= set(offered)
+        models = choices(comfy, "NullInvLoadDiffusers", "model")
+        assert "named" in models
+        assert "\udcff" not in "".join([*offered, *models])
+    finally:
+        for path in files:
+            path.unlink()
+        shutil.rmtree(folder)
 
 
 def test_every_node_says_what_it_does(nodes):

@@ -261,14 +261,14 @@ def test_signs_that_one_text_has_keep_every_row_whole(source, data):
 
 
 def test_long_texts_align_in_seconds():
-    """Guards the price: 3,000 words against as many others, and a refusal in words of what would take gigabytes."""
+    """Guards the price: 2,000 words against as many others, and a refusal in words of more."""
     words = ["a", "red", "cat", "dog", "on", "grass", ","]
-    source, edit = (tuple(words[(i * i + k * i) % 7] for i in range(3000)) for k in (1, 3))
+    source, edit = (tuple(words[(i * i + k * i) % 7] for i in range(2000)) for k in (1, 3))
     started = time.process_time()
     align_words(source, edit)
     assert time.process_time() - started < 6
-    with pytest.raises(InputError, match="20001 words is too long to compare; 20000 at most"):
-        align_words(("a",) * 20_001, ("a",))
+    with pytest.raises(InputError, match="2001 words is too long to compare; 2000 at most"):
+        align_words(("a",) * 2_001, ("a",))
 
 
 def test_unknown_modes_are_refused():

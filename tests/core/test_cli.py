@@ -174,7 +174,7 @@ def test_broken_and_huge_images(command, model_folder, tmp_path, monkeypatch):
     Image.new("1", (15_000, 15_000)).save(tmp_path / "bomb.png")
     status, _, err = command("invert", *base(model_folder, tmp_path / "bomb.png", tmp_path))
     assert status == 2 and "larger than 100 megapixels" in err
-    monkeypatch.setattr("nullinv_core.images.LARGEST", 10)
+    monkeypatch.setattr("nullinv_core.picture_file.LARGEST", 10)
     Image.new("RGB", (4, 4)).save(tmp_path / "huge.png")
     status, _, err = command("invert", *base(model_folder, tmp_path / "huge.png", tmp_path))
     assert status == 2 and "4×4 pixels" in err

@@ -14,7 +14,10 @@ import pytest
 
 from nullinv_core import files
 from nullinv_core.errors import InputError
-from nullinv_core.files import check_writable, numbered_file, whole_file
+from nullinv_core.files import check_outputs, check_writable, numbered_file, whole_file
+
+# by its whole name, under which the other processes find it
+from tests.fuzz.concurrency import PROCESSES, crowd
 
 NUMBERING = """
 import sys
@@ -114,6 +117,12 @@ def test_processes_that_number_files_lose_none(tmp_path):
     assert len({(tmp_path / name).read_text() for name in names}) == len(names)
 
 
+def test_many_processes_at_one_name():
+    """Guards writers, readers and numbered saves at once: nothing torn, nothing lost, nothing left over by a kill."""
+    found = crowd(saves=30, kills=4)
+    assert found.saves >= 30 and found.reads >= PROCESSES
+
+
 def test_numbers_go_on_after_the_first_gap_on_a_disk_without_links(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "no links here")
@@ -153,6 +162,25 @@ def test_without_a_lock_only_age_tells_what_was_left(tmp_path, monkeypatch, lock
         os.utime(folder, (time.time() - age,) * 2)
     write(tmp_path / "a", "x")
     assert {p.name for p in tmp_path.iterdir()} == {"a", f"{files.PREFIX}young{files.SUFFIX}"}
+
+
+@pytest.mark.parametrize("check", [check_writable, lambda path: write(path, "x"), lambda p: check_outputs([p], [], "")])
+def test_what_is_no_ordinary_file_stays(tmp_path, check):
+    """Guards pipes and devices, which the superuser's programs would replace like any file."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/full")
+    for name in ("pipe", "device"):
+        with pytest.raises(InputError, match="no ordinary file"):
+            check(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "device").is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("check", [check_writable, lambda path: check_outputs([path], [], "")])
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "a" * 300])
+def test_a_name_that_is_none_is_a_sentence(tmp_path, name, check):
+    """Guards the order of the checks: whether a name can be one comes before what it leads to."""
+    with pytest.raises(InputError, match="cannot write"):
+        check(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from nullinv_core import InputError, Inversion, NullEmbeddings, Trajectory, load
 from nullinv_core.fingerprint import Fingerprint
 from nullinv_core.types import Pin
 
-from .fuzz_files import fuzz_files
 from .helpers import tiny_schedule
 
 SIZES = (1024, 768, 0, 64, 512, 384)
@@ -203,13 +202,6 @@ def test_a_truncated_file_is_refused(tmp_path_factory, length):
     (folder / "x.safetensors").write_bytes(whole[: min(length, len(whole) - 1)])
     with pytest.raises(InputError, match="not a whole safetensors file"):
         load_inversion(folder / "x.safetensors")
-
-
-def test_a_broken_file_is_a_sentence(tmp_path):
-    """Guards loading against anything: bits, lengths, headers and metadata that no program of ours wrote."""
-    save_inversion(tmp_path / "x.safetensors", some_inversion())
-    ends = fuzz_files(tmp_path / "x.safetensors", 400)
-    assert set(ends) == {"refused", "loaded"} and ends["refused"] > 300 and ends["loaded"] > 10
 
 
 def test_a_file_too_large_is_refused_unread(tmp_path, monkeypatch):

@@ -1,11 +1,14 @@
 """Broken inversion files: bytes, headers and lengths that no program of ours wrote."""
 
 import json
-import random
 import struct
-from collections import Counter
+from contextlib import contextmanager
 
-from nullinv_core import InputError, load_inversion
+from nullinv_core import load_inversion, save_inversion
+from nullinv_core.store import write_inversion
+
+from ..core.test_store import some_inversion
+from .runner import naming
 
 DTYPES = ["F16", "BF16", "F32", "F64", "I8", "I64", "U8", "BOOL", "F8_E4M3", "X9", 3, None]
 SCALARS = [None, True, -1, 0, 1, 2**63, 2**70, 1e400, "", "x" * 1000, [], {}, [[]], {"a": 1}]
@@ -81,21 +84,18 @@ def _metadata(data, rng):
     return _joined(header, body)
 
 
-def fuzz_files(path, count, seed=0):
-    """How many broken copies of the file at ``path`` were read ("loaded") or refused in words ("refused").
+@contextmanager
+def prepare(folder):
+    """Broken copies of an inversion: read, or refused by a sentence that names the file. What was read can be saved."""
+    path = folder / "x.safetensors"
+    save_inversion(path, some_inversion())
+    data = path.read_bytes()
 
-    Any other end is raised, with the case's number.
-    """
-    data, ends = path.read_bytes(), Counter()
-    broken = path.with_name("broken.safetensors")
-    for case in range(count):
-        broken.write_bytes(mutated(data, random.Random(f"{seed} {case}")))
-        try:
-            load_inversion(broken)
-            ends["loaded"] += 1
-        except InputError as error:
-            ends["refused" if "\n" not in str(error) and str(broken) in str(error) else f"case {case}: {error}"] += 1
-        except Exception as error:
-            raise AssertionError(f"case {case} of seed {seed} ends in {error!r}") from error
-    broken.unlink(missing_ok=True)
-    return dict(ends)
+    def case(rng):
+        path.write_bytes(mutated(data, rng))
+        with naming(path):
+            read = load_inversion(path)
+        write_inversion(path, read)
+        load_inversion(path)
+
+    yield case

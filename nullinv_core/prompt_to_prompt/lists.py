@@ -1,0 +1,31 @@
+"""What people write into one line: words that commas separate, and replace windows of words."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import InputError, short
+from .edit import Window
+from .marks import check_text
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def word_list(text: str) -> list[str]:
+    """Words or phrases of a text, which commas separate. Raises InputError for what ``marks.check_text`` refuses."""
+    check_text(text)
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def take_windows(text: str) -> dict[str, Window]:
+    """Replace windows by word from ``word=0.4, other word=0.2-0.8``; raises InputError for anything else."""
+    return dict(map(_window, word_list(text)))
+
+
+def _window(part: str) -> tuple[str, Window]:
+    word, _, span = part.rpartition("=")
+    numbers = [number.strip() for number in span.split("-")]
+    if not word.strip() or len(numbers) > 2 or not all(map(NUMBER.fullmatch, numbers)):
+        raise InputError(f'"{short(part)}" is no window of a word; write word=0.4 or word=0.2-0.8')
+    start, *end = map(float, numbers)
+    return word.rstrip(), (start, end[0]) if end else start

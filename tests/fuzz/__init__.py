@@ -1,0 +1,1 @@
+"""Fuzzers, seeded and bounded: ``python -m tests.fuzz --cases 200000``, or ``make fuzz``."""
