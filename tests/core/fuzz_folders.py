@@ -66,6 +66,9 @@ def break_folder(folder, rng):
     files, both = entries(folder)
     told = []
     for _ in range(rng.choice([1, 1, 1, 2])):
+        # what an earlier turn made a device or a pipe of is left alone
+        files = [file for file in files if stat.S_ISREG(_mode(folder / file))]
+        both = [(file, name) for file, name in both if file in files]
         kind = rng.choice(["entry"] * 12 + ["hook"] * 3 + ["missing"] * 2 + ["raw", "file", "swap", "vocabulary"])
         if kind in ("entry", "missing"):
             file, name = rng.choice(both)
@@ -97,12 +100,13 @@ def break_folder(folder, rng):
             told.append(f"{file.relative_to(folder)} is {what}")
         elif kind == "swap":
             one, other = rng.sample(list(SETTINGS), 2)
-            if (folder / one).exists() and (folder / other).exists():
-                shutil.copyfile(next((folder / other).glob("*.json")), folder / one / SETTINGS[one])
+            source, target = (folder / part / SETTINGS[part] for part in (other, one))
+            if stat.S_ISREG(_mode(source)) and stat.S_ISREG(_mode(target)):
+                shutil.copyfile(source, target)
             told.append(f"{one} says what {other} does")
         else:
             file = folder / "tokenizer" / rng.choice(["vocab.json", "merges.txt"])
-            if file.is_file():
+            if stat.S_ISREG(_mode(file)):
                 text = file.read_text(encoding="utf-8")
                 file.write_text(
                     rng.choice([text[: len(text) // 2], text[5:], text + "\nx", text.replace('"a"', '"b"')])

@@ -208,6 +208,23 @@ def test_every_family_passes_the_table(name, tmp_path):
         assert folder.configs["unet"][part] == (list(config) if isinstance(config, tuple) else config)
 
 
+def test_folders_of_the_first_libraries_load(folder):
+    """Guards published folders of 2022: token numbers of the first transformers, tokens with flags, paths of the
+    author's computer, a class of Flax, and a size that diffusers before 0.9 halved."""
+    plain = load_model(folder)
+    rewrite(folder / "unet/config.json", _class_name="FlaxUNet2DConditionModel", _diffusers_version="0.5.0.dev0")
+    rewrite(folder / "text_encoder/config.json", bos_token_id=0, eos_token_id=2, pad_token_id=1, dropout=0.0)
+    flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    rewrite(
+        folder / "tokenizer/tokenizer_config.json", special_tokens_map_file="./special_tokens_map.json",
+        **{role: {"__type": "AddedToken", "content": token, **flags} for role, token in tokens.items()},
+    )  # fmt: skip
+    model = load_model(folder)
+    assert (plain.native_size, model.native_size) == (4 * plain.factor, 64 * plain.factor)
+    assert torch.equal(model.encode_prompts([model.prompt(TEXT)]), plain.encode_prompts([plain.prompt(TEXT)]))
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_s_own_configuration_passes(folder, name):
     """Guards published folders, which name schedulers of every kind: the noise levels are the same with each."""
