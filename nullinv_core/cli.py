@@ -87,7 +87,8 @@ def _pick_device(device: str) -> str:
 
     if device:
         try:
-            torch.zeros(1, device=device)
+            # a device may have shapes alone: one number must come back
+            torch.zeros(1, device=device).item()
         except (RuntimeError, AssertionError) as error:
             raise InputError(f'device "{device}" cannot be used here; try --device cpu') from error
         return device
@@ -494,7 +495,7 @@ def _weights(texts: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Entry point: errors that are meant for people end in one line and exit status 2."""
+    """Entry point: errors that are meant for people, and what the system refuses, end in one line and exit status 2."""
     if isinstance(sys.stdout, TextIOWrapper):
         # a path or a word that the terminal cannot show stops nothing
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -502,8 +503,11 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
         app(arguments)
-    except (InputError, NonFiniteError) as error:
+    except (InputError, NonFiniteError, OSError) as error:
         if debug:
             traceback.print_exc()
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(str(error))}", err=True)
+        if isinstance(error, OSError) and isinstance(sys.stdout, TextIOWrapper):
+            # where it is the output itself, Python would try it once more at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)

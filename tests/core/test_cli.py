@@ -93,6 +93,20 @@ def test_a_prompt_in_another_encoding_is_one_line(photo, tmp_path):
     assert done.returncode == 2 and said.startswith("error: ") and said.count("\n") == 1 and "no text" in said
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_an_output_that_takes_no_text_is_one_line(inverted, tmp_path):
+    """Guards scripts whose log is on a full disk: the picture is there, one sentence, no traceback."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "nullinv_core", "reconstruct", "--inversion", str(inverted), "--device", "cpu",
+             "--out", str(tmp_path / "x.png")],
+            stdout=full, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    *_, last = done.stderr.decode().splitlines()
+    assert done.returncode == 2 and last.startswith("error: ") and "No space left" in last
+    assert "Traceback" not in done.stderr.decode() and (tmp_path / "x.png").exists()
+
+
 def test_invert_reconstruct_and_edit(command, inverted, tmp_path):
     """Guards the main path: one file from invert, pictures of the model's size from the other two."""
     status, said, _ = command("reconstruct", "--inversion", inverted, "--out", tmp_path / "r.png", "--device", "cpu")
@@ -146,6 +160,7 @@ def base(model_folder, photo, tmp_path, **changes):
         ({"size": 33}, "size must be a multiple of 8 from 8 to 4096"),
         ({"size": 8}, "size must be a multiple of 8 from 16 to 4096"),
         ({"device": "warp"}, 'device "warp" cannot be used'),
+        ({"device": "meta"}, 'device "meta" cannot be used'),
         ({"guidance": "nan"}, "guidance must be a number in 0…100"),
         ({"guidance": "-3"}, "guidance must be a number in 0…100, not -3"),
         ({"prompt": "a " * 90}, "takes 90 tokens"),
@@ -371,6 +386,10 @@ def no_model(monkeypatch):
         ({"size": 36}, "size must be a multiple of 8"),
         ({"size": 4096}, "the picture would be 5728×4096"),
         ({"guidance": "inf"}, "guidance must be a number in 0…100"),
+        ({"guidance": "1e39"}, "guidance must be a number in 0…100"),
+        ({"out": "/dev/full"}, "must end in .safetensors"),
+        ({"out": "/dev/full/x.safetensors"}, "cannot write"),
+        ({"out": "/proc/self/x.safetensors"}, "cannot write"),
         ({"out": "/none/x.safetensors"}, "does not exist"),
         ({"preset": "direct", "inner_steps": 3}, "optimizes nothing"),
     ],
@@ -395,6 +414,10 @@ def test_what_is_cheap_to_check_comes_before_the_model(no_model, command, photo,
         ("edit", ["--prompt", "a", "--reference", ""], 'there is no image file "."'),
         ("edit", ["--prompt", "a", "--prompt", "b", "--out", "x" * 250 + ".png"], "File name too long"),
         ("edit", ["--prompt", "a", "--weight", "a=1e39"], "must be a number in ±1000, not 1e+39"),
+        ("edit", ["--prompt", "a", "--weight", "a=1e308"], "must be a number in ±1000, not 1e+308"),
+        ("edit", ["--prompt", "a", "--weight", "a" * 1000], 'a…" must look like WORD=2.0'),
+        ("edit", ["--prompt", "a", "--out", "/dev/full"], "must end in .png"),
+        ("edit", ["--prompt", "a", "--save-attention", "/dev/full"], "is not a folder"),
         ("edit", ["--prompt", "a", "--weight", f"a={'9' * 400}"], "must be a number in ±1000, not inf"),
         ("edit", ["--prompt", "a", "--save-attention", __file__], "is not a folder"),
     ],
