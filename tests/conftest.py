@@ -13,6 +13,23 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 SUITE = "tests/comfyui/"
+FULL_SIZE = {f"{SUITE}test_models.py", f"{SUITE}test_page.py"}
+"""Files that load models of full size, of gigabytes each."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """For ``--dist loadfile``: a file goes to one process whole, and one process alone holds models of full size."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileAndSize(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "full size" if file in FULL_SIZE else file
+
+    return ByFileAndSize(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -50,7 +50,10 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
     return merged
 
 
-def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write vocab.json, merges.txt and the configuration to ``folder``; return the tokenizer they make."""
-    write_tokenizer_files(folder, learn_merges(word_counts(), MERGES))
+def write_tokenizer(folder: Path, counts: Counter[str] | None = None, number: int = MERGES) -> CLIPTokenizer:
+    """Write vocab.json, merges.txt and the configuration to ``folder``; return the tokenizer they make.
+
+    It knows ``number`` merges learned from how often each word is used, by default in the captions of flat shapes.
+    """
+    write_tokenizer_files(folder, learn_merges(counts or word_counts(), number))
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

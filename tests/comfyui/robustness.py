@@ -36,7 +36,7 @@ from nullinv_core import save_inversion
 from tests.core.test_store import some_inversion
 for seed in range(10**6):
     print(seed, flush=True)
-    save_inversion(sys.argv[1], some_inversion(steps=200, seed=seed))
+    save_inversion(sys.argv[1], some_inversion(steps=900, seed=seed))
 """
 """Saves one inversion after the other under the same name."""
 TEXTS = [
@@ -126,29 +126,28 @@ def killed_saves(count, seed=0):
     rng, ends = random.Random(seed), Counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.safetensors"
-        for _ in range(count):
+        for number in range(count):
             save_inversion(path, some_inversion(seed=-1))
             saver = subprocess.Popen(
                 [sys.executable, "-c", SAVER, path], cwd=PACK, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
             begun = [int(saver.stdout.readline()) for _ in range(rng.randint(1, 3))][-1]
             end = time.monotonic() + 1
-            while not list(Path(folder).glob(".*")) and time.monotonic() < end:
+            while not list(Path(folder).glob(".*/content")) and time.monotonic() < end:
                 pass
-            time.sleep(rng.uniform(0, 0.003))
+            time.sleep(rng.uniform(0, 0.002) if number % 2 else 0)
             saver.send_signal(signal.SIGKILL)
             begun = max([begun, *map(int, saver.stdout.read().split())])
             saver.wait()
             found = load_inversion(path).trajectory.latents
-            old = some_inversion(seed=-1) if begun == 0 else some_inversion(steps=200, seed=begun - 1)
-            new = some_inversion(steps=200, seed=begun)
+            old = some_inversion(seed=-1) if begun == 0 else some_inversion(steps=900, seed=begun - 1)
+            new = some_inversion(steps=900, seed=begun)
             which = [name for name, one in (("old", old), ("new", new)) if torch.equal(found, one.trajectory.latents)]
             assert which, f"neither inversion {begun} nor the one before"
             ends[which[0]] += 1
-            halves = list(Path(folder).glob(".*"))
-            ends["in_the_middle_of_writing"] += bool(halves)
-            for half in halves:
-                half.unlink()
+            ends["in_the_middle_of_writing"] += bool(list(Path(folder).glob(".*/content")))
+        save_inversion(path, some_inversion())
+        assert os.listdir(folder) == [path.name], "the next save clears away what a killed one left"
     return {"kills": count, **ends}
 
 

@@ -453,7 +453,7 @@ def other_model(chain, plan, sampler):
         (change(lambda c, p, s: p, edit_text="a (green:1e5) star"), 'weight of "green" must be a number in ±1000'),
         (change(lambda c, p, s: p, edit_text="a \ud83d star"), "holds bytes that are no text"),
         (CACHED, "leaves out predictions"),
-        (change(lambda c, p, s: p, edit_text=f"a (green:{'9' * 400}) star"), "between -1000 and 1000, not inf"),
+        (change(lambda c, p, s: p, edit_text=f"a (green:{'9' * 400}) star"), "must be a number in ±1000, not inf"),
         (change(lambda c, p, s: p, edit_text=" "), "the edit text is empty"),
         (change(lambda c, p, s: p, word_windows="zebra=0.4"), 'window "zebra" is not in the prompt'),
         (change(lambda c, p, s: p, word_windows="0.4"), "write word=0.4"),

@@ -198,6 +198,7 @@ def test_folders_without_noise_levels_are_refused(comfy):
     root = comfy.base / "models" / "diffusers"
     folder = tiny_xl_folder(root / "edm", pooled=16, time_width=256)
     shutil.copytree(folder, root / "no-row")
+    (root / "no-row/tokenizer/tokenizer.json").unlink(missing_ok=True)
     vocabulary = root / "no-row/tokenizer/vocab.json"
     vocabulary.write_text(json.dumps(json.loads(vocabulary.read_text()) | {"zebra</w>": 40_000}))
     assert "it knows the token 40000, the encoder has" in said_of(comfy, "no-row")

@@ -9,7 +9,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nullinv_core import load_inversion
-from nullinv_core.backends.diffusers import check_inversion, load_model
 from nullinv_core.demo.train_text import WIDTH
 
 from .graphs import Chain, Graph
@@ -106,9 +105,6 @@ def test_a_full_size_checkpoint_goes_through_every_node(comfy, checkpoint):
     path = newest(comfy, "full")
     saved = load_inversion(path)
     assert saved.null.losses.isfinite().all() and saved.null.embeddings.shape[2:] == saved.trajectory.context.shape[1:]
-    if "sd2" in checkpoint:
-        # from the file alone, without a configuration
-        check_inversion(saved, load_model(comfy.checkpoint("sd2"), dtype=torch.bfloat16))
     later = Photo(checkpoint)
     loaded = later.graph.add("NullInvLoad", file=f"output/{path.name}")
     later.save(later.edit(lambda slot: loaded(0), lambda: loaded(1))(0), "full-loaded")

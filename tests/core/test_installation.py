@@ -107,6 +107,15 @@ def test_a_git_address_is_cloned_once(comfyui, tmp_path):
     assert "cloning" not in comfyui_command(**given).stdout and (target / "mine").exists()
 
 
+def test_one_process_alone_holds_models_of_full_size():
+    """Guards the memory of make test: every file that asks for such a checkpoint is named, but make test-full's."""
+    from ..conftest import FULL_SIZE
+
+    texts = {p: p.read_text(encoding="utf-8") for p in (PACK / "tests" / "comfyui").glob("test_*.py")}
+    asking = {p for p, text in texts.items() if ".checkpoint(" in text and "pytestmark = pytest.mark.full" not in text}
+    assert {p.relative_to(PACK).as_posix() for p in asking} == FULL_SIZE
+
+
 @pytest.mark.parametrize(
     ("environment", "code", "said"),
     [
