@@ -129,7 +129,11 @@ def _hidden_folder(parent: Path) -> Iterator[Path]:
         folder = parent / f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}"
         folder.mkdir(mode=0o700)
         try:
-            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileNotFoundError:
+                # a sweep of another process took it for one that was left
+                continue
             try:
                 # a sweep of another process may come between making the lock and holding it
                 if _locked(lock) is False or not (folder / LOCK).exists():
@@ -139,7 +143,8 @@ def _hidden_folder(parent: Path) -> Iterator[Path]:
             finally:
                 os.close(lock)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                _remove(folder)
 
 
 def _sweep(parent: Path) -> None:
@@ -153,24 +158,34 @@ def _sweep(parent: Path) -> None:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove a hidden folder in which nobody writes any more."""
+    """Remove a hidden folder in which nobody writes any more; raises OSError where that is not possible."""
     old = time.time() - folder.stat().st_mtime > ABANDONED
     try:
         lock = os.open(folder / LOCK, os.O_RDWR)
     except FileNotFoundError:
-        # its owner may be about to make it
         if old:
-            shutil.rmtree(folder)
+            _remove(folder)
+        else:
+            # one that is empty: its owner, if it is about to make the lock, takes another
+            folder.rmdir()
         return
     try:
         free = _locked(lock)
         if free:
             # while the lock is held, or its owner might take it in between
-            shutil.rmtree(folder)
+            _remove(folder)
     finally:
         os.close(lock)
     if free is None and old:
-        shutil.rmtree(folder)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a hidden folder, its lock last: killed in between, it leaves what the next sweep knows as left."""
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            path.unlink()
+    shutil.rmtree(folder)
 
 
 def _locked(file: int) -> bool | None:

@@ -150,6 +150,41 @@ def test_what_a_killed_process_left_goes_with_the_next_file_and_a_living_one_sta
     assert [(folder / "content").read_text() for folder in left] == ["half"]
 
 
+def test_a_process_killed_before_its_lock_leaves_nothing(tmp_path):
+    """Guards the moments before the lock is made and after it is gone."""
+    (tmp_path / f"{files.PREFIX}empty{files.SUFFIX}").mkdir()
+    write(tmp_path / "a", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_whose_folder_was_swept_takes_another(tmp_path, monkeypatch):
+    """Guards the sweep of another process between a new folder and its lock."""
+    made, mkdir = [], Path.mkdir
+
+    def swept(path, *arguments, **options):
+        mkdir(path, *arguments, **options)
+        made.append(path)
+        if len(made) == 1:
+            path.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", swept)
+    write(tmp_path / "a", "x")
+    assert len(made) == 2 and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_lock_goes_last(tmp_path, monkeypatch):
+    """Guards a kill in the middle of tidying up: what is left is empty, or has its lock."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a", files.LOCK, "z"):
+        (folder / name).touch()
+    seen = []
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path: (unlink(path), seen.append(os.listdir(folder))))
+    files._remove(folder)
+    assert not folder.exists() and len(seen) == 2 and all(files.LOCK in left for left in seen)
+
+
 @pytest.mark.parametrize("locks", [True, False])
 def test_without_a_lock_only_age_tells_what_was_left(tmp_path, monkeypatch, locks):
     if not locks:
@@ -157,8 +192,7 @@ def test_without_a_lock_only_age_tells_what_was_left(tmp_path, monkeypatch, lock
     for name, age in (("young", 60), ("old", 2 * files.ABANDONED)):
         folder = tmp_path / f"{files.PREFIX}{name}{files.SUFFIX}"
         folder.mkdir()
-        if not locks:
-            (folder / files.LOCK).touch()
+        (folder / ("content" if locks else files.LOCK)).touch()
         os.utime(folder, (time.time() - age,) * 2)
     write(tmp_path / "a", "x")
     assert {p.name for p in tmp_path.iterdir()} == {"a", f"{files.PREFIX}young{files.SUFFIX}"}

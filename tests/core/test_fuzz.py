@@ -1,5 +1,6 @@
 """Ten thousand things that strangers can send: each is read, or refused in one sentence. ``make fuzz`` has more."""
 
+import re
 from contextlib import nullcontext
 
 import pytest
@@ -8,7 +9,8 @@ from nullinv_core import InputError
 
 from ..fuzz import runner
 from ..fuzz.runner import Fuzzer, check_sentence, run
-from ..fuzz.table import CORE, share_of
+from ..fuzz.table import CORE, SERVED, share_of
+from ..published import PACK
 
 CASES = 10_000
 
@@ -19,6 +21,16 @@ def test_what_strangers_send_is_read_or_refused_in_a_sentence(name):
     cases = share_of(name, CASES, CORE)
     found = run(CORE[name], name, cases)
     assert found.cases == cases and min(found.refused, found.results) > cases / 20
+
+
+def test_the_threat_model_names_tests_that_are_there():
+    """Guards docs/security.md: every test and fuzzer in it exists."""
+    text = (PACK / "docs" / "security.md").read_text(encoding="utf-8")
+    sources = "".join(path.read_text(encoding="utf-8") for path in (PACK / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", text)
+    assert len(named) > 15 and [name for name in named if f"def {name}(" not in sources] == []
+    fuzzers = {name for listed in re.findall(r"fuzzers? (`[^|]+`)", text) for name in re.findall(r"`(\w+)`", listed)}
+    assert fuzzers == {*CORE, *SERVED}
 
 
 def fuzzer_of(case):

@@ -20,6 +20,7 @@ from nullinv_core.files import PREFIX, numbered_file
 from nullinv_core.images import read_picture, save_image
 
 from ..core.test_store import some_inversion
+from .runner import listed
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # imported once, not by each process
@@ -40,6 +41,8 @@ class Figures:
     unannounced: int
     hidden_after_kills: int
     seconds: float
+
+    __str__ = listed
 
 
 def pixels_of(mark):

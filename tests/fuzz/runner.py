@@ -33,6 +33,14 @@ class Fuzzer:
     prepare: Callable[[Path], AbstractContextManager[Callable[[random.Random], object]]]
 
 
+def listed(figures):
+    """Figures as one line."""
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in asdict(figures).items()
+    )
+
+
 @dataclass
 class Figures:
     """What came of the cases. Times are the processor's."""
@@ -45,9 +53,7 @@ class Figures:
     slowest_case: str = ""
     megabytes: float = 0.0
 
-    def __str__(self):
-        return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-                         for name, value in asdict(self).items())  # fmt: skip
+    __str__ = listed
 
 
 class TooSlow(BaseException):
