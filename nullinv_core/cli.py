@@ -145,9 +145,26 @@ def _stored(inversion: Path, model: str) -> tuple[Inversion, str]:
     stored = load_inversion(inversion)
     if stored.null is None:
         raise InputError(f'"{inversion}" holds no null embeddings; invert the image again')
-    if not (model or stored.model):
+    if model:
+        return stored, model
+    if not stored.model:
         raise InputError(f'"{inversion}" does not say which model made it; name it with --model')
-    return stored, model or stored.model
+    if stored.model != "demo" and not _is_local(stored.model):
+        raise InputError(
+            f'"{inversion}" names the model "{short(stored.model)}", which is no folder or .safetensors file of this '
+            "computer; say with --model which one to use"
+        )
+    return stored, stored.model
+
+
+def _is_local(name: str) -> bool:
+    """Whether a path that stands in a file is the full one of a folder or .safetensors file here.
+
+    What begins with two slashes, however they lean, Windows asks of another computer: not even looked for.
+    """
+    if name[:2].replace("\\", "/") == "//" or "\0" in name or not os.path.isabs(name):
+        return False
+    return os.path.isdir(name) or (name.endswith(".safetensors") and os.path.isfile(name))
 
 
 def _reopen(
@@ -156,6 +173,8 @@ def _reopen(
     """An inversion, its null embeddings and the model that made it, checked to belong together."""
     from .backends.diffusers import check_inversion
 
+    if model == stored.model != "demo":
+        _warn(f'the model is "{printable(model)}", which stands in the inversion file; --model takes another')
     loaded = _load(model, device, dtype or stored.precision, config)
     checked, null = check_inversion(stored, loaded)
     return checked, null, loaded.told(checked.sizes)

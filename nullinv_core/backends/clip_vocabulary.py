@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 MERGES = Path(__file__).with_name("clip_merges.txt.gz")
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
@@ -34,14 +36,32 @@ def write_tokenizer_files(folder: Path, merges: Sequence[tuple[str, str]], pad: 
 
     Its tokens are numbered as CLIP's are: bytes, bytes that end a word, merges by rank, start and end of the text.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     symbols = byte_symbols()
     entries = [*symbols, *(s + "</w>" for s in symbols), *("".join(m) for m in merges), START_TOKEN, END_TOKEN]
     vocabulary = {entry: index for index, entry in enumerate(dict.fromkeys(entries))}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     special = {"bos_token": START_TOKEN, "eos_token": END_TOKEN, "unk_token": END_TOKEN, "pad_token": pad}
+    write_vocabulary(folder, Vocabulary(vocabulary, merges, special))
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2), encoding="utf-8")
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, "do_lower_case": True, **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a CLIP tokenizer is made of: the number of each token; merges by rank; special tokens by their role
+    ("pad_token"), and tokens that were added, by number, both as transformers writes them."""
+
+    tokens: Mapping[str, int]
+    merges: Sequence[tuple[str, str]]
+    special: Mapping[str, Any]
+    added: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
+    """Write vocab.json, merges.txt and tokenizer_config.json to ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary.tokens, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(m) for m in vocabulary.merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, "do_lower_case": True}
+    added = {"added_tokens_decoder": vocabulary.added} if vocabulary.added else {}
+    text = json.dumps({**config, **vocabulary.special, **added}, indent=2)
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")

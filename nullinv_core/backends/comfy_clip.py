@@ -15,15 +15,17 @@ import comfy.utils
 import folder_paths
 import torch
 from torch import Tensor
-from transformers import CLIPTokenizer, CLIPTokenizerFast
 
 from ..errors import InputError
 from ..prompt_to_prompt.prompt import check_tokens
-from .comfy_folder import check_whole, read_weights
-from .model_folder import read_config
+from .clip_tokenizer import load_tokenizer
+from .clip_vocabulary import LENGTH
+from .comfy_folder import lacking, read_weights
+from .model_folder import ModelFolder
 
 VOCABULARY = 49_408
 """Rows of the token table that ComfyUI builds, whatever the tokenizer."""
+TABLE = "text_model.embeddings.token_embedding.weight"
 UNUSED = {"text_model.embeddings.position_ids"}
 PROJECTION = "text_projection.weight"
 """What ComfyUI's text encoder has and only SDXL's second one reads."""
@@ -38,7 +40,7 @@ class _Part:
     weights: dict[str, Tensor]
 
 
-def load_clip(folder: Path, parts: tuple[tuple[str, str], ...]) -> Any:
+def load_clip(folder: ModelFolder, parts: tuple[tuple[str, str], ...]) -> Any:
     """ComfyUI's CLIP of a folder's text encoders, by the names of their own and their tokenizers' folders.
 
     Raises InputError where one is broken or of another build.
@@ -53,27 +55,24 @@ def load_clip(folder: Path, parts: tuple[tuple[str, str], ...]) -> Any:
     model = clip.cond_stage_model
     for one, network in zip(found, [getattr(model, f"clip_{name}") for name in ("l", "g")[: len(found)]], strict=True):
         missing = set(network.load_sd(one.weights).missing_keys) - UNUSED
-        check_whole(folder, "text encoder", missing if one is found[-1] and len(found) > 1 else missing - {PROJECTION})
+        if one is not found[-1] or len(found) == 1:
+            missing -= {PROJECTION}
+        if missing:
+            raise lacking(folder.path, "text encoder", missing)
     return clip
 
 
-def _part(folder: Path, encoder: str, tokenizer: str, sdxl: bool) -> _Part:
-    try:
-        return _read_part(folder, encoder, tokenizer, sdxl)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f'"{encoder}" or "{tokenizer}" of "{folder.name}" lacks {error}; get a complete copy of the model'
-        ) from error
-
-
-def _read_part(folder: Path, encoder: str, tokenizer: str, sdxl: bool) -> _Part:
-    config = read_config(folder / encoder / "config.json")
+def _part(folder: ModelFolder, encoder: str, tokenizer: str, sdxl: bool) -> _Part:
+    config = folder.configs[encoder]
     second = encoder != "text_encoder"
-    if second and config.get("projection_dim") != config["hidden_size"]:
-        raise InputError(f'the second text encoder of "{folder.name}" is not built as SDXL\'s')
-    tokens = _tokenizer(folder / tokenizer)
+    if second and config["projection_dim"] != config["hidden_size"]:
+        raise InputError(f'the second text encoder of "{folder.path.name}" is not built as SDXL\'s')
+    if config["max_position_embeddings"] != LENGTH:
+        raise InputError(
+            f'the {encoder} of "{folder.path.name}" reads {config["max_position_embeddings"]} tokens; ComfyUI gives '
+            f"{LENGTH}"
+        )
+    tokens = load_tokenizer(folder.path / tokenizer)
     special = {"start": tokens.bos_token_id, "end": tokens.eos_token_id, "pad": tokens.pad_token_id}
     layers = {"layer": "hidden", "layer_idx": -2, "layer_norm_hidden_state": False} if sdxl else {}
     network = partial(
@@ -82,34 +81,36 @@ def _read_part(folder: Path, encoder: str, tokenizer: str, sdxl: bool) -> _Part:
     )  # fmt: skip
     splitter = partial(
         comfy.sd1_clip.SDTokenizer,
-        tokenizer_path=str(folder / tokenizer), tokenizer_class=type(tokens), pad_token=special["pad"],
+        tokenizer_path=tokenizer, tokenizer_class=_Read(tokens), pad_token=special["pad"],
         embedding_size=config["hidden_size"], embedding_key="clip_g" if second else "clip_l",
     )  # fmt: skip
-    return _Part(splitter, network, _named(read_weights(folder, encoder), max(tokens.get_vocab().values())))
+    return _Part(
+        splitter, network, _named(folder.path, read_weights(folder.path, encoder), max(tokens.get_vocab().values()))
+    )
 
 
-def _tokenizer(folder: Path) -> Any:
-    # transformers 4 has two classes, of which the first reads no tokenizer.json
-    kind = CLIPTokenizer if (folder / "vocab.json").is_file() else CLIPTokenizerFast
-    try:
-        return kind.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:
-        raise InputError(
-            f'"{folder.name}" of "{folder.parent.name}" is no CLIP tokenizer; get a complete copy of the model'
-        ) from error
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A tokenizer that was read already, where ComfyUI asks a class to read one."""
+
+    tokens: Any
+
+    def from_pretrained(self, path: str, **named: Any) -> Any:
+        """The tokenizer."""
+        return self.tokens
 
 
-def _named(weights: dict[str, Tensor], highest: int) -> dict[str, Tensor]:
+def _named(folder: Path, weights: dict[str, Tensor], highest: int) -> dict[str, Tensor]:
     """Weights by ComfyUI's names, the token table as long as its.
 
-    Raises InputError where it lacks the tokenizer's ``highest`` token.
+    Raises InputError where it is not there, or lacks the tokenizer's ``highest`` token.
     """
     named = {k if k.startswith("text_") else f"text_model.{k}": v for k, v in weights.items()}
-    table = named["text_model.embeddings.token_embedding.weight"]
-    check_tokens(highest, len(table))
-    named["text_model.embeddings.token_embedding.weight"] = torch.nn.functional.pad(
-        table, (0, 0, 0, VOCABULARY - len(table))
-    )
+    if TABLE not in named:
+        raise lacking(folder, "text encoder", {TABLE})
+    table = named[TABLE]
+    check_tokens(highest, min(len(table), VOCABULARY))
+    named[TABLE] = torch.nn.functional.pad(table, (0, 0, 0, VOCABULARY - len(table)))
     return named
 
 

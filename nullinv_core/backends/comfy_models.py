@@ -18,10 +18,12 @@ import torch
 from ..errors import InputError
 from .comfy_clip import load_clip
 from .comfy_conditioning import SIZE_WIDTH
-from .comfy_folder import check_whole, read_weights
-from .model_folder import KINDS, XL, check_folder, read_config, text_parts
+from .comfy_folder import check_whole, read_weights, told
+from .model_config import depths_of, per_level
+from .model_folder import KINDS, XL, ModelFolder, read_folder, text_parts
 
-LEVELS_OF_VAE, LAYERS_OF_VAE = 4, 2
+LEVELS_OF_VAE, LAYERS_OF_VAE, GROUPS = 4, 2, 32
+"""What ComfyUI builds whatever a folder says; ``GROUPS``: of every group norm."""
 MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.model_base.ModelType.V_PREDICTION}
 FAMILIES = dict(zip(KINDS, (comfy.supported_models.SD15, comfy.supported_models.SDXL), strict=True))
 BETAS = {"scaled_linear": "linear", "linear": "sqrt_linear"}
@@ -37,34 +39,41 @@ class _Multiple(float):
     __rmul__ = __mul__
 
 
-def load_folder(folder: Path) -> tuple[Any, Any, Any]:
+def load_folder(path: Path) -> tuple[Any, Any, Any]:
     """Return (MODEL, CLIP, VAE) of a Stable Diffusion 1.x, 2.x or SDXL folder in diffusers' layout.
 
     Raises InputError where a part is missing, broken or of another kind.
     """
-    kind = check_folder(folder)
-    vae_config = read_config(folder / "vae" / "config.json")
-    return (
-        _load_unet(folder, FAMILIES[kind], float(vae_config.get("scaling_factor", 0.18215))),
-        load_clip(folder, text_parts(kind)),
-        _load_vae(folder, vae_config),
-    )
+    folder = read_folder(path)
+    unet, vae = unet_config(folder), None if folder.classes["vae"] == "AutoencoderTiny" else vae_config(folder)
+    with told(path, "UNet"):
+        model = _load_unet(folder, unet)
+    with told(path, "text encoder"):
+        clip = load_clip(folder, text_parts(folder.kind))
+    with told(path, "VAE"):
+        return model, clip, _load_vae(path, vae)
 
 
-def unet_config(config: dict[str, Any]) -> dict[str, Any]:
-    """ComfyUI's UNet settings for those of diffusers."""
+def unet_config(folder: ModelFolder) -> dict[str, Any]:
+    """ComfyUI's UNet settings for those of diffusers; raises InputError for builds that ComfyUI does not have."""
+    config = folder.configs["unet"]
     channels = config["block_out_channels"]
     levels = len(channels)
-    per_level = config["layers_per_block"]
-    blocks = [per_level] * levels if isinstance(per_level, int) else list(per_level)
-    depth = config.get("transformer_layers_per_block", 1)
-    depths = [depth] * levels if isinstance(depth, int) else list(depth)
-    down = [d if "CrossAttn" in kind else 0 for d, kind in zip(depths, config["down_block_types"], strict=True)]
-    heads = config["attention_head_dim"]
+    blocks = per_level(config["layers_per_block"], levels)
+    attended = [kind.startswith("CrossAttn") for kind in config["down_block_types"]]
+    down, up = depths_of(config)
+    heads = per_level(config["attention_head_dim"], levels)
     # diffusers calls the number of heads attention_head_dim: one number for all levels, or one for each
-    width = {"num_heads": heads, "num_head_channels": -1}
-    if not isinstance(heads, int):
+    width = {"num_heads": heads[0], "num_head_channels": -1}
+    if len({*heads}) > 1:
         width = {"num_heads": -1, "num_head_channels": channels[0] // heads[0]}
+        if any(channels[0] * heads[i] != channels[i] * heads[0] for i in range(levels) if attended[i]):
+            raise _unknown(folder, "UNet", f"heads of other widths on each level ({heads} for {channels})")
+    if config["norm_num_groups"] != GROUPS:
+        raise _unknown(folder, "UNet", f"groups of {config['norm_num_groups']}")
+    if folder.kind == XL and config["addition_time_embed_dim"] != SIZE_WIDTH:
+        raise _unknown(folder, "UNet", f"an addition_time_embed_dim of {config['addition_time_embed_dim']}")
+    middle = {"UNetMidBlock2DCrossAttn": down[-1][0], "UNetMidBlock2D": -1, None: -2}[config["mid_block_type"]]
     return {
         "image_size": 32,
         "use_spatial_transformer": True,
@@ -74,26 +83,29 @@ def unet_config(config: dict[str, Any]) -> dict[str, Any]:
         "model_channels": channels[0],
         "channel_mult": [_Multiple(c / channels[0]) for c in channels],
         "num_res_blocks": blocks,
-        "transformer_depth": [d for d, n in zip(down, blocks, strict=True) for _ in range(n)],
-        "transformer_depth_output": [d for d, n in zip(down, blocks, strict=True) for _ in range(n + 1)],
-        "transformer_depth_middle": depths[-1],
+        "transformer_depth": [d * yes for yes, layers in zip(attended, down, strict=True) for d in layers],
+        # ComfyUI reads these from their end
+        "transformer_depth_output": [
+            d * yes for yes, layers in zip(attended, reversed(up), strict=True) for d in reversed(layers)
+        ],
+        "transformer_depth_middle": middle,
         "context_dim": config["cross_attention_dim"],
-        "use_linear_in_transformer": bool(config.get("use_linear_projection")),
-        "adm_in_channels": config.get("projection_class_embeddings_input_dim"),
+        "use_linear_in_transformer": config["use_linear_projection"],
+        "adm_in_channels": config["projection_class_embeddings_input_dim"],
         "use_temporal_attention": False,
-        **({"num_classes": "sequential"} if config.get("addition_embed_type") else {}),
+        **({"num_classes": "sequential"} if config["addition_embed_type"] else {}),
         **width,
     }
 
 
-def _load_unet(folder: Path, base: Any, scale: float) -> Any:
-    config = read_config(folder / "unet" / "config.json")
-    scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
-    added = (config.get("addition_embed_type"), config.get("addition_time_embed_dim"))
-    plain = ("text_time", SIZE_WIDTH) if base is FAMILIES[XL] else (None, None)
-    if config.get("in_channels") != 4 or added != plain:
-        raise InputError(f'"{folder.name}" is not a plain text-to-image UNet of Stable Diffusion 1.x, 2.x or SDXL')
-    prediction, sampling = _sampling_of(folder, scheduler)
+def _unknown(folder: ModelFolder, part: str, what: str) -> InputError:
+    return InputError(f'the {part} of "{folder.path.name}" has {what}, which ComfyUI cannot build; use another model')
+
+
+def _load_unet(folder: ModelFolder, settings: dict[str, Any]) -> Any:
+    base: Any = FAMILIES[folder.kind]
+    scale = float(folder.configs["vae"]["scaling_factor"])
+    prediction, sampling = _sampling_of(folder)
 
     class Family(base):
         """The family at this folder's width, schedule and latent scale."""
@@ -104,9 +116,9 @@ def _load_unet(folder: Path, base: Any, scale: float) -> Any:
         def model_type(self, state_dict: Any, prefix: str = "") -> Any:
             return prediction
 
-    family = Family(unet_config(config))
+    family = Family(settings)
     family.latent_format.scale_factor = scale
-    stored = read_weights(folder, "unet")
+    stored = read_weights(folder.path, "unet")
     names = comfy.utils.unet_to_diffusers(family.unet_config)
     weights = {names[k]: v for k, v in stored.items() if k in names}
     load_device = comfy.model_management.get_torch_device()
@@ -119,52 +131,49 @@ def _load_unet(folder: Path, base: Any, scale: float) -> Any:
     family.set_inference_dtype(dtype, cast)
     offload_device = comfy.model_management.unet_offload_device()
     model = family.get_model(weights, "", device=offload_device)
-    check_whole(folder, "UNet", set(model.diffusion_model.state_dict()) - set(weights))
+    check_whole(folder.path, "UNet", model.diffusion_model.state_dict(), weights)
     model.load_model_weights(weights, "")
     return comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
 
 
-def _sampling_of(folder: Path, scheduler: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _sampling_of(folder: ModelFolder) -> tuple[Any, dict[str, Any]]:
     """What a folder's UNet predicts, and ComfyUI's settings of its noise levels."""
-    if not {"beta_start", "beta_end"} <= set(scheduler):
-        raise InputError(
-            f'the scheduler of "{folder.name}" has no betas ({scheduler.get("_class_name")}; EDM noise levels, as '
-            "Playground 2.5 has?); load a plain Stable Diffusion 1.x, 2.x or SDXL folder"
-        )
-    prediction, betas = scheduler.get("prediction_type", "epsilon"), scheduler.get("beta_schedule", "linear")
-    if scheduler.get("trained_betas") is not None:
-        betas = "its own"
-    if prediction not in MODEL_TYPES or betas not in BETAS:
-        raise InputError(f'"{folder.name}" predicts {prediction} on {betas} betas, which is not supported')
+    scheduler = folder.configs["scheduler"]
+    prediction, betas = scheduler["prediction_type"], scheduler["beta_schedule"]
+    if scheduler["trained_betas"] is not None or betas not in BETAS:
+        raise _unknown(folder, "scheduler", f"noise levels of its own ({betas})")
     return MODEL_TYPES[prediction], {
         "beta_schedule": BETAS[betas],
         "linear_start": scheduler["beta_start"],
         "linear_end": scheduler["beta_end"],
-        "timesteps": scheduler.get("num_train_timesteps", 1000),
-        "zsnr": bool(scheduler.get("rescale_betas_zero_snr")),
+        "timesteps": scheduler["num_train_timesteps"],
+        "zsnr": scheduler["rescale_betas_zero_snr"],
     }
 
 
-def _load_vae(folder: Path, config: dict[str, Any]) -> Any:
-    weights, settings = read_weights(folder, "vae"), None
-    if config.get("_class_name") == "AutoencoderTiny":
+def _load_vae(path: Path, settings: dict[str, Any] | None) -> Any:
+    weights = read_weights(path, "vae")
+    if settings is None:
         weights = {_taesd_name(name): tensor for name, tensor in weights.items()}
         weights |= {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
     else:
-        weights, settings = comfy.diffusers_convert.convert_vae_state_dict(weights), vae_config(folder, config)
+        weights = comfy.diffusers_convert.convert_vae_state_dict(weights)
     vae = comfy.sd.VAE(sd=weights, config=settings)
-    check_whole(folder, "VAE", set(vae.first_stage_model.state_dict()) - set(weights))
+    check_whole(path, "VAE", vae.first_stage_model.state_dict(), weights)
     return vae
 
 
-def vae_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def vae_config(folder: ModelFolder) -> dict[str, Any]:
     """ComfyUI's autoencoder settings for those of diffusers; raises InputError for another build than SD's."""
-    channels, layers = config["block_out_channels"], config.get("layers_per_block", 2)
+    config = folder.configs["vae"]
+    channels, layers, groups = (config[n] for n in ("block_out_channels", "layers_per_block", "norm_num_groups"))
     if len(channels) != LEVELS_OF_VAE or layers != LAYERS_OF_VAE or any(c % channels[0] for c in channels):
         raise InputError(
-            f'the VAE of "{folder.name}" has {len(channels)} levels of {layers} layers; ComfyUI knows Stable '
+            f'the VAE of "{folder.path.name}" has {len(channels)} levels of {layers} layers; ComfyUI knows Stable '
             f"Diffusion's {LEVELS_OF_VAE} of {LAYERS_OF_VAE}"
         )
+    if groups != GROUPS:
+        raise _unknown(folder, "VAE", f"groups of {groups}")
     settings = {
         "double_z": True, "z_channels": config["latent_channels"], "resolution": 256, "in_channels": 3, "out_ch": 3,
         "ch": channels[0], "ch_mult": [c // channels[0] for c in channels], "num_res_blocks": layers,

@@ -8,14 +8,19 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import InputError
-from .families import FAMILIES, write_configuration
-from .model_folder import INDEX, NETWORKS, check_folder, parts_of, read_config, variant_of, weight_files
+from ..errors import InputError, short
+from .clip_tokenizer import load_tokenizer, read_vocabulary
+from .clip_vocabulary import write_vocabulary
+from .families import FAMILIES, write_configuration, write_settings
+from .model_config import ENCODERS
+from .model_folder import NETWORKS, ModelFolder, read_folder, read_settings, text_parts, variant_of, weight_files
 
 IN_ONE_FILE = {
     "UNet": ("model.diffusion_model.", ["unet"]),
@@ -25,12 +30,17 @@ IN_ONE_FILE = {
 """Parts of a single checkpoint: how the names of their weights begin, and what a pipeline calls them."""
 SPREAD_OF_V = 0.09
 """Standard deviation above which ComfyUI takes a 2.x checkpoint for one that predicts v."""
+POSITIONS = "position_ids"
+"""A buffer of text encoders, 0 … 76, that some files hold and no network needs."""
+PLAIN = ("F16", "BF16", "F32", "F64")
+"""Types of weights that are numbers by themselves; others come with scales that we do not know."""
 SUPPORTED = "Stable Diffusion 1.x, 2.x or SDXL text-to-image"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 def load_pipeline(path: Path, config: Path | None = None) -> Any:
-    """The diffusers pipeline of a folder or a ``.safetensors`` checkpoint; ``config`` as in ``load_model``.
+    """The parts of a Stable Diffusion folder or ``.safetensors`` checkpoint by diffusers' names (``unet``, ``vae``,
+    ``scheduler``, ``text_encoder``, ``tokenizer`` …); ``config`` as in ``load_model``.
 
     Raises InputError for a missing, broken or incomplete model and for kinds that null-text inversion does not apply
     to.
@@ -58,46 +68,111 @@ def quiet() -> Iterator[None]:
                 log.enable_progress_bar()
 
 
-def _pipeline_class(kind: str) -> Any:
-    import diffusers
+def _load_folder(path: Path) -> Any:
+    folder = read_folder(path)
+    parts = {"scheduler": _noise_levels(folder.configs["scheduler"])}
+    for encoder, tokenizer in text_parts(folder.kind):
+        parts[tokenizer] = load_tokenizer(path / tokenizer)
+        parts[encoder] = None
+    parts |= {"unet": None, "vae": None}
+    networks = [part for part in parts if part in NETWORKS]
+    # the headers of all files, before memory is taken for any
+    parts |= {part: _unfilled(folder, part) for part in networks}
+    for part in networks:
+        _fill(folder, part, parts[part])
+    return SimpleNamespace(**parts)
 
-    return getattr(diffusers, kind)
+
+def _noise_levels(config: dict[str, Any]) -> Any:
+    """A scheduler with the noise levels that a folder's own has. Which one is no matter: we step ourselves."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(**config)
 
 
-def _unused(kind: str) -> dict[str, Any]:
-    """Parts of a pipeline that are not loaded."""
-    return {"feature_extractor": None} | ({"safety_checker": None} if kind == "StableDiffusionPipeline" else {})
+def _unfilled(folder: ModelFolder, part: str) -> Any:
+    """A part of a folder, built from the entries that were checked and nothing else; its weights are shapes alone.
+
+    Raises InputError where the files hold others than those.
+    """
+    with _told(folder, part):
+        with torch.device("meta"):
+            network = _empty(folder.classes[part], folder.configs[part])
+        _check_shapes(folder, part, network)
+        return network
 
 
-def _load_folder(folder: Path) -> Any:
-    kind = check_folder(folder)
-    copies = {part: variant_of(folder, part, half=False) for part in parts_of(kind) if part in NETWORKS}
+def _fill(folder: ModelFolder, part: str, network: Any) -> None:
+    """Give a network the weights of its files, float32."""
+    with _told(folder, part):
+        names = _names_of(network)
+        weights = {name: weight for file in _files(folder, part) for name, weight in _read(file, names)}
+        network.load_state_dict(weights, strict=False, assign=True)
+        for name, buffer in network.named_buffers():
+            if name.endswith(POSITIONS):
+                network.get_submodule(name.rpartition(".")[0]).position_ids = torch.arange(buffer.shape[-1])[None]
+
+
+def _files(folder: ModelFolder, part: str) -> list[Path]:
+    return weight_files(folder.path, part)[variant_of(folder.path, part, half=False)]
+
+
+@contextmanager
+def _told(folder: ModelFolder, part: str) -> Iterator[None]:
+    """Whatever the libraries raise becomes one sentence."""
     try:
-        pipeline = _pipeline_class(kind).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, variant=next(filter(None, copies.values()), None),
-            **_unused(kind), **({"requires_safety_checker": False} if "safety_checker" in _unused(kind) else {}),
-        )  # fmt: skip
-        missing = _missing_weights(folder, pipeline, copies)
+        yield
+    except InputError:
+        raise
     except Exception as error:
-        raise InputError(f'the model in "{folder}" cannot be read: {_first_line(error)}') from error
+        raise InputError(f'the {part} of "{folder.path}" cannot be read: {_first_line(error)}') from error
+
+
+def _empty(kind: str, config: dict[str, Any]) -> Any:
+    """A network of one of ``model_config.CLASSES``, its weights not yet there."""
+    import diffusers
+    import transformers
+
+    if kind in ENCODERS.values():
+        return getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
+    return getattr(diffusers, kind)(**config)
+
+
+def _names_of(network: Any) -> dict[str, str]:
+    """A network's names of its weights by those of any version of the libraries."""
+    return {_current_name(name): name for name in network.state_dict() if not name.endswith(POSITIONS)}
+
+
+def _check_shapes(folder: ModelFolder, part: str, network: Any) -> None:
+    """Raise InputError where files lack weights, or hold them in other shapes or types. Reads no weights."""
+    names, wanted = _names_of(network), network.state_dict()
+    missing = set(names)
+    for file in _files(folder, part):
+        with safe_open(file, "pt") as weights:
+            for stored in weights.keys():  # noqa: SIM118 (not a dict)
+                name = _current_name(stored)
+                if name not in names:
+                    continue
+                missing.discard(name)
+                entry, expected = weights.get_slice(stored), tuple(wanted[names[name]].shape)
+                if tuple(entry.get_shape()) != expected or entry.get_dtype() not in PLAIN:
+                    raise InputError(
+                        f'{short(stored)} of "{file}" is {entry.get_dtype()} {entry.get_shape()}; the configuration '
+                        f"beside it asks for plain numbers {list(expected)}; get a complete copy of the model"
+                    )
     if missing:
         raise InputError(
-            f'the model in "{folder}" lacks {len(missing)} weights ({missing[0]} …); get a complete copy of it'
+            f'the model in "{folder.path}" lacks {len(missing)} weights ({part}.{min(missing)} …); get a complete '
+            "copy of it"
         )
-    return pipeline
 
 
-def _missing_weights(folder: Path, pipeline: Any, copies: dict[str, str]) -> list[str]:
-    """Weights that no file holds; the libraries would make them up at random and only warn."""
-    missing = []
-    for part, copy in copies.items():
-        stored: set[str] = set()
-        for file in weight_files(folder, part)[copy]:
-            with safe_open(file, "pt") as weights:
-                stored |= {_current_name(name) for name in weights.keys()}  # noqa: SIM118 (not a dict)
-        wanted = getattr(pipeline, part).state_dict()
-        missing += [f"{part}.{n}" for n in wanted if _current_name(n) not in stored and not n.endswith("position_ids")]
-    return missing
+def _read(file: Path, names: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a file that a network has, float32, in memory of their own."""
+    with safe_open(file, "pt") as weights:
+        for stored in weights.keys():  # noqa: SIM118 (not a dict)
+            if _current_name(stored) in names:
+                yield names[_current_name(stored)], weights.get_tensor(stored).to(torch.float32, copy=True)
 
 
 def _current_name(name: str) -> str:
@@ -110,28 +185,44 @@ def _current_name(name: str) -> str:
 
 
 def _load_single_file(path: Path, config: Path | None) -> Any:
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" or not path.is_file():
         raise InputError(
             f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused'
         )
+    given = None if config is None else read_settings(config)
     try:
         found, scheduler = _family(path)
+        family = FAMILIES[found]
+        if given is not None and given.kind != family.pipeline:
+            raise InputError(f'"{path.name}" is a {family.pipeline}, and --config "{config}" is not')
         with TemporaryDirectory() as folder:
-            if config is None:
-                write_configuration(Path(folder), FAMILIES[found], scheduler)
-            elif read_config(config / INDEX).get("_class_name") != FAMILIES[found].pipeline:
-                raise InputError(f'"{path.name}" is a {FAMILIES[found].pipeline}, and --config "{config}" is not')
-            pipeline = _pipeline_class(FAMILIES[found].pipeline).from_single_file(
-                path, config=str(config or folder), local_files_only=True, **_unused(FAMILIES[found].pipeline)
+            if given is None:
+                write_configuration(Path(folder), family, scheduler)
+            else:
+                given.configs["scheduler"].update(scheduler if found == "xl_base" else {})
+                write_settings(Path(folder), given.kind, given.classes, given.configs)
+                for _, tokenizer in text_parts(given.kind):
+                    write_vocabulary(Path(folder) / tokenizer, read_vocabulary(given.path / tokenizer))
+            pipeline = _pipeline_class(family.pipeline).from_single_file(
+                path, config=folder, local_files_only=True, **_unused(family.pipeline)
             )
-        if config is not None and found == "xl_base":
-            pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **scheduler)
     except InputError:
         raise
     except Exception as error:
         raise InputError(f'"{path.name}" cannot be read as a {SUPPORTED} checkpoint ({_first_line(error)})') from error
     _check_gaps(path, pipeline)
     return pipeline
+
+
+def _pipeline_class(kind: str) -> Any:
+    import diffusers
+
+    return getattr(diffusers, kind)
+
+
+def _unused(kind: str) -> dict[str, Any]:
+    """Parts of a pipeline that are not loaded."""
+    return {"feature_extractor": None} | ({"safety_checker": None} if kind == "StableDiffusionPipeline" else {})
 
 
 def _check_gaps(path: Path, pipeline: Any) -> None:
@@ -146,7 +237,7 @@ def _check_gaps(path: Path, pipeline: Any) -> None:
             weight.numel()
             for network in (getattr(pipeline, name, None) for name in attributes)
             for name, weight in ({} if network is None else network.state_dict()).items()
-            if not name.endswith("position_ids")
+            if not name.endswith(POSITIONS)
         )
         stored: Counter[int] = Counter()
         for name, size in sizes.items():

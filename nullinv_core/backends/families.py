@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .clip_vocabulary import clip_merges, write_tokenizer_files
-from .model_folder import INDEX, KINDS, XL, text_parts
+from .model_config import ENCODERS, TOKENIZERS
+from .model_folder import INDEX, KINDS, SETTINGS, XL, text_parts
 
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 CLIP_H = {
@@ -67,32 +68,40 @@ FAMILIES = {
 
 def write_configuration(folder: Path, family: Family, scheduler: dict[str, Any]) -> None:
     """Write a diffusers folder without weights that says how to build a family. ``scheduler``: entries of its own."""
-    xl = family.pipeline == XL
     levels = 4
-    parts: dict[str, tuple[str, str, str, dict[str, Any]]] = {
-        "unet": ("diffusers", "UNet2DConditionModel", "config.json", {**UNET, **family.unet}),
-        "vae": ("diffusers", "AutoencoderKL", "config.json", {
+    classes = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler"}
+    configs: dict[str, dict[str, Any]] = {
+        "unet": {**UNET, **family.unet},
+        "vae": {
             "layers_per_block": 2, "latent_channels": 4, "scaling_factor": family.scale, **family.vae,
             "down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels,
-        }),
-        "scheduler": ("diffusers", "DDIMScheduler", "scheduler_config.json", {
+        },
+        "scheduler": {
             "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
             "set_alpha_to_one": False, "steps_offset": 1, **scheduler,
-        }),
+        },
     }  # fmt: skip
     for (encoder, tokenizer), text, fill in zip(text_parts(family.pipeline), family.texts, family.fill, strict=True):
-        kind = "CLIPTextModelWithProjection" if encoder.endswith("_2") else "CLIPTextModel"
-        config = {
-            "architectures": [kind], "model_type": "clip_text_model", "bos_token_id": 49406, "eos_token_id": 49407,
+        classes[encoder] = ENCODERS[encoder]
+        configs[encoder] = {
+            "bos_token_id": 49406, "eos_token_id": 49407,
             "vocab_size": 49408, "max_position_embeddings": 77, "projection_dim": text["hidden_size"], **text,
         }  # fmt: skip
-        parts[encoder] = ("transformers", kind, "config.json", config)
-        parts[tokenizer] = ("transformers", "CLIPTokenizer", "", {})
+        classes[tokenizer] = TOKENIZERS[0]
         write_tokenizer_files(folder / tokenizer, clip_merges(), fill)
-    index: dict[str, Any] = {"_class_name": family.pipeline, **({"force_zeros_for_empty_prompt": False} if xl else {})}
-    for part, (library, kind, name, config) in parts.items():
-        index[part] = [library, kind]
-        if name:
+    write_settings(folder, family.pipeline, classes, configs)
+
+
+def write_settings(folder: Path, kind: str, classes: dict[str, str], configs: dict[str, dict[str, Any]]) -> None:
+    """Write the index and the configurations of a diffusers folder: the class of each part, the entries of each that
+    has some."""
+    index: dict[str, Any] = {"_class_name": kind, **({"force_zeros_for_empty_prompt": False} if kind == XL else {})}
+    for part, name in classes.items():
+        clip = name in ENCODERS.values()
+        index[part] = ["transformers" if clip or name in TOKENIZERS else "diffusers", name]
+        if part in configs:
             (folder / part).mkdir(parents=True, exist_ok=True)
-            (folder / part / name).write_text(json.dumps({"_class_name": kind, **config}), encoding="utf-8")
+            own = {"architectures": [name], "model_type": "clip_text_model"} if clip else {}
+            text = json.dumps({"_class_name": name, **own, **configs[part]})
+            (folder / part / SETTINGS[part]).write_text(text, encoding="utf-8")
     (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")

@@ -1,16 +1,21 @@
 """What a Stable Diffusion folder in diffusers' layout holds, as today's and earlier libraries write it.
 
-Both backends read folders by this page, and neither needs the other's framework for it.
+Both backends read folders by this page, and neither needs the other's framework for it. A folder is somebody else's:
+ordinary files alone are read, up to a size, and by the names that stand here; no code of it is ever run.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, short
+from .model_config import check_together, checked, class_of
 
 XL = "StableDiffusionXLPipeline"
 KINDS = ("StableDiffusionPipeline", XL)
@@ -21,9 +26,10 @@ NETWORKS = {
     "text_encoder_2": "model",
 }  # fmt: skip
 """Parts with weights, and how their files begin."""
+SETTINGS = {"scheduler": "scheduler_config.json", **dict.fromkeys(NETWORKS, "config.json")}
+"""Parts with a configuration, and its name."""
 CHOICES: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
-    "scheduler": ((("scheduler_config.json",),),),
-    **dict.fromkeys(NETWORKS, ((("config.json",),),)),
+    **{part: (((name,),),) for part, name in SETTINGS.items()},
     **dict.fromkeys(
         ("tokenizer", "tokenizer_2"),
         (
@@ -36,6 +42,19 @@ CHOICES: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
 """For each part, of each row one group of files must be there. Weights: see ``weight_files``."""
 PIECE = re.compile(r"-(\d{5})-of-(\d{5})")
 """In the name of a file that holds a piece of a large part."""
+LARGEST_CONFIG, LARGEST_VOCABULARY = 2**20, 2**24
+"""Most bytes of a configuration, and of a tokenizer's file; CLIP's largest has 3.6 MB."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder that was looked at: its ``kind``, one of ``KINDS``; for each part with a configuration its class
+    and the entries that build it, as ``model_config.checked`` gives them."""
+
+    path: Path
+    kind: str
+    classes: dict[str, str]
+    configs: dict[str, dict[str, Any]]
 
 
 def text_parts(kind: str) -> tuple[tuple[str, str], ...]:
@@ -49,25 +68,47 @@ def parts_of(kind: str) -> tuple[str, ...]:
     return ("unet", "scheduler", *(part for pair in text_parts(kind) for part in pair), "vae")
 
 
-def check_folder(folder: Path) -> str:
-    """The kind of a whole model folder, one of ``KINDS``.
+def read_folder(path: Path) -> ModelFolder:
+    """What a whole model folder says of itself, checked.
 
-    Looks at names and small files alone. Raises InputError for another kind, a missing file, and weights that are no
-    safetensors.
+    Looks at names and small files alone. Raises InputError for another kind, a missing file, weights that are no
+    safetensors, and entries that no model of the kind has.
     """
-    if not (folder / INDEX).is_file():
-        raise InputError(f'"{folder}" is not a diffusers model folder: {INDEX} is missing')
-    kind = read_config(folder / INDEX).get("_class_name")
+    folder = read_settings(path)
+    for part in parts_of(folder.kind):
+        check_files(path, part)
+        if part in NETWORKS:
+            _check_pieces(path, part)
+    return folder
+
+
+def read_settings(path: Path) -> ModelFolder:
+    """What the configurations of a folder say, checked, whether or not there are weights. Raises InputError."""
+    if not (path / INDEX).is_file():
+        raise InputError(f'"{path}" is not a diffusers model folder: {INDEX} is missing')
+    index = read_config(path / INDEX)
+    kind = index.get("_class_name")
     if kind not in KINDS:
         raise InputError(
-            f'"{folder}" holds a {kind}; null-text inversion here needs a Stable Diffusion 1.x, 2.x or SDXL '
+            f'"{path}" holds a {short(str(kind))}; null-text inversion here needs a Stable Diffusion 1.x, 2.x or SDXL '
             f"text-to-image model ({' or '.join(KINDS)})"
         )
     for part in parts_of(kind):
-        check_files(folder, part)
-        if part in NETWORKS:
-            _check_pieces(folder, part)
-    return str(kind)
+        check_files(path, part)
+    classes = {part: class_of(index, part, f'"{path / INDEX}"') for part in parts_of(kind)}
+    files = {part: path / part / SETTINGS[part] for part in classes if part in SETTINGS}
+    raw = {part: read_config(file) for part, file in files.items()}
+    configs = {part: checked(raw[part], classes[part], f'"{file}"') for part, file in files.items()}
+    configs["unet"]["sample_size"] = _trained_at(raw["unet"], configs["unet"]["sample_size"], kind)
+    check_together(configs, lambda part: f'"{files[part]}"')
+    return ModelFolder(path, kind, classes, configs)
+
+
+def _trained_at(raw: dict[str, Any], size: Any, kind: str) -> Any:
+    """Side of the latents that a UNet was trained at. Folders from before diffusers 0.9 say 32 where it was 64."""
+    version = re.match(r"0\.(\d{1,3})\.", str(raw.get("_diffusers_version", "0.0."))[:9])
+    early = kind == KINDS[0] and "_diffusers_version" in raw and version is not None and int(version[1]) < 9
+    return 64 if early and isinstance(size, int) and size < 64 else size
 
 
 def check_files(folder: Path, part: str) -> None:
@@ -83,12 +124,14 @@ def check_files(folder: Path, part: str) -> None:
 def weight_files(folder: Path, part: str) -> dict[str, list[Path]]:
     """Safetensors files of a part by the name of the copy that they are of: "", "fp16", "non_ema" …
 
-    A copy may be in pieces, in order.
+    A copy may be in pieces, in order. Pieces are known by their names: no index is read, so none can name other files.
     """
     copies: dict[str, list[Path]] = {}
     start = NETWORKS[part]
     for file in sorted((folder / part).glob(f"{start}*.safetensors")):
-        copies.setdefault(PIECE.sub("", file.stem).removeprefix(start).strip("."), []).append(file)
+        # a link, as in Hugging Face's cache, counts as what it leads to; devices and pipes do not count
+        if file.is_file():
+            copies.setdefault(PIECE.sub("", file.stem).removeprefix(start).strip("."), []).append(file)
     return copies
 
 
@@ -108,31 +151,50 @@ def variant_of(folder: Path, part: str, half: bool) -> str:
     return min(names, key=lambda name: ("non_ema" in name, name != wanted, name))
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A JSON file of a model folder. Raises InputError where it is missing or broken."""
+def read_config(path: Path, most: int = LARGEST_CONFIG) -> dict[str, Any]:
+    """A JSON file of a model folder. Raises InputError where it is missing, broken or larger than ``most`` bytes."""
+    text = read_text(path, most)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f'"{path.parent.name}/{path.name}" of the model folder is missing or broken') from error
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f'"{path}" is no whole JSON file; get a complete copy of the model') from error
     if not isinstance(config, dict):
-        raise InputError(f'"{path.parent.name}/{path.name}" of the model folder is broken')
+        raise InputError(f'"{path}" is broken: it holds no entries; get a complete copy of the model')
     return config
 
 
+def read_text(path: Path, most: int) -> str:
+    """The text of an ordinary file of at most ``most`` bytes. Raises InputError for anything else: nothing of a model
+    folder but weights is read otherwise."""
+    try:
+        # a pipe that nobody writes to would be waited for
+        opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(opened, "rb") as file:
+            if not stat.S_ISREG(os.fstat(opened).st_mode):
+                raise InputError(f'"{path}" is no ordinary file')
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f'"{path}" is missing or cannot be read; get a complete copy of the model') from error
+    if len(data) > most:
+        raise InputError(f'"{path}" is larger than {most / 2**20:g} MB; no such file of a model is')
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f'"{path}" is no text in UTF-8; get a complete copy of the model') from error
+
+
 def _check_pieces(folder: Path, part: str) -> None:
-    """Raise InputError where a part has no weights, lacks a piece of them, or its index names another kind of file."""
-    for file in weight_files(folder, part)[variant_of(folder, part, half=False)]:
-        piece = PIECE.search(file.stem)
-        for number in range(1, 1 + (int(piece[2]) if piece else 0)):
-            other = file.with_name(PIECE.sub(f"-{number:05d}-of-{piece[2] if piece else ''}", file.name))
-            if not other.is_file():
+    """Raise InputError where a part has no weights, or lacks a piece of them."""
+    files = weight_files(folder, part)[variant_of(folder, part, half=False)]
+    names = {file.name for file in files}
+    # of each number of pieces that a name speaks of
+    for file, piece in {found[2]: (file, found) for file in files if (found := PIECE.search(file.stem))}.values():
+        for number in range(1, 1 + int(piece[2])):
+            wanted = PIECE.sub(f"-{number:05d}-of-{piece[2]}", file.name)
+            if wanted not in names:
                 raise InputError(
-                    f'the model in "{folder}" is not whole: its folder "{part}" has no {other.name}; get a complete '
-                    "copy of it"
+                    f'the model in "{folder}" is not whole: its folder "{part}" has no {wanted}; get a complete copy '
+                    "of it"
                 )
-    for index in (folder / part).glob("*.safetensors.index*.json"):
-        names = read_config(index).get("weight_map")
-        if not isinstance(names, dict):
-            raise InputError(f'"{index}" is broken; get a complete copy of the model')
-        if not all(str(name).endswith(".safetensors") for name in names.values()):
-            raise InputError(f'"{index}" names files that are not .safetensors; they can run code and are refused')

@@ -23,7 +23,7 @@ from nullinv_core.fingerprint import difference
 from ..core.helpers import tiny_xl_folder
 from .graphs import Chain, Graph
 from .outputs import newest, relative
-from .server import error_of
+from .server import PACK, error_of
 
 CAPTION = "a red star on a gray background"
 
@@ -167,6 +167,64 @@ def test_a_folder_that_is_not_whole_is_one_sentence_in_both(comfy):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / "tokenizer_2" / name).write_text("{}")
     assert '"tokenizer_2" of "no-words" is no CLIP tokenizer' in said_of(comfy, "no-words")
+
+
+WRONG = [
+    ("unet/config.json", {"layers_per_block": 100_000_000}, "layers_per_block is 100000000; it must be"),
+    ("unet/config.json", {"block_out_channels": "x"}, 'block_out_channels is "x"'),
+    ("unet/config.json", {"attention_head_dim": 0}, "attention_head_dim is 0"),
+    ("unet/config.json", {"cross_attention_dim": 2**40}, "cross_attention_dim is 1099511627776"),
+    ("unet/config.json", {"norm_num_groups": 16}, "has groups of 16, which ComfyUI cannot build"),
+    ("unet/config.json", {"attention_head_dim": [1, 1]}, ""),
+    ("unet/config.json", {"attention_head_dim": [2, 8]}, "has heads of other widths on each level"),
+    ("unet/config.json", {"layers_per_block": 2}, "lacks"),
+    ("unet/config.json", {"block_out_channels": [32, 96]}, "has heads of other widths"),
+    ("unet/config.json", {"transformer_layers_per_block": [1, 1]}, ""),
+    ("unet/config.json", {"use_linear_projection": False}, "weights of another shape"),
+    ("unet/config.json", {"mid_block_type": None}, ""),
+    ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim is 256; it must be missing"),
+    ("vae/config.json", {"scaling_factor": 0}, "scaling_factor is 0"),
+    ("vae/config.json", {"latent_channels": [4]}, "latent_channels is [4]"),
+    ("vae/config.json", {"block_out_channels": [64] * 4}, "size mismatch"),
+    ("vae/config.json", {"norm_num_groups": 8}, "has groups of 8"),
+    ("text_encoder/config.json", {"hidden_size": float("nan")}, "hidden_size is nan"),
+    ("text_encoder/config.json", {"intermediate_size": 99}, "size mismatch"),
+    ("text_encoder/config.json", {"max_position_embeddings": 40}, "reads 40 tokens; ComfyUI gives 77"),
+    ("text_encoder/config.json", {"num_hidden_layers": 64}, "lacks"),
+    ("text_encoder_2/config.json", {"projection_dim": None}, "must be the projection_dim of the second"),
+    ("scheduler/scheduler_config.json", {"beta_end": "x"}, 'beta_end is "x"'),
+    ("scheduler/scheduler_config.json", {"num_train_timesteps": -5}, "num_train_timesteps is -5"),
+    ("scheduler/scheduler_config.json", {"beta_schedule": "squaredcos_cap_v2"}, "noise levels of its own"),
+    ("tokenizer/vocab.json", {"a": "b"}, "is no CLIP tokenizer"),
+    ("tokenizer/tokenizer_config.json", {"bos_token": 3, "added_tokens_decoder": {}}, "is no CLIP tokenizer"),
+    ("model_index.json", {"unet": ["evil", "Evil"]}, "for the part \"unet\"; known are UNet2DConditionModel"),
+    ("model_index.json", {"vae": [None, "Evil"]}, "for the part \"vae\"; known are AutoencoderKL"),
+]  # fmt: skip
+
+
+def test_wrong_folders_are_a_sentence(comfy):
+    """Guards the queue: entries that no model has are named, whatever is built of the folder; nothing of it is run."""
+    root = comfy.base / "models" / "diffusers"
+    whole = tiny_xl_folder(root / "wrong", pooled=16, time_width=256)
+    names = []
+    for number, (file, changes, _) in enumerate(WRONG):
+        folder = shutil.copytree(whole, root / f"wrong-{number}")
+        (folder / "tokenizer/tokenizer.json").unlink(missing_ok=True)
+        rewrite(folder / file, **changes)
+        for name in ("None.py", "evil.py", "unet/evil.py"):
+            (folder / name).write_text(f"open({str(root / 'trace')!r}, 'w')")
+        names.append(folder.name)
+    for name, (file, changes, wanted) in zip(names, WRONG, strict=True):
+        said = said_of(comfy, name).strip()
+        assert bool(said) == bool(wanted) and wanted in said and "\n" not in said, f"{file} {changes}: {said}"
+    assert not (root / "trace").exists()
+
+
+def test_wrong_folders_at_random_end_in_a_sentence_or_a_result(comfy, tmp_path):
+    """Guards the whole loader with the seeded generator of tests/core, inside of a ComfyUI."""
+    whole = tiny_xl_folder(tmp_path / "whole", pooled=16, time_width=256)
+    ends = json.loads(comfy.script("wrong_folders.py", PACK, whole, tmp_path / "work", 100, 0, 3).splitlines()[-1])
+    assert set(ends) == {"refused", "checked", "loaded"} and ends["refused"] > 30 and ends["loaded"] > 10
 
 
 def test_the_shipped_vocabulary_is_comfyui_s(comfy):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -329,7 +330,9 @@ def test_the_figures_say_what_they_are_of(command, inverted, photo, tmp_path):
     seen = load_image(photo, 32, 8)
     decoded = model.decode(model.encode_image(seen))[0].numpy()
     _, said, err = command("reconstruct", *options)
-    assert "to the photo;" not in said and "--reference tells how near the photo is" in said and "note" not in err
+    assert (
+        "to the photo;" not in said and "--reference tells how near the photo is" in said and "autoencoder" not in err
+    )
     status, said, err = command("reconstruct", *options, "--reference", photo)
     assert status == 0 and f"autoencoder alone gives this photo back at {psnr(decoded, seen[0]):.1f} dB" in err
     pattern = r"\(([\d.]+) dB to the photo; ([\d.]+) dB to what the autoencoder gives, which itself is ([\d.]+) dB"
@@ -427,6 +430,43 @@ def test_cheap_checks_of_edits_come_before_the_model(
     assert status == 2 and message in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        r"\\host\share\model", "//host/share/model", r"\/host\share", r"\\.\pipe\x", r"\\?\UNC\host\share",
+        "/dev/zero", "/dev/fd/0", "https://host/model", "file:///tmp", "model", "../model", "C:model", "/none",
+        "/etc/hostname", "ComfyUI",
+    ],
+)  # fmt: skip
+def test_a_model_that_a_file_names_is_an_ordinary_one_of_this_computer(
+    inverted, no_model, command, tmp_path, monkeypatch, name
+):
+    """Guards files of strangers: what stands in them asks no other computer, opens no device, and finds nothing by
+    where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    save_inversion(inverted, replace(load_inversion(inverted), model=name))
+    looked_for = []
+    for test in ("isdir", "isfile"):
+        real = getattr(os.path, test)
+        monkeypatch.setattr(os.path, test, lambda path, real=real: looked_for.append(str(path)) or real(path))
+    status, _, err = command("reconstruct", "--inversion", inverted, "--out", tmp_path / "e.png")
+    assert status == 2 and err.count("\n") == 1 and "say with --model which one to use" in err
+    if name[0] in "/\\" and name[1] in "/\\":
+        assert name not in looked_for
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        command("reconstruct", "--inversion", inverted, "--out", tmp_path / "e.png", "--model", name)
+
+
+def test_a_model_that_a_file_names_is_shown(inverted, model_folder, command, tmp_path):
+    """Guards that nobody loads a stranger's choice unseen; a model that the user names, and ours, need no note."""
+    options = ["--inversion", inverted, "--out", tmp_path / "e.png", "--device", "cpu"]
+    status, _, err = command("reconstruct", *options)
+    assert status == 0 and f'note: the model is "{model_folder}", which stands in the inversion file' in err
+    moved = shutil.copytree(model_folder, tmp_path / "moved")
+    assert "note: the model" not in command("reconstruct", *options, "--model", moved)[2]
+
+
 def test_an_inversion_without_embeddings_is_refused_before_the_model(inverted, no_model, command, tmp_path):
     """Guards files of ComfyUI's DDIM Invert alone, and demo's own number of steps."""
     save_inversion(inverted, replace(load_inversion(inverted), null=None))
@@ -484,7 +524,8 @@ def test_bad_input_to_edit(command, inverted, tmp_path, options, message):
     """Guards the edge of editing: exit status 2, one line, no picture."""
     standard = ["--prompt", "a green star on a blue background", "--out", tmp_path / "e.png", "--device", "cpu"]
     status, _, err = command("edit", "--inversion", inverted, *standard, *options)
-    assert status == 2 and err.count("\n") == 1 and message in err
+    errors = [line for line in err.splitlines() if not line.startswith("note: the model is")]
+    assert status == 2 and len(errors) == 1 and message in errors[0]
     assert not (tmp_path / "e.png").exists()
 
 

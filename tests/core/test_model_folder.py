@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 
 from nullinv_core import InputError
 from nullinv_core.backends.diffusers import load_model
-from nullinv_core.backends.model_folder import KINDS, check_folder, parts_of, variant_of, weight_files
+from nullinv_core.backends.model_folder import KINDS, parts_of, read_folder, variant_of, weight_files
 
 from .helpers import tiny_xl_folder
 
@@ -96,8 +96,8 @@ def test_which_copy_is_read(tmp_path):
 def test_a_missing_part_is_named_before_anything_is_loaded(copy_of, kind, monkeypatch):
     """Guards incomplete folders: each part, each of its files; the libraries would make a tokenizer of two words."""
     folder = copy_of(kind)
-    assert check_folder(folder) == kind
-    monkeypatch.setattr("nullinv_core.backends.diffusers_files._pipeline_class", None)
+    assert read_folder(folder).kind == kind
+    monkeypatch.setattr("nullinv_core.backends.diffusers_files._empty", None)
     for part in parts_of(kind):
         hidden = (folder / part).rename(folder / "hidden")
         with pytest.raises(InputError, match=f'is not whole: its folder "{part}" has no'):
@@ -118,7 +118,7 @@ def test_a_missing_part_is_named_before_anything_is_loaded(copy_of, kind, monkey
         with pytest.raises(InputError, match=said):
             load_model(broken)
         shutil.rmtree(broken)
-    assert check_folder(folder) == kind
+    assert read_folder(folder).kind == kind
 
 
 def test_a_missing_piece_is_named(copy_of):
@@ -132,14 +132,14 @@ def test_a_missing_piece_is_named(copy_of):
     assert len(pieces) > 2
     pieces[1].unlink()
     with pytest.raises(InputError, match=f"has no {pieces[1].name}"):
-        check_folder(folder)
+        read_folder(folder)
 
 
 def test_a_broken_index_is_a_sentence(tmp_path):
     """Guards what cannot be read."""
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(InputError, match=r"model_index.json\" of the model folder is missing or broken"):
-        check_folder(tmp_path)
+    with pytest.raises(InputError, match=r"model_index.json\" is no whole JSON file"):
+        read_folder(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps(["StableDiffusionPipeline"]))
     with pytest.raises(InputError, match="is broken"):
-        check_folder(tmp_path)
+        read_folder(tmp_path)
