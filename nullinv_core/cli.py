@@ -506,8 +506,10 @@ def main() -> None:
     except (InputError, NonFiniteError, OSError) as error:
         if debug:
             traceback.print_exc()
-        typer.echo(f"error: {printable(str(error))}", err=True)
-        if isinstance(error, OSError) and isinstance(sys.stdout, TextIOWrapper):
+        unexpected = isinstance(error, OSError)
+        # libraries write paragraphs
+        typer.echo(f"error: {printable(short(str(error), 300)) if unexpected else error}", err=True)
+        if unexpected and isinstance(sys.stdout, TextIOWrapper):
             # where it is the output itself, Python would try it once more at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
