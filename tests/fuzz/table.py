@@ -1,14 +1,15 @@
 """Every fuzzer by its name. A new one is a module with a ``prepare`` and a line here."""
 
 from ..comfyui.installation import find_comfyui
-from . import inversions, names, nodes, pictures, texts
+from . import folders, inversions, names, nodes, pictures, texts
 from .runner import Fuzzer, run
 
 CORE = {
     "inversions": Fuzzer(0.2, 200, inversions.prepare),
     # a file of two kilobytes can hold 100 megapixels, which are allowed
     "pictures": Fuzzer(0.3, 3000, pictures.prepare),
-    "texts": Fuzzer(0.35, 300, texts.prepare),
+    "folders": Fuzzer(0.1, 1000, folders.prepare),
+    "texts": Fuzzer(0.25, 300, texts.prepare),
     "names": Fuzzer(0.14, 200, names.prepare),
 }
 SERVED = {"nodes": Fuzzer(0.006, 200, nodes.prepare_graphs), "prefixes": Fuzzer(0.004, 200, nodes.prepare_prefixes)}
