@@ -74,3 +74,13 @@ class Muon(torch.optim.AdamW):
             steps = orthogonalize(torch.stack(updates)) * (0.2 * max(rows, columns) ** 0.5)
             for parameter, step in zip(members, steps, strict=True):
                 parameter.mul_(1 - rate * decay).sub_(step.view(parameter.shape), alpha=rate)
+
+
+def matrices_and_others(unet: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """Hidden layers' matrices, for Muon; and first and last layers, time embedding, biases and norms, for AdamW."""
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, parameter in unet.named_parameters():
+        hidden = parameter.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding"))
+        (matrices if hidden else others).append(parameter)
+    return matrices, others

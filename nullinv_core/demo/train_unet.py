@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..fingerprint import digest_of
 from ..schedule import scaled_linear_alphas
-from .muon import Muon
+from .muon import Muon, matrices_and_others
 from .scenes import RADII, SIZE, TILT, Scene, discs, render, sample_scene
 from .shapes import SHAPES
 from .train_text import WIDTH, token_ids
@@ -167,7 +167,7 @@ def train(
     unet.set_attn_processor(AttnProcessor())
     compiled = torch.compile(unet)
     average = copy.deepcopy(unet).requires_grad_(False)
-    optimizer = Muon(*_matrices_and_others(unet))
+    optimizer = Muon(*matrices_and_others(unet))
 
     def loss_of(step: int) -> torch.Tensor:
         rng = np.random.default_rng([step, 11 + number])
@@ -207,16 +207,6 @@ def batch_rows(rng: np.random.Generator, counts: np.ndarray, pairs: float | None
         return rng.permutation(len(counts))[:BATCH]
     two = round(BATCH * pairs)
     return np.concatenate([rng.permutation(np.flatnonzero(counts == n))[:k] for n, k in ((2, two), (1, BATCH - two))])
-
-
-def _matrices_and_others(unet: UNet2DConditionModel) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """Hidden layers' matrices, for Muon; and first and last layers, time embedding, biases and norms, for AdamW."""
-    matrices: list[torch.nn.Parameter] = []
-    others: list[torch.nn.Parameter] = []
-    for name, parameter in unet.named_parameters():
-        hidden = parameter.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding"))
-        (matrices if hidden else others).append(parameter)
-    return matrices, others
 
 
 def without_hints(unet: UNet2DConditionModel) -> UNet2DConditionModel:

@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ...fingerprint import digest_of
 from ...schedule import scaled_linear_alphas
-from ..muon import Muon
+from ..muon import Muon, matrices_and_others
 from ..train_text import WIDTH, token_ids
 from ..train_unet import DROPOUT, EMA, OFFSET_NOISE, encode
 from ..training_loop import Budget, run_steps, warmup_cosine
@@ -198,7 +198,7 @@ def train(
     # compiling takes a CPU minutes and gains nothing on it
     network = unet if device == "cpu" else torch.compile(unet)
     average = copy.deepcopy(unet).requires_grad_(False)
-    optimizer = Muon(*_matrices_and_others(unet))
+    optimizer = Muon(*matrices_and_others(unet))
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng([step, 11 + number])
@@ -228,16 +228,6 @@ def train(
     state = {"unet": unet, "average": average}
     done = run_steps(path, state, optimizer, loss_of, cycle.steps, rate, budget, follow)
     return average if done else None
-
-
-def _matrices_and_others(unet: UNet2DConditionModel) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """Hidden layers' matrices, for Muon; and first and last layers, time embedding, biases and norms, for AdamW."""
-    matrices: list[torch.nn.Parameter] = []
-    others: list[torch.nn.Parameter] = []
-    for name, parameter in unet.named_parameters():
-        hidden = parameter.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding"))
-        (matrices if hidden else others).append(parameter)
-    return matrices, others
 
 
 def without_hints(unet: UNet2DConditionModel) -> UNet2DConditionModel:
