@@ -37,9 +37,10 @@ class Muon(torch.optim.AdamW):
         matrices: Iterable[torch.nn.Parameter],
         others: Iterable[torch.nn.Parameter],
         weight_decay: float = 0.01,
+        capturable: bool = False,
     ) -> None:
         groups: list[dict[str, Any]] = [{"params": list(others)}, {"params": list(matrices), "muon": True}]
-        super().__init__(groups, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+        super().__init__(groups, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True, capturable=capturable)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore both groups; AdamW looks only at its own."""
@@ -57,7 +58,7 @@ class Muon(torch.optim.AdamW):
             self.param_groups.append(group)
         self._step_matrices(group["params"], group["lr"], group["weight_decay"])
 
-    def _step_matrices(self, parameters: list[torch.nn.Parameter], rate: float, decay: float) -> None:
+    def _step_matrices(self, parameters: list[torch.nn.Parameter], rate: float | torch.Tensor, decay: float) -> None:
         same_shape = defaultdict(list)
         for parameter in parameters:
             state = self.state[parameter]
@@ -65,15 +66,15 @@ class Muon(torch.optim.AdamW):
                 state["momentum"] = torch.zeros_like(parameter)
             same_shape[parameter.flatten(1).shape].append(parameter)
         for (rows, columns), members in same_shape.items():
-            updates = []
-            for parameter in members:
-                gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-                momentum = self.state[parameter]["momentum"].lerp_(gradient, 1 - MOMENTUM)
-                updates.append(gradient.lerp(momentum, MOMENTUM).flatten(1))
+            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in members]
+            momenta = [self.state[p]["momentum"] for p in members]
+            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+            updates = torch._foreach_lerp(gradients, momenta, MOMENTUM)
             # 0.2 √max(rows, columns) gives the update AdamW's usual size, so one rate serves both groups
-            steps = orthogonalize(torch.stack(updates)) * (0.2 * max(rows, columns) ** 0.5)
-            for parameter, step in zip(members, steps, strict=True):
-                parameter.mul_(1 - rate * decay).sub_(step.view(parameter.shape), alpha=rate)
+            scale = rate * (0.2 * max(rows, columns) ** 0.5)
+            steps = orthogonalize(torch.stack([update.flatten(1) for update in updates])) * scale
+            torch._foreach_mul_(members, 1 - rate * decay)
+            torch._foreach_sub_(members, [step.view(p.shape) for p, step in zip(members, steps, strict=True)])
 
 
 def matrices_and_others(unet: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:

@@ -197,9 +197,9 @@ def read_pictures(paths: Sequence[Path]) -> Pictures:
     return Pictures(**{key: torch.cat([p[key] for p in parts]) for key in parts[0]}, captions=captions)
 
 
-def _make(work: Path, variations: int, index: int) -> int:
+def _make(work: Path, variations: int, judged: int, index: int) -> int:
     torch.set_num_threads(1)
-    for variation in range(variations):
+    for variation in (*range(variations), *range(JUDGED, JUDGED + judged)):
         make_pictures(work, index, variation)
     render_shard(work, index)
     return index
@@ -211,9 +211,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("demo-training"), help="folder of the resumable state")
     parser.add_argument("--stages", type=int, default=STAGES)
     parser.add_argument("--variations", type=int, default=0, help="so many pictures of each stage are composed, too")
+    parser.add_argument("--judged", type=int, default=0, help="and so many for the judge")
     parser.add_argument("--workers", type=int, default=1, help="processes side by side")
     options = parser.parse_args()
-    work = partial(_make, options.work, options.variations)
+    work = partial(_make, options.work, options.variations, options.judged)
     indices = range(options.stages // SHARD)
     if options.workers == 1:
         for index in indices:

@@ -70,14 +70,13 @@ def classes(reading: Reading) -> dict[str, int]:
     return result
 
 
-def loss_of(logits: dict[str, Tensor], readings: Sequence[Reading]) -> Tensor:
-    """Sum over heads of the mean cross entropy."""
-    wanted = [classes(r) for r in readings]
+def loss_of(logits: dict[str, Tensor], wanted: Tensor) -> Tensor:
+    """Sum over heads of the mean cross entropy; ``wanted``: int64 (n, heads), each row ``classes``' values."""
     losses = []
-    for name, values in logits.items():
-        target = torch.tensor([w[name] for w in wanted], device=values.device)
-        if bool((target >= 0).any()):
-            losses.append(nn.functional.cross_entropy(values.float(), target))
+    for column, values in enumerate(logits.values()):
+        target = wanted[:, column]
+        asked = (target >= 0).sum().clamp_min(1)
+        losses.append(nn.functional.cross_entropy(values.float(), target, reduction="sum") / asked)
     return torch.stack(losses).sum()
 
 

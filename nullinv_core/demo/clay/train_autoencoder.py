@@ -1,26 +1,20 @@
-"""Train the autoencoder (TAESD architecture) on clay scenes: both halves in two cycles, then the decoder alone.
-
-The UNet's first cycle learns from the latents of the first one, which lie where the final ones do, as both show the
-picture's colours in previews; so the two can be trained side by side.
-"""
+"""Train the autoencoder (TAESD architecture) on clay scenes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from ..muon import Muon
-from ..training_loop import Budget, run_steps, warmup_cosine
 from ..training_state import finished_steps, load_module
-from . import dataset
-from .dataset import Pictures, make_pictures, pictures_path, read_pictures
+from .dataset import Pictures
 from .objects import ROLES
+from .pool import Files, Pool, feed
+from .steps import Clock, run
 
 PREVIEW_FACTORS = (
     (0.3512, 0.2297, 0.3227),
@@ -32,31 +26,17 @@ PREVIEW_FACTORS = (
 (``latent_rgb_factors`` of ``SD15`` in comfy/latent_formats.py)."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Steps, crops a step, peak learning rate, weight of the edges in the loss; whether the decoder learns alone."""
-
-    steps: int
-    batch: int
-    peak_rate: float
-    edges: float = 0.1
-    decoder_only: bool = False
-
-
-STAGES = {
-    "autoencoder": Stage(5_000, 8, 1.5e-3),
-    "autoencoder-fine": Stage(10_000, 8, 1.8e-3, edges=0.06),
-    "decoder": Stage(6_000, 8, 1e-3, edges=0.06, decoder_only=True),
-}
-POOL = [(index, variation) for index in range(dataset.STAGES // dataset.SHARD) for variation in range(2)]
-"""Shards and variations of the pictures that are learned from: every geometry in two sets of colours."""
-CROP = 64
-GPU_BATCH = 48
-"""Crops a step on a GPU, which is as fast at that."""
-LATENT_NOISE = 0.05
+STEPS = 30_000
+BATCH = 32
+RATE = 2e-3
+PICTURES = 24_000
+"""So many are learned from."""
+LATENT_NOISE = 0.02
 """Noise on the latents in training, so that the decoder forgives small errors of a diffusion model."""
-MOMENTS, PREVIEW = 0.02, 0.03
-"""Weights of the losses beside the error of each pixel."""
+MOMENTS, PREVIEW, EDGES, ABSOLUTE = 0.02, 0.03, 0.06, 0.05
+"""Weights of the losses beside the squared error of each pixel."""
+TOY_WEIGHT, FACE_WEIGHT = 0.5, 2.0
+"""How much more a toy's and a face's pixels count."""
 FACE = torch.tensor([ROLES.index(role) for role in ("white", "black")])
 
 
@@ -65,29 +45,11 @@ def new_autoencoder() -> AutoencoderTiny:
     return AutoencoderTiny(scaling_factor=1.0)
 
 
-def crops(pictures: Pictures, seed: tuple[int, int], batch: int) -> Tensor:
-    """Training crops, the same for the same seed: float32 (batch, 3, 64, 64) in -1…1; most show toys and faces."""
-    rng = np.random.default_rng([*seed, 7])
-    images = []
-    for _ in range(batch):
-        number = int(rng.integers(len(pictures.images)))
-        top, left = _corner(rng, pictures.label[number], float(rng.uniform()))
-        part = pictures.images[number, :, top : top + CROP, left : left + CROP]
-        images.append(part.flip(2) if rng.uniform() < 0.5 else part)
-    return torch.stack(images).float() / 127.5 - 1
-
-
-def _corner(rng: np.random.Generator, label: Tensor, share: float) -> tuple[int, int]:
-    """A crop's corner: around a point of a face, of a toy, or anywhere, as ``share`` in 0…1 says."""
-    room = label.shape[0] - CROP
-    if share > 0.7:
-        return int(rng.integers(room + 1)), int(rng.integers(room + 1))
+def pixel_weights(label: Tensor) -> Tensor:
+    """How much each pixel counts, float32 (n, 1, H, W) from ``Pictures.label``: toys more, eyes and teeth most."""
     toy = label > 0
-    face = toy & torch.isin((label.long() - 1) % 32, FACE)
-    points = torch.nonzero(face if share < 0.35 and face.any() else toy)
-    y, x = points[int(rng.integers(len(points)))].tolist()
-    jitter = rng.integers(-20, 21, 2)
-    return (int(np.clip(y - CROP // 2 + jitter[0], 0, room)), int(np.clip(x - CROP // 2 + jitter[1], 0, room)))
+    face = toy & torch.isin((label.int() - 1) % 32, FACE.to(label.device))
+    return (1 + TOY_WEIGHT * toy + FACE_WEIGHT * face).float()[:, None]
 
 
 def latent_moments_loss(latents: Tensor) -> Tensor:
@@ -108,48 +70,41 @@ def edge_loss(decoded: Tensor, images: Tensor) -> Tensor:
     return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
 
 
-def load_pictures(work: Path) -> Pictures:
-    """The pictures that the autoencoder learns from; makes what is missing."""
-    for index, variation in POOL:
-        make_pictures(work, index, variation)
-    return read_pictures([pictures_path(work, index, variation) for index, variation in POOL])
+def loss_of(model: AutoencoderTiny, images: Tensor, weights: Tensor) -> Tensor:
+    """The loss on images float32 (n, 3, H, W) in -1…1."""
+    with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False):
+        latents = model.encoder(images).float()
+        decoded = model.decoder(latents + LATENT_NOISE * torch.randn_like(latents)).float()
+    error = decoded - images
+    pixels = (weights * (error.square() + ABSOLUTE * error.abs())).mean() + EDGES * edge_loss(decoded, images)
+    return pixels + MOMENTS * latent_moments_loss(latents) + PREVIEW * preview_loss(latents, images)
 
 
-def train(work: Path, device: str, budget: Budget, name: str = "decoder") -> AutoencoderTiny | None:
-    """Train up to the end of stage ``name``; return the model, or None when the budget ran out before."""
+def train(work: Path, device: str, deadline: float) -> AutoencoderTiny:
+    """Train to the end, or up to the deadline (see ``Clock``); return the model."""
     torch.manual_seed(0)
-    stages, path = list(STAGES), work / f"{name}.safetensors"
-    number, stage = stages.index(name), STAGES[name]
-    model = new_autoencoder()
-    if finished_steps(path) >= stage.steps:
+    model, path = new_autoencoder(), work / "autoencoder.safetensors"
+    if finished_steps(path) >= STEPS:
         load_module(path, "model", model)
         return model.eval()
-    earlier = train(work, device, budget, stages[number - 1]) if number else model
-    if earlier is None:
-        return None
-    model = earlier.to(device).train().to(memory_format=torch.channels_last)
-    model.encoder.requires_grad_(not stage.decoder_only)
-    optimizer = Muon(*_matrices_and_others(model))
-    pictures = load_pictures(work)
-    batch = stage.batch if device == "cpu" else GPU_BATCH
+    model = model.to(device).train().to(memory_format=torch.channels_last)
+    optimizer = Muon(*_matrices_and_others(model), capturable=device == "cuda")
+    pool = Pool(device, PICTURES, images=((3, 128, 128), torch.uint8), label=((128, 128), torch.uint8))
 
-    def loss_of(step: int) -> Tensor:
-        images = crops(pictures, (number, step), batch).to(device, memory_format=torch.channels_last)
-        noise = torch.Generator().manual_seed(step)
-        with torch.autocast(device, torch.bfloat16):
-            with torch.set_grad_enabled(not stage.decoder_only):
-                latents = model.encoder(images).float()
-            noisy = latents + LATENT_NOISE * torch.randn(latents.shape, generator=noise).to(device)
-            decoded = model.decoder(noisy).float()
-        error = decoded - images
-        loss = error.square().mean() + 0.05 * error.abs().mean() + stage.edges * edge_loss(decoded, images)
-        if stage.decoder_only:
-            return loss
-        return loss + MOMENTS * latent_moments_loss(latents) + PREVIEW * preview_loss(latents, images)
+    def prepare(pictures: Pictures) -> dict[str, Tensor]:
+        return {"images": pictures.images, "label": pictures.label}
 
-    rate = warmup_cosine(stage.peak_rate, stage.steps, warmup=100)
-    done = run_steps(path, {"model": model}, optimizer, loss_of, stage.steps, rate, budget)
-    return model.requires_grad_(True).eval() if done else None
+    def loss() -> Tensor:
+        rows = pool.draw(BATCH)
+        images = pool.tensors["images"][rows].float() / 127.5 - 1
+        weights = pixel_weights(pool.tensors["label"][rows])
+        turned = torch.rand(BATCH, 1, 1, 1, device=device) < 0.5
+        images, weights = (torch.where(turned, part.flip(3), part) for part in (images, weights))
+        return loss_of(model, images.to(memory_format=torch.channels_last), weights)
+
+    more = feed(Files(work), prepare, pool.add, least=1)
+    run(path, {"model": model}, optimizer, loss, Clock(STEPS, deadline), RATE, more)
+    return model.eval()
 
 
 def _matrices_and_others(model: AutoencoderTiny) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:

@@ -4,63 +4,64 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from ..training_loop import Budget, run_steps, warmup_cosine
 from ..training_state import finished_steps, load_module
 from .captions import read_caption
-from .dataset import JUDGED, SHARD, STAGES, make_pictures, pictures_path, read_pictures
-from .judge import Judge, loss_of
+from .dataset import Pictures
+from .judge import HEADS, Judge, classes, loss_of
+from .pool import Files, Pool, feed
+from .steps import Clock, run
 
-STEPS = 5_000
-BATCH = 64
-VARIATIONS = 4
+STEPS = 12_000
+BATCH = 128
+RATE = 2e-3
+PICTURES = 40_000
 SHIFT = 4
 """Pictures are moved by at most so many pixels."""
 
 
-def worsened(images: Tensor, rng: np.random.Generator) -> Tensor:
+def worsened(images: Tensor) -> Tensor:
     """Pictures (n, 3, 128, 128) in 0…1 moved, brightened, blurred and with noise, each by chance."""
-    moves = rng.integers(0, 2 * SHIFT + 1, (len(images), 2))
+    size, device = len(images), images.device
     padded = pad(images, (SHIFT,) * 4, mode="replicate")
-    result = torch.stack([p[:, y : y + 128, x : x + 128] for p, (y, x) in zip(padded, moves.tolist(), strict=True)])
-    bright = torch.from_numpy(rng.uniform(0.9, 1.1, (len(images), 1, 1, 1))).float()
-    blur = torch.from_numpy(rng.choice([0.0, 0.5, 1.0], (len(images), 1, 1, 1), p=[0.4, 0.3, 0.3])).float()
+    x, y = ((torch.rand(size, 1, device=device) * (2 * SHIFT + 1)).long() for _ in range(2))
+    steps = torch.arange(128, device=device)
+    rows, columns = (y + steps)[:, None, :, None], (x + steps)[:, None, None, :]
+    index = (torch.arange(size, device=device)[:, None, None, None], torch.arange(3, device=device)[:, None, None])
+    result = padded[index[0], index[1], rows, columns]
+    bright = 0.9 + 0.2 * torch.rand(size, 1, 1, 1, device=device)
+    blur = ((torch.rand(size, 1, 1, 1, device=device) * 10).floor() / 6 - 0.5).clamp(0, 1)
     soft = avg_pool2d(pad(result, (1,) * 4, mode="replicate"), 3, 1)
     coarse = interpolate(avg_pool2d(soft, 2), scale_factor=2, mode="bilinear", align_corners=False)
-    noise = torch.from_numpy(rng.standard_normal(images.shape, dtype=np.float32)) * float(rng.uniform(0, 0.04))
-    return (result.lerp(coarse, blur.to(result)) * bright.to(result) + noise.to(result)).clamp(0, 1)
+    noise = 0.04 * torch.rand(size, 1, 1, 1, device=device) * torch.randn_like(images)
+    return (result.lerp(coarse, blur) * bright + noise).clamp(0, 1)
 
 
-def train(work: Path, device: str, budget: Budget) -> Judge | None:
-    """Train up to the last step; return the judge, or None when the budget ran out before."""
+def train(work: Path, device: str, deadline: float) -> Judge:
+    """Train to the end, or up to the deadline (see ``Clock``); return the judge."""
     torch.manual_seed(3)
     judge, path = Judge(), work / "judge.safetensors"
     if finished_steps(path) >= STEPS:
         load_module(path, "model", judge)
         return judge.eval()
-    files = []
-    for index in range(STAGES // SHARD):
-        for variation in range(JUDGED, JUDGED + VARIATIONS):
-            if budget.spent():
-                return None
-            make_pictures(work, index, variation)
-            files.append(pictures_path(work, index, variation))
-    pictures = read_pictures(files)
-    readings = [read_caption(text) for text in pictures.captions]
-    judge = judge.train().to(device)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
+    judge = judge.train().to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.02, fused=True, capturable=device == "cuda")
+    pool = Pool(device, PICTURES, images=((3, 128, 128), torch.uint8), wanted=((len(HEADS),), torch.int16))
 
-    def loss(step: int) -> Tensor:
-        rng = np.random.default_rng([step, 13])
-        rows = rng.choice(len(readings), BATCH, replace=False)
-        images = worsened(pictures.images[torch.from_numpy(rows)].to(device).float() / 255, rng)
-        with torch.autocast(device, torch.bfloat16):
+    def prepare(pictures: Pictures) -> dict[str, Tensor]:
+        wanted = [classes(read_caption(text)) for text in pictures.captions]
+        return {"images": pictures.images, "wanted": torch.tensor([[w[name] for name in HEADS] for w in wanted])}
+
+    def loss() -> Tensor:
+        rows = pool.draw(BATCH)
+        images = worsened(pool.tensors["images"][rows].float() / 255)
+        with torch.autocast(device, torch.bfloat16, cache_enabled=False):
             logits = judge(images.to(memory_format=torch.channels_last))
-        return loss_of(logits, [readings[row] for row in rows])
+        return loss_of(logits, pool.tensors["wanted"][rows].long())
 
-    done = run_steps(path, {"model": judge}, optimizer, loss, STEPS, warmup_cosine(2e-3, STEPS, 100), budget)
-    return judge.eval() if done else None
+    more = feed(Files(work, judge=True), prepare, pool.add, least=1)
+    run(path, {"model": judge}, optimizer, loss, Clock(STEPS, deadline), RATE, more)
+    return judge.eval()

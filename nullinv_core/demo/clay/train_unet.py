@@ -1,63 +1,40 @@
-"""Train the UNet of the clay world on cached latents, in cycles of the learning rate that see ever more pictures."""
+"""Train the UNet of the clay world on latents of its pictures."""
 
 from __future__ import annotations
 
 import copy
-import json
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import one_hot
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ...fingerprint import digest_of
+from ...backends.clip_vocabulary import LENGTH
 from ...schedule import scaled_linear_alphas
 from ..muon import Muon, matrices_and_others
 from ..train_text import WIDTH, token_ids
-from ..train_unet import DROPOUT, EMA, OFFSET_NOISE, encode
-from ..training_loop import Budget, run_steps, warmup_cosine
+from ..train_unet import DROPOUT, OFFSET_NOISE
 from ..training_state import finished_steps, load_module
-from .dataset import SHARD, STAGES, Pictures, make_pictures, pictures_path, read_pictures
+from . import train_autoencoder
+from .dataset import Pictures
 from .looks import COLOURS
 from .objects import OBJECTS
+from .pool import CAPACITY, Files, Pool, feed
+from .steps import Clock, run
 
-
-@dataclass(frozen=True)
-class Stage:
-    """Steps, peak learning rate, how many pictures of each geometry to learn from.
-
-    ``skew``: timesteps are 1000·u^skew of a uniform u, so less than 1 looks more often at noisy pictures, where it is
-    decided what is drawn; ``pairs``: share of pictures with two toys; ``weight``: of the hints in the loss;
-    ``encoder``: the stage of the autoencoder's training whose latents are learned.
-    """
-
-    steps: int
-    peak_rate: float
-    variations: int
-    skew: float = 0.85
-    pairs: float = 0.5
-    weight: float = 1.0
-    encoder: str = "autoencoder-fine"
-
-
-CYCLES = {
-    "unet": Stage(6_000, 2e-3, 4, encoder="autoencoder"),
-    "unet-fine": Stage(6_000, 1.5e-3, 12),
-    "unet-final": Stage(6_000, 1.2e-3, 12, skew=0.75, pairs=0.6, weight=0.5),
-}
-"""Each goes on from the averaged weights of the one before."""
-BATCH = 32
-GPU_BATCH = 128
-"""On a GPU, which is as fast at four times as many."""
+STEPS = 40_000
+BATCH = 128
+RATE = 2e-3
+SKEW = 0.8
+"""Timesteps are 1000·u^SKEW of a uniform u: less than 1 looks more often at noisy pictures, where it is decided what is
+drawn."""
+PAIRS = 0.55
+"""Share of pictures with two toys."""
+EMA, EMA_EVERY = 0.999, 10
+"""Decay of the averaged weights a step, and steps between two updates of them."""
 KINDS = len(OBJECTS)
 HINTS = KINDS + len(COLOURS)
 """Channels that the UNet has in training only: where each kind of toy is, and each colour."""
@@ -79,155 +56,139 @@ def new_unet(extra_channels: int = 0) -> UNet2DConditionModel:
     )
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """Training pictures as the UNet sees them.
-
-    ``latents`` float16 (n, 4, 16, 16); ``masks`` uint8 (n, 2, 16, 16), where each toy is; ``names`` int64 (n, 2, 2),
-    kind and colour of each toy, -1 where there is none; ``captions``.
-    """
-
-    latents: Tensor
-    masks: Tensor
-    names: Tensor
-    captions: list[str]
-
-
 def hints(masks: Tensor, names: Tensor) -> Tensor:
-    """Where each kind and each colour is: float32 (n, HINTS, 16, 16) from ``Encoded.masks`` and ``names``.
+    """Where each kind and each colour is: float32 (n, HINTS, 16, 16) from ``Pictures.masks`` and ``names``.
 
     Asked for these next to the noise, the network has to find whole toys in a noisy picture, which the noise alone
     teaches slowly.
     """
     share = masks.float() / 255
     parts = [
-        torch.einsum("nthw,ntk->nkhw", share, one_hot(names[..., i].clamp_min(0), size).float())
+        torch.einsum("nthw,ntk->nkhw", share, (names[..., i, None] == torch.arange(size, device=names.device)).float())
         for i, size in ((0, KINDS), (1, len(COLOURS)))
     ]
     return torch.cat(parts, 1)
 
 
-def cached(work: Path, vae: AutoencoderTiny, variation: int, device: str, budget: Budget) -> list[Path] | None:
-    """Files of one variation of every stage's picture, made where they are missing; None when the budget ran out."""
-    maker = digest_of(vae.encoder.state_dict())[:8]
-    files = []
-    for index in range(STAGES // SHARD):
-        pictures = pictures_path(work, index, variation)
-        path = work / "latents" / f"{maker}-{pictures.name}"
-        if not path.exists():
-            if budget.spent():
-                return None
-            make_pictures(work, index, variation)
-            _encode(read_pictures([pictures]), path, vae, device)
-            print(f"encoded {path.name}", flush=True)
-        files.append(path)
-    return files
-
-
-def _encode(pictures: Pictures, path: Path, vae: AutoencoderTiny, device: str) -> None:
-    """Write latents of pictures and what else the UNet learns from, atomically."""
-    with torch.no_grad(), torch.autocast(device, torch.bfloat16):
-        parts = [
-            vae.encoder((part.to(device).float() / 127.5 - 1).to(memory_format=torch.channels_last)).float().cpu()
-            for part in pictures.images.split(25)
-        ]
-    tensors = {"latents": torch.cat(parts).half().contiguous(), "masks": pictures.masks, "names": pictures.names}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.stem}-{os.getpid()}.partial")
-    save_file(tensors, unfinished, {"captions": json.dumps(pictures.captions)})
-    os.replace(unfinished, path)
-
-
-def read_encoded(paths: list[Path]) -> Encoded:
-    """What several files hold."""
-    parts, captions = [], []
-    for path in paths:
-        with safe_open(path, "pt") as file:
-            parts.append({key: file.get_tensor(key) for key in ("latents", "masks", "names")})
-            captions += json.loads(file.metadata()["captions"])
-    return Encoded(**{key: torch.cat([p[key] for p in parts]) for key in parts[0]}, captions=captions)
+def loss_of(
+    network: torch.nn.Module, clean: Tensor, contexts: Tensor, layout: Tensor, alphas: Tensor, hint_weight: Tensor
+) -> Tensor:
+    """The loss on latents float32 (n, 4, 16, 16): error of the noise, and of the hints."""
+    size, device = len(clean), clean.device
+    strata = (torch.arange(size, device=device) + torch.rand(size, device=device)) / size
+    timesteps = (strata**SKEW * len(alphas)).long().clamp_max(len(alphas) - 1)
+    # the rows come in an order of their own (two toys first), which says nothing of how noisy they should be
+    timesteps = timesteps[torch.rand(size, device=device).argsort()]
+    noise = torch.randn_like(clean) + OFFSET_NOISE * torch.randn(size, 4, 1, 1, device=device)
+    alpha = alphas[timesteps].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+        output = network(noisy.to(memory_format=torch.channels_last), timesteps, contexts).sample
+    epsilon, found = output.float().split([4, HINTS], 1)
+    # halfway between predicting the noise (1) and the image (1 / snr): every timestep then has a like share
+    denoising = ((epsilon - noise).square() * ((1 - alpha) / alpha).sqrt()).mean()
+    return denoising + hint_weight * (found - layout).square().mean()
 
 
 def train(
-    work: Path,
-    encoder_of: Callable[[str], AutoencoderTiny | None],
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    device: str,
-    budget: Budget,
-    name: str = "unet-final",
-) -> UNet2DConditionModel | None:
-    """Train up to the end of cycle ``name``; return the averaged UNet with its hints, or None when the budget ran out.
+    work: Path, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, device: str, deadline: float
+) -> UNet2DConditionModel:
+    """Train to the end, or up to the deadline (see ``Clock``); return the averaged UNet with its hints.
 
-    A cycle that is finished is read back without preparing its pictures. ``encoder_of``: the autoencoder by the name of
-    a stage of its training.
+    Waits for the autoencoder to be finished and for the first pictures.
     """
     torch.manual_seed(2)
-    cycles, path = list(CYCLES), work / f"{name}.safetensors"
-    number, cycle = cycles.index(name), CYCLES[name]
-    unet = new_unet(HINTS)
-    if finished_steps(path) >= cycle.steps:
+    unet, path = new_unet(HINTS), work / "unet.safetensors"
+    if finished_steps(path) >= STEPS:
         load_module(path, "average", unet)
         return unet
-    if number:
-        earlier = train(work, encoder_of, text_encoder, tokenizer, device, budget, cycles[number - 1])
-        if earlier is None:
-            return None
-        unet = earlier
-    vae = encoder_of(cycle.encoder)
-    if vae is None:
-        return None
-    vae = vae.to(device, memory_format=torch.channels_last)
-    files: list[Path] = []
-    for variation in range(cycle.variations):
-        found = cached(work, vae, variation, device, budget)
-        if found is None:
-            return None
-        files += found
-    data = read_encoded(files)
-    contexts = encode(text_encoder.to(device), token_ids(tokenizer, [*data.captions, ""]), device).to(device)
-    latents, masks, names = (part.to(device) for part in (data.latents, data.masks, data.names))
-    alphas = torch.tensor(scaled_linear_alphas(), dtype=torch.float32, device=device)
-    two = np.flatnonzero((data.names[:, 1, 0] >= 0).numpy())
-    one = np.setdiff1d(np.arange(len(data.captions)), two)
-    batch = BATCH if device == "cpu" else GPU_BATCH
-    unet = unet.requires_grad_(True).to(device, memory_format=torch.channels_last)
+    unet = unet.to(device, memory_format=torch.channels_last).train()
     if device == "cpu":
         # on a CPU the fused attention's backward pass is slower than plain matrix products at these sizes
         unet.set_attn_processor(AttnProcessor())
     # compiling takes a CPU minutes and gains nothing on it
-    network = unet if device == "cpu" else torch.compile(unet)
+    network = unet if device == "cpu" else torch.compile(unet, dynamic=False)
     average = copy.deepcopy(unet).requires_grad_(False)
-    optimizer = Muon(*matrices_and_others(unet))
+    optimizer = Muon(*matrices_and_others(unet), capturable=device == "cuda")
+    text_encoder = text_encoder.to(device)
+    alphas = torch.tensor(scaled_linear_alphas(), dtype=torch.float32, device=device)
+    like = {
+        "latents": ((4, 16, 16), torch.float16),
+        "masks": ((2, 16, 16), torch.uint8),
+        "names": ((2, 2), torch.int8),
+        "contexts": ((LENGTH, WIDTH), torch.bfloat16),
+    }
+    capacity = CAPACITY if device == "cuda" else 24_000
+    pools = [Pool(device, capacity // 2, **like), Pool(device, capacity, **like)]
+    empty = encode(text_encoder, token_ids(tokenizer, [""]).to(device))
+    hint_weight = torch.ones((), device=device)
+    sizes = (BATCH - round(BATCH * PAIRS), round(BATCH * PAIRS))
 
-    def loss_of(step: int) -> Tensor:
-        rng = np.random.default_rng([step, 11 + number])
-        pairs = round(batch * cycle.pairs)
-        picked = [rng.choice(two, pairs, replace=False), rng.choice(one, batch - pairs, replace=False)]
-        rows = torch.from_numpy(np.concatenate(picked)).to(device)
-        strata = (rng.permutation(batch) + rng.uniform(size=batch)) / batch
-        timesteps = torch.from_numpy((strata**cycle.skew * len(alphas)).astype(np.int64)).to(device)
-        texts = torch.where(torch.from_numpy(rng.uniform(size=batch) < DROPOUT).to(device), len(data.captions), rows)
-        clean = latents[rows].float()
-        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
-        noise += OFFSET_NOISE * torch.from_numpy(rng.standard_normal((batch, 4, 1, 1), dtype=np.float32)).to(device)
-        alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        with torch.autocast(device, torch.bfloat16):
-            output = network(noisy.to(memory_format=torch.channels_last), timesteps, contexts[texts]).sample
-        epsilon, layout = output.float().split([4, HINTS], 1)
-        # halfway between predicting the noise (1) and the image (1 / snr): every timestep then has a like share
-        denoising = ((epsilon - noise).square() * ((1 - alpha) / alpha).sqrt()).mean()
-        return denoising + cycle.weight * (layout - hints(masks[rows], names[rows])).square().mean()
+    def loss() -> Tensor:
+        rows = [pool.draw(size) for pool, size in zip(pools, sizes, strict=True)]
+        parts = {k: torch.cat([p.tensors[k][r] for p, r in zip(pools, rows, strict=True)]) for k in like}
+        dropped = torch.rand(BATCH, 1, 1, device=device) < DROPOUT
+        contexts = torch.where(dropped, empty, parts["contexts"])
+        layout = hints(parts["masks"], parts["names"])
+        return loss_of(network, parts["latents"].float(), contexts, layout, alphas, hint_weight)
 
-    def follow(step: int) -> None:
-        decay = min(EMA, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in unet.parameters()], 1 - decay)
+    def ready() -> None:
+        nonlocal more
+        vae = _finished_autoencoder(work).to(device, memory_format=torch.channels_last)
 
-    rate = warmup_cosine(cycle.peak_rate, cycle.steps, warmup=100)
+        def prepare(pictures: Pictures) -> dict[str, Tensor]:
+            tokens = token_ids(tokenizer, pictures.captions)
+            names = pictures.names.to(torch.int8)
+            return {"images": pictures.images, "tokens": tokens, "masks": pictures.masks, "names": names}
+
+        def add(rows: dict[str, Tensor]) -> None:
+            rows = {name: part.to(device) for name, part in rows.items()}
+            contexts, latents = encode(text_encoder, rows.pop("tokens")), _latents(vae, rows.pop("images"))
+            rows |= {"contexts": contexts, "latents": latents}
+            two = rows["names"][:, 1, 0] >= 0
+            for pool, mask in zip(pools, (~two, two), strict=True):
+                pool.add({name: part[mask] for name, part in rows.items()})
+
+        more = feed(Files(work), prepare, add, least=8)
+        print(f"{pools[0].filled} pictures of one toy, {pools[1].filled} of two", flush=True)
+
+    def more() -> None:
+        raise AssertionError("called before the pictures are there")
+
+    def before_step(step: int, progress: float) -> None:
+        hint_weight.fill_(1 - 0.7 * progress)
+        more()
+        if step % EMA_EVERY == 0:
+            decay = min(EMA, (1 + step) / (10 + step)) ** EMA_EVERY
+            torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in unet.parameters()], 1 - decay)
+
     state = {"unet": unet, "average": average}
-    done = run_steps(path, state, optimizer, loss_of, cycle.steps, rate, budget, follow)
-    return average if done else None
+    run(path, state, optimizer, loss, Clock(STEPS, deadline), RATE, before_step, ready)
+    return average
+
+
+def _finished_autoencoder(work: Path) -> AutoencoderTiny:
+    """The autoencoder, when it is finished."""
+    path = work / "autoencoder.safetensors"
+    while finished_steps(path) < train_autoencoder.STEPS:
+        time.sleep(0.5)
+    vae = train_autoencoder.new_autoencoder()
+    load_module(path, "model", vae)
+    return vae.eval()
+
+
+def _latents(vae: AutoencoderTiny, images: Tensor) -> Tensor:
+    """Latents of uint8 pictures: float16 (n, 4, 16, 16)."""
+    with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16):
+        pixels = (images.float() / 127.5 - 1).to(memory_format=torch.channels_last)
+        parts = [vae.encoder(part) for part in pixels.split(100)]
+    return torch.cat(parts).half()
+
+
+def encode(text_encoder: CLIPTextModel, ids: Tensor) -> Tensor:
+    """Contexts of token ids (n, 77): bfloat16 (n, 77, WIDTH)."""
+    with torch.no_grad(), torch.autocast(ids.device.type, torch.bfloat16):
+        return torch.cat([text_encoder(part).last_hidden_state.bfloat16() for part in ids.split(256)])
 
 
 def without_hints(unet: UNet2DConditionModel) -> UNet2DConditionModel:

@@ -1,0 +1,94 @@
+"""Training data on the device: pictures that are taken in as they are rendered, and what is drawn from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .dataset import JUDGED, Pictures, read_pictures
+
+CAPACITY = 160_000
+"""Pictures that a pool has room for."""
+FILES = 40
+"""Files that are taken in at once."""
+
+
+@dataclass
+class Files:
+    """Files of pictures in a folder, each handed out once, as they appear; the judge's or the model's."""
+
+    work: Path
+    judge: bool = False
+    taken: set[str] = field(default_factory=set)
+
+    def fresh(self, most: int = 10**6) -> list[Path]:
+        """At most so many finished files that were not handed out yet."""
+        there = sorted((self.work / "pictures").glob("*.safetensors"), key=lambda p: p.name.split("-")[2:])
+        found = [p for p in there if p.name not in self.taken and (int(p.name.split("-")[1]) >= JUDGED) == self.judge]
+        self.taken.update(p.name for p in found[:most])
+        return found[:most]
+
+    def wait(self, least: int) -> list[Path]:
+        """The files that there are, at least so many."""
+        found: list[Path] = []
+        while len(found) < least:
+            found += self.fresh()
+            time.sleep(0.2)
+        return found
+
+
+class Pool:
+    """Rows of tensors of a fixed capacity, filled from the start; ``count`` of them are filled, float32 ().
+
+    The tensors stay where they are, so that a captured training step sees what was added.
+    """
+
+    def __init__(self, device: str, capacity: int = CAPACITY, **like: tuple[tuple[int, ...], torch.dtype]) -> None:
+        self.tensors = {k: torch.zeros((capacity, *s), dtype=d, device=device) for k, (s, d) in like.items()}
+        self.count = torch.ones((), device=device)
+        self.filled = 0
+
+    def add(self, rows: dict[str, Tensor]) -> None:
+        """Fill further rows, as far as there is room."""
+        room = len(next(iter(self.tensors.values()))) - self.filled
+        size = min(room, len(next(iter(rows.values()))))
+        for name, part in rows.items():
+            self.tensors[name][self.filled : self.filled + size].copy_(part[:size])
+        self.filled += size
+        self.count.fill_(max(1, self.filled))
+
+    def draw(self, number: int) -> Tensor:
+        """Rows drawn at random: int64 (number,)."""
+        return (torch.rand(number, device=self.count.device) * self.count).long()
+
+
+def feed(
+    files: Files, prepare: Callable[[Pictures], dict[str, Tensor]], add: Callable[[dict[str, Tensor]], None], least: int
+) -> Callable[..., None]:
+    """Add ``least`` files now; return what adds new ones, a few at a time, when it is called in a loop.
+
+    ``prepare`` runs beside the training, in a thread.
+    """
+    executor = ThreadPoolExecutor(1)
+
+    def read(paths: list[Path]) -> dict[str, Tensor] | None:
+        return prepare(read_pictures(paths)) if paths else None
+
+    for path in files.wait(least):
+        add(prepare(read_pictures([path])))
+    coming = executor.submit(read, files.fresh(FILES))
+
+    def more(*_: object) -> None:
+        nonlocal coming
+        if coming.done():
+            if (rows := coming.result()) is not None:
+                add(rows)
+            coming = executor.submit(lambda: time.sleep(1) or read(files.fresh(FILES)))
+
+    return more

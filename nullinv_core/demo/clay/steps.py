@@ -1,0 +1,115 @@
+"""The training loop of the clay world: one step as a function, captured as a CUDA graph where there is a GPU."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..training_state import load_state, save_state
+
+REPORT = 200
+"""Steps between two lines of the log."""
+
+
+@dataclass
+class Clock:
+    """How far a training is: by steps, and by the time of day where it has to end, so that it ends in time anywhere.
+
+    ``total``: steps of a whole training; ``deadline``: seconds of ``time.time()``, the learning rate falls with them.
+    """
+
+    total: int
+    deadline: float = math.inf
+    started: float = field(default_factory=time.time)
+
+    def progress(self, step: int) -> float:
+        """Share in 0…1 that is done."""
+        return min(1.0, max(step / self.total, (time.time() - self.started) / max(1.0, self.deadline - self.started)))
+
+
+def cosine(progress: float, step: int, peak: float, warmup: int = 100) -> float:
+    """Learning rate: linear up to ``peak`` in ``warmup`` steps, then a cosine to zero at the end."""
+    return peak * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def run(
+    path: Path,
+    modules: dict[str, torch.nn.Module],
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[], Tensor],
+    clock: Clock,
+    peak: float,
+    before_step: Callable[[int, float], None] = lambda step, progress: None,
+    ready: Callable[[], None] = lambda: None,
+    save_seconds: float = 180.0,
+) -> None:
+    """Train until ``clock`` says it is done, saving to ``path``; an interrupted run goes on from there.
+
+    ``loss_of`` draws its randomness from PyTorch's default generator of the device, which is seeded by the step on a
+    CPU. On a GPU a step is captured once, so ``loss_of`` must read what changes from tensors that stay where they are.
+    ``ready`` is called between the capture and the first step.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    on_gpu = parameters[0].is_cuda
+    step = load_state(path, modules, optimizer)
+    rate = torch.zeros((), device=parameters[0].device) if on_gpu else 0.0
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+    def train_step() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        return loss.detach()
+
+    once = _captured(train_step) if on_gpu else train_step
+    ready()
+    clock.started = time.time()
+    saved = started = time.monotonic()
+    first, total = step, torch.zeros((), device=parameters[0].device)
+    while (progress := clock.progress(step)) < 1:
+        before_step(step, progress)
+        value = cosine(progress, step, peak)
+        if isinstance(rate, Tensor):
+            rate.fill_(value)
+        else:
+            torch.manual_seed(step)
+            for group in optimizer.param_groups:
+                group["lr"] = value
+        total += once()
+        step += 1
+        if step % REPORT == 0:
+            pace = (time.monotonic() - started) / (step - first)
+            print(f"{path.stem} step {step} ({progress:.0%}) loss {float(total) / REPORT:.5f} {pace:.4f} s", flush=True)
+            total.zero_()
+        if time.monotonic() - saved > save_seconds:
+            save_state(path, step, modules, optimizer)
+            saved = time.monotonic()
+    save_state(path, max(step, clock.total), modules, optimizer)
+
+
+def _captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The step as a CUDA graph: thousands of small kernels started at once. Runs it three times at rate 0."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return loss
+
+    return replay
