@@ -65,7 +65,8 @@ class Pool:
 
     def draw(self, number: int) -> Tensor:
         """Rows drawn at random: int64 (number,)."""
-        return (torch.rand(number, device=self.count.device) * self.count).long()
+        last = len(next(iter(self.tensors.values()))) - 1
+        return (torch.rand(number, device=self.count.device) * self.count).long().clamp_max(last)
 
 
 def feed(
