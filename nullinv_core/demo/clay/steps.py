@@ -71,6 +71,7 @@ def run(
         return loss.detach()
 
     once = _captured(train_step) if on_gpu else train_step
+    print(f"{path.stem} captured" if on_gpu else path.stem, flush=True)
     ready()
     clock.started = time.time()
     saved = started = time.monotonic()
@@ -105,8 +106,12 @@ def _captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss = step()
+    try:
+        with torch.cuda.graph(graph):
+            loss = step()
+    except RuntimeError as error:
+        print(f"the step cannot be captured, which makes it several times slower: {error}", flush=True)
+        return step
 
     def replay() -> Tensor:
         graph.replay()

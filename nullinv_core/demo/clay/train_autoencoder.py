@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -37,7 +38,6 @@ MOMENTS, PREVIEW, EDGES, ABSOLUTE = 0.02, 0.03, 0.06, 0.05
 """Weights of the losses beside the squared error of each pixel."""
 TOY_WEIGHT, FACE_WEIGHT = 0.5, 2.0
 """How much more a toy's and a face's pixels count."""
-FACE = torch.tensor([ROLES.index(role) for role in ("white", "black")])
 
 
 def new_autoencoder() -> AutoencoderTiny:
@@ -47,8 +47,8 @@ def new_autoencoder() -> AutoencoderTiny:
 
 def pixel_weights(label: Tensor) -> Tensor:
     """How much each pixel counts, float32 (n, 1, H, W) from ``Pictures.label``: toys more, eyes and teeth most."""
-    toy = label > 0
-    face = toy & torch.isin((label.int() - 1) % 32, FACE.to(label.device))
+    toy, role = label > 0, (label.int() - 1) % 32
+    face = toy & ((role == ROLES.index("white")) | (role == ROLES.index("black")))
     return (1 + TOY_WEIGHT * toy + FACE_WEIGHT * face).float()[:, None]
 
 
@@ -60,8 +60,13 @@ def latent_moments_loss(latents: Tensor) -> Tensor:
 
 def preview_loss(latents: Tensor, images: Tensor) -> Tensor:
     """Mean square of what a preview of the latents gets wrong of the picture's cells of 8×8 pixels."""
-    shown = torch.einsum("bchw,cr->brhw", latents, latents.new_tensor(PREVIEW_FACTORS))
+    shown = torch.einsum("bchw,cr->brhw", latents, _preview_factors(latents.device))
     return (shown - avg_pool2d(images, 8)).square().mean()
+
+
+@cache
+def _preview_factors(device: torch.device) -> Tensor:
+    return torch.tensor(PREVIEW_FACTORS, device=device)
 
 
 def edge_loss(decoded: Tensor, images: Tensor) -> Tensor:

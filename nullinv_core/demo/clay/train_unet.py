@@ -71,19 +71,18 @@ def hints(masks: Tensor, names: Tensor) -> Tensor:
 
 
 def loss_of(
-    network: torch.nn.Module, clean: Tensor, contexts: Tensor, layout: Tensor, alphas: Tensor, hint_weight: Tensor
+    unet: torch.nn.Module, clean: Tensor, contexts: Tensor, layout: Tensor, alphas: Tensor, hint_weight: Tensor
 ) -> Tensor:
     """The loss on latents float32 (n, 4, 16, 16): error of the noise, and of the hints."""
     size, device = len(clean), clean.device
-    strata = (torch.arange(size, device=device) + torch.rand(size, device=device)) / size
+    # steps of the golden ratio spread evenly over the timesteps, those of any part of the rows too
+    strata = (torch.arange(size, device=device) * 0.6180339887 + torch.rand(1, device=device)) % 1
     timesteps = (strata**SKEW * len(alphas)).long().clamp_max(len(alphas) - 1)
-    # the rows come in an order of their own (two toys first), which says nothing of how noisy they should be
-    timesteps = timesteps[torch.rand(size, device=device).argsort()]
     noise = torch.randn_like(clean) + OFFSET_NOISE * torch.randn(size, 4, 1, 1, device=device)
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
     with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
-        output = network(noisy.to(memory_format=torch.channels_last), timesteps, contexts).sample
+        output = unet(noisy.to(memory_format=torch.channels_last), timesteps, contexts).sample
     epsilon, found = output.float().split([4, HINTS], 1)
     # halfway between predicting the noise (1) and the image (1 / snr): every timestep then has a like share
     denoising = ((epsilon - noise).square() * ((1 - alpha) / alpha).sqrt()).mean()
@@ -106,8 +105,6 @@ def train(
     if device == "cpu":
         # on a CPU the fused attention's backward pass is slower than plain matrix products at these sizes
         unet.set_attn_processor(AttnProcessor())
-    # compiling takes a CPU minutes and gains nothing on it
-    network = unet if device == "cpu" else torch.compile(unet, dynamic=False)
     average = copy.deepcopy(unet).requires_grad_(False)
     optimizer = Muon(*matrices_and_others(unet), capturable=device == "cuda")
     text_encoder = text_encoder.to(device)
@@ -130,7 +127,7 @@ def train(
         dropped = torch.rand(BATCH, 1, 1, device=device) < DROPOUT
         contexts = torch.where(dropped, empty, parts["contexts"])
         layout = hints(parts["masks"], parts["names"])
-        return loss_of(network, parts["latents"].float(), contexts, layout, alphas, hint_weight)
+        return loss_of(unet, parts["latents"].float(), contexts, layout, alphas, hint_weight)
 
     def ready() -> None:
         nonlocal more
