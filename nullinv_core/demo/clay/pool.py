@@ -21,16 +21,16 @@ FILES = 40
 
 @dataclass
 class Files:
-    """Files of pictures in a folder, each handed out once, as they appear; the judge's or the model's."""
+    """Files of pictures in a folder, each handed out once, as they appear: those of some variations."""
 
     work: Path
-    judge: bool = False
+    variations: range = range(JUDGED)
     taken: set[str] = field(default_factory=set)
 
     def fresh(self, most: int = 10**6) -> list[Path]:
         """At most so many finished files that were not handed out yet."""
         there = sorted((self.work / "pictures").glob("*.safetensors"), key=lambda p: p.name.split("-")[2:])
-        found = [p for p in there if p.name not in self.taken and (int(p.name.split("-")[1]) >= JUDGED) == self.judge]
+        found = [p for p in there if p.name not in self.taken and int(p.name.split("-")[1]) in self.variations]
         self.taken.update(p.name for p in found[:most])
         return found[:most]
 

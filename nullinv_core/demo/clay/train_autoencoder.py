@@ -31,7 +31,8 @@ STEPS = 30_000
 BATCH = 32
 RATE = 2e-3
 PICTURES = 24_000
-"""So many are learned from."""
+VARIATIONS = range(4)
+"""So many are learned from, of these variations of each geometry."""
 LATENT_NOISE = 0.02
 """Noise on the latents in training, so that the decoder forgives small errors of a diffusion model."""
 MOMENTS, PREVIEW, EDGES, ABSOLUTE = 0.02, 0.03, 0.06, 0.05
@@ -107,7 +108,7 @@ def train(work: Path, device: str, deadline: float) -> AutoencoderTiny:
         images, weights = (torch.where(turned, part.flip(3), part) for part in (images, weights))
         return loss_of(model, images.to(memory_format=torch.channels_last), weights)
 
-    more = feed(Files(work), prepare, pool.add, least=1)
+    more = feed(Files(work, VARIATIONS), prepare, pool.add, least=1)
     run(path, {"model": model}, optimizer, loss, Clock(STEPS, deadline), RATE, more)
     return model.eval()
 

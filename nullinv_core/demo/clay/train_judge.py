@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from ..training_state import finished_steps, load_module
 from .captions import read_caption
-from .dataset import Pictures
+from .dataset import JUDGED, Pictures
 from .judge import HEADS, Judge, classes, loss_of
 from .pool import Files, Pool, feed
 from .steps import Clock, run
@@ -62,6 +62,6 @@ def train(work: Path, device: str, deadline: float) -> Judge:
             logits = judge(images.to(memory_format=torch.channels_last))
         return loss_of(logits, pool.tensors["wanted"][rows].long())
 
-    more = feed(Files(work, judge=True), prepare, pool.add, least=1)
+    more = feed(Files(work, range(JUDGED, 2 * JUDGED)), prepare, pool.add, least=1)
     run(path, {"model": judge}, optimizer, loss, Clock(STEPS, deadline), RATE, more)
     return judge.eval()
