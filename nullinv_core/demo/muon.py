@@ -73,8 +73,8 @@ class Muon(torch.optim.AdamW):
             # 0.2 √max(rows, columns) gives the update AdamW's usual size, so one rate serves both groups
             scale = rate * (0.2 * max(rows, columns) ** 0.5)
             steps = orthogonalize(torch.stack([update.flatten(1) for update in updates])) * scale
-            torch._foreach_mul_(members, 1 - rate * decay)
-            torch._foreach_sub_(members, [step.view(p.shape) for p, step in zip(members, steps, strict=True)])
+            for parameter, step in zip(members, steps, strict=True):
+                parameter.mul_(1 - rate * decay).sub_(step.view(parameter.shape))
 
 
 def matrices_and_others(unet: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:

@@ -1,19 +1,27 @@
 """What the clay world's model and judge are trained with."""
 
+import contextlib
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nullinv_core.demo.clay import dataset, judge, train_autoencoder, train_judge, train_text, train_unet
+from nullinv_core.demo.clay import dataset, judge, steps, train_autoencoder, train_judge, train_text, train_unet
 from nullinv_core.demo.clay.captions import caption, read_caption, reading_of, sample_wording
-from nullinv_core.demo.clay.dataset import Pictures, example, make_pictures, pictures_path, read_pictures, read_shard
+from nullinv_core.demo.clay.dataset import JUDGED, example, make_pictures, pictures_path, read_pictures, read_shard
 from nullinv_core.demo.clay.judge import HEADS, Judge, classes, read, verdicts
 from nullinv_core.demo.clay.looks import COLOURS
-from nullinv_core.demo.clay.objects import OBJECTS
+from nullinv_core.demo.clay.objects import OBJECTS, ROLES
+from nullinv_core.demo.clay.pool import Files, Pool
 from nullinv_core.demo.clay.scenes import sample_scene
+from nullinv_core.demo.muon import Muon
 from nullinv_core.demo.train_text import token_ids
+from nullinv_core.demo.training_state import finished_steps
+from nullinv_core.schedule import scaled_linear_alphas
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +56,97 @@ def test_pictures_are_kept_as_composed(pictures):
         assert found == names and torch.allclose(kept.masks[row] / 255, e.masks, atol=1 / 255)
 
 
-def test_crops_are_of_the_pictures_and_show_toys(pictures):
-    """Guards the autoencoder's data: the same for a seed, each crop cut from a picture, toys in nearly all."""
+def test_faces_count_most_and_toys_more_than_the_ground(pictures):
+    """Guards the autoencoder's weights: three levels, as the label says."""
     kept, _ = pictures
-    first = train_autoencoder.crops(kept, (0, 1), 24)
-    assert torch.equal(first, train_autoencoder.crops(kept, (0, 1), 24)) and first.shape == (24, 3, 64, 64)
-    assert not torch.equal(first, train_autoencoder.crops(kept, (0, 2), 24))
-    marked = Pictures((kept.label[:, None].expand(-1, 3, -1, -1) > 0) * 255, kept.label, kept.masks, kept.names, [])
-    shown = (train_autoencoder.crops(marked, (0, 1), 24) > 0).flatten(1).any(1)
-    assert int(shown.sum()) >= 20
+    weights = train_autoencoder.pixel_weights(kept.label)
+    ground, toy, face = 1.0, 1.0 + train_autoencoder.TOY_WEIGHT, 1.0
+    face += train_autoencoder.TOY_WEIGHT + train_autoencoder.FACE_WEIGHT
+    assert weights.shape == (len(kept.label), 1, 128, 128)
+    assert set(weights.unique().tolist()) == {ground, toy, face}
+    assert torch.equal(weights[:, 0] > ground, kept.label > 0)
+    eyes = torch.isin((kept.label.long() - 1) % 32, torch.tensor([ROLES.index("white"), ROLES.index("black")]))
+    assert torch.equal(weights[:, 0] == face, eyes & (kept.label > 0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), st.lists(st.integers(1, 5), max_size=5))
+def test_a_pool_gives_what_was_added_as_far_as_there_is_room(capacity, parts):
+    """Guards the data of a training: rows in order, none beyond the room, draws from the filled ones alone."""
+    pool = Pool("cpu", capacity, number=((2,), torch.int64))
+    held, rows = pool.tensors["number"], torch.arange(1, 2 * sum(parts) + 1).view(-1, 2)
+    for part in rows.split(parts) if parts else ():
+        pool.add({"number": part})
+    filled = min(capacity, sum(parts))
+    assert pool.filled == filled and torch.equal(held[:filled], rows[:filled]) and not held[filled:].any()
+    drawn = pool.draw(200)
+    assert set(drawn.tolist()) <= set(range(max(1, filled)))
+    assert len(set(drawn.tolist())) > max(1, filled) // 2
+
+
+def test_files_are_handed_out_once_and_by_their_variations(tmp_path):
+    """Guards what a training takes in while pictures are rendered: each file once, the judge's to the judge alone."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+
+    def write(*names):
+        for name in names:
+            (folder / f"{name}.safetensors").touch()
+
+    write("a0-00-0000-x", "a0-01-0000-x", "a0-100-0000-x", "a0-00-0001-x")
+    (folder / "a0-00-0002-x-77.partial").touch()
+    model, judge = Files(tmp_path), Files(tmp_path, range(JUDGED, 2 * JUDGED))
+    assert [p.stem for p in model.fresh(2)] == ["a0-00-0000-x", "a0-01-0000-x"]
+    assert [p.stem for p in model.fresh()] == ["a0-00-0001-x"] and model.fresh() == []
+    assert [p.stem for p in judge.fresh()] == ["a0-100-0000-x"]
+    write("a0-02-0001-x")
+    assert [p.stem for p in model.wait(1)] == ["a0-02-0001-x"]
+
+
+def _steps(path, total=12, stop_at=None, deadline=float("inf")):
+    """Train a small matrix; return it, and the learning rates that were used."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 3)
+    optimizer = Muon([module.weight], [module.bias])
+    rates = []
+
+    def before(step, progress):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    def loss():
+        return (module(torch.randn(4, 3)) - 1).square().mean()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        steps.run(path, {"m": module}, optimizer, loss, steps.Clock(total, deadline), 1e-2, before, save_seconds=0)
+    return module, rates
+
+
+def test_an_interrupted_training_ends_as_an_unbroken_one(tmp_path):
+    """Guards resuming: the same bytes, whatever step a run was stopped at."""
+    whole, rates = _steps(tmp_path / "whole.safetensors")
+    _steps(tmp_path / "broken.safetensors", stop_at=5)
+    assert finished_steps(tmp_path / "broken.safetensors") == 5
+    resumed, rest = _steps(tmp_path / "broken.safetensors")
+    assert torch.equal(whole.weight, resumed.weight) and torch.equal(whole.bias, resumed.bias)
+    assert (len(rates), len(rest)) == (12, 7) and finished_steps(tmp_path / "broken.safetensors") == 12
+
+
+def test_a_training_ends_by_its_deadline(tmp_path):
+    """Guards the clock: a training with a deadline is finished then, and counts as such."""
+    started = time.time()
+    _, rates = _steps(tmp_path / "x.safetensors", total=10**9, deadline=started + 0.5)
+    assert 0.4 < time.time() - started < 5 and len(rates) > 3
+    assert finished_steps(tmp_path / "x.safetensors") == 10**9
+
+
+@given(st.floats(0, 1), st.integers(0, 1000))
+def test_the_learning_rate_rises_and_falls(progress, step):
+    """Guards the schedule: between 0 and its peak, which it reaches after the warm-up, 0 at the end."""
+    assert 0 <= steps.cosine(progress, step, 2e-3) <= 2e-3
+    assert steps.cosine(1.0, step, 2e-3) == pytest.approx(0, abs=1e-12)
+    assert steps.cosine(0.0, step + 99, 2e-3) == 2e-3
 
 
 def test_previews_show_the_colours_of_latents_that_fit():
@@ -153,9 +243,10 @@ def test_the_judge_learns(pictures):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     readings = [read_caption(text) for text in kept.captions]
     images = kept.images.float() / 255
+    wanted = torch.tensor([[classes(r)[name] for name in HEADS] for r in readings])
     losses = []
     for _ in range(40):
-        loss = judge.loss_of(model(images), readings)
+        loss = judge.loss_of(model(images), wanted)
         optimizer.zero_grad()
         loss.backward()
         losses.append(float(loss.detach()))
@@ -169,7 +260,43 @@ def test_the_judge_learns(pictures):
 def test_worse_pictures_are_of_the_same_scene():
     """Guards the judge's data: moved, blurred and noisy pictures keep their shape, range and mean."""
     images = torch.rand(4, 3, 16, 16).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    worse = train_judge.worsened(images, np.random.default_rng(0))
+    torch.manual_seed(0)
+    worse = train_judge.worsened(images)
     assert worse.shape == images.shape and float(worse.min()) >= 0 and float(worse.max()) <= 1
     assert torch.allclose(worse.mean((2, 3)), images.mean((2, 3)), atol=0.08)
-    assert torch.equal(worse, train_judge.worsened(images, np.random.default_rng(0)))
+    torch.manual_seed(0)
+    assert torch.equal(worse, train_judge.worsened(images))
+
+
+def test_what_a_judge_cannot_see_does_not_teach_it():
+    """Guards the judge's loss: a class that is not asked (-100) changes nothing, nor does a head nobody is asked of."""
+    logits = {name: torch.randn(3, len(values)) for name, values in HEADS.items()}
+    wanted = torch.zeros(3, len(HEADS), dtype=torch.int64)
+    expected = sum(torch.nn.functional.cross_entropy(v, wanted[:, 0]) for v in logits.values())
+    assert float(judge.loss_of(logits, wanted)) == pytest.approx(float(expected), rel=1e-5)
+    wanted[1:, 0], wanted[:, 1] = -100, -100
+    names = list(HEADS)
+    expected -= torch.nn.functional.cross_entropy(logits[names[1]], torch.zeros(3, dtype=torch.int64))
+    expected -= torch.nn.functional.cross_entropy(logits[names[0]], torch.zeros(3, dtype=torch.int64))
+    expected += torch.nn.functional.cross_entropy(logits[names[0]][:1], torch.zeros(1, dtype=torch.int64))
+    assert float(judge.loss_of(logits, wanted)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_every_timestep_is_learned_from():
+    """Guards the UNet's loss: it is that of the noise at timesteps from 0 to 999, the noisier half more often."""
+    seen = []
+
+    def unet(noisy, timesteps, contexts):
+        seen.append(timesteps)
+        return SimpleNamespace(sample=torch.zeros(len(noisy), 4 + train_unet.HINTS, 16, 16))
+
+    torch.manual_seed(0)
+    alphas = torch.tensor(scaled_linear_alphas(), dtype=torch.float32)
+    clean, layout = torch.zeros(200, 4, 16, 16), torch.zeros(200, train_unet.HINTS, 16, 16)
+    for _ in range(20):
+        train_unet.loss_of(unet, clean, torch.zeros(200, 1), layout, alphas, torch.ones(()))
+    timesteps = torch.cat(seen)
+    assert timesteps.min() >= 0 and timesteps.max() == 999 and timesteps.min() < 3
+    assert 0.5 < float((timesteps >= 500).float().mean()) < 0.65
+    # any part of the rows sees them all, as rows of one toy and of two are apart
+    assert all(float(part[:50].float().std()) > 250 for part in seen)

@@ -78,18 +78,22 @@ def feed(
     """
     executor = ThreadPoolExecutor(1)
 
-    def read(paths: list[Path]) -> dict[str, Tensor] | None:
-        return prepare(read_pictures(paths)) if paths else None
+    def read() -> dict[str, Tensor] | None:
+        paths = files.fresh(FILES)
+        if not paths:
+            time.sleep(1)
+            return None
+        return prepare(read_pictures(paths))
 
     for path in files.wait(least):
         add(prepare(read_pictures([path])))
-    coming = executor.submit(read, files.fresh(FILES))
+    coming = executor.submit(read)
 
     def more(*_: object) -> None:
         nonlocal coming
         if coming.done():
             if (rows := coming.result()) is not None:
                 add(rows)
-            coming = executor.submit(lambda: time.sleep(1) or read(files.fresh(FILES)))
+            coming = executor.submit(read)
 
     return more

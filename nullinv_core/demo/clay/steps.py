@@ -46,14 +46,12 @@ def run(
     clock: Clock,
     peak: float,
     before_step: Callable[[int, float], None] = lambda step, progress: None,
-    ready: Callable[[], None] = lambda: None,
     save_seconds: float = 180.0,
 ) -> None:
     """Train until ``clock`` says it is done, saving to ``path``; an interrupted run goes on from there.
 
     ``loss_of`` draws its randomness from PyTorch's default generator of the device, which is seeded by the step on a
     CPU. On a GPU a step is captured once, so ``loss_of`` must read what changes from tensors that stay where they are.
-    ``ready`` is called between the capture and the first step.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     on_gpu = parameters[0].is_cuda
@@ -71,8 +69,6 @@ def run(
         return loss.detach()
 
     once = _captured(train_step) if on_gpu else train_step
-    print(f"{path.stem} captured" if on_gpu else path.stem, flush=True)
-    ready()
     clock.started = time.time()
     saved = started = time.monotonic()
     first, total = step, torch.zeros((), device=parameters[0].device)

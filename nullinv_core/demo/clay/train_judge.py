@@ -47,7 +47,7 @@ def train(work: Path, device: str, deadline: float) -> Judge:
     if finished_steps(path) >= STEPS:
         load_module(path, "model", judge)
         return judge.eval()
-    judge = judge.train().to(device, memory_format=torch.channels_last)
+    judge = judge.train().to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.02, fused=True, capturable=device == "cuda")
     pool = Pool(device, PICTURES, images=((3, 128, 128), torch.uint8), wanted=((len(HEADS),), torch.int16))
 

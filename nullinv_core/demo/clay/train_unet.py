@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -109,48 +110,19 @@ def train(
     optimizer = Muon(*matrices_and_others(unet), capturable=device == "cuda")
     text_encoder = text_encoder.to(device)
     alphas = torch.tensor(scaled_linear_alphas(), dtype=torch.float32, device=device)
-    like = {
-        "latents": ((4, 16, 16), torch.float16),
-        "masks": ((2, 16, 16), torch.uint8),
-        "names": ((2, 2), torch.int8),
-        "contexts": ((LENGTH, WIDTH), torch.bfloat16),
-    }
-    capacity = CAPACITY if device == "cuda" else 24_000
-    pools = [Pool(device, capacity // 2, **like), Pool(device, capacity, **like)]
+    pools = _pools(device)
+    more = _fed(pools, work, text_encoder, tokenizer, device)
     empty = encode(text_encoder, token_ids(tokenizer, [""]).to(device))
     hint_weight = torch.ones((), device=device)
     sizes = (BATCH - round(BATCH * PAIRS), round(BATCH * PAIRS))
 
     def loss() -> Tensor:
         rows = [pool.draw(size) for pool, size in zip(pools, sizes, strict=True)]
-        parts = {k: torch.cat([p.tensors[k][r] for p, r in zip(pools, rows, strict=True)]) for k in like}
+        parts = {k: torch.cat([p.tensors[k][r] for p, r in zip(pools, rows, strict=True)]) for k in pools[0].tensors}
         dropped = torch.rand(BATCH, 1, 1, device=device) < DROPOUT
         contexts = torch.where(dropped, empty, parts["contexts"])
         layout = hints(parts["masks"], parts["names"])
         return loss_of(unet, parts["latents"].float(), contexts, layout, alphas, hint_weight)
-
-    def ready() -> None:
-        nonlocal more
-        vae = _finished_autoencoder(work).to(device, memory_format=torch.channels_last)
-
-        def prepare(pictures: Pictures) -> dict[str, Tensor]:
-            tokens = token_ids(tokenizer, pictures.captions)
-            names = pictures.names.to(torch.int8)
-            return {"images": pictures.images, "tokens": tokens, "masks": pictures.masks, "names": names}
-
-        def add(rows: dict[str, Tensor]) -> None:
-            rows = {name: part.to(device) for name, part in rows.items()}
-            contexts, latents = encode(text_encoder, rows.pop("tokens")), _latents(vae, rows.pop("images"))
-            rows |= {"contexts": contexts, "latents": latents}
-            two = rows["names"][:, 1, 0] >= 0
-            for pool, mask in zip(pools, (~two, two), strict=True):
-                pool.add({name: part[mask] for name, part in rows.items()})
-
-        more = feed(Files(work), prepare, add, least=8)
-        print(f"{pools[0].filled} pictures of one toy, {pools[1].filled} of two", flush=True)
-
-    def more() -> None:
-        raise AssertionError("called before the pictures are there")
 
     def before_step(step: int, progress: float) -> None:
         hint_weight.fill_(1 - 0.7 * progress)
@@ -160,8 +132,42 @@ def train(
             torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in unet.parameters()], 1 - decay)
 
     state = {"unet": unet, "average": average}
-    run(path, state, optimizer, loss, Clock(STEPS, deadline), RATE, before_step, ready)
+    run(path, state, optimizer, loss, Clock(STEPS, deadline), RATE, before_step)
     return average
+
+
+def _pools(device: str) -> tuple[Pool, Pool]:
+    """Room for pictures of one toy and of two."""
+    capacity = CAPACITY if device == "cuda" else CAPACITY // 6
+    like = {
+        "latents": ((4, 16, 16), torch.float16),
+        "masks": ((2, 16, 16), torch.uint8),
+        "names": ((2, 2), torch.int8),
+        "contexts": ((LENGTH, WIDTH), torch.bfloat16),
+    }
+    return Pool(device, capacity // 2, **like), Pool(device, capacity, **like)
+
+
+def _fed(
+    pools: tuple[Pool, Pool], work: Path, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, device: str
+) -> Callable[[], None]:
+    """Fill the pools with what is rendered; return what adds more when it is called in a loop, see ``feed``."""
+    vae = _finished_autoencoder(work).to(device, memory_format=torch.channels_last)
+
+    def prepare(pictures: Pictures) -> dict[str, Tensor]:
+        tokens = token_ids(tokenizer, pictures.captions)
+        names = pictures.names.to(torch.int8)
+        return {"images": pictures.images, "tokens": tokens, "masks": pictures.masks, "names": names}
+
+    def add(rows: dict[str, Tensor]) -> None:
+        rows = {name: part.to(device) for name, part in rows.items()}
+        contexts, latents = encode(text_encoder, rows.pop("tokens")), _latents(vae, rows.pop("images"))
+        rows |= {"contexts": contexts, "latents": latents}
+        two = rows["names"][:, 1, 0] >= 0
+        for pool, mask in zip(pools, (~two, two), strict=True):
+            pool.add({name: part[mask] for name, part in rows.items()})
+
+    return feed(Files(work), prepare, add, least=8)
 
 
 def _finished_autoencoder(work: Path) -> AutoencoderTiny:
