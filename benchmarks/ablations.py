@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nullinv_core import NullTextSettings, Trajectory, invert, optimize_null_text, reconstruct
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
+from nullinv_core.demo.captions import caption
 from nullinv_core.demo.scenes import render, sample_scene
 from nullinv_core.images import psnr
 from nullinv_core.schedule import ddim_step, guide
@@ -82,7 +83,7 @@ def main() -> None:
     for seed in range(FIRST_SEED, FIRST_SEED + options.scenes):
         scene = sample_scene(seed, "held-out")
         latents = model.encode_image(torch.from_numpy(render(scene))[None])
-        context = model.encode_prompts([model.prompt(scene.caption)])
+        context = model.encode_prompts([model.prompt(caption(scene))])
         trajectory = invert(model.denoiser, latents, context, model.schedule(50))
         target = model.decode(latents)[0]
         for name, method in METHODS.items():

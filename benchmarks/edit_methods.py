@@ -39,7 +39,6 @@ class Photo:
     empty: Tensor
     schedule: Schedule
     plan: Edit
-    suited: Edit
     made: dict[tuple[str, float], NullEmbeddings] = field(default_factory=dict)
     trajectories: dict[InversionMethod, Trajectory] = field(default_factory=dict)
 
@@ -66,22 +65,19 @@ def photo_of(model: DiffusersModel, task: EditTask) -> Photo:
     prompts = [model.prompt(literal(text)) for text in (task.source_prompt, task.edit_prompt, "")]
     source, edited, empty = model.encode_prompts(prompts).split(1)
     latents = model.encode_image(torch.from_numpy(task.source)[None])
-    both = (task.settings, task.suited or task.settings)
-    plain, suited = (plan_edit(prompts[0], prompts[1], STEPS, settings) for settings in both)
-    reconstructed, schedule = model.decode(latents), model.schedule(STEPS)
-    return Photo(model, task, latents, reconstructed, source, edited, empty, schedule, plain, suited)
+    plan = plan_edit(prompts[0], prompts[1], STEPS, task.settings)
+    return Photo(model, task, latents, model.decode(latents), source, edited, empty, model.schedule(STEPS), plan)
 
 
 Method = Callable[[Photo, float], Tensor]
 """Clean latents (1, C, h, w) of the edited picture."""
 
 
-def prompt_to_prompt(preset: PresetName, suited: bool = False) -> Method:
-    """Ours: a preset's embeddings, then Prompt-to-Prompt by the authors' settings or by those that suit the edit."""
+def prompt_to_prompt(preset: PresetName) -> Method:
+    """Ours: a preset's embeddings, then Prompt-to-Prompt."""
 
     def run(photo: Photo, guidance: float) -> Tensor:
-        plan = photo.suited if suited else photo.plan
-        return _edited(photo, plan, PRESETS[preset].inversion, photo.null(preset, guidance), guidance)
+        return _edited(photo, photo.plan, PRESETS[preset].inversion, photo.null(preset, guidance), guidance)
 
     return run
 
@@ -147,11 +143,9 @@ def unchanged(photo: Photo, guidance: float) -> Tensor:
 
 DEFAULT = "fast"
 METHODS: dict[str, tuple[Method, float]] = {
-    DEFAULT: (prompt_to_prompt("fast", suited=True), EDIT_GUIDANCE),
-    "fast (plain P2P)": (prompt_to_prompt("fast"), EDIT_GUIDANCE),
+    DEFAULT: (prompt_to_prompt("fast"), EDIT_GUIDANCE),
     "paper": (prompt_to_prompt("paper"), 2.0),
     "direct": (prompt_to_prompt("direct"), 2.0),
-    "direct (suited P2P)": (prompt_to_prompt("direct", suited=True), 2.0),
     "negative-prompt": (prompt_to_prompt("negative-prompt"), 1.5),
     "DDIM + P2P": (ddim_prompt_to_prompt, 2.0),
     "DDIM + prompt": (ddim_prompt_swap, 3.0),
@@ -162,7 +156,4 @@ METHODS: dict[str, tuple[Method, float]] = {
     "random noise": (from_noise, 3.0),
     "unchanged": (unchanged, 1.0),
 }
-"""By name: how, and at which guidance most tuning edits were right; of equals, the best gain. Plain P2P has the
-authors' settings for every edit, suited P2P those of ``edit_cases.SUITED``, as the default has."""
-SCENES_ONLY = ("fast (plain P2P)", "direct (suited P2P)")
-"""Only the scenes' edits say what suits them."""
+"""By name: how, and at which guidance most tuning edits were right; of equals, the best gain."""

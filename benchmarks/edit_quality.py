@@ -1,6 +1,6 @@
 """Edits with a known answer, ours and every other way: ``python -m benchmarks.edit_quality --out DIR``.
 
-Held-out scenes take turns through eight kinds of edit; prompts, true answers and masks come from their generator. All
+Held-out scenes take turns through eleven kinds of edit; prompts, true answers and masks come from their generator. All
 methods run on the same weights and pictures, and each picture is scored twice: as decoded, and with the photo's own
 pixels where it hardly differs. Rows are kept in ``edit_quality.jsonl``, pictures beside it, and the same command goes
 on where it stopped; ``--part 1/2`` and ``--part 2/2`` may run side by side. Tables, plot and picture sheet are written
@@ -26,8 +26,8 @@ from nullinv_core.images import save_image
 from nullinv_core.keeping import REACH, SEEN, UNSEEN
 
 from .common import add_records, environment, known_records, now, write_json
-from .edit_cases import SUITED, EditTask, scene_task
-from .edit_methods import DEFAULT, METHODS, SCENES_ONLY, STEPS, Photo, photo_of
+from .edit_cases import EditTask, scene_task
+from .edit_methods import DEFAULT, METHODS, STEPS, Photo, photo_of
 from .edit_report import Row, by_kind, by_method, by_pairs, named, picture_of, plot, sheet
 from .edit_scores import scores, scores_from
 from .learned_scores import Measure, clip_measures, lpips_measure, structure_measure
@@ -35,7 +35,7 @@ from .pie_bench import pie_tasks, published_measures
 
 FIRST_SEED = 40_000
 """Scenes that nothing was tuned on."""
-SCENES = 100
+SCENES = 200
 PIE_GUIDANCE = 7.5
 """At which the published table of PIE-Bench was made."""
 SHOWN = 12
@@ -83,7 +83,7 @@ def run_method(
 def main() -> None:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, help="by default 100, or all of PIE-Bench")
+    parser.add_argument("--scenes", type=int, help="by default 200, or all of PIE-Bench")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--pie-bench", type=Path, help="PIE-Bench's folder, in place of scenes")
     parser.add_argument("--methods", help="some of them, separated by commas")
@@ -96,8 +96,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="folder; that of the table is benchmarks/results")
     options = parser.parse_args()
-    fitting = [name for name in METHODS if options.pie_bench is None or name not in SCENES_ONLY]
-    wanted = options.methods.split(",") if options.methods else fitting
+    wanted = options.methods.split(",") if options.methods else list(METHODS)
     if set(wanted) - set(METHODS):
         parser.error(f"methods are {', '.join(METHODS)}; not {', '.join(sorted(set(wanted) - set(METHODS)))}")
     part, parts = (int(n) if n.isdigit() else 0 for n in f"{options.part}/".split("/")[:2])
@@ -118,7 +117,6 @@ def main() -> None:
         "first_seed": options.first_seed, "pie_bench": options.pie_bench and str(options.pie_bench.resolve()),
         "model": options.model, "device": options.device, "steps": STEPS,
         "guidance": options.guidance or {name: suited for name, (_, suited) in METHODS.items()},
-        "suited": SUITED,
         "keep_photo": [UNSEEN, SEEN, REACH], "measures": list(measures),
     }  # fmt: skip
     kept = options.out / "edit_quality.jsonl"

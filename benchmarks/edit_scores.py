@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from nullinv_core.demo.judge import in_place, read, truth
+from nullinv_core.demo.judge import wrong_edit
+from nullinv_core.demo.nearest import nearer
 from nullinv_core.images import from_pil, psnr, ssim, to_pil
 
 from .edit_cases import EditTask
@@ -40,9 +41,10 @@ class Scores:
 
     ``kept``: to the source, where nothing may change; None where everything may. ``changed``: to the true edit, where
     it may; None where nobody knows that. ``gain``: by how many dB the edit is nearer to the truth there than the source
-    is. ``asked``: whether the judge sees the asked shapes, colours and background in the picture as saved; None where
-    nobody knows them. ``right``: whether he sees them in their places and sizes as well. ``extra``: further figures by
-    name, as those of ``learned_scores``.
+    is. ``asked``: whether the judge sees the asked toys, colours, place and whatever else the edit asks for in the
+    picture as saved; None where nobody knows them. ``right``: whether the picture is also nearer to the true edit than
+    to the photo and to all else that could have been asked for (``nearest``). ``extra``: further figures by name, as
+    those of ``learned_scores``.
     """
 
     kept: Likeness | None
@@ -60,10 +62,12 @@ def scores(edited: np.ndarray, task: EditTask, measures: Mapping[str, Measure] |
     changes = task.changes
     kept = likeness(edited, task.source, ~changes)
     asked = right = None
-    if task.target is not None:
-        seen = read(from_pil(to_pil(edited))[0].numpy())
-        asked = seen == truth(task.target)
-        right = asked and in_place(seen, read(task.truths[0]), read(task.source))
+    if task.case is not None:
+        saved = from_pil(to_pil(edited))[0].numpy()
+        asked = not wrong_edit(saved, task.case)
+        truth = task.truths[0]
+        moved = float(np.square(saved - truth).mean()) < float(np.square(saved - task.source).mean())
+        right = asked and moved and not nearer(saved, task.case.target)
     if not task.truths:
         return Scores(kept, None, None, asked, right, extra)
     changed = likeness(edited, nearest_truth(edited, task), changes)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nullinv_core.demo.clay.edits import KINDS, EditCase, sample_edit
-from nullinv_core.demo.clay.scenes import render
+from nullinv_core.demo.edits import KINDS, EditCase, sample_edit
+from nullinv_core.demo.scenes import render
 from nullinv_core.images import save_pil, to_pil
 
 from .pie_bench import SIDE

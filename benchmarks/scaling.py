@@ -16,8 +16,10 @@ import torch
 
 from nullinv_core import EditSettings, batch_edits, edit, invert, plan_edit
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
+from nullinv_core.demo.captions import caption
+from nullinv_core.demo.looks import COLOURS
 from nullinv_core.demo.run import EDIT_GUIDANCE
-from nullinv_core.demo.scenes import COLOURS, render, sample_scene
+from nullinv_core.demo.scenes import render, sample_scene
 from nullinv_core.denoiser import Counted
 from nullinv_core.presets import PRESETS, embed
 
@@ -59,9 +61,9 @@ def measure(model: DiffusersModel, setup: Setup) -> Cost:
     scenes = [sample_scene(FIRST_SEED + i, "held-out", 1) for i in range(setup.batch)]
     images = torch.from_numpy(np.stack([render(s) for s in scenes])).permute(0, 3, 1, 2)
     images = torch.nn.functional.interpolate(images, size=(setup.side, setup.side)).permute(0, 2, 3, 1)
-    sources = [model.prompt(s.caption) for s in scenes]
+    sources = [model.prompt(caption(s)) for s in scenes]
     targets = [
-        [model.prompt(s.caption.replace(s.objects[0].colour, c)) for c in _others(s.objects[0].colour, setup.edits)]
+        [model.prompt(caption(s).replace(s.things[0].colour, c)) for c in _others(s.things[0].colour, setup.edits)]
         for s in scenes
     ]
     plans = [

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from nullinv_core import NullEmbeddings, Trajectory, edit, invert, reconstruct
 from nullinv_core.backends.diffusers import DEMO_MODEL, DiffusersModel, load_model
-from nullinv_core.demo.judge import is_right
+from nullinv_core.demo.edits import EditCase
+from nullinv_core.demo.judge import wrong_edit
 from nullinv_core.demo.run import demo_case, edit_settings, suited_guidance
-from nullinv_core.demo.scenes import EditCase, render
+from nullinv_core.demo.scenes import render
 from nullinv_core.denoiser import Counted
 from nullinv_core.images import psnr
 from nullinv_core.null_text import NullTextSettings
@@ -148,7 +149,7 @@ def cost(counter: Counted) -> int:
 
 def scene_of(model: DiffusersModel, case: EditCase) -> tuple[Edit, Tensor, Tensor, Tensor]:
     """The plan of a scene's edit; contexts of its source, its edit and the empty prompt (1, tokens, width); latents."""
-    prompts = [model.prompt(text) for text in (case.source.caption, case.target.caption, "")]
+    prompts = [model.prompt(text) for text in (case.captions[0], case.captions[1], "")]
     plan = plan_edit(prompts[0], prompts[1], 50, edit_settings(case))
     contexts = model.encode_prompts(prompts)
     return plan, contexts[:2], contexts[2:], model.encode_image(torch.from_numpy(render(case.source))[None])
@@ -214,7 +215,7 @@ def measure_edit(
         seconds=seconds,
         background_psnr=psnr(edited, source, ~case.mask) if not case.mask.all() else None,
         changed_region_gain=psnr(edited, truth, case.mask) - psnr(source, truth, case.mask),
-        judged_right=is_right(edited, case.target),
+        judged_right=not wrong_edit(edited, case),
     )
 
 

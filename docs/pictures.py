@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from nullinv_core.demo.scenes import COLOURS
-from nullinv_core.demo.shapes import outline
-
 FOLDER = Path(__file__).parent
 ICON, BANNER = 400, (1680, 720)
 """Pixels: the icon's side, the banner's width and height (21:9)."""
 FINE = 4
 """Everything is drawn so many times larger."""
 NIGHT, SAND, INK, SOFT = (24, 27, 38), (255, 217, 125), (255, 255, 255), (160, 168, 190)
+STARS = {"blue": (35, 75, 215), "red": (215, 35, 40)}
 STROKE = np.deg2rad(45.0)
 """Where the stroke of ∅ points: up and to the right."""
 
@@ -27,6 +25,12 @@ STROKE = np.deg2rad(45.0)
 def blank(width: int, height: int, colour: tuple[int, ...]) -> Image.Image:
     """A picture of one colour, in fine pixels."""
     return Image.new("RGB", (width * FINE, height * FINE), colour)
+
+
+def star() -> np.ndarray:
+    """Corners of a star within the unit circle: (10, 2)."""
+    turn = np.linspace(0, 2 * np.pi, 11)[:10]
+    return np.stack([np.sin(turn), -np.cos(turn)], -1) * np.where(np.arange(10) % 2 == 0, 1.0, 0.5)[:, None]
 
 
 def scene(side: int, colour: str) -> Image.Image:
@@ -38,8 +42,7 @@ def scene(side: int, colour: str) -> Image.Image:
     for number in range(-8, 8):
         left = 2 * number * wide
         draw.polygon([(left, 0), (left + wide, 0), (left + wide + whole, whole), (left + whole, whole)], darker)
-    for points, _ in outline("star"):
-        draw.polygon([tuple(p) for p in points * 0.29 * whole + (0.5 * whole, 0.52 * whole)], COLOURS[colour])
+    draw.polygon([tuple(p) for p in star() * 0.29 * whole + (0.5 * whole, 0.52 * whole)], STARS[colour])
     return picture
 
 

@@ -51,7 +51,7 @@ class DemoScene(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the base class."""
-        from ..nullinv_core.demo.scenes import EDITS
+        from ..nullinv_core.demo.edits import KINDS
 
         return schema(
             ["example", "test picture"],
@@ -61,12 +61,12 @@ class DemoScene(io.ComfyNode):
             "look like. Nothing to download.",
             inputs=[
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Which scene."),
-                io.Combo.Input("edit", options=list(EDITS), default="colour", tooltip="What changes."),
+                io.Combo.Input("edit", options=list(KINDS), default="colour", tooltip="What changes."),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The scene."),
                 io.String.Output(display_name="source_text", tooltip="What it shows."),
-                io.String.Output(display_name="edit_text", tooltip="What it shall show instead."),
+                io.String.Output(display_name="edit_text", tooltip="What it should show instead."),
                 io.Image.Output(display_name="true_edit", tooltip="What a perfect edit looks like."),
                 io.Mask.Output(display_name="may_change", tooltip="Where a perfect edit changes the picture."),
             ],
@@ -77,9 +77,10 @@ class DemoScene(io.ComfyNode):
         """See the schema."""
         import torch
 
-        from ..nullinv_core.demo.scenes import render, sample_edit
+        from ..nullinv_core.demo.edits import sample_edit
+        from ..nullinv_core.demo.scenes import render
 
         case = sample_edit(seed, edit)
         source, target = (torch.from_numpy(render(scene))[None] for scene in (case.source, case.target))
         mask = torch.from_numpy(case.mask).float()[None]
-        return io.NodeOutput(source, case.source.caption, case.target.caption, target, mask)
+        return io.NodeOutput(source, *case.captions, target, mask)

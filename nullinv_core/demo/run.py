@@ -24,12 +24,13 @@ from ..presets import PRESETS, PresetName, embed
 from ..prompt_to_prompt.attention import batch_edits
 from ..prompt_to_prompt.edit import EditSettings, plan_edit
 from ..types import Callback, NullEmbeddings, ignore
-from .judge import is_right
-from .scenes import EditCase, render, sample_edit
+from .edits import EditCase, sample_edit
+from .judge import wrong_edit
+from .scenes import render
 
 EDIT_GUIDANCE, PLAIN_EDIT_GUIDANCE = 3.0, 1.5
 """Guidance at which the demo model edits best with the presets ``fast`` and ``paper``; it is reconstructed at 7.5."""
-KINDS = ("colour", "shape", "background-colour")
+KINDS = ("colour", "object", "content", "background")
 """What the demo edits, by seed."""
 
 
@@ -83,15 +84,15 @@ def demo_case(seed: int) -> EditCase:
 
 
 def edit_settings(case: EditCase) -> EditSettings:
-    """Attention control for a kind of edit: local blend on the thing that changes.
+    """Attention control for a kind of edit: local blend on the toy that changes, its new name's place too.
 
-    A new background is let through everywhere: kept out of the objects' regions, which are coarse on a 16×16 grid, the
-    old one stays as a halo around them.
+    What changes the whole picture or moves a toy is let through everywhere.
     """
-    if case.kind.startswith("background"):
+    if case.kind in ("background", "style", "pose", "add", "delete"):
         return EditSettings()
-    changed = [a.shape for a, b in zip(case.source.objects, case.target.objects, strict=True) if a != b]
-    return EditSettings(blend=changed)
+    before, after = case.source.things, case.target.things
+    changed = [name for a, b in zip(before, after, strict=True) if a != b for name in (a.kind, b.kind)]
+    return EditSettings(blend=list(dict.fromkeys(changed)))
 
 
 def suited_guidance(null: NullEmbeddings) -> float:
@@ -115,7 +116,8 @@ def run_case(
     source, truth = render(case.source), render(case.target)
     denoiser = Counted(model.denoiser)
     schedule, recipe = model.schedule(steps), PRESETS[preset]
-    prompts = [model.prompt(case.source.caption), model.prompt(case.target.caption), model.prompt("")]
+    source_prompt, edit_prompt = case.captions
+    prompts = [model.prompt(text) for text in (source_prompt, edit_prompt, "")]
     context, edit_context, empty = model.encode_prompts(prompts).split(1)
 
     started = time.perf_counter()
@@ -152,8 +154,8 @@ def run_case(
     report = DemoReport(
         seed=seed,
         kind=case.kind,
-        source_prompt=case.source.caption,
-        edit_prompt=case.target.caption,
+        source_prompt=source_prompt,
+        edit_prompt=edit_prompt,
         steps=steps,
         guidance=guidance,
         edit_guidance=edit_guidance,
@@ -164,7 +166,7 @@ def run_case(
         background_psnr=psnr(pictures.edited, source, ~changes),
         changed_region_psnr=psnr(pictures.edited, truth, changes),
         changed_region_psnr_of_source=psnr(source, truth, changes),
-        edit_judged_right=is_right(pictures.edited, case.target),
+        edit_judged_right=not wrong_edit(pictures.edited, case),
         unet_forwards=denoiser.forwards,
         unet_backwards=denoiser.backwards,
         seconds_invert=inverted - started,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from nullinv_core.demo.edits import sample_edit
 from nullinv_core.demo.run import EDIT_GUIDANCE
-from nullinv_core.demo.scenes import sample_edit
 
 from .graphs import DEMO, Graph
 from .server import PACK, Server
@@ -238,7 +238,7 @@ SCENES = {
     "edit-a-saved-inversion": (edit_a_saved_inversion, 0, "colour"),
 }
 """Builder, and seed and edit of the demo scene."""
-EDITED_AGAIN = (sample_edit(0, "colour").target.caption, PHOTO_TEXT.replace("pink", "blue"))
+EDITED_AGAIN = (sample_edit(0, "colour").captions[1], PHOTO_TEXT.replace("pink", "blue"))
 NOTES = {
     "edit-photo": "**Everything in one node.** The single nodes of the other examples do the same, and a second edit "
     "of the same photo is then much faster.",

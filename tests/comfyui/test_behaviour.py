@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from nullinv_core import keep_photo, load_inversion
-from nullinv_core.demo.scenes import sample_edit
+from nullinv_core.demo.edits import sample_edit
 from nullinv_core.images import psnr
 
 from .graphs import DEMO, Chain, Graph
@@ -543,7 +543,7 @@ def test_an_inversion_is_saved_and_loaded(comfy):
     )  # fmt: skip
     g.add("SaveLatent", samples=again(1), filename_prefix="loaded-reconstruction")
     entry = comfy.run(g)
-    assert sample_edit(0, "colour").source.caption in json.dumps(entry["outputs"][text()[0]])
+    assert sample_edit(0, "colour").captions[0] in json.dumps(entry["outputs"][text()[0]])
     assert torch.equal(latent(comfy, "loaded"), latent(comfy, "direct"))
     assert torch.equal(latent(comfy, "loaded-reconstruction"), latent(comfy, "direct-reconstruction"))
     g[load()[0]]["inputs"]["file"] = next(f for f in files if "saved/bare" in f)

@@ -17,7 +17,8 @@ from nullinv_core import (
     reconstruct,
 )
 from nullinv_core.backends.diffusers import load_model
-from nullinv_core.demo.scenes import render, sample_edit
+from nullinv_core.demo.edits import sample_edit
+from nullinv_core.demo.scenes import render
 from nullinv_core.images import psnr
 from nullinv_core.null_text import NullTextSettings
 from nullinv_core.pinning import guidance_of_photo
@@ -68,7 +69,7 @@ def test_native_samplers_retrace_our_reconstruction(outputs, picture, name):
 
 def test_every_word_has_a_map(outputs):
     """Guards Attention Maps: one picture per word of the source text."""
-    words = sample_edit(0, "colour").source.caption.split()
+    words = sample_edit(0, "colour").captions[0].split()
     assert len(list(outputs.glob("maps_*.png"))) == len(words)
 
 
@@ -77,7 +78,7 @@ def both(outputs):
     """The saved inversion, and the same computed by the diffusers backend with the saved schedule."""
     saved = load_inversion(next((outputs / "inversions").glob("photo_*.safetensors")))
     model, case = load_model("demo"), sample_edit(0, "colour")
-    prompts = [model.prompt(t) for t in (case.source.caption, case.target.caption, "")]
+    prompts = [model.prompt(t) for t in (case.captions[0], case.captions[1], "")]
     context, edited, empty = model.encode_prompts(prompts).split(1)
     latents = model.encode_image(torch.from_numpy(render(case.source))[None])
     trajectory = invert(model.denoiser, latents, context, saved.trajectory.schedule)
@@ -87,7 +88,7 @@ def both(outputs):
 def test_the_trajectory_is_that_of_the_diffusers_backend(both):
     """Guards parity: one schedule, the same weights, 1e-3 relative."""
     saved, _, trajectory, *_ = both
-    assert saved.prompts == (sample_edit(0, "colour").source.caption,)
+    assert saved.prompts == (sample_edit(0, "colour").captions[0],)
     assert relative(saved.trajectory.latents, trajectory.latents) < 1e-3
 
 
@@ -255,7 +256,7 @@ def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, wish):
     g[chain.invert()[0]]["inputs"] |= {"method": "fixed-point", "latent": photos()}
     g[chain.optimize()[0]]["inputs"]["preset"] = "fast"
     thing = case.source.objects[0]
-    text = f"{case.target.caption}\n{case.source.caption.replace(thing.colour, 'purple')}"
+    text = f"{case.captions[1]}\n{case.captions[0].replace(thing.colour, 'purple')}"
     node, ours = {
         "closed windows": ({}, {}),
         "local blend": ({"blend_words": thing.shape}, {"blend": [thing.shape]}),
@@ -277,7 +278,7 @@ def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, wish):
     )  # fmt: skip
     comfy.run(g)
     saved, model = load_inversion(newest(comfy, "inversions/pinned")), load_model("demo")
-    source, *prompts = (model.prompt(t) for t in (case.source.caption, *text.split("\n")))
+    source, *prompts = (model.prompt(t) for t in (case.captions[0], *text.split("\n")))
     settings = EditSettings(cross_replace=0.5, self_replace=0.2, **ours)
     plans = [plan_edit(source, p, saved.trajectory.schedule.steps, settings) for p in prompts]
     contexts = model.encode_prompts(prompts)[None].expand(2, -1, -1, -1)

@@ -13,14 +13,14 @@ from nullinv_core import InputError, invert, load_inversion
 from nullinv_core.backends.clip_vocabulary import clip_merges, write_tokenizer_files
 from nullinv_core.backends.diffusers import DEMO_MODEL, load_model
 from nullinv_core.context import unpack
-from nullinv_core.demo.scenes import render, sample_edit
-from nullinv_core.demo.tokenizer import write_tokenizer
-from nullinv_core.demo.train import write_model
-from nullinv_core.demo.train_autoencoder import new_autoencoder
-from nullinv_core.demo.train_text import WIDTH, new_text_encoder
+from nullinv_core.demo.edits import sample_edit
+from nullinv_core.demo.scenes import render
+from nullinv_core.demo.training.autoencoder import new_autoencoder
+from nullinv_core.demo.training.folder import write_model
+from nullinv_core.demo.training.text import WIDTH, new_text_encoder
 from nullinv_core.fingerprint import difference
 
-from ..core.helpers import tiny_xl_folder
+from ..core.helpers import demo_tokenizer, tiny_xl_folder
 from .graphs import Chain, Graph
 from .outputs import newest, relative
 from .server import PACK, error_of
@@ -71,14 +71,15 @@ def test_a_folder_of_any_width_loads(comfy, autoencoder):
     diffusers' own. A folder that lacks a weight is refused."""
     name = f"odd-widths-{autoencoder.__name__}"
     folder = comfy.base / "models" / "diffusers" / name
-    tokenizer = write_tokenizer(folder / "tokenizer")
+    tokenizer = demo_tokenizer(folder / "tokenizer")
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=16, block_out_channels=(64, 96), layers_per_block=1, attention_head_dim=(2, 3),
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
         cross_attention_dim=WIDTH,
     )  # fmt: skip
-    write_model(folder, autoencoder(), unet, new_text_encoder(tokenizer))
+    write_model(folder, autoencoder(), unet, new_text_encoder(tokenizer), tokenizer)
+    demo_tokenizer(folder / "tokenizer")
     saved, model = inverted(comfy, name), load_model(folder)
     context = model.encode_prompts([model.prompt(CAPTION)])
     assert relative(saved.latents, invert(model.denoiser, saved.clean, context, saved.schedule).latents) < 1e-3

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nullinv_core import load_inversion
-from nullinv_core.demo.train_text import WIDTH
+from nullinv_core.demo.training.text import WIDTH
 
 from .graphs import Chain, Graph
 from .outputs import latent, newest, relative

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from nullinv_core import EditSettings, batch_edits, edit, invert, load_inversion, plan_edit, reconstruct
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.context import unpack
-from nullinv_core.demo.scenes import render, sample_edit
+from nullinv_core.demo.edits import sample_edit
+from nullinv_core.demo.scenes import render
 
 from ..core.helpers import tiny_xl_folder
 from .graphs import Chain, Graph

@@ -9,7 +9,8 @@ from PIL import Image
 from nullinv_core import EditSettings, batch_edits, edit, load_inversion, plan_edit, save_inversion
 from nullinv_core.backends.diffusers import check_inversion, load_model
 from nullinv_core.cli import app
-from nullinv_core.demo.scenes import render, sample_edit
+from nullinv_core.demo.edits import sample_edit
+from nullinv_core.demo.scenes import render
 from nullinv_core.fingerprint import Fingerprint
 from nullinv_core.images import save_image
 
@@ -29,7 +30,7 @@ def travelled(comfy, model, tmp_path_factory):
     folder, case = tmp_path_factory.mktemp("cli"), sample_edit(0, "colour")
     save_image(torch.from_numpy(render(case.source)), folder / "photo.png")
     file = comfy.base / "input" / "travelled.safetensors"
-    arguments = ["--image", folder / "photo.png", "--prompt", case.source.caption, "--out", file, "--steps", 6]
+    arguments = ["--image", folder / "photo.png", "--prompt", case.captions[0], "--out", file, "--steps", 6]
     app(
         ["invert", "--model", "demo", "--device", "cpu", "--guidance", "3", *map(str, arguments)], standalone_mode=False
     )
@@ -62,7 +63,7 @@ def loaded(file, text, changed=None):
 
 def test_the_command_line_s_inversion_is_edited_in_comfyui(comfy, model, travelled):
     """Guards files that travel: Load Inversion and P2P Edit Sampler give the edit of the command line's backend."""
-    text = sample_edit(0, "colour").target.caption
+    text = sample_edit(0, "colour").captions[1]
     comfy.run(loaded(f"input/{travelled.name}", text))
     ours = edit_of(model, load_inversion(travelled), text)
     assert relative(latent(comfy, "travelled"), ours) < 1e-3
@@ -83,10 +84,10 @@ def test_comfyui_s_inversion_is_edited_by_the_command_line(comfy, model):
     )  # fmt: skip
     comfy.run(g)
     file = max((comfy.base / "output").glob("stayed_*.safetensors"))
-    ours = edit_of(model, load_inversion(file), case.target.caption)
+    ours = edit_of(model, load_inversion(file), case.captions[1])
     assert relative(ours, latent(comfy, "stayed")) < 1e-3
     out = comfy.base / "stayed.png"
-    app(["edit", "--inversion", str(file), "--model", "demo", "--device", "cpu", "--prompt", case.target.caption,
+    app(["edit", "--inversion", str(file), "--model", "demo", "--device", "cpu", "--prompt", case.captions[1],
          "--out", str(out)], standalone_mode=False)  # fmt: skip
     assert Image.open(out).size == (128, 128)
 

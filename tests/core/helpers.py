@@ -1,17 +1,17 @@
 """Builders of tiny random networks, prompts and denoisers for tests."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionXLPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from nullinv_core import Prompt, leading_schedule
-from nullinv_core.backends.diffusers import DiffusersDenoiser
+from nullinv_core.backends.diffusers import DEMO_MODEL, DiffusersDenoiser
 from nullinv_core.backends.diffusers_attention import ControlledAttention
-from nullinv_core.demo.tokenizer import write_tokenizer
-from nullinv_core.demo.train import scheduler, write_model
+from nullinv_core.demo.training.folder import scheduler, write_model
 from nullinv_core.prompt_to_prompt.prompt import END, PAD, START
 from nullinv_core.schedule import scaled_linear_alphas
 
@@ -85,9 +85,15 @@ def latents_of(batch=1, size=8, dtype=torch.float64, seed=5):
     return torch.randn(batch, 4, size, size, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+def demo_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Write the demo model's tokenizer to a folder; return it, unused."""
+    shutil.copytree(DEMO_MODEL / "tokenizer", folder, dirs_exist_ok=True)
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
 def tiny_vae_folder(folder: Path) -> Path:
     """Write a tiny but complete Stable Diffusion folder: 32×32 pixels, random weights."""
-    tokenizer = write_tokenizer(folder / "tokenizer")
+    tokenizer = demo_tokenizer(folder / "tokenizer")
     torch.manual_seed(3)
     text = CLIPTextModel(
         CLIPTextConfig(
@@ -97,13 +103,14 @@ def tiny_vae_folder(folder: Path) -> Path:
         )
     )  # fmt: skip
     unet = tiny_unet(width=16, sample_size=4)
-    write_model(folder, AutoencoderTiny(scaling_factor=1.0), unet, text)
+    write_model(folder, AutoencoderTiny(scaling_factor=1.0), unet, text, demo_tokenizer(folder / "tokenizer"))
+    demo_tokenizer(folder / "tokenizer")
     return folder
 
 
 def tiny_xl_folder(folder: Path, pooled=20, time_width=8, heads=2) -> Path:
     """Write a tiny but complete SDXL folder: 64×64 pixels, attention from the second level on, random weights."""
-    tokenizers = [write_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
+    tokenizers = [demo_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
     # SDXL's second tokenizer fills up with its first token
     tokenizers[1].pad_token = tokenizers[1].convert_ids_to_tokens(0)
     torch.manual_seed(4)
@@ -134,7 +141,7 @@ def tiny_xl_folder(folder: Path, pooled=20, time_width=8, heads=2) -> Path:
         vae, *encoders, *tokenizers, unet, scheduler(), force_zeros_for_empty_prompt=False, add_watermarker=False
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
-    # the map that write_tokenizer left wins over what the pipeline has saved
+    # the map that demo_tokenizer left wins over what the pipeline has saved
     special = folder / "tokenizer_2" / "special_tokens_map.json"
     special.write_text(json.dumps({**json.loads(special.read_text()), "pad_token": tokenizers[1].pad_token}))
     return folder

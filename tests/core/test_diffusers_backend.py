@@ -25,12 +25,11 @@ from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.backends.diffusers_files import _current_name, marked_prediction, predicts_v
 from nullinv_core.backends.families import FAMILIES, write_configuration
 from nullinv_core.backends.model_folder import check_files, parts_of, text_parts
-from nullinv_core.demo.tokenizer import write_tokenizer
 from nullinv_core.fingerprint import Fingerprint
 from nullinv_core.null_text import NullTextSettings
 from nullinv_core.schedule import NoiseLevel
 
-from .helpers import context_of, controlled, latents_of, tiny_unet, word_prompt
+from .helpers import context_of, controlled, demo_tokenizer, latents_of, tiny_unet, word_prompt
 from .single_file import write_single_file
 
 LEVEL = NoiseLevel(500.0, 0.3)
@@ -448,8 +447,8 @@ def test_loading_says_nothing(model_folder, caplog, capfd):
 
 def test_the_tokenizer_reads_what_it_wrote(tmp_path):
     """Guards reproducibility: writing the tokenizer twice gives the same files."""
-    write_tokenizer(tmp_path / "a")
-    write_tokenizer(tmp_path / "b")
+    demo_tokenizer(tmp_path / "a")
+    demo_tokenizer(tmp_path / "b")
     for name in ("vocab.json", "merges.txt"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

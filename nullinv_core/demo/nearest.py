@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -41,14 +42,12 @@ def nearer(picture: np.ndarray, scene: Scene) -> list[str]:
 
     Empty where the picture is right. In styles without colour only kinds of toys are asked for.
     """
-    own = _distance(picture, scene)
+    own = float(np.square(picture - render(scene)).mean())
+    return [name for name, other in _pictures(scene) if float(np.square(picture - other).mean()) < own]
+
+
+@lru_cache(maxsize=2)
+def _pictures(scene: Scene) -> tuple[tuple[str, np.ndarray], ...]:
+    """The candidates' pictures; kept, as many pictures are compared with those of one scene."""
     kinds = scene.style in ("pencil", "monochrome")
-    return [
-        name
-        for name, other in candidates(scene)
-        if (not kinds or name in OBJECTS) and _distance(picture, other) < own
-    ]  # fmt: skip
-
-
-def _distance(picture: np.ndarray, scene: Scene) -> float:
-    return float(np.square(picture - render(scene)).mean())
+    return tuple((name, render(other)) for name, other in candidates(scene) if not kinds or name in OBJECTS)

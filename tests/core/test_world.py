@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from nullinv_core.demo.clay import dataset
-from nullinv_core.demo.clay.captions import Wording, caption, read_caption, reading_of, sample_wording
-from nullinv_core.demo.clay.dataset import example, mirrored, read_shard, render_shard, stage, toy_masks
-from nullinv_core.demo.clay.geometry import FINE, SIZE, Buffers, Placed, View, geometry, lit, march, rays
-from nullinv_core.demo.clay.looks import COLOURS, MATERIALS, STYLES, Look, compose
-from nullinv_core.demo.clay.objects import ANIMALS, LIDDED, LIERS, OBJECTS, ROLES, Form, Part, distance, span
-from nullinv_core.demo.clay.places import PLACES, ground, noise
-from nullinv_core.demo.clay.scenes import all_forms, belongs, buffers_of, is_held_out, render, sample_scene
-from nullinv_core.demo.clay.shapes import ball, block, disc, ellipsoid, ring, rod, slab, smooth_union, turned_on_a_wheel
+from nullinv_core.demo.captions import Wording, caption, read_caption, reading_of, sample_wording
+from nullinv_core.demo.geometry import FINE, SIZE, Buffers, Placed, View, geometry, lit, march, rays
+from nullinv_core.demo.looks import COLOURS, MATERIALS, STYLES, Look, compose
+from nullinv_core.demo.objects import ANIMALS, LIDDED, LIERS, OBJECTS, ROLES, Form, Part, distance, span
+from nullinv_core.demo.places import PLACES, ground, noise
+from nullinv_core.demo.scenes import all_forms, belongs, buffers_of, is_held_out, render, sample_scene
+from nullinv_core.demo.shapes import ball, block, disc, ellipsoid, ring, rod, slab, smooth_union, turned_on_a_wheel
+from nullinv_core.demo.training import dataset
+from nullinv_core.demo.training.dataset import example, mirrored, read_shard, render_shard, stage, toy_masks
 
 POINTS = torch.rand(3, 4_000, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

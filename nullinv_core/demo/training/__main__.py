@@ -1,4 +1,4 @@
-"""Train the model of the clay world: ``python -m nullinv_core.demo.clay.train``. Resumable; the same command goes on.
+"""Train the model of the clay world: ``python -m nullinv_core.demo.training``. Resumable; the same command goes on.
 
 Pictures are rendered beside it by ``dataset`` and taken in as they come. Parts: the text encoder, the autoencoder, the
 judge, the UNet. ``--part write`` writes the model folder. ``--minutes`` ends well in that time on any machine: ten on a
@@ -16,12 +16,13 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
-from ..train import write_model
-from ..training_loop import Budget
-from ..training_state import finished_steps, load_module
-from . import train_autoencoder, train_judge, train_text, train_unet
+from ..judge import JUDGE, Judge
+from . import autoencoder, judge, text, unet
+from .folder import write_model
+from .state import load_module
 
 PARTS = ("all", "text", "autoencoder", "judge", "unet", "write")
 SHARES = {"autoencoder": 0.33, "judge": 0.43, "unet": 1.0}
@@ -34,49 +35,48 @@ def train(work: Path, out: Path, part: str, device: str, minutes: float, workers
     """Run one part or all, see the module."""
     started = time.time()
     work.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_text.tokenizer_of(work / "tokenizer")
-    text = train_text.train(work, tokenizer, device, Budget())
-    if text is None:
-        raise AssertionError("a training without a limit ended early")
+    tokenizer = text.tokenizer_of(work / "tokenizer")
+    encoder = text.train(work, tokenizer, device)
     rendering = _render(work, workers) if part == "all" else None
     for name, share in SHARES.items() if part == "all" else [(part, 1.0)]:
         deadline = started + 60 * minutes * share
         if name == "autoencoder":
-            train_autoencoder.train(work, device, deadline)
+            autoencoder.train(work, device, deadline)
         elif name == "judge":
-            train_judge.train(work, device, deadline)
+            judge.train(work, device, deadline)
         elif name == "unet":
-            train_unet.train(work, text, tokenizer, device, deadline)
+            unet.train(work, encoder, tokenizer, device, deadline)
     if rendering is not None:
         rendering.terminate()
     if part in ("all", "write"):
-        _write(work, out, text)
+        _write(work, out, encoder)
 
 
 def _render(work: Path, workers: int) -> subprocess.Popen[bytes]:
     """Start rendering what is missing, in processes of their own."""
     counts = {"stages": STAGES, "variations": VARIATIONS, "judged": JUDGED, "workers": workers}
     options = [part for name, count in counts.items() for part in (f"--{name}", str(count))]
-    module = "nullinv_core.demo.clay.dataset"
+    module = "nullinv_core.demo.training.dataset"
     return subprocess.Popen([sys.executable, "-m", module, "--work", str(work), *options])
 
 
-def _write(work: Path, out: Path, text: CLIPTextModel) -> None:
-    """Write the model from the newest state of each part."""
-    vae, unet = train_autoencoder.new_autoencoder(), train_unet.new_unet(train_unet.HINTS)
-    for module, name, part in ((vae, "model", "autoencoder"), (unet, "average", "unet")):
-        path = work / f"{part}.safetensors"
-        load_module(path, name, module)
-        print(f"{path.name}: {finished_steps(path)} steps")
-    write_model(out, vae, train_unet.without_hints(unet), text)
-    train_text.tokenizer_of(out / "tokenizer")
+def _write(work: Path, out: Path, encoder: CLIPTextModel) -> None:
+    """Write the model and the judge from the newest state of each part."""
+    vae, network, reader = autoencoder.new_autoencoder(), unet.new_unet(unet.HINTS), Judge()
+    for module, name, part in ((vae, "model", "autoencoder"), (network, "average", "unet"), (reader, "model", "judge")):
+        load_module(work / f"{part}.safetensors", name, module)
+    # a tokenizer that was used would be saved with the padding of its last call
+    write_model(out, vae, unet.without_hints(network), encoder, text.tokenizer_of(out / "tokenizer"))
+    text.tokenizer_of(out / "tokenizer")
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in reader.state_dict().items()}
+    save_file(weights, out / JUDGE.name)
 
 
 def main() -> None:
     """Command line of the training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("demo-training"), help="folder of the resumable state")
-    parser.add_argument("--out", type=Path, default=Path("clay-model"), help="where the finished model goes")
+    parser.add_argument("--out", type=Path, default=Path("demo-model"), help="where the finished model goes")
     parser.add_argument("--part", choices=PARTS, default="all")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end well in so many minutes")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes that render")

@@ -1,4 +1,4 @@
-"""Measure the demo model on held-out scenes and write its model card: ``python -m nullinv_core.demo.evaluate``."""
+"""Measure the demo model on held-out scenes and write its card: ``python -m nullinv_core.demo.training.evaluate``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backends.diffusers import DEMO_MODEL, DiffusersModel, load_model
-from ..images import psnr
-from ..schedule import Schedule, guide, predicted_clean
-from .judge import is_right, wrong_attributes
-from .model_card import model_card
-from .scenes import EDITS, Scene, render, sample_edit, sample_scene
+from ...backends.diffusers import DEMO_MODEL, DiffusersModel, load_model
+from ...images import psnr
+from ...schedule import Schedule, guide, predicted_clean
+from ..captions import caption, reading_of
+from ..edits import sample_edit
+from ..judge import Judge, load_judge, verdicts
+from ..scenes import Scene, render, sample_scene
+from .card import model_card
 
 HELD_OUT_FIRST = 500_000
 """Seeds of the evaluation; the demo and the benchmarks use others."""
+JUDGED_KINDS = ("object", "colour", "background")
+"""Edits whose answers the judge must not take for the picture."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Quality:
     steps: int
     guidance: float
     autoencoder_psnr: float
-    one_object_right: float
-    two_objects_right: float
+    one_toy_right: float
+    two_toys_right: float
     judge_right_on_true: float
     judge_false_accepts: float
     mistakes: tuple[str, ...]
@@ -41,19 +45,13 @@ class Quality:
     def missed(self) -> list[str]:
         """Targets that are not reached, in words."""
         bars = [
-            ("autoencoder PSNR", self.autoencoder_psnr >= 32),
-            ("one-object scenes right", self.one_object_right >= 0.95),
-            ("two-object scenes right", self.two_objects_right >= 0.85),
+            ("autoencoder PSNR", self.autoencoder_psnr >= 30),
+            ("scenes of one toy right", self.one_toy_right >= 0.95),
+            ("scenes of two toys right", self.two_toys_right >= 0.85),
             ("judge on true scenes", self.judge_right_on_true >= 0.99),
             ("judge's false accepts", self.judge_false_accepts <= 0.02),
         ]
         return [name for name, reached in bars if not reached]
-
-
-def round_trip(model: DiffusersModel, scenes: list[Scene]) -> np.ndarray:
-    """Scenes after the autoencoder: (n, 128, 128, 3) in 0…1."""
-    images = torch.from_numpy(np.stack([render(s) for s in scenes]))
-    return torch.cat([model.decode(model.encode_image(part)) for part in images.split(16)]).numpy()
 
 
 def ancestral_step(latents: Tensor, epsilon: Tensor, schedule: Schedule, step: int, noise: Tensor) -> Tensor:
@@ -67,18 +65,18 @@ def ancestral_step(latents: Tensor, epsilon: Tensor, schedule: Schedule, step: i
     return math.sqrt(alpha_next) * clean + math.sqrt(1 - alpha_next - variance) * epsilon + math.sqrt(variance) * noise
 
 
-def generate(model: DiffusersModel, scenes: list[Scene], steps: int, guidance: float, seed: int = 0) -> np.ndarray:
+def generate(model: DiffusersModel, captions: list[str], steps: int, guidance: float, seed: int = 0) -> np.ndarray:
     """One picture per caption by guided ancestral sampling from seeded noise: (n, 128, 128, 3) in 0…1."""
     schedule = model.schedule(steps)
     random = torch.Generator().manual_seed(seed)
-    noise = torch.randn(len(scenes), 4, 16, 16, generator=random)
+    noise = torch.randn(len(captions), 4, 16, 16, generator=random)
     empty = model.encode_prompts([model.prompt("")])
     pictures = []
     with torch.no_grad():
-        for part, latents in zip(_chunks(scenes, 32), noise.split(32), strict=True):
-            text = model.encode_prompts([model.prompt(s.caption) for s in part])
+        for start in range(0, len(captions), 24):
+            text = model.encode_prompts([model.prompt(c) for c in captions[start : start + 24]])
             contexts = torch.cat([empty.expand_as(text), text])
-            latents = latents.to(model.device)
+            latents = noise[start : start + 24].to(model.device)
             for step in range(steps, 0, -1):
                 predicted = model.denoiser(latents.repeat(2, 1, 1, 1), schedule.level(step), contexts)
                 epsilon_null, epsilon_text = predicted.chunk(2)
@@ -88,35 +86,37 @@ def generate(model: DiffusersModel, scenes: list[Scene], steps: int, guidance: f
     return torch.cat(pictures).numpy()
 
 
-def _chunks(scenes: list[Scene], size: int) -> list[list[Scene]]:
-    return [scenes[i : i + size] for i in range(0, len(scenes), size)]
+def fidelity(model: DiffusersModel, scenes: list[Scene]) -> list[float]:
+    """PSNR in dB of scenes after the autoencoder."""
+    images = torch.from_numpy(np.stack([render(s) for s in scenes]))
+    decoded = model.decode(model.encode_image(images)).numpy()
+    return [psnr(d, i) for d, i in zip(decoded, images.numpy(), strict=True)]
 
 
-def judge_quality(model: DiffusersModel, count: int) -> tuple[float, float]:
-    """Share of true scenes that the judge accepts after the autoencoder, and of scenes with one attribute wrong."""
-    kinds = [kind for kind in EDITS if kind != "swap-colours"]
-    cases = [sample_edit(HELD_OUT_FIRST + i, kinds[i % len(kinds)]) for i in range(count)]
-    pictures = round_trip(model, [case.source for case in cases])
-    right = [is_right(p, case.source) for p, case in zip(pictures, cases, strict=True)]
-    fooled = [is_right(p, case.target) for p, case in zip(pictures, cases, strict=True)]
-    return float(np.mean(right)), float(np.mean(fooled))
+def judged(judge: Judge, count: int) -> tuple[float, float]:
+    """How good the judge is on scenes that it never saw: share of true ones accepted, of ones with one thing wrong."""
+    cases = [sample_edit(HELD_OUT_FIRST + i, JUDGED_KINDS[i % len(JUDGED_KINDS)]) for i in range(count)]
+    pictures = torch.from_numpy(np.stack([render(case.source) for case in cases]))
+    right = verdicts(judge, pictures, [reading_of(case.source) for case in cases])
+    fooled = verdicts(judge, pictures, [reading_of(case.target) for case in cases])
+    return float(np.mean([not v.wrong for v in right])), float(np.mean([not v.wrong for v in fooled]))
 
 
 def measure(model: DiffusersModel, captions: int, steps: int, guidance: float) -> tuple[Quality, np.ndarray]:
     """All figures of the model card, and the first 24 generated pictures."""
-    halves = [[sample_scene(HELD_OUT_FIRST + i, "held-out", n) for i in range(captions // 2)] for n in (1, 2)]
-    decoded = round_trip(model, halves[0][:32] + halves[1][:32])
-    fidelity = [psnr(d, render(s)) for d, s in zip(decoded, halves[0][:32] + halves[1][:32], strict=True)]
+    judge, half = load_judge(), captions // 2
+    halves = [[sample_scene(HELD_OUT_FIRST + i, "held-out", n) for i in range(half)] for n in (1, 2)]
+    decibels = fidelity(model, halves[0][:32] + halves[1][:32])
     shares, mistakes, shown = [], [], []
     for number, scenes in enumerate(halves):
-        pictures = generate(model, scenes, steps, guidance, seed=number)
-        wrong = [wrong_attributes(p, s) for p, s in zip(pictures, scenes, strict=True)]
-        shares.append(float(np.mean([not w for w in wrong])))
-        mistakes += [f"{s.caption}: {'; '.join(w)}" for s, w in zip(scenes, wrong, strict=True) if w]
+        pictures = generate(model, [caption(s) for s in scenes], steps, guidance, seed=number)
+        found = verdicts(judge, torch.from_numpy(pictures), [reading_of(s) for s in scenes])
+        shares.append(float(np.mean([not v.wrong for v in found])))
+        mistakes += [f"{caption(s)}: {'; '.join(v.wrong)}" for s, v in zip(scenes, found, strict=True) if v.wrong]
         shown.append(pictures[:12])
-    right, fooled = judge_quality(model, captions)
+    right, fooled = judged(judge, captions)
     quality = Quality(
-        captions, steps, guidance, float(np.median(fidelity)), shares[0], shares[1], right, fooled, tuple(mistakes)
+        captions, steps, guidance, float(np.median(decibels)), shares[0], shares[1], right, fooled, tuple(mistakes)
     )
     return quality, np.concatenate(shown)
 

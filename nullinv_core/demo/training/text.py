@@ -13,21 +13,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ...backends.clip_vocabulary import LENGTH
 from ...prompt_to_prompt.prompt import split_words
-from ..tokenizer import write_tokenizer
-from ..train_text import WIDTH, new_text_encoder, token_ids
-from ..training_loop import Budget, run_steps, warmup_cosine
-from ..training_state import finished_steps, load_module
-from .captions import Reading, caption_of, reading_of, sample_wording
-from .looks import COLOURS, MATERIALS, STYLES
-from .objects import OBJECTS
-from .places import PLACES
-from .scenes import sample_look, sample_stage
+from ..captions import Reading, caption_of, reading_of, sample_wording
+from ..looks import COLOURS, MATERIALS, STYLES
+from ..objects import OBJECTS
+from ..places import PLACES
+from ..scenes import sample_look, sample_stage
+from .state import finished_steps, load_module
+from .steps import Clock, run
+from .tokenizer import write_tokenizer
 
+WIDTH = 128
 MERGES = 203
 STEPS = 900
+RATE = 1e-3
 BATCH = 64
 TASKS: dict[str, list[str]] = {
     "kind": list(OBJECTS),
@@ -52,6 +54,30 @@ SUFFIXES = {
     "scarf": ("wears", "scarf"),
 }
 """Words after a name that say more of it."""
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text model of three layers, 128 wide, with its special tokens taken from the tokenizer."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            projection_dim=WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            hidden_act="quick_gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Padded token ids: int64 (texts, 77)."""
+    return tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
 
 
 def word_counts() -> Counter[str]:
@@ -110,8 +136,8 @@ def targets(tokenizer: CLIPTokenizer, captions: list[tuple[Reading, str]], ids: 
     return result
 
 
-def train(work: Path, tokenizer: CLIPTokenizer, device: str, budget: Budget) -> CLIPTextModel | None:
-    """Train up to the last step; return the model, or None when the budget ran out before."""
+def train(work: Path, tokenizer: CLIPTokenizer, device: str) -> CLIPTextModel:
+    """Train to the end; return the model."""
     torch.manual_seed(1)
     model, path = new_text_encoder(tokenizer), work / "text.safetensors"
     if finished_steps(path) >= STEPS:
@@ -119,7 +145,7 @@ def train(work: Path, tokenizer: CLIPTokenizer, device: str, budget: Budget) -> 
         return model.eval()
     model = model.to(device)
     heads = torch.nn.ModuleDict({task: torch.nn.Linear(WIDTH, len(names)) for task, names in TASKS.items()}).to(device)
-    optimizer = torch.optim.AdamW([*model.parameters(), *heads.parameters()], lr=1e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW([*model.parameters(), *heads.parameters()], lr=RATE, weight_decay=0.01)
 
     def loss_of(step: int) -> Tensor:
         captions = [_caption(i) for i in range(10_000 + step * BATCH, 10_000 + (step + 1) * BATCH)]
@@ -136,7 +162,5 @@ def train(work: Path, tokenizer: CLIPTokenizer, device: str, budget: Budget) -> 
         ]
         return torch.stack(losses).sum()
 
-    rate = warmup_cosine(1e-3, STEPS, warmup=50)
-    modules = {"model": model, "heads": heads}
-    done = run_steps(path, modules, optimizer, loss_of, STEPS, rate, budget)
-    return model.eval() if done else None
+    run(path, {"model": model, "heads": heads}, optimizer, loss_of, Clock(STEPS), RATE, captured=False)
+    return model.eval()

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from ..training_state import finished_steps, load_module
-from .captions import read_caption
+from ..captions import read_caption
+from ..judge import HEADS, Judge, classes, loss_of
 from .dataset import JUDGED, Pictures
-from .judge import HEADS, Judge, classes, loss_of
 from .pool import Files, Pool, feed
+from .state import finished_steps, load_module
 from .steps import Clock, run
 
 STEPS = 12_000
@@ -55,7 +55,7 @@ def train(work: Path, device: str, deadline: float) -> Judge:
         wanted = [classes(read_caption(text)) for text in pictures.captions]
         return {"images": pictures.images, "wanted": torch.tensor([[w[name] for name in HEADS] for w in wanted])}
 
-    def loss() -> Tensor:
+    def loss(_: int) -> Tensor:
         rows = pool.draw(BATCH)
         images = worsened(pool.tensors["images"][rows].float() / 255)
         with torch.autocast(device, torch.bfloat16, cache_enabled=False):

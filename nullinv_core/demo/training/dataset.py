@@ -1,6 +1,6 @@
 """Training pictures: geometry rendered once and kept in shards, colours and places put on it anew in milliseconds.
 
-``python -m nullinv_core.demo.clay.dataset --work FOLDER`` makes what is missing; run it again to go on.
+``python -m nullinv_core.demo.training.dataset --work FOLDER`` makes what is missing; run it again to go on.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from .captions import Reading, Wording, caption_of, reading_of, sample_wording
-from .geometry import FINE, Buffers, View, geometry
-from .looks import COLOURS, MATERIALS, STYLES, Look, compose
-from .objects import OBJECTS
-from .places import PLACES
-from .scenes import Thing, sample_look, sample_stage
+from ..captions import Reading, Wording, caption_of, reading_of, sample_wording
+from ..geometry import FINE, Buffers, View, geometry
+from ..looks import COLOURS, MATERIALS, STYLES, Look, compose
+from ..objects import OBJECTS
+from ..places import PLACES
+from ..scenes import Thing, sample_look, sample_stage
 
 SHARD = 50
 """Stages in a file."""

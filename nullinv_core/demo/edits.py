@@ -7,7 +7,6 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from ..scenes import dilate
 from .captions import USUAL, Wording, caption
 from .looks import COLOURS, MATERIALS, STYLES, WARM
 from .objects import ANIMALS, FACING, LIDDED, LIERS, OBJECTS, span
@@ -196,3 +195,10 @@ def fitted(scene: Scene, which: int, changed: Thing) -> Thing:
 def _extent(thing: Thing) -> tuple[float, float]:
     left, right = span(thing.form, thing.yaw)
     return thing.x + left * thing.scale, thing.x + right * thing.scale
+
+
+def dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """Grow a boolean mask by a square of ``pixels`` on every side."""
+    padded = np.pad(mask, pixels)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * pixels + 1, 2 * pixels + 1))
+    return np.asarray(windows.any((-2, -1)))

@@ -15,20 +15,23 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ...backends.clip_vocabulary import LENGTH
 from ...schedule import scaled_linear_alphas
-from ..muon import Muon, matrices_and_others
-from ..train_text import WIDTH, token_ids
-from ..train_unet import DROPOUT, OFFSET_NOISE
-from ..training_state import finished_steps, load_module
-from . import train_autoencoder
+from ..looks import COLOURS
+from ..objects import OBJECTS
+from . import autoencoder
 from .dataset import Pictures
-from .looks import COLOURS
-from .objects import OBJECTS
+from .muon import Muon, matrices_and_others
 from .pool import CAPACITY, Files, Pool, feed
+from .state import finished_steps, load_module
 from .steps import Clock, run
+from .text import WIDTH, token_ids
 
 STEPS = 40_000
 BATCH = 128
 RATE = 2e-3
+DROPOUT = 0.1
+"""Share of pictures that are learned without their caption, for guidance."""
+OFFSET_NOISE = 0.1
+"""Noise that is the same all over a picture, so that light and dark pictures are learned too."""
 SKEW = 0.8
 """Timesteps are 1000·u^SKEW of a uniform u: less than 1 looks more often at noisy pictures, where it is decided what is
 drawn."""
@@ -116,7 +119,7 @@ def train(
     hint_weight = torch.ones((), device=device)
     sizes = (BATCH - round(BATCH * PAIRS), round(BATCH * PAIRS))
 
-    def loss() -> Tensor:
+    def loss(_: int) -> Tensor:
         rows = [pool.draw(size) for pool, size in zip(pools, sizes, strict=True)]
         parts = {k: torch.cat([p.tensors[k][r] for p, r in zip(pools, rows, strict=True)]) for k in pools[0].tensors}
         dropped = torch.rand(BATCH, 1, 1, device=device) < DROPOUT
@@ -173,9 +176,9 @@ def _fed(
 def _finished_autoencoder(work: Path) -> AutoencoderTiny:
     """The autoencoder, when it is finished."""
     path = work / "autoencoder.safetensors"
-    while finished_steps(path) < train_autoencoder.STEPS:
+    while finished_steps(path) < autoencoder.STEPS:
         time.sleep(0.5)
-    vae = train_autoencoder.new_autoencoder()
+    vae = autoencoder.new_autoencoder()
     load_module(path, "model", vae)
     return vae.eval()
 

@@ -10,11 +10,11 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from ..muon import Muon
-from ..training_state import finished_steps, load_module
+from ..objects import ROLES
 from .dataset import Pictures
-from .objects import ROLES
+from .muon import Muon
 from .pool import Files, Pool, feed
+from .state import finished_steps, load_module
 from .steps import Clock, run
 
 PREVIEW_FACTORS = (
@@ -100,7 +100,7 @@ def train(work: Path, device: str, deadline: float) -> AutoencoderTiny:
     def prepare(pictures: Pictures) -> dict[str, Tensor]:
         return {"images": pictures.images, "label": pictures.label}
 
-    def loss() -> Tensor:
+    def loss(_: int) -> Tensor:
         rows = pool.draw(BATCH)
         images = pool.tensors["images"][rows].float() / 127.5 - 1
         weights = pixel_weights(pool.tensors["label"][rows])

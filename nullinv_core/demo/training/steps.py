@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..training_state import load_state, save_state
+from .state import load_state, save_state
 
 REPORT = 200
 """Steps between two lines of the log."""
@@ -42,16 +42,18 @@ def run(
     path: Path,
     modules: dict[str, torch.nn.Module],
     optimizer: torch.optim.Optimizer,
-    loss_of: Callable[[], Tensor],
+    loss_of: Callable[[int], Tensor],
     clock: Clock,
     peak: float,
     before_step: Callable[[int, float], None] = lambda step, progress: None,
+    captured: bool = True,
     save_seconds: float = 180.0,
 ) -> None:
     """Train until ``clock`` says it is done, saving to ``path``; an interrupted run goes on from there.
 
-    ``loss_of`` draws its randomness from PyTorch's default generator of the device, which is seeded by the step on a
-    CPU. On a GPU a step is captured once, so ``loss_of`` must read what changes from tensors that stay where they are.
+    ``loss_of(step)`` draws its randomness from PyTorch's default generator, which is seeded by the step on a CPU. On a
+    GPU a step is captured once (unless not ``captured``), so the loss must not look at its number there, and must read
+    what changes from tensors that stay where they are.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     on_gpu = parameters[0].is_cuda
@@ -60,15 +62,15 @@ def run(
     for group in optimizer.param_groups:
         group["lr"] = rate
 
-    def train_step() -> Tensor:
+    def train_step(step: int) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of()
+        loss = loss_of(step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         return loss.detach()
 
-    once = _captured(train_step) if on_gpu else train_step
+    once = _captured(train_step) if on_gpu and captured else train_step
     clock.started = time.time()
     saved = started = time.monotonic()
     first, total = step, torch.zeros((), device=parameters[0].device)
@@ -81,7 +83,7 @@ def run(
             torch.manual_seed(step)
             for group in optimizer.param_groups:
                 group["lr"] = value
-        total += once()
+        total += once(step)
         step += 1
         if step % REPORT == 0:
             pace = (time.monotonic() - started) / (step - first)
@@ -93,23 +95,23 @@ def run(
     save_state(path, max(step, clock.total), modules, optimizer)
 
 
-def _captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def _captured(step: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
     """The step as a CUDA graph: thousands of small kernels started at once. Runs it three times at rate 0."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            step()
+            step(0)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):
-            loss = step()
+            loss = step(0)
     except RuntimeError as error:
         print(f"the step cannot be captured, which makes it several times slower: {error}", flush=True)
         return step
 
-    def replay() -> Tensor:
+    def replay(_: int) -> Tensor:
         graph.replay()
         return loss
 

@@ -11,12 +11,12 @@ from hypothesis.extra.numpy import arrays
 
 from benchmarks.pie_bench import decode_mask, pie_tasks
 from benchmarks.pie_folder import encode_mask, write_folder
-from nullinv_core.demo.clay import nearest
-from nullinv_core.demo.clay.captions import read_caption, reading_of
-from nullinv_core.demo.clay.edits import KINDS, VISIBLE, mark, sample_edit, toy_mask
-from nullinv_core.demo.clay.looks import palette
-from nullinv_core.demo.clay.objects import ROLES, span
-from nullinv_core.demo.clay.scenes import belongs, render
+from nullinv_core.demo import nearest
+from nullinv_core.demo.captions import read_caption, reading_of
+from nullinv_core.demo.edits import KINDS, VISIBLE, mark, sample_edit, toy_mask
+from nullinv_core.demo.looks import palette
+from nullinv_core.demo.objects import ROLES, span
+from nullinv_core.demo.scenes import belongs, render
 from nullinv_core.images import psnr, to_pil
 
 

@@ -1,6 +1,7 @@
-"""What the clay world's model and judge are trained with."""
+"""What the demo model and its judge are trained with."""
 
 import contextlib
+import copy
 import time
 from types import SimpleNamespace
 
@@ -10,17 +11,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nullinv_core.demo.clay import dataset, judge, steps, train_autoencoder, train_judge, train_text, train_unet
-from nullinv_core.demo.clay.captions import caption, read_caption, reading_of, sample_wording
-from nullinv_core.demo.clay.dataset import JUDGED, example, make_pictures, pictures_path, read_pictures, read_shard
-from nullinv_core.demo.clay.judge import HEADS, Judge, classes, read, verdicts
-from nullinv_core.demo.clay.looks import COLOURS
-from nullinv_core.demo.clay.objects import OBJECTS, ROLES
-from nullinv_core.demo.clay.pool import Files, Pool
-from nullinv_core.demo.clay.scenes import sample_scene
-from nullinv_core.demo.muon import Muon
-from nullinv_core.demo.train_text import token_ids
-from nullinv_core.demo.training_state import finished_steps
+from nullinv_core.demo import judge
+from nullinv_core.demo.captions import caption, read_caption, reading_of, sample_wording
+from nullinv_core.demo.judge import HEADS, Judge, classes, read, verdicts
+from nullinv_core.demo.looks import COLOURS
+from nullinv_core.demo.objects import OBJECTS, ROLES
+from nullinv_core.demo.scenes import sample_scene
+from nullinv_core.demo.training import autoencoder as train_autoencoder
+from nullinv_core.demo.training import dataset, steps
+from nullinv_core.demo.training import judge as train_judge
+from nullinv_core.demo.training import text as train_text
+from nullinv_core.demo.training import unet as train_unet
+from nullinv_core.demo.training.dataset import JUDGED, example, make_pictures, pictures_path, read_pictures, read_shard
+from nullinv_core.demo.training.muon import Muon, orthogonalize
+from nullinv_core.demo.training.pool import Files, Pool
+from nullinv_core.demo.training.state import finished_steps, load_module, load_state, save_state
+from nullinv_core.demo.training.text import token_ids
 from nullinv_core.schedule import scaled_linear_alphas
 
 
@@ -115,7 +121,7 @@ def _steps(path, total=12, stop_at=None, deadline=float("inf")):
             raise KeyboardInterrupt
         rates.append(optimizer.param_groups[0]["lr"])
 
-    def loss():
+    def loss(_):
         return (module(torch.randn(4, 3)) - 1).square().mean()
 
     with contextlib.suppress(KeyboardInterrupt):
@@ -300,3 +306,69 @@ def test_every_timestep_is_learned_from():
     assert 0.5 < float((timesteps >= 500).float().mean()) < 0.65
     # any part of the rows sees them all, as rows of one toy and of two are apart
     assert all(float(part[:50].float().std()) > 250 for part in seen)
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 24), (2, 24, 8), (1, 16, 16)])
+def test_orthogonalizing_keeps_directions_and_levels_their_strength(shape):
+    """Guards Muon's step: singular vectors stay, singular values come near 1, however they were spread."""
+    generator = torch.Generator().manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
+    values = torch.logspace(0, -1.5, u.shape[-1])
+    levelled = orthogonalize(u @ torch.diag(values) @ v)
+    inner = u.mT @ levelled @ v.mT
+    diagonal = inner.diagonal(dim1=-2, dim2=-1)
+    assert float(diagonal.min()) > 0.5 and float(diagonal.max()) < 1.3
+    assert float((inner - torch.diag_embed(diagonal)).abs().max()) < 0.05
+
+
+def test_muon_steps_matrices_and_adamw_the_rest():
+    """Guards the split: a matrix moves by the rate times AdamW's usual size in every direction, a bias as in AdamW."""
+    torch.manual_seed(0)
+    matrix, bias = torch.nn.Parameter(torch.zeros(8, 16)), torch.nn.Parameter(torch.zeros(4))
+    reference = torch.nn.Parameter(torch.zeros(4))
+    ours = Muon([matrix], [bias])
+    adamw = torch.optim.AdamW([reference], betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    for optimizer in (ours, adamw):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1
+    matrix.grad = torch.randn(8, 16)
+    bias.grad = reference.grad = torch.randn(4)
+    ours.step()
+    adamw.step()
+    assert torch.equal(bias, reference)
+    values = torch.linalg.svdvals(matrix.detach()) / (0.1 * 0.2 * 16**0.5)
+    assert float(values.min()) > 0.5 and float(values.max()) < 1.3
+    assert float((matrix.detach() * matrix.grad).sum()) < 0
+
+
+def test_muon_resumes_where_it_was():
+    """Guards resuming: an optimizer restored from its state takes the same next step."""
+
+    def step(parameter, optimizer, seed):
+        parameter.grad = torch.randn(6, 6, generator=torch.Generator().manual_seed(seed))
+        optimizer.step()
+
+    first = torch.nn.Parameter(torch.ones(6, 6))
+    optimizer = Muon([first], [])
+    step(first, optimizer, 1)
+    second = torch.nn.Parameter(first.detach().clone())
+    restored = Muon([second], [])
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    step(first, optimizer, 2)
+    step(second, restored, 2)
+    assert torch.equal(first, second)
+
+
+def test_a_finished_stage_is_read_back_alone(tmp_path):
+    """Guards resuming between stages: how far a file got, and one module of it, without the optimizer's state."""
+    path = tmp_path / "stage.safetensors"
+    assert finished_steps(path) == 0
+    trained, average = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(trained.parameters())
+    trained(torch.ones(3)).sum().backward()
+    optimizer.step()
+    save_state(path, 7, {"unet": trained, "average": average}, optimizer)
+    read = torch.nn.Linear(3, 2)
+    load_module(path, "average", read)
+    assert finished_steps(path) == 7 and torch.equal(read.weight, average.weight)
+    assert load_state(path, {"unet": read}, optimizer) == 7 and torch.equal(read.weight, trained.weight)

@@ -8,19 +8,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from ..backends.clip_vocabulary import write_tokenizer_files
-from .scenes import COLOURS, TEXTURES
-from .shapes import SHAPES
-
-MERGES = 85
-
-
-def word_counts() -> Counter[str]:
-    """How often captions use each word, roughly; ties are broken by the alphabet."""
-    counts: Counter[str] = Counter({"a": 60, "on": 40, "background": 40, "and": 25, "an": 8})
-    counts |= Counter(dict.fromkeys(["small", "large", *TEXTURES[1:]], 14))
-    counts |= Counter(dict.fromkeys([*COLOURS, *SHAPES], 6))
-    return counts
+from ...backends.clip_vocabulary import write_tokenizer_files
 
 
 def learn_merges(counts: Counter[str], number: int) -> list[tuple[str, str]]:
@@ -50,10 +38,10 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
     return merged
 
 
-def write_tokenizer(folder: Path, counts: Counter[str] | None = None, number: int = MERGES) -> CLIPTokenizer:
+def write_tokenizer(folder: Path, counts: Counter[str], number: int) -> CLIPTokenizer:
     """Write vocab.json, merges.txt and the configuration to ``folder``; return the tokenizer they make.
 
-    It knows ``number`` merges learned from how often each word is used, by default in the captions of flat shapes.
+    It knows ``number`` merges learned from how often each word is used.
     """
-    write_tokenizer_files(folder, learn_merges(counts or word_counts(), number))
+    write_tokenizer_files(folder, learn_merges(counts, number))
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
