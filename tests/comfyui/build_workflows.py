@@ -98,7 +98,7 @@ def demo(seed, kind, guidance=EDIT_GUIDANCE):
     load = graph.add("NullInvLoadDiffusers", model=DEMO)
     scene = graph.add("NullInvDemoScene", seed=seed, edit=kind)
     graph.add("PreviewImage", images=scene(0))
-    caption = sample_edit(seed, kind).source.caption
+    caption = sample_edit(seed, kind).captions[0]
     return Photo(graph, load(0), load(1), load(2), scene(0), scene(1), scene(2), caption, guidance)
 
 
@@ -118,7 +118,7 @@ def sd15(guidance=7.5):
 
 
 def edit_photo(photo):
-    text = photo.edit_text or photo.write("What it shall show", PHOTO_TEXT.replace("pink", "blue"))
+    text = photo.edit_text or photo.write("What it should show", PHOTO_TEXT.replace("pink", "blue"))
     edited = photo.add(
         None, "NullInvEditPhoto", model=photo.model, clip=photo.clip, vae=photo.vae, image=photo.image,
         source_text=photo.text, edit_text=text, strength=0.35, blend_words="", size=128 if photo.edit_text else 512,
@@ -137,7 +137,7 @@ def invert_and_reconstruct(photo):
 
 
 def replace_a_word(photo):
-    text = photo.edit_text or photo.write("What it shall show", PHOTO_TEXT.replace("pink", "blue"))
+    text = photo.edit_text or photo.write("What it should show", PHOTO_TEXT.replace("pink", "blue"))
     photo.invert()
     photo.optimize()
     photo.edit(text)
@@ -148,10 +148,10 @@ def replace_a_word(photo):
 
 
 def add_a_word(photo):
-    text = photo.edit_text or photo.write("What it shall show", PHOTO_TEXT.replace("hill", "hill with flowers"))
+    text = photo.edit_text or photo.write("What it should show", PHOTO_TEXT.replace("hill", "hill with flowers"))
     photo.invert()
     photo.optimize()
-    word = "background" if photo.edit_text else "hill"
+    word = "hat" if photo.edit_text else "hill"
     photo.edit(text, mode="refine", blend_words=word)
     photo.show("Edited, only where the blend word is", photo.edited(0), "added")
     edited, before = (photo.add(None, "VAEDecode", samples=photo.edited(i), vae=photo.vae) for i in (0, 1))
@@ -162,7 +162,7 @@ def add_a_word(photo):
 
 
 def reweight(photo):
-    word, weights = ("cyan", ("-3.0", "3.0")) if photo.edit_text else ("pink", ("0.0", "2.5"))
+    word, weights = ("turquoise", ("-2.0", "3.0")) if photo.edit_text else ("pink", ("0.0", "2.5"))
     weighted = [photo.caption.replace(word, f"({word}:{weight})") for weight in weights]
     photo.guidance = max(photo.guidance, 3.0)
     photo.invert()
@@ -174,9 +174,7 @@ def reweight(photo):
 
 def several_edits(photo):
     if photo.edit_text:
-        thing = sample_edit(SCENES["several-edits"][1], SCENES["several-edits"][2]).source.objects[0]
-        edits = [photo.caption.replace(thing.colour, c, 1) for c in ("yellow", "purple", "green") if c != thing.colour]
-        edits.append(photo.caption.replace(thing.shape, "heart" if thing.shape != "heart" else "circle", 1))
+        edits = [photo.caption.replace(*pair) for pair in SEVERAL]
     else:
         edits = [PHOTO_TEXT.replace("pink", "blue"), PHOTO_TEXT.replace("hill", "beach"), f"{PHOTO_TEXT} in the rain"]
     text = photo.write("One edit a line", "\n".join(edits))
@@ -220,31 +218,33 @@ def edit_a_saved_inversion(photo):
     graph = Graph({"1": photo.graph["1"]})
     photo.graph, photo.titles = graph, {}
     load = photo.add(None, "NullInvLoad", file="output/inversions/photo_00001.safetensors")
-    text = photo.write("What it shall show", EDITED_AGAIN[photo.edit_text is None])
+    text = photo.write("What it should show", EDITED_AGAIN[photo.edit_text is None])
     photo.text, photo.inverted, photo.optimized = load(2), lambda slot: load(0), lambda: load(1)
     photo.edit(text)
     photo.show("Edited in seconds", photo.edited(0), "edited-again")
 
 
+SEVERAL = (("orange", "purple"), ("cat", "dog"), ("wooden", "metal"), ("a brick floor", "grass"))
+"""What the edits of the scene replace by what."""
 SCENES = {
-    "edit-photo": (edit_photo, 0, "colour"),
-    "invert-and-reconstruct": (invert_and_reconstruct, 0, "colour"),
-    "replace-a-word": (replace_a_word, 0, "colour"),
-    "add-a-word": (add_a_word, 1, "add-texture"),
-    "reweight": (reweight, 2, "colour"),
-    "several-edits": (several_edits, 4, "colour"),
-    "native-samplers": (native_samplers, 0, "colour"),
-    "save-an-inversion": (save_an_inversion, 0, "colour"),
-    "edit-a-saved-inversion": (edit_a_saved_inversion, 0, "colour"),
+    "edit-photo": (edit_photo, 5, "colour"),
+    "invert-and-reconstruct": (invert_and_reconstruct, 2, "colour"),
+    "replace-a-word": (replace_a_word, 5, "object"),
+    "add-a-word": (add_a_word, 7, "content"),
+    "reweight": (reweight, 11, "colour"),
+    "several-edits": (several_edits, 5, "colour"),
+    "native-samplers": (native_samplers, 2, "colour"),
+    "save-an-inversion": (save_an_inversion, 5, "colour"),
+    "edit-a-saved-inversion": (edit_a_saved_inversion, 5, "colour"),
 }
 """Builder, and seed and edit of the demo scene."""
-EDITED_AGAIN = (sample_edit(0, "colour").captions[1], PHOTO_TEXT.replace("pink", "blue"))
+EDITED_AGAIN = (sample_edit(5, "colour").captions[1], PHOTO_TEXT.replace("pink", "blue"))
 NOTES = {
     "edit-photo": "**Everything in one node.** The single nodes of the other examples do the same, and a second edit "
     "of the same photo is then much faster.",
     "invert-and-reconstruct": "Plain DDIM inversion loses the photo at guidance 7.5. With an optimized null embedding "
     "per step it comes back. Look at both pictures, and at the loss.",
-    "replace-a-word": "**Change one word.** The first text says what the photo shows, the second what it shall show. "
+    "replace-a-word": "**Change one word.** The first text says what the photo shows, the second what it should show. "
     "Lower *self_replace* when the shape must change. A new edit text runs the edit alone.",
     "add-a-word": "**Add a word, keep the rest.** *blend_words* names the region that may change; the mask shows it. "
     "*Keep Photo* gives the photo's own pixels back wherever the edit hardly differs.",
@@ -260,8 +260,7 @@ NOTES = {
     "file.",
 }
 ABOUT = {
-    "demo": "Runs as it is: the model and the scene come with the nodes. On a CPU it takes a minute or two. The "
-    "live preview has the colours of Stable Diffusion, which are not this model's; the result has its own.",
+    "demo": "Runs as it is: the model and the scene come with the nodes. On a CPU it takes a minute or two.",
     "sd15": "Needs a Stable Diffusion 1.5 checkpoint; another one, 2.x or SDXL goes as well. Choose your photo; it is "
     "cropped at the centre to 512×512 (for SDXL 1024×1024; any multiples of 8 will do). Describe it in one plain "
     "sentence that names whatever you want to change. On a GPU it takes a minute or two.",
