@@ -1,0 +1,159 @@
+"""What every stage asks of the network, what it tells while it works, and which step it blames."""
+
+import re
+from itertools import groupby
+
+import pytest
+import torch
+
+from nullinv_core import EditSettings, InputError, NonFiniteError, NullTextSettings, Pin, batch_edits, edit, invert
+from nullinv_core import optimize_null_text, plan_edit, reconstruct
+from nullinv_core.pinning import guidance_of_photo
+from nullinv_core.schedule import ddim_inverse_step, predicted_clean
+
+from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_prompt
+
+SOURCE, EDIT = word_prompt("a red cat on grass"), word_prompt("a blue cat on grass")
+STEPS, BATCH = 4, 2
+SCHEDULE = tiny_schedule(STEPS)
+TEXT = torch.stack([context_of(SOURCE), context_of(EDIT)])
+EDITS = batch_edits([[plan_edit(SOURCE, EDIT, STEPS, EditSettings())] * 2] * BATCH)
+EDIT_TEXT = context_of(EDIT).expand(BATCH, 2, -1, -1)
+DOWN = list(range(STEPS, 0, -1))
+
+
+def network(latents, level, context, attention=None, nulls=0):
+    """A cheap ε that depends on all it is told."""
+    return 0.4 * (1 - level.alpha) ** 0.5 * latents + 0.2 * context.mean((1, 2))[:, None, None, None].to(latents)
+
+
+def trajectory_of(denoiser=network, dtype=torch.float64):
+    return invert(denoiser, latents_of(BATCH).to(dtype), TEXT.to(dtype), SCHEDULE)
+
+
+STAGES = {
+    "invert": lambda n, t, null, tell: invert(n, t.clean, t.context, SCHEDULE, tell),
+    "fixed-point": lambda n, t, null, tell: invert(n, t.clean, t.context, SCHEDULE, tell, "fixed-point"),
+    "optimize": lambda n, t, null, tell: optimize_null_text(n, t, null, NullTextSettings(inner_steps=2), tell),
+    "look first": lambda n, t, null, tell: optimize_null_text(
+        n, t, null, NullTextSettings(inner_steps=2, test_first=True, budget=5), tell),
+    "reconstruct": lambda n, t, null, tell: reconstruct(n, t, null, 7.5, callback=tell),
+    "edit": lambda n, t, null, tell: edit(n, t, null, EDIT_TEXT.to(t.context), EDITS, 7.5, tell),
+    "pinned edit": lambda n, t, null, tell: edit(n, t, Pin(null), EDIT_TEXT.to(t.context), EDITS, 7.5, tell),
+    "unshared edit": lambda n, t, null, tell: edit(
+        n, t, Pin(null, t.latents[1:]), EDIT_TEXT.to(t.context), EDITS, 7.5, tell),
+    "pin": lambda n, t, null, tell: guidance_of_photo(n, t, null, tell),
+}  # fmt: skip
+EVENTS = {
+    "invert": "invert", "fixed-point": "invert", "optimize": "optimize", "look first": "optimize",
+    "reconstruct": "sample", "edit": "sample", "pinned edit": "sample", "unshared edit": "sample", "pin": "pin",
+}  # fmt: skip
+ASKED = {"invert": DOWN[::-1], "fixed-point": [1, *DOWN[::-1]]}
+every_stage = pytest.mark.parametrize("stage", STAGES)
+
+
+class Recorder:
+    """A denoiser that remembers what it was asked, and gives NaN in one call."""
+
+    def __init__(self, broken=-1):
+        self.calls, self.broken = [], broken
+
+    def __call__(self, latents, level, context, attention=None, nulls=0):
+        self.calls.append((latents.detach(), level, context.detach(), nulls))
+        return network(latents, level, context) * (float("nan") if len(self.calls) == self.broken + 1 else 1.0)
+
+    @property
+    def steps(self):
+        return [SCHEDULE.timesteps.index(level.timestep) + 1 for _, level, _, _ in self.calls]
+
+
+@every_stage
+def test_every_call_is_at_the_level_of_its_step(stage):
+    """Guards which noise levels the network is asked at, and in which order."""
+    asked = Recorder()
+    STAGES[stage](asked, trajectory_of(), empty_context(), lambda event: None)
+    assert all(level == SCHEDULE.level(step) for step, (_, level, _, _) in zip(asked.steps, asked.calls, strict=True))
+    steps = asked.steps if stage in ASKED else [step for step, _ in groupby(asked.steps)]
+    assert steps == ASKED.get(stage, DOWN)
+
+
+@every_stage
+def test_unconditional_rows_come_first_and_are_counted(stage):
+    """Guards ``nulls``, by which a backend tells rows apart: so many rows of the empty prompt, then texts alone."""
+    asked, texts = Recorder(), [*TEXT]
+    STAGES[stage](asked, trajectory_of(), empty_context(), lambda event: None)
+    for latents, _, context, nulls in asked.calls:
+        assert len(latents) == len(context)
+        assert [any(torch.equal(row, text) for text in texts) for row in context] == [
+            index >= nulls for index in range(len(context))
+        ]
+        if 2 * nulls == len(context):
+            assert torch.equal(latents[:nulls], latents[nulls:])
+
+
+@pytest.mark.parametrize("stage", ["reconstruct", "edit", "pinned edit", "unshared edit", "pin"])
+@pytest.mark.parametrize("images", [0, 1, BATCH])
+def test_null_contexts_of_any_form_and_precision_fit(stage, images):
+    """Guards plain null contexts: of one image, of each or of none, they are the same rows in the texts' precision."""
+    trajectory, results = trajectory_of(dtype=torch.float32), []
+    for null in (empty_context().float(), empty_context().expand(images, -1, -1) if images else empty_context()):
+        asked = Recorder()
+        results.append(STAGES[stage](asked, trajectory, null, lambda event: None))
+        assert {context.dtype for _, _, context, _ in asked.calls} == {torch.float32}
+    a, b = (r if isinstance(r, torch.Tensor) else r.latents for r in results)
+    assert torch.equal(a, b)
+
+
+@every_stage
+def test_nan_of_any_call_is_blamed_on_its_step(stage):
+    """Guards the error: whichever call gives NaN, it names the step and timestep that the network was asked at."""
+    trajectory, clean = trajectory_of(), Recorder()
+    STAGES[stage](clean, trajectory, empty_context(), lambda event: None)
+    for call, step in enumerate(clean.steps):
+        blamed = re.escape(f"at step {step} (timestep {SCHEDULE.timesteps[step - 1]:g})")
+        with pytest.raises(NonFiniteError, match=blamed):
+            STAGES[stage](Recorder(call), trajectory, empty_context(), lambda event: None)
+
+
+@every_stage
+def test_every_step_is_told_with_the_picture_that_it_implies(stage):
+    """Guards progress and previews: all steps are counted, and where ε never changes every preview is the photo."""
+    epsilon = latents_of(1, seed=9)
+
+    def constant(latents, level, context, attention=None, nulls=0):
+        return epsilon + 0 * context.sum((1, 2))[:, None, None, None].expand(latents.shape)
+
+    events, trajectory = [], trajectory_of(constant)
+    STAGES[stage](constant, trajectory, empty_context(), events.append)
+    told = [(e.phase, e.step, e.total) for e in events]
+    assert [one for one, _ in groupby(told)] == [(EVENTS[stage], step, STEPS) for step in range(1, STEPS + 1)]
+    photo = predicted_clean(trajectory.clean, epsilon, SCHEDULE.alphas_cumprod[0])
+    for event in events:
+        copies = len(event.preview) // BATCH
+        assert copies == (2 if "edit" in stage else 1)
+        assert torch.allclose(event.preview, photo.repeat_interleave(copies, 0), atol=1e-6)
+
+
+def test_a_fixed_point_is_looked_for_where_the_last_two_steps_point():
+    """Guards the method against its description: one iteration, from the ε of the last two steps, extrapolated."""
+
+    def bent(latents, level, context, attention=None, nulls=0):
+        return torch.tanh(latents) * (1 - level.alpha) ** 0.5
+
+    latents, seen = [latents_of()], []
+    for step in range(1, STEPS + 1):
+        guess = 2 * seen[-1] - seen[-2] if len(seen) > 1 else (seen or [bent(latents[0], SCHEDULE.level(1), None)])[-1]
+        seen.append(bent(ddim_inverse_step(latents[-1], guess, SCHEDULE, step), SCHEDULE.level(step), None))
+        latents.append(ddim_inverse_step(latents[-1], seen[-1], SCHEDULE, step))
+    found = invert(bent, latents_of(), TEXT[:1], SCHEDULE, method="fixed-point")
+    assert torch.allclose(found.latents, torch.stack(latents), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("latents", "context"),
+    [((2, 4, 8), (2, 5, 6)), ((2, 4, 8, 8), (2, 6)), ((2, 4, 8, 8), (1, 5, 6)), ((1, 2, 4, 8, 8), (1, 5, 6))],
+)
+def test_an_inversion_needs_pictures_and_a_text_for_each(latents, context):
+    """Guards the shapes, each by itself."""
+    with pytest.raises(InputError, match=re.escape(f"{latents} and {context}")):
+        invert(network, torch.zeros(latents), torch.zeros(context), SCHEDULE)
