@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from nullinv_core import InputError, Inversion, NullEmbeddings, Trajectory, load_inversion, save_inversion
 from nullinv_core.fingerprint import Fingerprint
+from nullinv_core.inversion_file import AXES, FIELDS, LARGEST_HEADER, check_tensors
 from nullinv_core.types import Pin
 
 from .helpers import tiny_schedule
@@ -77,14 +78,16 @@ def rewritten(path, metadata=None, tensors=None, drop=()):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metadata": {"version": 3}}, "format version 3"),
+        ({"metadata": {"version": 3}}, "format version 3, this program reads 1 and 2;"),
         ({"metadata": {"version": True}}, "format version True"),
         ({"metadata": {"version": [[]]}}, "format version"),
         ({"metadata": {"format": "other"}}, "not an inversion"),
         ({"metadata": {"prompts": ["only one"]}}, "as many prompts"),
         ({"metadata": {"prompts": "no list"}}, "not texts"),
         ({"metadata": {"prompts": ["a", "\ud800"]}}, "no text"),
+        ({"metadata": {"sizes": [1]}}, "six numbers"),
         ({"metadata": {"sizes": [1, 2, 3]}}, "six numbers"),
+        ({"metadata": {"sizes": [1, 2, 3, 4, 5, 2**16 + 1]}}, "six numbers"),
         ({"metadata": {"sizes": [1, 2, 3, 4, 5, "six"]}}, "six numbers"),
         ({"metadata": {"sizes": [1, 2, 3, 4, 5, 10**400]}}, "six numbers"),
         ({"metadata": {"sizes": [1, 2, 3, 4, 5, True]}}, "six numbers"),
@@ -102,6 +105,7 @@ def rewritten(path, metadata=None, tensors=None, drop=()):
         ({"metadata": {"fingerprint": {"weights": {"3": [10**400]}, "changes": {}}}}, "fingerprint is broken"),
         ({"drop": ("context",)}, "has no context"),
         ({"drop": ("losses",)}, "without losses"),
+        ({"drop": ("null_embeddings", "losses", "iterations")}, "a guidance without null_embeddings"),
         ({"tensors": {"extra": torch.zeros(1)}}, "which no inversion has"),
         ({"tensors": {"trajectory": torch.zeros(2, 2)}}, "2 axes, not 5"),
         ({"tensors": {"trajectory": torch.full((4, 2, 4, 5, 7), float("nan"))}}, "NaN"),
@@ -125,8 +129,53 @@ def test_every_field_is_checked(tmp_path, change, message):
     path = tmp_path / "x.safetensors"
     save_inversion(path, some_inversion())
     rewritten(path, **change)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as told:
         load_inversion(path)
+    assert f'"{path}"' in str(told.value)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_an_axis_may_be_as_long_as_is_said(axis):
+    """Guards the limits of every axis: the longest is taken, a longer one refused, whichever field has it."""
+    for more in (0, 1):
+        sizes = {letter: 1 for letter in AXES} | {axis: AXES[axis] + more}
+        tensors = {
+            name: torch.zeros([sizes[a[0]] + a.endswith("+1") for a in field.axes.split()], dtype=field.types[0])
+            for name, field in FIELDS.items()
+        }
+        if more:
+            with pytest.raises(InputError, match="which does not fit"):
+                check_tensors(tensors)
+        else:
+            check_tensors(tensors)
+
+
+def test_a_file_from_before_there_were_sizes_is_read(tmp_path):
+    """Guards old files, whose metadata has no such entry; a number that is just allowed is."""
+    for sizes in (None, [2**16, -(2**16), 0, 1, 2, 3]):
+        save_inversion(tmp_path / "x.safetensors", some_inversion())
+        rewritten(tmp_path / "x.safetensors", {"sizes": sizes})
+        assert load_inversion(tmp_path / "x.safetensors").sizes == tuple(sizes or ())
+
+
+def test_a_file_of_another_program_is_no_inversion(tmp_path):
+    """Guards safetensors files without metadata, and with others' alone."""
+    for metadata in (None, {"format": "pt"}):
+        save_file({"context": torch.zeros(1)}, tmp_path / "x.safetensors", metadata)
+        with pytest.raises(InputError, match=r'x.safetensors" is a safetensors file but not an inversion'):
+            load_inversion(tmp_path / "x.safetensors")
+
+
+def test_a_file_that_the_system_refuses_is_named_with_its_reason(tmp_path, monkeypatch):
+    """Guards files that may not be read."""
+    save_inversion(tmp_path / "x.safetensors", some_inversion())
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "open", refuse)
+    with pytest.raises(InputError, match=r'x.safetensors" cannot be read \(Permission denied\)'):
+        load_inversion(tmp_path / "x.safetensors")
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path):
@@ -183,6 +232,15 @@ def test_a_header_of_megabytes_is_not_read(tmp_path):
         load_inversion(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize(("more", "cut", "message"), [(1, 0, "but not an inv"), (1, 1, "not a whole"), (0, 1, "not a whole")])
+def test_a_header_may_be_as_long_as_is_said(tmp_path, more, cut, message):
+    """Guards the longest header: one byte more is no inversion's, unless the file ends before it does."""
+    header = b"{}".ljust(LARGEST_HEADER + more)
+    (tmp_path / "x.safetensors").write_bytes((len(header).to_bytes(8, "little") + header)[: 8 + len(header) - cut])
+    with pytest.raises(InputError, match=message):
+        load_inversion(tmp_path / "x.safetensors")
+
+
 def test_messages_hold_nothing_that_a_terminal_acts_on(tmp_path):
     """Guards the reader of a message: names from a file are shown short, on one line and without control signs."""
     save_inversion(tmp_path / "x.safetensors", some_inversion())
@@ -200,7 +258,7 @@ def test_a_truncated_file_is_refused(tmp_path_factory, length):
     save_inversion(folder / "x.safetensors", some_inversion())
     whole = (folder / "x.safetensors").read_bytes()
     (folder / "x.safetensors").write_bytes(whole[: min(length, len(whole) - 1)])
-    with pytest.raises(InputError, match="not a whole safetensors file"):
+    with pytest.raises(InputError, match=r"not a whole safetensors file \(\w+ \w+.*\)"):
         load_inversion(folder / "x.safetensors")
 
 
