@@ -1,6 +1,7 @@
 """What every stage asks of the network, what it tells while it works, and which step it blames."""
 
 import re
+from dataclasses import replace
 from itertools import groupby
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from nullinv_core import EditSettings, InputError, NonFiniteError, NullTextSettings, Pin, batch_edits, edit, invert
 from nullinv_core import optimize_null_text, plan_edit, reconstruct
 from nullinv_core.pinning import guidance_of_photo
-from nullinv_core.schedule import ddim_inverse_step, predicted_clean
+from nullinv_core.schedule import Schedule, ddim_inverse_step, predicted_clean
 
 from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_prompt
 
@@ -157,3 +158,39 @@ def test_an_inversion_needs_pictures_and_a_text_for_each(latents, context):
     """Guards the shapes, each by itself."""
     with pytest.raises(InputError, match=re.escape(f"{latents} and {context}")):
         invert(network, torch.zeros(latents), torch.zeros(context), SCHEDULE)
+
+
+def of_images(null, images):
+    """Null embeddings of some of the images."""
+    return replace(
+        null, embeddings=null.embeddings[:, images], losses=null.losses[:, images], iterations=null.iterations[:, images]
+    )
+
+
+def test_null_embeddings_serve_the_trajectory_that_they_are_of():
+    """Guards files that are put together: as many images, or one for all; the same noise levels, not their number."""
+    trajectory = trajectory_of()
+    null, _ = optimize_null_text(network, trajectory, empty_context(), NullTextSettings(inner_steps=1))
+    of_one = reconstruct(network, trajectory, of_images(null, [0]), 7.5)
+    assert torch.equal(of_one[0], reconstruct(network, trajectory, null, 7.5)[0])
+    assert torch.equal(of_one, reconstruct(network, trajectory, of_images(null, [0, 0]), 7.5))
+    three = replace(trajectory, latents=trajectory.latents[:, [0, 1, 0]], context=TEXT[[0, 1, 0]])
+    levels = Schedule(SCHEDULE.timesteps, (*SCHEDULE.alphas_cumprod[:-1], SCHEDULE.alphas_cumprod[-1] / 2))
+    pin = Pin(empty_context().expand(BATCH, -1, -1), trajectory.latents[1:, ..., :-1])
+    for wrong, of in (
+        (of_images(null, [0, 1, 0]), trajectory), (null, three), (replace(null, schedule=levels), trajectory),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"4 steps and {wrong.embeddings.shape[1]} images do not belong to a traj"):
+            reconstruct(network, of, wrong, 7.5)
+    with pytest.raises(InputError, match="does not belong to a trajectory of 4 steps and 2 images"):
+        STAGES["edit"](network, trajectory, replace(null, pin=pin), lambda event: None)
+
+
+@pytest.mark.parametrize("steps", [-1, 0, STEPS + 1])
+def test_an_edit_takes_some_steps_and_no_more_than_there_are(steps):
+    """Guards the end step: one step is enough, none is no edit."""
+    trajectory = trajectory_of()
+    first = edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, 7.5, steps=1)
+    assert first.latents.shape == (BATCH, 2, *trajectory.clean.shape[1:])
+    with pytest.raises(InputError, match=f"between 1 and 4 steps, not {steps}"):
+        edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, 7.5, steps=steps)
