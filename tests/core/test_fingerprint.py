@@ -3,6 +3,7 @@
 import hashlib
 import math
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -102,6 +103,9 @@ def test_files_are_known_by_later_versions():
     places = [61, 23, 85, 47, 9, 70, 32, 94, 56, 18, 79, 41, 3, 65, 27, 88]
     assert sampled(torch.arange(100.0).reshape(4, 25)).tolist() == places
     assert sampled(torch.arange(16.0)).tolist() == list(range(16))
+    # of a large weight the places are as exact
+    golden, size = (Decimal(5).sqrt() - 1) / 2, 4_000_037
+    assert sampled(torch.arange(float(size))).tolist() == [int(i * golden % 1 * size) for i in range(1, 17)]
     found = of([torch.arange(100.0).reshape(4, 25), torch.ones(4, 25), torch.tensor([3.0, 4.0]), torch.tensor(5.0)])
     norm = float(f"{math.sqrt(sum(p**2 for p in places) + 16):.7g}")
     assert found.weights == {"2": (5.0, 3.0, 4.0), "4x25": (norm, *(p + 1.0 for p in places))}

@@ -171,7 +171,7 @@ def test_an_unsigned_tiff_of_32_bits(tmp_path):
 def test_numbers_that_are_no_picture(tmp_path, value, message):
     """Guards float pictures that would come out black: NaN, and brightness of no known scale."""
     Image.fromarray(np.full((8, 8), value, np.float32)).save(tmp_path / "x.tif")
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f'x.tif" holds .*{message}'):
         load_image(tmp_path / "x.tif", 8)
 
 
@@ -223,6 +223,8 @@ def test_tensors_with_alpha_are_over_white(pictures):
     """Guards IMAGEs with four channels, by Porter and Duff's "over"; others pass or are refused."""
     colour, alpha = torch.from_numpy(pictures).split([3, 1], -1)
     assert torch.allclose(opaque(torch.from_numpy(pictures)), colour * alpha + 1 - alpha, atol=1e-6)
+    for dtype in (torch.float16, torch.float64):
+        assert opaque(torch.from_numpy(pictures).to(dtype)).dtype == dtype
     assert opaque(colour) is colour
     with pytest.raises(InputError, match="not \\(1, 2, 3, 1\\)"):
         opaque(alpha)

@@ -228,3 +228,4 @@ def test_ssim_looks_where_it_is_told():
     left[:, :30] = True
     assert ssim(spoilt, picture, left) == pytest.approx(1, abs=1e-3) and ssim(spoilt, picture, ~left) < 0.8
     assert ssim(spoilt, picture, ~left) < ssim(spoilt, picture) < 1 and np.isnan(ssim(spoilt, picture, left & ~left))
+    assert ssim(picture.astype(np.float64), picture) == pytest.approx(1)

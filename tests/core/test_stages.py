@@ -7,7 +7,7 @@ from itertools import groupby
 import pytest
 import torch
 
-from nullinv_core import EditSettings, InputError, NonFiniteError, NullTextSettings, Pin, batch_edits, edit, invert
+from nullinv_core import EditSettings, InputError, NonFiniteError, NullTextSettings, Pin, Trajectory, batch_edits, edit, invert
 from nullinv_core import optimize_null_text, plan_edit, reconstruct
 from nullinv_core.pinning import guidance_of_photo
 from nullinv_core.schedule import Schedule, ddim_inverse_step, predicted_clean
@@ -194,3 +194,30 @@ def test_an_edit_takes_some_steps_and_no_more_than_there_are(steps):
     assert first.latents.shape == (BATCH, 2, *trajectory.clean.shape[1:])
     with pytest.raises(InputError, match=f"between 1 and 4 steps, not {steps}"):
         edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, 7.5, steps=steps)
+
+
+def test_guidance_is_as_exact_as_the_latents():
+    """Guards float64: the source branch of an edit is the reconstruction, at a guidance that no float32 is."""
+    trajectory = trajectory_of()
+    source = edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, 7.3).source
+    assert torch.allclose(source, reconstruct(network, trajectory, empty_context(), 7.3), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (24, 16)])
+def test_a_blend_keeps_to_its_mask_in_pictures_that_are_not_square(size):
+    """Guards the mask's sides: as the latents', and outside of it an edit is its own photo's source."""
+    maps = torch.rand(1 + 2, 2, size[0] * size[1], SOURCE.length, generator=torch.Generator().manual_seed(3)) ** 8
+
+    def looking(latents, level, context, attention=None, nulls=0):
+        assert attention.wants_cross(size[0] * size[1])
+        attention.cross_attention(maps.repeat(BATCH, 1, 1, 1).double())
+        return network(latents, level, context)
+
+    latents = torch.randn(STEPS + 1, BATCH, 4, *size, generator=torch.Generator().manual_seed(4)).double()
+    settings = [EditSettings(blend=["cat"], blend_threshold=0.5), EditSettings(blend_exclude=["grass"])]
+    edits = batch_edits([[plan_edit(SOURCE, EDIT, STEPS, one) for one in settings]] * BATCH)
+    found = edit(looking, Trajectory(latents, TEXT, SCHEDULE), empty_context(), EDIT_TEXT, edits, 7.5)
+    assert found.maps.shape == (BATCH, 3, *size, SOURCE.length) and found.mask.shape == (BATCH, 2, *size)
+    # the second picture's source text is the edit's
+    moved = (found.latents != found.source[:, None])[0].any(1)
+    assert torch.equal(moved, found.mask[0]) and all(0.05 < float(one.double().mean()) < 0.99 for one in found.mask[0])
