@@ -221,3 +221,16 @@ def test_a_blend_keeps_to_its_mask_in_pictures_that_are_not_square(size):
     # the second picture's source text is the edit's
     moved = (found.latents != found.source[:, None])[0].any(1)
     assert torch.equal(moved, found.mask[0]) and all(0.05 < float(one.double().mean()) < 0.99 for one in found.mask[0])
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_looks_at_the_loss_are_counted_from_one(alike):
+    """Guards what progress says of the optimization, whether the first look is free or not."""
+    events, settings = [], NullTextSettings(start="source", inner_steps=2, test_first=True, early_stop=0, budget=3)
+    trajectory = trajectory_of()
+    null, _ = optimize_null_text(network, trajectory, empty_context(), settings, events.append, alike)
+    for step in range(1, STEPS + 1):
+        counts = [event.iteration for event in events if event.step == step]
+        # the free look at the noisiest step and the one after it are of the same embedding
+        assert counts == [1] * (alike and step == 1) + list(range(1, counts[-1] + 1))
+        assert counts[-1] == int(null.iterations[STEPS - step].max()) + 1
