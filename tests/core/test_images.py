@@ -196,6 +196,20 @@ def test_negative_numbers_are_black(most):
     assert np.asarray(read_picture(picture))[0, :, 0].tolist() == [255, 0, 0]
 
 
+def test_a_file_that_is_no_picture_is_named(tmp_path):
+    """Guards the message of what no decoder takes, and of what is not there."""
+    (tmp_path / "x.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=f'^"{tmp_path / "x.png"}" cannot be read as an image'):
+        read_picture(tmp_path / "x.png")
+    with pytest.raises(InputError, match=f'^there is no image file "{tmp_path / "y.png"}"'):
+        read_picture(tmp_path / "y.png")
+    Image.new("1", (10_001, 10_000)).save(tmp_path / "z.png")
+    with pytest.raises(InputError, match=f'^"{tmp_path / "z.png"}" has 10001×10000 pixels'):
+        read_picture(tmp_path / "z.png")
+    with pytest.raises(InputError, match="^the picture has 10001×10000 pixels"):
+        read_picture(Image.new("1", (10_001, 10_000)))
+
+
 def test_what_is_transparent_is_white(tmp_path):
     """Guards transparency of every kind: the colour under alpha 0 is not in the photo, halves are mixed."""
     red = Image.new("RGBA", (8, 8), (255, 0, 0, 0))

@@ -229,3 +229,10 @@ def test_ssim_looks_where_it_is_told():
     assert ssim(spoilt, picture, left) == pytest.approx(1, abs=1e-3) and ssim(spoilt, picture, ~left) < 0.8
     assert ssim(spoilt, picture, ~left) < ssim(spoilt, picture) < 1 and np.isnan(ssim(spoilt, picture, left & ~left))
     assert ssim(picture.astype(np.float64), picture) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.02, 0.03), (0.5, 0.6)])
+def test_ssim_of_flat_pictures_is_the_formula_s(a, b):
+    """Guards the scale of SSIM: of pictures without structure the term of brightness is left, with C = 0.01²."""
+    found = ssim(np.full((32, 32, 3), a), np.full((32, 32, 3), b))
+    assert found == pytest.approx((2 * a * b + 1e-4) / (a * a + b * b + 1e-4), abs=1e-4)

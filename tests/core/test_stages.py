@@ -1,5 +1,6 @@
 """What every stage asks of the network, what it tells while it works, and which step it blames."""
 
+import math
 import re
 from dataclasses import replace
 from itertools import groupby
@@ -234,3 +235,27 @@ def test_looks_at_the_loss_are_counted_from_one(alike):
         # the free look at the noisiest step and the one after it are of the same embedding
         assert counts == [1] * (alike and step == 1) + list(range(1, counts[-1] + 1))
         assert counts[-1] == int(null.iterations[STEPS - step].max()) + 1
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_network_without_a_gradient_is_a_sentence(trained):
+    """Guards attention kernels that cannot be differentiated, in networks whose weights have gradients or none."""
+    weight = torch.ones((), dtype=torch.float64, requires_grad=trained)
+
+    def deaf(latents, level, context, attention=None, nulls=0):
+        return weight * network(latents, level, context.detach())
+
+    for settings in (NullTextSettings(), NullTextSettings(test_first=True)):
+        with pytest.raises(InputError, match="passes no gradient to its context; turn off custom attention kernels"):
+            optimize_null_text(deaf, trajectory_of(), empty_context(), settings)
+
+
+def test_a_step_ends_once_its_loss_is_below_the_threshold():
+    """Guards the early stop to the last bit: a loss that is the threshold itself is not below it."""
+    trajectory = replace(trajectory_of(), latents=trajectory_of().latents[:, :1], context=TEXT[:1])
+    never = NullTextSettings(test_first=True, inner_steps=1, early_stop=math.inf)
+    loss = float(optimize_null_text(network, trajectory, empty_context(), never)[0].losses[-1])
+    for stop, taken in ((loss, 1), (math.nextafter(loss, math.inf), 0)):
+        settings = replace(never, early_stop=stop, early_stop_growth=0.0)
+        null, _ = optimize_null_text(network, trajectory, empty_context(), settings)
+        assert int(null.iterations[-1]) == taken

@@ -241,6 +241,22 @@ def test_a_header_may_be_as_long_as_is_said(tmp_path, more, cut, message):
         load_inversion(tmp_path / "x.safetensors")
 
 
+def test_an_inversion_with_the_longest_header_is_read(tmp_path):
+    """Guards the limit from the other side: what is just allowed is an inversion like any."""
+    path = tmp_path / "x.safetensors"
+    save_inversion(path, some_inversion())
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    for longest in (LARGEST_HEADER, LARGEST_HEADER + 8):
+        padded = whole[8 : 8 + length].ljust(longest)
+        path.write_bytes(longest.to_bytes(8, "little") + padded + whole[8 + length :])
+        if longest == LARGEST_HEADER:
+            assert torch.equal(load_inversion(path).trajectory.latents, some_inversion().trajectory.latents)
+        else:
+            with pytest.raises(InputError, match="not an inversion"):
+                load_inversion(path)
+
+
 def test_messages_hold_nothing_that_a_terminal_acts_on(tmp_path):
     """Guards the reader of a message: names from a file are shown short, on one line and without control signs."""
     save_inversion(tmp_path / "x.safetensors", some_inversion())
