@@ -215,6 +215,16 @@ def test_the_kept_words_are_the_best_common_subsequence(source, edit):
     assert merit(edit, source, tuple(kept_words(edit, source))) == best
 
 
+@given(st.one_of(few, repeats), st.one_of(few, repeats))
+def test_every_word_has_one_fate(source, edit):
+    """Guards that none is forgotten or counted twice: each stays, is replaced, or comes or goes."""
+    words = align_words(source, edit)
+    olds = [i for i, _ in words.same] + [i for pair, _ in words.replaced for i in pair] + [*words.removed]
+    news = [j for _, j in words.same] + [j for _, pair in words.replaced for j in pair] + [*words.added]
+    assert sorted(olds) == list(range(len(source))) and sorted(news) == list(range(len(edit)))
+    assert all(source[i] == edit[j] for i, j in words.same)
+
+
 @given(repeats, st.data(), st.sampled_from(["2", "tiger", "blue", "a", "red"]))
 def test_one_word_that_changes_is_replaced(source, data, word):
     """Guards words beside repeats of themselves: whatever stands around it, the one that changed is replaced."""

@@ -11,6 +11,7 @@ import torch
 from nullinv_core import EditSettings, InputError, NonFiniteError, NullTextSettings, Pin, Trajectory, batch_edits, edit, invert
 from nullinv_core import optimize_null_text, plan_edit, reconstruct
 from nullinv_core.pinning import guidance_of_photo
+from nullinv_core.presets import PRESETS, embed, of_source
 from nullinv_core.schedule import Schedule, ddim_inverse_step, predicted_clean
 
 from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_prompt
@@ -159,6 +160,48 @@ def test_an_inversion_needs_pictures_and_a_text_for_each(latents, context):
     """Guards the shapes, each by itself."""
     with pytest.raises(InputError, match=re.escape(f"{latents} and {context}")):
         invert(network, torch.zeros(latents), torch.zeros(context), SCHEDULE)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("images", [0, 1, BATCH])
+def test_a_preset_gives_what_edits_need(name, images):
+    """Guards what a preset hands on: its guidance, the empty prompt's rows of every image, the photo's own guidance."""
+    trajectory, recipe = trajectory_of(dtype=torch.float32), PRESETS[name]
+    null_context = empty_context().expand(images, -1, -1) if images else empty_context()
+    null, reached = embed(network, trajectory, null_context, recipe, 3.5)
+    # the authors' embeddings start from the empty prompt's rows, in their precision; all others from the source's
+    exact = torch.float64 if name == "paper" else torch.float32
+    assert (null.guidance, null.pinned, null.embeddings.dtype) == (3.5, recipe.pinned, exact)
+    if recipe.optimization is None:
+        assert torch.equal(null.embeddings, trajectory.context.expand(STEPS, -1, -1, -1)) and not null.losses.any()
+        wanted = trajectory.clean if recipe.pinned else reconstruct(network, trajectory, null, 3.5)
+        assert torch.equal(reached, wanted)
+    if recipe.pinned:
+        rows = empty_context().float()
+        assert torch.equal(null.pin.null, rows.expand(BATCH, -1, -1)) and null.pin.null.dtype == torch.float32
+        assert (null.pin.guidance is None) != recipe.unshared
+        if recipe.unshared:
+            assert torch.equal(null.pin.guidance, guidance_of_photo(network, trajectory, rows))
+    with pytest.raises(InputError, match="^a null context "):
+        embed(network, trajectory, empty_context()[1:], recipe, 3.5)
+
+
+def test_a_preset_looks_for_free_where_it_may():
+    """Guards ``alike``: a backend whose unconditional rows differ pays for the first look at each step."""
+    calls = []
+    for alike in ({}, {"alike": True}, {"alike": False}):
+        asked = Recorder()
+        recipe = replace(PRESETS["fast"], optimization=replace(PRESETS["fast"].optimization, early_stop=math.inf))
+        embed(asked, trajectory_of(), empty_context(), recipe, 3.5, **alike)
+        calls.append(len(asked.calls))
+    assert calls == [2 * STEPS, 2 * STEPS, 3 * STEPS]
+
+
+def test_the_sources_rows_in_half_precision_are_stored_in_float32():
+    """Guards files, whose embeddings are float32 whatever the text encoder ran in."""
+    trajectory = trajectory_of(dtype=torch.float16)
+    assert of_source(trajectory, 2.0).embeddings.dtype == torch.float32
+    assert torch.equal(of_source(trajectory, 2.0).embeddings[1], trajectory.context.float())
 
 
 def of_images(null, images):
