@@ -271,7 +271,7 @@ def test_results_have_places_of_their_own(tmp_path, read):
     """Guards results against one another, by whatever name; old results and new files are taken."""
     check_outputs([tmp_path / "other.png", tmp_path / "new.png", tmp_path / "model" / "new.PNG"], read, ".png")
     for twice in ("new.png", "model/../new.png"):
-        with pytest.raises(InputError, match="two pictures would be written to .*new.png"):
+        with pytest.raises(InputError, match=r"two pictures would be written to .*new.png"):
             check_outputs([tmp_path / "new.png", tmp_path / "other.png", tmp_path / twice], [], ".png")
     with pytest.raises(InputError, match="two pictures"):
         check_outputs([tmp_path / "soft.png", tmp_path / "photo.png"], [], ".png")

@@ -79,14 +79,14 @@ def test_notes_may_claim_what_there_is(end, large, prefix, entries):
     values = [bytes_of[kind] * number for kind, number in entries]
     claimed = sum(value for value in values if value > (8 if large else 4))
     if claimed > len(data):
-        with pytest.raises(InputError, match="^a photo claims more notes"):
+        with pytest.raises(InputError, match=r"^a photo claims more notes"):
             picture_file.check_claims(with_notes(exif=prefix + data), "a photo")
     else:
         picture_file.check_claims(with_notes(exif=prefix + data), "a photo")
     # the last byte that there is, and one more
     room = len(directory(end, large, [(1, 0)]))
     picture_file.check_claims(with_notes(exif=prefix + directory(end, large, [(1, room)])), "a photo")
-    with pytest.raises(InputError, match="^a photo claims more notes"):
+    with pytest.raises(InputError, match=r"^a photo claims more notes"):
         picture_file.check_claims(with_notes(exif=prefix + directory(end, large, [(1, room + 1)])), "a photo")
 
 
@@ -109,14 +109,14 @@ def test_notes_that_a_png_has_as_text_are_looked_at():
     texts = ["\nexif\n    22\n" + data.hex()[:30] + "\n" + data.hex()[30:] + "\n" for data in (good, bad)]
     picture_file.check_claims(with_notes(**{"Raw profile type exif": texts[0]}), "a photo")
     picture_file.check_claims(with_notes(**{"Raw profile type exif": texts[1]}, exif=good), "a photo")
-    with pytest.raises(InputError, match="^a photo claims more notes"):
+    with pytest.raises(InputError, match=r"^a photo claims more notes"):
         picture_file.check_claims(with_notes(**{"Raw profile type exif": texts[1]}), "a photo")
 
 
 def test_the_largest_picture_is_taken():
     """Guards the limit, and what is said beyond it."""
     picture_file.check_claims(Image.new("1", (10_000, 10_000)), "a photo")
-    with pytest.raises(InputError, match="^a photo has 10000×10001 pixels; scale it to at most 100 megapixels"):
+    with pytest.raises(InputError, match=r"^a photo has 10000×10001 pixels; scale it to at most 100 megapixels"):
         picture_file.check_claims(Image.new("1", (10_000, 10_001)), "a photo")
 
 

@@ -148,7 +148,9 @@ def test_the_ends_of_what_is_allowed_are_allowed():
     assert Schedule((0.0,), (CLEAN, 0.5)).steps == 1
     for guidance in GUIDANCE:
         check_guidance(guidance)
-        with pytest.raises(InputError, match=re.escape(f"in 0…100, not {guidance + math.copysign(1e-3, guidance - 1)}")):
+        with pytest.raises(
+            InputError, match=re.escape(f"in 0…100, not {guidance + math.copysign(1e-3, guidance - 1)}")
+        ):
             check_guidance(guidance + math.copysign(1e-3, guidance - 1))
 
 

@@ -8,8 +8,20 @@ from itertools import groupby
 import pytest
 import torch
 
-from nullinv_core import EditSettings, InputError, NonFiniteError, NullTextSettings, Pin, Trajectory, batch_edits, edit, invert
-from nullinv_core import optimize_null_text, plan_edit, reconstruct
+from nullinv_core import (
+    EditSettings,
+    InputError,
+    NonFiniteError,
+    NullTextSettings,
+    Pin,
+    Trajectory,
+    batch_edits,
+    edit,
+    invert,
+    optimize_null_text,
+    plan_edit,
+    reconstruct,
+)
 from nullinv_core.pinning import guidance_of_photo
 from nullinv_core.presets import PRESETS, embed, of_source
 from nullinv_core.schedule import Schedule, ddim_inverse_step, predicted_clean
@@ -182,7 +194,7 @@ def test_a_preset_gives_what_edits_need(name, images):
         assert (null.pin.guidance is None) != recipe.unshared
         if recipe.unshared:
             assert torch.equal(null.pin.guidance, guidance_of_photo(network, trajectory, rows))
-    with pytest.raises(InputError, match="^a null context "):
+    with pytest.raises(InputError, match=r"^a null context "):
         embed(network, trajectory, empty_context()[1:], recipe, 3.5)
 
 
@@ -207,7 +219,10 @@ def test_the_sources_rows_in_half_precision_are_stored_in_float32():
 def of_images(null, images):
     """Null embeddings of some of the images."""
     return replace(
-        null, embeddings=null.embeddings[:, images], losses=null.losses[:, images], iterations=null.iterations[:, images]
+        null,
+        embeddings=null.embeddings[:, images],
+        losses=null.losses[:, images],
+        iterations=null.iterations[:, images],
     )
 
 

@@ -138,7 +138,7 @@ def test_every_field_is_checked(tmp_path, change, message):
 def test_an_axis_may_be_as_long_as_is_said(axis):
     """Guards the limits of every axis: the longest is taken, a longer one refused, whichever field has it."""
     for more in (0, 1):
-        sizes = {letter: 1 for letter in AXES} | {axis: AXES[axis] + more}
+        sizes = dict.fromkeys(AXES, 1) | {axis: AXES[axis] + more}
         tensors = {
             name: torch.zeros([sizes[a[0]] + a.endswith("+1") for a in field.axes.split()], dtype=field.types[0])
             for name, field in FIELDS.items()
@@ -232,7 +232,9 @@ def test_a_header_of_megabytes_is_not_read(tmp_path):
         load_inversion(tmp_path / "x.safetensors")
 
 
-@pytest.mark.parametrize(("more", "cut", "message"), [(1, 0, "but not an inv"), (1, 1, "not a whole"), (0, 1, "not a whole")])
+@pytest.mark.parametrize(
+    ("more", "cut", "message"), [(1, 0, "but not an inv"), (1, 1, "not a whole"), (0, 1, "not a whole")]
+)
 def test_a_header_may_be_as_long_as_is_said(tmp_path, more, cut, message):
     """Guards the longest header: one byte more is no inversion's, unless the file ends before it does."""
     header = b"{}".ljust(LARGEST_HEADER + more)
