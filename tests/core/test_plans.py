@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from nullinv_core import EditSettings, InputError, plan_edit
 from nullinv_core.prompt_to_prompt.attention import AttentionMaps, edit_cross_attention, map_grid
 from nullinv_core.prompt_to_prompt.edit import MOST_EDITS, MOST_NAMED, plan_edits
+from nullinv_core.prompt_to_prompt.local_blend import blend_mask, region, uses_blend
 from nullinv_core.prompt_to_prompt.marks import MOST_LETTERS
+from nullinv_core.prompt_to_prompt.prompt import END, LISTED, START, Prompt, check_tokens, find_phrase
 
 from .helpers import word_prompt
 
@@ -44,6 +46,45 @@ def test_cross_attention_is_edited_by_the_formula(seed):
             wanted[b, e, h, p, token] = (taken if keep[place] else own[b, e, h, p, token]) * equalizer[place]
     found = edit_cross_attention(*map(torch.from_numpy, (source, own, mapping, keep, equalizer, window)))
     assert np.allclose(found.numpy(), wanted)
+
+
+def by_hand(maps, tokens, scale, threshold, pool):
+    """``region`` of each branch, from its description: (h, w, K) and (K,), cells of ``scale`` pixels a side."""
+    found = []
+    for own, chosen in zip(maps, tokens, strict=True):
+        total = own[..., chosen > 0].sum(-1)
+        if pool:
+            total = np.lib.stride_tricks.sliding_window_view(np.pad(total, 1), (3, 3)).max((-2, -1))
+        found.append(np.kron(total > threshold * total.max(), np.ones((scale, scale))) > 0)
+    return found
+
+
+@given(
+    seed=seeds, scale=st.integers(1, 3), threshold=st.sampled_from([0.0, 0.3, 0.8]),
+    words=st.sets(st.sampled_from(["cat", "grass", "red"]), max_size=2),
+    others=st.sets(st.sampled_from(["on", "a"]), max_size=2),
+)  # fmt: skip
+def test_a_mask_is_where_its_words_are_seen(seed, scale, threshold, words, others):
+    """Guards local blend: the regions of source and edit together, each by its own maximum, less what is excluded,
+    whose regions are not widened; everywhere where no word is named."""
+    draw = np.random.default_rng(seed)
+    maps = draw.random((2, 4, 5, SOURCE.length)) ** 3 * np.array([1.0, 0.1])[:, None, None, None]
+    plan = plan_edit(SOURCE, SOURCE, 4, EditSettings(
+        blend=sorted(words), blend_exclude=sorted(others), blend_threshold=threshold))  # fmt: skip
+    inside = np.ones((4 * scale, 5 * scale), bool)
+    if words:
+        inside = np.any(by_hand(maps, plan.blend.numpy(), scale, threshold, pool=True), 0)
+    if others:
+        inside = inside & ~np.any(by_hand(maps, plan.exclude.numpy(), scale, threshold, pool=False), 0)
+    found = blend_mask(torch.from_numpy(maps), plan, (4 * scale, 5 * scale))
+    assert np.array_equal(found[0].numpy(), inside) and uses_blend(plan) == bool(words or others)
+
+
+def test_a_word_that_is_not_in_a_text_is_nowhere():
+    """Guards maps of nothing, which have no maximum, and a value that is the threshold itself."""
+    maps = torch.tensor([[[[0.5, 0.0], [1.0, 0.0]]]])
+    first, second = (region(maps, torch.tensor([row]), (1, 2), 0.5, pool=False) for row in ([1.0, 0], [0, 1.0]))
+    assert first.tolist() == [[[[False, True]]]] and not second.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -146,3 +187,33 @@ def test_so_many_edits_and_no_more():
     assert len(plan_edits(SOURCE, [EDIT] * MOST_EDITS, 1, EditSettings())) == MOST_EDITS
     with pytest.raises(InputError, match="there are 65 edits; 64 at most"):
         plan_edits(SOURCE, [EDIT] * (MOST_EDITS + 1), 1, EditSettings())
+
+
+def test_a_learned_word_is_found_whole():
+    """Guards words that a text would split: an embedding's name is one word of the prompt, whatever case it has."""
+    prompt = Prompt("a embedding:my-cat", (0, 5, 6, 7, 9), ("a", "embedding:my-cat"), (START, 0, 1, 1, END))
+    assert find_phrase(prompt, "Embedding:My-Cat") == [2, 3] and find_phrase(prompt, "A") == [1]
+    with pytest.raises(InputError, match='^word "cat" is not in the prompt "a embedding:my-cat"'):
+        find_phrase(prompt, "cat")
+    many = [f"w{number}" for number in range(500)]
+    long = Prompt(" ".join(many), tuple(range(500)), tuple(many), tuple(range(500)))
+    with pytest.raises(InputError) as told:
+        find_phrase(long, "cat")
+    listed = str(told.value).partition("words are: ")[2]
+    assert len(listed) == LISTED and listed.startswith("w0, w1, ") and listed.endswith("…")
+    with pytest.raises(InputError, match=r"words are: \(none\)$"):
+        find_phrase(Prompt("", (0, 1), (), (START, END)), "cat")
+
+
+@pytest.mark.parametrize("wrong", [((0, 1), ("a",), (0,), ()), ((0,), ("a",), (0,), (1.0, 2.0))])
+def test_a_prompt_says_of_each_token_and_word_what_it_is(wrong):
+    """Guards prompts that other programs put together."""
+    with pytest.raises(InputError, match="one word index for each token and one weight for each word"):
+        Prompt("a", *wrong)
+
+
+def test_the_last_token_of_an_encoder_is_one():
+    """Guards tokenizers of other models, by the first token that the encoder does not have."""
+    check_tokens(48, 49)
+    with pytest.raises(InputError, match="knows the token 49, the encoder has 49 tokens"):
+        check_tokens(49, 49)
