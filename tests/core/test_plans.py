@@ -193,7 +193,7 @@ def test_a_learned_word_is_found_whole():
     """Guards words that a text would split: an embedding's name is one word of the prompt, whatever case it has."""
     prompt = Prompt("a embedding:my-cat", (0, 5, 6, 7, 9), ("a", "embedding:my-cat"), (START, 0, 1, 1, END))
     assert find_phrase(prompt, "Embedding:My-Cat") == [2, 3] and find_phrase(prompt, "A") == [1]
-    with pytest.raises(InputError, match='^word "cat" is not in the prompt "a embedding:my-cat"'):
+    with pytest.raises(InputError, match=r'^word "cat" is not in the prompt "a embedding:my-cat"'):
         find_phrase(prompt, "cat")
     many = [f"w{number}" for number in range(500)]
     long = Prompt(" ".join(many), tuple(range(500)), tuple(many), tuple(range(500)))

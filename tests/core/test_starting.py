@@ -172,5 +172,5 @@ def test_fresh_noise_needs_a_path_that_ends_in_noise(last, taken):
     if taken:
         started(Seen(None), trajectory, [EditSettings(fresh_noise=0.5)])
     else:
-        with pytest.raises(InputError, match="stops half way to noise.*invert on all noise levels"):
+        with pytest.raises(InputError, match=r"stops half way to noise.*invert on all noise levels"):
             started(Seen(None), trajectory, [EditSettings(fresh_noise=0.5)])

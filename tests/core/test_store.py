@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from nullinv_core import InputError, Inversion, NullEmbeddings, Trajectory, load_inversion, save_inversion
 from nullinv_core.fingerprint import Fingerprint
 from nullinv_core.inversion_file import AXES, FIELDS, LARGEST_HEADER, check_tensors
+from nullinv_core.schedule import Schedule
 from nullinv_core.types import Pin
 
 from .helpers import tiny_schedule
@@ -330,3 +331,58 @@ def test_a_file_of_version_1_is_read(tmp_path):
     assert load_inversion(path).fingerprint == Fingerprint(digest="f" * 64)
     save_inversion(path, load_inversion(path))
     assert load_inversion(path).fingerprint.digest == "f" * 64
+
+
+def test_levels_between_timesteps_come_back_exactly(tmp_path):
+    """Guards schedules of other samplers, whose timesteps no float32 holds."""
+    whole = some_inversion(with_null=False)
+    schedule = Schedule((10.1, 400.3, 990.7), (1.0, 0.9512345678901, 0.4, 0.0061))
+    save_inversion(tmp_path / "x.safetensors", replace(whole, trajectory=replace(whole.trajectory, schedule=schedule)))
+    assert load_inversion(tmp_path / "x.safetensors").trajectory.schedule == schedule
+
+
+def test_the_same_inversion_gives_the_same_bytes(tmp_path):
+    """Guards determinism: in which order a program names what it did to the model does not count."""
+    changes = {"LoRA": "a", "LoRA strength": "1", "another": "b"}
+    for name, order in (("one", list(changes)), ("two", sorted(changes, key=len))):
+        print_ = replace(MADE_BY, changes={key: changes[key] for key in order})
+        save_inversion(tmp_path / name, replace(some_inversion(), fingerprint=print_))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_what_is_not_there_is_not_written(tmp_path):
+    """Guards old programs, which know no sizes: files of pictures without them have no such entry."""
+    for sizes in ((), SIZES):
+        save_inversion(tmp_path / "x.safetensors", replace(some_inversion(with_null=False), sizes=sizes))
+        with safe_open(tmp_path / "x.safetensors", "pt") as file:
+            said = json.loads(file.metadata()["inversion"])
+        assert ("sizes" in said) == bool(sizes) and "guidance" not in said
+
+
+def test_what_safetensors_cannot_write_is_a_sentence(tmp_path, monkeypatch):
+    """Guards disks whose refusal comes from the library and not from Python."""
+
+    def refuse(*_, **__):
+        raise SafetensorError("I/O error: no space")
+
+    monkeypatch.setattr("nullinv_core.store.save_file", refuse)
+    with pytest.raises(InputError, match=r"cannot write .*x.safetensors.*no space"):
+        save_inversion(tmp_path / "x.safetensors", some_inversion())
+
+
+def test_people_are_shown_what_an_inversion_is_of():
+    """Guards what a notebook prints."""
+    whole, bare = some_inversion(), some_inversion(1, with_null=False)
+    assert repr(whole) == f"Inversion({whole.trajectory!r}, {whole.null!r})"
+    assert repr(bare) == f"Inversion({bare.trajectory!r}, no null embeddings)"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"prompts": ("a",)}, "2 images need as many prompts, not 1"),
+     ({"region": torch.ones(2, 7, 5) > 0}, r"is \(2, 5, 7\), not \(2, 7, 5\)")],
+)  # fmt: skip
+def test_what_does_not_belong_to_the_pictures_is_refused(wrong, said):
+    """Guards prompts and regions."""
+    with pytest.raises(InputError, match=said):
+        replace(some_inversion(), **wrong)
