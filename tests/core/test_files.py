@@ -224,7 +224,7 @@ def test_a_name_that_is_none_is_a_sentence(tmp_path, name, check):
 def test_what_takes_no_file_is_told_before_the_work(tmp_path, name, reason):
     with pytest.raises(InputError, match=reason) as told:
         check_writable(tmp_path / name)
-    assert name == "." or str(told.value).startswith(f'cannot write "{tmp_path / name}"'[:70])
+    assert str(told.value).startswith(f'cannot write "{tmp_path / name}"'[:70])
     assert len(str(told.value)) < 250
     assert not any(tmp_path.iterdir())
 

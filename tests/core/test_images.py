@@ -182,11 +182,16 @@ def test_floats_are_told_by_their_largest(tmp_path, most, white):
     """Guards which scale floats have: 1 with some that are brighter, 255, or none; what is below 0 is black."""
     picture = Image.fromarray(np.array([[most, -1.0, 0.25 * most]], np.float32))
     if white is None:
-        with pytest.raises(InputError, match=f"numbers up to {most:g}; scale them"):
+        with pytest.raises(InputError, match=f"^the picture holds numbers up to {most:g}; scale them"):
             read_picture(picture)
     else:
         levels = [255 * min(most / white, 1), 0, 255 * most / white / 4]
         assert np.asarray(read_picture(picture))[0, :, 0] == pytest.approx(levels, abs=0.51)
+
+
+def test_a_dark_picture_of_sixteen_bits_stays_dark():
+    """Guards numbers that would fit into eight bits: their type says what white is."""
+    assert not np.asarray(read_picture(Image.fromarray(np.full((8, 8), 200, np.uint16)))).any()
 
 
 @pytest.mark.parametrize("most", [255, 65535, 2**31 - 1])
