@@ -90,6 +90,22 @@ def test_notes_may_claim_what_there_is(end, large, prefix, entries):
         picture_file.check_claims(with_notes(exif=prefix + directory(end, large, [(1, room + 1)])), "a photo")
 
 
+@pytest.mark.parametrize(("large", "beside"), [(False, 4), (True, 8)])
+def test_only_values_that_are_elsewhere_are_claimed(large, beside):
+    """Guards what fits into the tag itself, to the byte, and a directory wherever it begins."""
+    length = len(directory("<", large, [(1, 0)] * 2))
+    good, bad = (directory("<", large, [(1, length - beside), (1, number)]) for number in (beside, beside + 1))
+    picture_file.check_claims(with_notes(exif=good), "a photo")
+    with pytest.raises(InputError, match="claims more notes"):
+        picture_file.check_claims(with_notes(exif=bad), "a photo")
+    if not large:
+        # the first byte of its place is BigTIFF's sign
+        tags = directory("<", False, [(1, 9999)])
+        moved = tags[:4] + struct.pack("<I", ord("+")) + bytes(ord("+") - 8) + tags[8:]
+        with pytest.raises(InputError, match="claims more notes"):
+            picture_file.check_claims(with_notes(exif=moved), "a photo")
+
+
 @pytest.mark.parametrize("end", "<>")
 def test_more_tags_than_there_are_numbers_are_refused(end):
     """Guards BigTIFF, which may claim any number of tags; where there is no directory, the decoder says so."""
