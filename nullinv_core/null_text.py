@@ -178,7 +178,9 @@ def _optimize_step(
         optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad():
             wanted = loss[[seen.index(i) for i in active]] if settings.test_first else loss
-            (wanted.sum() * LOSS_SCALE).backward()
+            # of a network that cannot be differentiated there is no graph, which _unscale tells
+            if wanted.requires_grad:
+                (wanted.sum() * LOSS_SCALE).backward()
         for i in set(seen) - set(active):
             # Adam's momentum would move an image that is done even where its gradient is zero
             rows[i].grad = None
