@@ -11,8 +11,9 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, NoGradientError
 from .comfy_checkpoint import Checkpointing
+from .comfy_others import EVERYWHERE, named
 
 
 def streams_weights(model: Any) -> bool:
@@ -86,17 +87,21 @@ def ordinary(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and not has_version(value) else value
 
 
-def differentiating(job: Callable[[], Any]) -> Any:
-    """What ``job`` returns; raises InputError where a part of the network came out of inference mode."""
+def differentiating(job: Callable[[], Any], options: dict[str, Any]) -> Any:
+    """What ``job`` returns; raises InputError, with names from a MODEL's ``options``, where no gradient comes back or a
+    part of the network came out of inference mode."""
     try:
         return job()
     except RuntimeError as error:
         if "nference tensor" not in str(error):
             raise
-        raise InputError(
-            "a patch of another node on this MODEL (a hypernetwork or the like) cannot be differentiated through; "
-            "optimize with the MODEL from before that node"
-        ) from error
+        cause: Exception = error
+    except NoGradientError as error:
+        cause = error
+    raise InputError(
+        f"a patch of another node on this MODEL{named(options)} cannot be differentiated through; choose a preset that "
+        f"optimizes nothing (direct, negative-prompt), or {EVERYWHERE}"
+    ) from cause
 
 
 def in_less_memory(job: Callable[[], Any], checkpointing: Checkpointing) -> Any:
