@@ -99,8 +99,8 @@ def differentiating(job: Callable[[], Any], options: dict[str, Any]) -> Any:
     except NoGradientError as error:
         cause = error
     raise InputError(
-        f"a patch of another node on this MODEL{named(options)} cannot be differentiated through; choose a preset that "
-        f"optimizes nothing (direct, negative-prompt), or {EVERYWHERE}"
+        f"a patch of another node on this MODEL{named(options)} cannot be differentiated through; "
+        f"{EVERYWHERE}, or choose a preset that optimizes nothing (direct, negative-prompt)"
     ) from cause
 
 

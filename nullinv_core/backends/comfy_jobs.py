@@ -22,7 +22,7 @@ from ..store import Inversion
 from ..types import NullEmbeddings
 from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
-from .comfy_others import holds
+from .comfy_others import holds, weights_of
 from .comfy_sigmas import alphas_of, sigma_of
 from .comfy_text import EditRequest
 
@@ -40,7 +40,7 @@ def schedule_of(model: Any, scheduler: str, steps: int) -> Schedule:
 
 def fingerprint_of(model: Any) -> Fingerprint:
     """Fingerprint of a MODEL: its own weights, whatever is loaded now, every patch on them, and how it samples."""
-    weights = dict(model.model.diffusion_model.state_dict())
+    weights = weights_of(model.model.diffusion_model)
     sampling = model.get_model_object("model_sampling")
     for name in weights:
         stored = model.backup.get(f"diffusion_model.{name}")

@@ -40,6 +40,17 @@ def holds(value: Any) -> bool:
     return value is not None and value is not False
 
 
+def weights_of(network: torch.nn.Module) -> dict[str, Tensor]:
+    """A network's weights by name.
+
+    Layers of quantized weights (GGUF) put hollow tensors into a state dict, and some that are no weights; those they
+    really have are taken, as they keep them.
+    """
+    kept = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    found = {name: kept.get(name, one) if one.is_meta else one for name, one in network.state_dict().items()}
+    return {name: weight for name, weight in found.items() if not weight.is_meta}
+
+
 def functions_in(value: Any) -> Iterator[Callable[..., Any]]:
     """Every function in a MODEL's options, however deep."""
     if isinstance(value, dict):
