@@ -40,7 +40,7 @@ from .comfy_gradients import (
     make_ordinary,
     resident,
 )
-from .comfy_others import EVERYWHERE, Watch, check_apart, holds, named, watched
+from .comfy_others import EVERYWHERE, Watch, check_apart, holds, named, owner, watched
 from .comfy_precision import in_safer_precision
 from .comfy_sigmas import alphas_of, check_sigmas, sigma_of
 
@@ -142,10 +142,10 @@ def sigmas_of_schedule(schedule: Schedule) -> Tensor:
 class _CoreSampler(comfy.samplers.Sampler):
     """What the guider runs in place of a sampler."""
 
-    def __init__(self, job: Callable[[ComfyDenoiser, Tensor], Any], gradients: bool, noisiest: NoiseLevel) -> None:
+    def __init__(self, job: Callable[[ComfyDenoiser, Tensor], Any], gradients: bool, cleanest: NoiseLevel) -> None:
         self.job = job
         self.gradients = gradients
-        self.noisiest = noisiest
+        self.cleanest = cleanest
         self.result: Any = None
 
     def sample(
@@ -157,7 +157,7 @@ class _CoreSampler(comfy.samplers.Sampler):
         with watched(model.diffusion_model, options) as watch:
             denoiser = ComfyDenoiser(model, conds["positive"][0], conds["negative"][0], options, watch)
             text = denoiser.context().to(latent_image.device)
-            check_apart(denoiser, latent_image[:1], self.noisiest, text, options)
+            check_apart(denoiser, latent_image[:1], self.cleanest, text, options)
             if not self.gradients:
                 self.result = self.job(denoiser, latent_image)
                 return latent_image
@@ -201,7 +201,7 @@ def run(
         def attempt() -> Any:
             guider = comfy.samplers.CFGGuider(patcher)
             guider.set_conds(*conds)
-            sampler = _CoreSampler(job, gradients, schedule.level(schedule.steps))
+            sampler = _CoreSampler(job, gradients, schedule.level(1))
             # of the noise, ComfyUI takes the size that it makes room for
             noise = samples.new_zeros(len(samples) * branches, *samples.shape[1:])
             guider.sample(noise, samples, sampler, sigmas_of_schedule(schedule), seed=0)
@@ -255,6 +255,11 @@ def check_model(model: Any) -> None:
     sampling, network = model.get_model_object("model_sampling"), model.model.diffusion_model
     kind = type(model.model).__name__
     discrete = isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete)
+    if not discrete and "model_sampling" in model.object_patches:
+        raise InputError(
+            f"another node ({owner(type(sampling))}) gave this MODEL the noise levels of rectified flow models, EDM or "
+            f"others that null-text inversion does not know; {EVERYWHERE}"
+        )
     if hasattr(network, "input_blocks") and not discrete and not isinstance(sampling, comfy.model_sampling.CONST):
         raise InputError(
             f"this {kind} model was trained on continuous noise levels (EDM, as Playground 2.5 and CosXL), which "
