@@ -49,7 +49,9 @@ def differentiable(options: dict[str, Any]) -> dict[str, Any]:
         return hidden.clone()
 
     taken = options.get("patches", {})
-    patches = {name: [partial(_keeping_copies, patch) for patch in each] for name, each in taken.items()}
+    patches: dict[str, list[Callable[..., Any]]] = {
+        name: [partial(_keeping_copies, patch) for patch in each] for name, each in taken.items()
+    }
     patches["input_block_patch_after_skip"] = [*patches.get("input_block_patch_after_skip", []), copy]
     return {**options, "optimized_attention_override": attention, "patches": patches}
 

@@ -25,9 +25,9 @@ from ..schedule import NoiseLevel
 EVERYWHERE = "connect the MODEL from before that node to DDIM Invert and to all that follows"
 """The way out of every refusal: a MODEL that is changed in one place alone would let the photo drift."""
 TOGETHER, ROUNDING = 0.03, 0.01
-"""How far predictions may move with what shares their call: in units of what two texts differ by, and of the predictions
-themselves. Measured near the photo on the demo model: rounding in half precision moves them by 0.003 and 0.002, weak
-normalized attention guidance (scale 2, alpha 0.25) by 0.12 and 0.07."""
+"""How far predictions may move with what shares their call: in units of what two texts differ by, and of themselves.
+Measured near the photo on the demo model: rounding in half precision moves them by 0.003 and 0.002, weak normalized
+attention guidance (scale 2, alpha 0.25) by 0.12 and 0.07."""
 PATCHES = ("patches", "patches_replace")
 """Under these keys of the transformer options other nodes change what the network computes."""
 
@@ -127,7 +127,8 @@ def check_apart(
     """Raise InputError where a patch makes predictions of one call read each other.
 
     Conditional and unconditional ones, or pictures: they are predicted together in some places and alone in others.
-    Clean latents (1, C, h, w), the least noisy level, context (1, tokens, width). Costs four samples, none for a MODEL without patches.
+    Clean latents (1, C, h, w), the least noisy level, context (1, tokens, width). Costs four samples, none for a MODEL
+    without patches.
     """
     transformer = options.get("transformer_options", {})
     places = [options.get("model_function_wrapper"), *(transformer.get(key) for key in PATCHES)]

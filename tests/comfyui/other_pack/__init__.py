@@ -211,17 +211,13 @@ class Leave:
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802
-        return {"required": {"model": ("MODEL",), "where": (["options", "transformer"],)}}
+        return {"required": {"model": ("MODEL",)}}
 
-    def apply(self, model, where):
-        patched = model.clone()
+    def apply(self, model):
         levels = torch.linspace(14.0, 0.0, 5)
-        if where == "options":
-            patched.model_options["sigmas"] = levels
-            patched.model_options["sampler_cfg_function"] = None
-        else:
-            patched.model_options["transformer_options"]["levels"] = {"of others": [levels]}
-        return (patched,)
+        model.model_options["sigmas"] = levels
+        model.model_options["transformer_options"]["levels"] = {"of others": [levels]}
+        return (model,)
 
 
 class Cache(_OnModel):
@@ -313,9 +309,9 @@ class _Packed(torch.Tensor):
 
 
 class _PackedLinear(torch.nn.Module):
-    def __init__(self, layer):
+    def __init__(self, layer, sign):
         super().__init__()
-        packed = (layer.weight / layer.weight.abs().amax(1, keepdim=True) * 127).round().to(torch.int8)
+        packed = (sign * layer.weight / layer.weight.abs().amax(1, keepdim=True) * 127).round().to(torch.int8)
         kept = torch.nn.Parameter(packed.flatten().as_subclass(_Packed), requires_grad=False)
         kept.whole = layer.weight.shape
         self.weight, self.bias = kept, layer.bias
@@ -331,6 +327,13 @@ class _PackedLinear(torch.nn.Module):
         destination[prefix + "temp.weight"] = torch.zeros(self.weight.whole, device="meta")
 
 
+def _twin(module):
+    """A module of modules of its own; they share their weights with those of the first."""
+    made = copy.copy(module)
+    made._modules = {name: None if part is None else _twin(part) for name, part in module._modules.items()}
+    return made
+
+
 class Quantize(_OnModel):
     """A MODEL of its own whose feed-forward layers keep eight bits a weight and tell nobody, as GGUF's do; or one of
     other weights."""
@@ -340,13 +343,11 @@ class Quantize(_OnModel):
         return {"required": {"model": ("MODEL",), "other": ("BOOLEAN",)}}
 
     def apply(self, model, other):
-        network = copy.deepcopy(model.model)
+        network = _twin(model.model)
         for block in network.diffusion_model.modules():
             if isinstance(block, comfy.ldm.modules.attention.FeedForward):
                 layer = block.net[2]
-                if other:
-                    layer.weight = torch.nn.Parameter(layer.weight.roll(1, 0), requires_grad=False)
-                block.net[2] = _PackedLinear(layer)
+                block.net[2] = _PackedLinear(layer, -1 if other else 1)
         return (comfy.model_patcher.ModelPatcher(network, model.load_device, model.offload_device),)
 
 
