@@ -37,8 +37,10 @@ from .comfy_gradients import (
     differentiating,
     forget_streams,
     in_less_memory,
+    is_constant,
     make_ordinary,
     resident,
+    with_constant_controls,
 )
 from .comfy_others import EVERYWHERE, Watch, check_apart, holds, named, owner, watched
 from .comfy_precision import in_safer_precision
@@ -164,6 +166,8 @@ class _CoreSampler(comfy.samplers.Sampler):
             check_whole(model)
             make_ordinary(model.diffusion_model)
             for extra in comfy.sampler_helpers.get_additional_models(conds, model.get_dtype())[0]:
+                if is_constant(extra, conds):
+                    continue
                 check_streams_no_weights(extra)
                 check_whole(extra.model)
                 make_ordinary(extra.model)
@@ -197,6 +201,8 @@ def run(
         forget_streams()
         conds = ordinary_conditioning(positive), ordinary_conditioning(negative)
         check_hints(conds, len(samples) * branches)
+        if gradients:
+            with_constant_controls(conds)
 
         def attempt() -> Any:
             guider = comfy.samplers.CFGGuider(patcher)

@@ -167,3 +167,26 @@ def test_quantized_weights_are_told_apart(comfy, plain):
     chain.graph[chain.optimize()[0]]["inputs"]["model"] = another()
     chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix="quantized")
     assert "another MODEL: its weights are others" in error_of(comfy.finish(comfy.queue(chain.graph)))
+
+
+def test_a_controlnet_whose_weights_are_streamed_takes_part(comfy):
+    """Guards ControlNets under dynamic offloading: constants to the gradient, and nowhere else; as near to the photo as
+    with the whole gradient."""
+    reached = {}
+    for streams in (False, True):
+        chain = Chain(**QUICK)
+        g = chain.graph
+        both = g.add("OtherApplyControl", positive=chain.source(), negative=chain.empty(), streams=streams)
+        _, sampler = chain.edit()
+        for node in (chain.invert, chain.optimize, sampler):
+            g[node()[0]]["inputs"]["source"] = both(0)
+        for node in (chain.optimize, sampler):
+            g[node()[0]]["inputs"]["negative"] = both(1)
+        saved = {"photo": chain.latent(), "reconstruction": chain.optimize(1), "source": sampler(1)}
+        for part, samples in saved.items():
+            g.add("SaveLatent", samples=samples, filename_prefix=f"streamed-{part}")
+        comfy.run(g)
+        found = {part: latent(comfy, f"streamed-{part}") for part in saved}
+        assert relative(found["source"], found["reconstruction"]) < 1e-3
+        reached[streams] = relative(found["reconstruction"], found["photo"])
+    assert reached[True] < 1.06 * reached[False]

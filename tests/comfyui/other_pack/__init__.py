@@ -2,7 +2,9 @@
 
 import copy
 import logging
+import sys
 
+import comfy.controlnet
 import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.model_patcher
@@ -351,6 +353,75 @@ class Quantize(_OnModel):
         return (comfy.model_patcher.ModelPatcher(network, model.load_device, model.offload_device),)
 
 
+class _Streaming(torch.nn.Module):
+    """Layers that read their weights from one buffer, which each writes over: what streams them to a device."""
+
+    def __init__(self, width, streams):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.layers = torch.nn.Parameter(torch.randn(2, width, width, generator=generator) / width**0.5)
+        self.streams = streams
+        with torch.inference_mode(False):
+            self.buffer = torch.empty(width, width)
+
+    def forward(self, hidden):
+        for layer in self.layers.detach():
+            weight = self.buffer.copy_(layer) if self.streams else layer
+            hidden = (hidden @ weight).tanh()
+        return hidden
+
+
+class _StreamingPatcher(comfy.model_patcher.ModelPatcher):
+    """What ComfyUI makes of every ControlNet on a device with dynamic offloading, as far as a CPU can have it."""
+
+    def is_dynamic(self):
+        # the loader itself has nothing to stream to on a CPU
+        return sys._getframe(1).f_globals["__name__"] != "comfy.model_management"
+
+    def set_in_use_by_current_prompt(self, in_use):
+        pass
+
+
+class _Control(comfy.controlnet.ControlBase):
+    def __init__(self, width, streams):
+        super().__init__()
+        device = torch.device("cpu")
+        network = _Streaming(width, streams)
+        kind = _StreamingPatcher if streams else comfy.model_patcher.ModelPatcher
+        self.patcher = kind(network, load_device=device, offload_device=device)
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        text = self.patcher.model(cond["c_crossattn"].mean(1))
+        return {"input": [], "middle": [0.05 * text.mean(1)[:, None, None, None]], "output": []}
+
+    def copy(self):
+        made = _Control.__new__(_Control)
+        comfy.controlnet.ControlBase.__init__(made)
+        made.patcher = self.patcher
+        self.copy_to(made)
+        return made
+
+    def get_models(self):
+        return [self.patcher]
+
+
+class ApplyControl:
+    """A ControlNet for a CONDITIONING, by what the text says; under dynamic offloading or not."""
+
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
+    FUNCTION = "apply"
+    CATEGORY = "other"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        both = dict.fromkeys(("positive", "negative"), ("CONDITIONING",))
+        return {"required": {**both, "streams": ("BOOLEAN",)}}
+
+    def apply(self, positive, negative, streams):
+        control = _Control(positive[0][0].shape[-1], streams)
+        return tuple([[text, {**extras, "control": control}] for text, extras in each] for each in (positive, negative))
+
+
 class Look(_OnModel):
     """Tells how often the blocks of the network that a MODEL shares are wrapped, after something else has run."""
 
@@ -383,4 +454,5 @@ NODE_CLASS_MAPPINGS = {
     "OtherTiles": Tiles,
     "OtherMix": Mix,
     "OtherQuantize": Quantize,
+    "OtherApplyControl": ApplyControl,
 }
