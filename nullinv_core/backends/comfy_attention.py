@@ -95,7 +95,7 @@ def _self_attention(
             way = ", or set self_replace to 0" if whole_pictures else ""
             raise InputError(
                 f"another node{others} cuts this MODEL's pictures or their attention into tiles, or merges positions "
-                f"(as Tiled Diffusion, HyperTile and ToMe do); {EVERYWHERE}{way}"
+                f"(Tiled Diffusion, HyperTile, ToMe and the like); {EVERYWHERE}{way}"
             )
         heads = extra["n_heads"]
         edited = control.self_attention(_split(query[rows], heads), _split(key[rows], heads))
