@@ -5,7 +5,7 @@ MUTANTS ?= nullinv_core.*
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test coverage mutants test-full fuzz lint validate comfyui evaluate clean
+.PHONY: demo test coverage mutants test-full fuzz neighbours lint validate comfyui evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/python -m nullinv_core demo --out demo-out
@@ -32,6 +32,10 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# NEIGHBOURS: a folder with the sources of tests/neighbours/packs.py; what they import is for ComfyUI's environment to have
+neighbours: .venv/.installed-dev
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m neighbours tests/neighbours
 
 validate: .venv/.installed-dev .venv/.installed-registry
 	COMFY_CLI=$(CURDIR)/.venv/registry/bin/comfy $(BIN)/python -m pytest tests/core/test_publishing.py

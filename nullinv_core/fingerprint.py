@@ -73,11 +73,16 @@ def fingerprint(
 
 def sampled(weight: Tensor) -> Tensor:
     """At most ``SAMPLES`` values of a weight, float64 on the CPU, spread so that no row or column is preferred."""
-    flat = weight.detach().reshape(-1)
+    flat = _flat(weight)
     if len(flat) > SAMPLES:
         places = (torch.arange(1, SAMPLES + 1, dtype=torch.float64) * GOLDEN % 1 * len(flat)).long()
         flat = flat[places.to(flat.device)]
     return flat.to("cpu", torch.float32).double()
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """The numbers of a weight in a row, as they are kept: packed ones are not unpacked."""
+    return weight.detach().as_subclass(Tensor).reshape(-1)
 
 
 def difference(made_with: Fingerprint, here: Fingerprint) -> str:
@@ -113,7 +118,7 @@ def digest_of(weights: Mapping[str, Tensor], kind: str = "") -> str:
     digest = hashlib.sha256(kind.encode())
     for name in sorted(weights):
         tensor = weights[name]
-        flat = tensor.detach().reshape(-1)
+        flat = _flat(tensor)
         sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32).contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(sample.numpy().tobytes())

@@ -22,6 +22,7 @@ from ..store import Inversion
 from ..types import NullEmbeddings
 from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
+from .comfy_others import holds, weights_of
 from .comfy_sigmas import alphas_of, sigma_of
 from .comfy_text import EditRequest
 
@@ -39,7 +40,7 @@ def schedule_of(model: Any, scheduler: str, steps: int) -> Schedule:
 
 def fingerprint_of(model: Any) -> Fingerprint:
     """Fingerprint of a MODEL: its own weights, whatever is loaded now, every patch on them, and how it samples."""
-    weights = dict(model.model.diffusion_model.state_dict())
+    weights = weights_of(model.model.diffusion_model)
     sampling = model.get_model_object("model_sampling")
     for name in weights:
         stored = model.backup.get(f"diffusion_model.{name}")
@@ -231,8 +232,7 @@ def branches_alike(model: Any, positive: Conditioning, negative: Conditioning) -
     """Whether nothing but the text tells conditional and unconditional predictions apart, as a ControlNet or a patch of
     the MODEL may."""
     plain = all(set(extras) <= {"pooled_output"} for entry in (positive, negative) for _, extras in entry)
-    options = dict(model.model_options)
-    return plain and not any(options.pop("transformer_options", {}).values()) and not any(options.values())
+    return plain and not holds(model.model_options)
 
 
 def check_made_with(model: Any, inversion: Inversion) -> None:
