@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,22 +11,28 @@ import torch
 from torch import Tensor
 
 from ..context import lengthened, unpack
-from ..editing import EditResult, edit
+from ..editing import EditResult, check_source_guidance, edit
 from ..errors import InputError
-from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
+from ..fingerprint import Fingerprint, difference, digest_of, fingerprint, other_patches
 from ..inversion import InversionMethod, invert
+from ..null_text import PAPER
 from ..presets import Recipe, embed
 from ..prompt_to_prompt.attention import WordMaps, batch_edits
 from ..schedule import Schedule, check_levels
 from ..store import Inversion
+from ..truth import Check, from_shared_call
 from ..types import NullEmbeddings
 from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
+from .comfy_precision import compute_dtype
 from .comfy_sigmas import alphas_of, sigma_of
+from .comfy_tell import tell
 from .comfy_text import EditRequest
 
 Latent = dict[str, Any]
 """ComfyUI's LATENT."""
+MOST_STEPS = 1000
+"""One more than DDIM Invert takes."""
 SAME_TEXT = 0.01
 """How far apart two encodings of one text may be, in units of either."""
 
@@ -52,7 +58,7 @@ def fingerprint_of(model: Any) -> Fingerprint:
     }
     old = digest_of({**weights, **patches, "noise levels": sampling.sigmas}, " ".join(_kinds(sampling)))
     own = fingerprint(weights.values(), prediction_of(sampling), trained_alphas(sampling), _patches_of(model))
-    return replace(own, digest=old)
+    return replace(own, digest=old, patches=patch_names(model))
 
 
 def prediction_of(sampling: Any) -> str:
@@ -70,6 +76,24 @@ def _kinds(sampling: Any) -> list[str]:
 def trained_alphas(sampling: Any) -> tuple[float, ...]:
     """ᾱ of every noise level that a network was trained on."""
     return alphas_of(sampling.sigmas.double().tolist())
+
+
+def patch_names(model: Any) -> tuple[str, ...]:
+    """Names of the nodes, or of the functions, that act while a MODEL runs: its patches, wrappers and hooks."""
+    found: set[str] = set()
+
+    def look(value: Any) -> None:
+        if isinstance(value, Mapping):
+            value = list(value.values())
+        if isinstance(value, list | tuple | set):
+            for each in value:
+                look(each)
+        elif callable(value):
+            value = getattr(value, "func", value)
+            found.add(getattr(value, "__qualname__", type(value).__qualname__).split(".")[0])
+
+    look([model.model_options, model.wrappers, model.attachments, model.object_patches])
+    return tuple(sorted(found - {"ModelSampling"}))
 
 
 def _patches_of(model: Any) -> dict[str, str]:
@@ -95,6 +119,24 @@ def _tensors(patch: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
     elif hasattr(patch, "weights"):
         yield from _tensors(patch.weights)
+
+
+def schedule_of_node(model: Any, scheduler: str, steps: int) -> Schedule:
+    """The schedule of DDIM Invert. The user is told where ComfyUI's nodes do not agree on it."""
+    sampling = model.get_model_object("model_sampling")
+    schedule = schedule_of(model, scheduler, steps)
+
+    def agree(count: int) -> bool:
+        return len(comfy.samplers.calculate_sigmas(sampling, scheduler, count)) == count + 1
+
+    if schedule.steps > steps:
+        close = [next(filter(agree, counts), None) for counts in (range(steps, 0, -1), range(steps, MOST_STEPS))]
+        tell(
+            f"{scheduler} makes {schedule.steps} steps of {steps}. A KSampler does the same; BasicScheduler leaves the "
+            "first out, so give samplers that take SIGMAS those of this node; all agree at "
+            f"{' or '.join(map(str, filter(None, close)))} steps"
+        )
+    return schedule
 
 
 def invert_latent(
@@ -146,11 +188,21 @@ def optimize(
     check_same_sizes(positive[0][1], inversion, "source")
     check_same_sizes(negative[0][1], inversion, "negative")
     steps, settings = trajectory.schedule.steps, recipe.optimization
-    alike = branches_alike(model, positive, negative)
+    alike, check = branches_alike(model, positive, negative), check_of(model, inversion)
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> tuple[Inversion, Tensor]:
         device = clean.device
         callback = progress(model, **{phase: length * steps for phase, length in recipe.lengths.items()})
+        check(denoiser, trajectory.to(device))
+        if (
+            settings is not None
+            and from_shared_call(denoiser, trajectory.to(device), empty.to(device)) > check.tolerance
+        ):
+            tell(
+                "another node changes this MODEL's predictions where both texts are predicted in one call, as samplers "
+                "do and Null-Text Optimize does not: they will not reach this reconstruction; connect the MODEL from "
+                "before that node"
+            )
         denoiser = replace(denoiser, pooled_gradient=pooled_gradient)
         null, reached = embed(denoiser, trajectory.to(device), empty.to(device), recipe, guidance, callback, alike)
         return replace(inversion, null=null.to("cpu")), reached.cpu()
@@ -174,11 +226,17 @@ def sample_edit(
 ) -> tuple[Latent, Latent, Tensor, WordMaps]:
     """Edit every image of an inversion: edited latents, the source branch, blend masks and word maps.
 
-    Rows are images, each with all its edits. Without null embeddings an empty text guides. ``mask``: ComfyUI's MASK
+    Rows are images, each with all its edits. Without null embeddings an empty text guides. ``guidance``: 0 is that of
+    the null embeddings, or the paper's. ``mask``: ComfyUI's MASK
     (1 or B, H, W), where edits may change the picture. With an ``end_step`` the latents keep their noise, for a
     sampler that goes on from that step. ``positive`` and ``negative``: what the trajectory and its null embeddings were
     made with, where that carries more than text (a ControlNet).
     """
+    embeddings = None if null is None else null_of(null, inversion)
+    if embeddings is not None:
+        check_source_guidance(embeddings, source_guidance)
+        guidance = guidance or embeddings.guidance
+    guidance = guidance or PAPER.guidance
     check_made_with(model, inversion)
     trajectory, pooled = inversion.trajectory, pooled_width(model.model)
     batch, steps = trajectory.batch, trajectory.schedule.steps
@@ -189,10 +247,10 @@ def sample_edit(
     edited_texts = [text_of(c, "edit", batch, pooled) for c in request.conditionings]
     contexts = torch.stack([lengthened(text, tokens, pooled) for text in edited_texts], 1)
     guides: NullEmbeddings | Tensor
-    if null is None:
+    if embeddings is None:
         guides = lengthened(text_of(request.empty, "empty", 1, pooled), tokens, pooled)[0]
     else:
-        guides = _lengthened(null_of(null, inversion), tokens, pooled)
+        guides = _lengthened(embeddings, tokens, pooled)
     trajectory = replace(trajectory, context=lengthened(trajectory.context, tokens, pooled))
 
     limit = inversion.region
@@ -200,11 +258,13 @@ def sample_edit(
         wanted = _latent_mask(mask, trajectory.clean)
         limit = wanted if limit is None else wanted & limit
 
+    check = check_of(model, inversion)
+
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> EditResult:
         device = clean.device
         return edit(
             denoiser, trajectory.to(device), guides.to(device), contexts.to(device), batch_edits([plans] * batch),
-            guidance, progress(model, sample=end_step or steps), source_guidance, limit, end_step,
+            guidance, progress(model, sample=end_step or steps), source_guidance, limit, end_step, check,
         )  # fmt: skip
 
     samples = model.model.process_latent_out(trajectory.clean)
@@ -225,6 +285,12 @@ def sample_edit(
     prompts = (plans[0].source, *(plan.prompt for plan in plans))
     maps = WordMaps(None if result.maps is None else result.maps.cpu(), prompts)
     return {"samples": edited}, {"samples": reached}, result.mask.flatten(0, 1).float().cpu(), maps
+
+
+def check_of(model: Any, inversion: Inversion) -> Check:
+    """Tells the user where a MODEL does not predict an inversion's trajectory, and what is known to differ."""
+    differs = other_patches(inversion.fingerprint, Fingerprint(patches=patch_names(model)))
+    return Check(lambda text: tell(f"{text} ({differs})" if differs else text), compute_dtype(model))
 
 
 def branches_alike(model: Any, positive: Conditioning, negative: Conditioning) -> bool:
