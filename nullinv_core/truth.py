@@ -3,12 +3,12 @@
 Patches of the model, a LoRA, noise levels, another text: whatever differs from the inversion, ε differs. The DDIM step
 along ε of a stored latent must lead to the next stored latent (Mokady et al. 2022, eq. 2 and 3).
 
-Distances are ‖ε - ε*‖ / ‖ε*‖, the largest of all images. Measured with the demo model at half of the steps (8, 20 and
-50 steps, both methods of inversion) against a trajectory made in float32. ``from_inversion``: 1e-6 by the same model,
-0.0005 to 0.0012 in float16, 0.0045 to 0.012 in bfloat16; 0.025 to 0.14 with weights rounded to eight bits, which is
-another model; 0.013 to 0.042 with a LoRA that costs a reconstruction of 62 dB nineteen, 0.33 to 0.89 with another
-colour in the text. ``from_prediction`` has the inversion's own error on top: of ``fixed-point`` 0.0004 at 50 steps,
-0.002 at 20 and 0.04 at 8, of ``ddim`` 0.03, 0.09 and 0.24.
+Distances are ‖ε - ε*‖ / ‖ε*‖, the largest of all images. Measured with the demo model (8, 20 and 50 steps, both methods
+of inversion) against a trajectory made in float32. ``from_inversion``: 1e-6 by the same model, 0.0005 to 0.0009 in
+float16, 0.004 to 0.009 in bfloat16; 0.02 to 0.09 with weights rounded to eight bits, which is another model; 0.011 to
+0.018 with a LoRA that costs a reconstruction of 62 dB nineteen, 0.13 to 0.49 with another colour in the text.
+``from_prediction`` has the inversion's own error on top, in the first half of the steps: of ``fixed-point`` 0.0004 at
+50 steps, 0.002 at 20 and 0.04 at 8, of ``ddim`` 0.03, 0.09 and 0.24.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from .denoiser import Denoiser, check_finite
 from .schedule import ddim_inverse_step, epsilon_between, shift
 from .types import Trajectory
 
+ASKED_AT = 0.8
+"""Share of the steps, from clean to noise, at which the network is asked."""
 CLOSE = 0.005
 """Up to this distance nothing is asked any further."""
 TOLERANCES = {torch.float64: 0.005, torch.float32: 0.005, torch.float16: 0.005, torch.bfloat16: 0.02}
@@ -71,7 +73,7 @@ def from_prediction(epsilon: Tensor, trajectory: Trajectory, step: int) -> float
 
 
 def from_inversion(denoiser: Denoiser, trajectory: Trajectory) -> float:
-    """Distance of ε*, at half of the steps, from what the network now predicts where ``invert`` asked it.
+    """Distance of ε*, at one of the first steps, from what the network now predicts where ``invert`` asked it.
 
     That place follows from the stored latents: z*_{t-1} for ``ddim``, and for ``fixed-point`` what the ε* of the two
     steps before lead to. Both are asked, and the smaller distance counts. Costs one call of two samples an image; none
@@ -97,8 +99,7 @@ def rounding(trajectory: Trajectory, step: int) -> float:
 def from_shared_call(denoiser: Denoiser, trajectory: Trajectory, null: Tensor) -> float:
     """Distance of ε(∅) and ε(C), predicted in one call as samplers do, from those of calls of their own.
 
-    ``null``: (tokens, width) or (B, tokens, width). What acts only where both branches share a call is seen so. Asked
-    at half of the steps. Costs three calls, of four samples an image.
+    ``null``: (tokens, width) or (B, tokens, width). What acts only where both branches share a call is seen so. Costs three calls, of four samples an image.
     """
     schedule, step, batch = trajectory.schedule, _asked(trajectory), trajectory.batch
     latents, level = trajectory.latents[step], schedule.level(step)
@@ -109,5 +110,7 @@ def from_shared_call(denoiser: Denoiser, trajectory: Trajectory, null: Tensor) -
 
 
 def _asked(trajectory: Trajectory) -> int:
-    """The step at which ``from_inversion`` asks: neither all noise, where networks agree, nor all detail."""
-    return min(max(2, trajectory.schedule.steps // 2), trajectory.schedule.steps)
+    """The step at which the network is asked: late enough for it to see the photo, early enough for patches that act at
+    the first steps alone."""
+    steps = trajectory.schedule.steps
+    return min(max(2, round(ASKED_AT * steps)), steps)
