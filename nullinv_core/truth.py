@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser, check_finite
-from .schedule import ddim_inverse_step, epsilon_between, shift
+from .schedule import ddim_inverse_step, epsilon_between, shift, steps_of
 from .types import Trajectory
 
 ASKED_AT = 0.8
@@ -99,7 +99,8 @@ def rounding(trajectory: Trajectory, step: int) -> float:
 def from_shared_call(denoiser: Denoiser, trajectory: Trajectory, null: Tensor) -> float:
     """Distance of ε(∅) and ε(C), predicted in one call as samplers do, from those of calls of their own.
 
-    ``null``: (tokens, width) or (B, tokens, width). What acts only where both branches share a call is seen so. Costs three calls, of four samples an image.
+    ``null``: (tokens, width) or (B, tokens, width). What acts only where both branches share a call
+    is seen so. Costs three calls, of four samples an image.
     """
     schedule, step, batch = trajectory.schedule, _asked(trajectory), trajectory.batch
     latents, level = trajectory.latents[step], schedule.level(step)
@@ -113,4 +114,4 @@ def _asked(trajectory: Trajectory) -> int:
     """The step at which the network is asked: late enough for it to see the photo, early enough for patches that act at
     the first steps alone."""
     steps = trajectory.schedule.steps
-    return min(max(2, round(ASKED_AT * steps)), steps)
+    return min(max(2, steps - steps_of(1 - ASKED_AT, steps)), steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,21 +13,21 @@ from torch import Tensor
 from ..context import lengthened, unpack
 from ..editing import EditResult, check_source_guidance, edit
 from ..errors import InputError
-from ..fingerprint import Fingerprint, difference, digest_of, fingerprint, other_patches
+from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
 from ..inversion import InversionMethod, invert
 from ..null_text import PAPER
 from ..presets import Recipe, embed
 from ..prompt_to_prompt.attention import WordMaps, batch_edits
 from ..schedule import Schedule, check_levels
 from ..store import Inversion
-from ..truth import Check, from_shared_call
+from ..truth import from_shared_call
 from ..types import NullEmbeddings
 from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
-from .comfy_precision import compute_dtype
 from .comfy_sigmas import alphas_of, sigma_of
 from .comfy_tell import tell
 from .comfy_text import EditRequest
+from .comfy_truth import check_of, patch_names
 
 Latent = dict[str, Any]
 """ComfyUI's LATENT."""
@@ -76,24 +76,6 @@ def _kinds(sampling: Any) -> list[str]:
 def trained_alphas(sampling: Any) -> tuple[float, ...]:
     """ᾱ of every noise level that a network was trained on."""
     return alphas_of(sampling.sigmas.double().tolist())
-
-
-def patch_names(model: Any) -> tuple[str, ...]:
-    """Names of the nodes, or of the functions, that act while a MODEL runs: its patches, wrappers and hooks."""
-    found: set[str] = set()
-
-    def look(value: Any) -> None:
-        if isinstance(value, Mapping):
-            value = list(value.values())
-        if isinstance(value, list | tuple | set):
-            for each in value:
-                look(each)
-        elif callable(value):
-            value = getattr(value, "func", value)
-            found.add(getattr(value, "__qualname__", type(value).__qualname__).split(".")[0])
-
-    look([model.model_options, model.wrappers, model.attachments, model.object_patches])
-    return tuple(sorted(found - {"ModelSampling"}))
 
 
 def _patches_of(model: Any) -> dict[str, str]:
@@ -285,12 +267,6 @@ def sample_edit(
     prompts = (plans[0].source, *(plan.prompt for plan in plans))
     maps = WordMaps(None if result.maps is None else result.maps.cpu(), prompts)
     return {"samples": edited}, {"samples": reached}, result.mask.flatten(0, 1).float().cpu(), maps
-
-
-def check_of(model: Any, inversion: Inversion) -> Check:
-    """Tells the user where a MODEL does not predict an inversion's trajectory, and what is known to differ."""
-    differs = other_patches(inversion.fingerprint, Fingerprint(patches=patch_names(model)))
-    return Check(lambda text: tell(f"{text} ({differs})" if differs else text), compute_dtype(model))
 
 
 def branches_alike(model: Any, positive: Conditioning, negative: Conditioning) -> bool:

@@ -16,13 +16,13 @@ from ..context import unpack
 from ..editing import other_guidance
 from ..errors import InputError
 from ..store import Inversion
-from ..truth import CLOSE, Check, from_prediction
+from ..truth import CLOSE, from_prediction
 from ..types import NullEmbeddings
 from .comfy import CACHE, OWN_WRAPPER, ComfyDenoiser, guidance_hooks
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
-from .comfy_precision import compute_dtype
 from .comfy_sigmas import first_other, nearest, sigma_of
 from .comfy_tell import tell
+from .comfy_truth import check_of
 
 LEAST_STEP = 2.0
 """Ratio of two noise levels that counts as near, however fine an inversion's steps are: schedulers begin apart."""
@@ -161,7 +161,7 @@ def check_model_predicts(
     trajectory = inversion.trajectory.to(x.device)
     step = nearest(_levels(inversion), sigma)
     if from_prediction((x - clean) / sigma, trajectory, step) > CLOSE:
-        Check(tell, compute_dtype(model))(denoiser, trajectory)
+        check_of(model, inversion)(denoiser, trajectory)
 
 
 def check_levels(inversion: Inversion, sigmas: Tensor) -> None:

@@ -4,6 +4,7 @@ import logging
 
 import comfy.model_management
 import comfy.patcher_extension
+import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy_api.torch_helpers import set_torch_compile_wrapper
@@ -103,6 +104,30 @@ class Adapter(_OnModel):
         return (patched,)
 
 
+class Guidance(_OnModel):
+    """Predicts both texts its own way, past all that others have wrapped around predictions."""
+
+    def apply(self, model):
+        patched = model.clone()
+
+        def predict(given):
+            return comfy.samplers._calc_cond_batch(
+                given["model"], given["conds"], given["input"], given["sigma"], given["model_options"]
+            )
+
+        patched.model_options["sampler_calc_cond_batch_function"] = predict
+        return (patched,)
+
+
+class Together(_OnModel):
+    """Makes the text louder only where both texts are predicted in one call, as normalized attention guidance acts."""
+
+    def apply(self, model):
+        patched = model.clone()
+        patched.set_model_attn2_output_patch(lambda n, extra: n * (2 - (len(extra["cond_or_uncond"]) < 2)))
+        return (patched,)
+
+
 class RunOut(_OnModel):
     """Runs out of memory in so many of the predictions that keep what a backward pass needs."""
 
@@ -193,6 +218,8 @@ NODE_CLASS_MAPPINGS = {
     "OtherWrap": Wrap,
     "OtherPatchAttention": PatchAttention,
     "OtherAdapter": Adapter,
+    "OtherGuidance": Guidance,
+    "OtherTogether": Together,
     "OtherRunOut": RunOut,
     "OtherFail": Fail,
     "OtherTokens": Tokens,
