@@ -142,8 +142,8 @@ def edit(
     of the edits. ``limit``: bool (B, h, w); outside of it edits stay the source. ``steps``: how many of the T steps to
     take; with fewer the latents keep the noise of the step that would be next. Costs 2·(1+E)·T samples an image, and
     those of ``edit_start``. ``check``: is told where the photo's branch cannot retrace the trajectory, because the
-    model predicts something else now or the embeddings are for another guidance. The edit goes on; the first half of
-    its own predictions of the source decide, and a call of the network where they do not (see ``truth``).
+    model predicts something else now or the embeddings are for another guidance. The edit goes on; its own
+    predictions of the source in the first half decide, and one or two calls where they do not (see ``truth``).
 
     With a ``Pin``, or embeddings that have one, the source branch is the trajectory itself, not sampled but read
     (direct inversion, Ju et al. 2023), so the source's attention is exact and holds for any guidance. Costs 1+2E a

@@ -13,6 +13,7 @@ float16, 0.004 to 0.009 in bfloat16; 0.02 to 0.09 with weights rounded to eight 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -45,9 +46,10 @@ class Check:
         return TOLERANCES.get(self.dtype, CLOSE)
 
     def __call__(self, denoiser: Denoiser, trajectory: Trajectory) -> None:
-        """Ask the network once, and warn where its answer is not that of the inversion."""
-        found = from_inversion(denoiser, trajectory)
-        if found > self.tolerance + rounding(trajectory, _asked(trajectory)):
+        """Ask the network, and warn where its answer is not that of the inversion."""
+        limit = self.tolerance + rounding(trajectory)
+        found = from_inversion(denoiser, trajectory, limit)
+        if found > limit:
             self.warn(
                 f"the model no longer predicts this photo as it did at the inversion ({100 * found:.2g} % off), and "
                 "what comes of it drifts from the photo. Something differs: a patch on the model (FreeU, IPAdapter), a "
@@ -72,27 +74,28 @@ def from_prediction(epsilon: Tensor, trajectory: Trajectory, step: int) -> float
     return apart(epsilon, stored(trajectory, step))
 
 
-def from_inversion(denoiser: Denoiser, trajectory: Trajectory) -> float:
+def from_inversion(denoiser: Denoiser, trajectory: Trajectory, enough: float = CLOSE) -> float:
     """Distance of ε*, at one of the first steps, from what the network now predicts where ``invert`` asked it.
 
-    That place follows from the stored latents: z*_{t-1} for ``ddim``, and for ``fixed-point`` what the ε* of the two
-    steps before lead to. Both are asked, and the smaller distance counts. Costs one call of two samples an image; none
-    at a single step, where the place is not known: 0.
+    That place follows from the stored latents: for ``fixed-point`` it is where the ε* of the two steps before lead to,
+    for ``ddim`` z*_{t-1}. The second is asked where the first is not close ``enough``; the smaller distance counts.
+    Costs a call of a sample an image, or two; none at a single step, where the place is not known: 0.
     """
     schedule, step = trajectory.schedule, _asked(trajectory)
     if step < 2:
         return 0.0
     before, wanted, last = trajectory.latents[step - 1], stored(trajectory, step), stored(trajectory, step - 1)
     expected = last if step == 2 else 2 * last - stored(trajectory, step - 2)
-    places = torch.cat([before, ddim_inverse_step(before, expected, schedule, step)])
-    level = schedule.level(step)
-    epsilon = check_finite(denoiser(places, level, trajectory.context.repeat(2, 1, 1)), level, step)
-    return min(apart(one, wanted) for one in epsilon.chunk(2))
+    level, found = schedule.level(step), math.inf
+    for place in (ddim_inverse_step(before, expected, schedule, step), before):
+        if found > enough:
+            found = min(found, apart(check_finite(denoiser(place, level, trajectory.context), level, step), wanted))
+    return found
 
 
-def rounding(trajectory: Trajectory, step: int) -> float:
+def rounding(trajectory: Trajectory) -> float:
     """Distance that the type of the stored latents explains: two of them are subtracted, and divided by little."""
-    alphas = trajectory.schedule.alphas_cumprod
+    alphas, step = trajectory.schedule.alphas_cumprod, _asked(trajectory)
     return torch.finfo(trajectory.latents.dtype).eps / abs(shift(alphas[step], alphas[step - 1]))
 
 

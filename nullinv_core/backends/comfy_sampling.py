@@ -99,17 +99,20 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         own = patched.model.process_latent_out(_noisiest(inversion))
         if not bool(noise.any()) and latent.shape == own.shape and _same(latent, own):
             check_levels(inversion, sigmas)
-        if text := other_guidance(embeddings_of(inversion), inversion.trajectory, guider.cfg):
+        # other packs' guiders may have several, or none
+        guidance = guider.cfg if isinstance(guider.cfg, int | float) else 1.0
+        if text := other_guidance(embeddings_of(inversion), inversion.trajectory, guidance):
             tell(text)
         if hooks := guidance_hooks(guider.model_options):
             tell(
                 f"another node changes this MODEL's guidance after Apply Null-Text ({', '.join(hooks)}), for which the "
                 "embeddings were not optimized: the photo does not come back exactly"
             )
-        run = _Run({entry["uuid"]: key == "negative" for key, each in guider.conds.items() for entry in each})
+        entries = [(key, entry) for key, each in guider.conds.items() for entry in each if "uuid" in entry]
+        run = _Run({entry["uuid"]: key == "negative" for key, entry in entries})
         guider.model_options[OWN_WRAPPER] = run
         samples = executor(noise, latent, sampler, sigmas, *rest, **named)
-        if not run.served and not math.isclose(guider.cfg, 1.0):
+        if not run.served and not math.isclose(guidance, 1.0):
             tell(
                 "the null text never reached the network: another node of this MODEL or this guider predicts the "
                 "negative text its own way; connect Apply Null-Text behind that node, or leave the node out"
