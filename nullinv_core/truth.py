@@ -45,17 +45,19 @@ class Check:
         """The distance that rounding explains."""
         return TOLERANCES.get(self.dtype, CLOSE)
 
-    def __call__(self, denoiser: Denoiser, trajectory: Trajectory) -> None:
-        """Ask the network, and warn where its answer is not that of the inversion."""
+    def __call__(self, denoiser: Denoiser, trajectory: Trajectory) -> bool:
+        """Ask the network; warn where its answer is not that of the inversion, and return whether it is."""
         limit = self.tolerance + rounding(trajectory)
         found = from_inversion(denoiser, trajectory, limit)
-        if found > limit:
+        holds = found <= limit
+        if not holds:
             self.warn(
                 f"the model no longer predicts this photo as it did at the inversion ({100 * found:.2g} % off), and "
-                "what comes of it drifts from the photo. Something differs: a patch on the model (FreeU, IPAdapter), a "
-                "LoRA, a ControlNet, the noise schedule or the text; use what the photo was inverted with, or invert "
-                "again"
+                "what comes of it drifts from the photo. Something differs: a patch on the model (FreeU, IPAdapter; "
+                "ToMe acts at random), a LoRA, a ControlNet, the noise schedule or the text; use what the photo was "
+                "inverted with, or invert again"
             )
+        return holds
 
 
 def apart(epsilon: Tensor, wanted: Tensor) -> float:

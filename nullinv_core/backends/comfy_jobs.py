@@ -189,8 +189,7 @@ def optimize(
 def check_predictions(denoiser: ComfyDenoiser, trajectory: Trajectory, empty: Tensor, check: Check) -> None:
     """Tell the user where what is optimized for will not be what samplers predict: before an optimization, which a few
     more calls of the network do not make longer."""
-    check(denoiser, trajectory)
-    if from_shared_call(denoiser, trajectory, empty) > check.tolerance:
+    if check(denoiser, trajectory) and from_shared_call(denoiser, trajectory, empty) > check.tolerance:
         tell(
             "another node changes this MODEL's predictions where both texts are predicted in one call, as samplers do "
             "and Null-Text Optimize does not: they will not reach this reconstruction; connect the MODEL from before "

@@ -168,9 +168,12 @@ def test_guidance_behind_apply_is_told(comfy):
     chain = Chain(**QUICK)
     g = chain.graph
     applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
-    hooked = g.add("RescaleCFG", model=applied(), multiplier=0.7)
-    past = g.add("OtherGuidance", model=applied())
-    for model, wanted in ((hooked, ["sampler_cfg_function"]), (past, ["calc_cond_batch", "never reached the network"])):
+    behind = {
+        g.add("RescaleCFG", model=applied(), multiplier=0.7): ["sampler_cfg_function"],
+        g.add("TCFG", model=applied()): ["sampler_pre_cfg_function"],
+        g.add("OtherGuidance", model=applied()): ["calc_cond_batch", "never reached the network"],
+    }
+    for model, wanted in behind.items():
         save = g.add("SaveLatent", samples=chain.ksampler(model(), 7.5)(), filename_prefix="behind")
         lines = told(comfy, g)
         assert len(lines) == len(wanted) and all(part in line for part, line in zip(wanted, lines, strict=True)), lines
