@@ -176,10 +176,10 @@ def edit(
         latents = edit_start(denoiser, trajectory, edits).flatten(0, 1)
         every = torch.arange(len(latents), device=latents.device)
         of_edits = every.unflatten(0, (batch, branches))[:, 1:].flatten()
-        unsure = check is not None
-        if check and pin and not needs_source(edits, 0):
-            check(denoiser, trajectory)
-            unsure = False
+        pending = check
+        if pending and pin and not needs_source(edits, 0):
+            pending(denoiser, trajectory)
+            pending = None
         for index, step in enumerate(range(schedule.steps, schedule.steps - taken, -1)):
             level = schedule.level(step)
             rows = _null_rows(null, trajectory, step).to(text).repeat_interleave(branches, 0)
@@ -193,10 +193,10 @@ def edit(
                 control, first,
             )  # fmt: skip
             epsilon_null, epsilon_text = check_finite(predicted, level, step).split([first, last])
-            if check and unsure and sampled is every and 2 * step > schedule.steps:
-                unsure = from_prediction(epsilon_text[::branches], trajectory, step) <= CLOSE
-                if not unsure:
-                    check(denoiser, trajectory)
+            early = sampled is every and 2 * step > schedule.steps
+            if pending and early and from_prediction(epsilon_text[::branches], trajectory, step) > CLOSE:
+                pending(denoiser, trajectory)
+                pending = None
             epsilon = torch.zeros_like(latents)
             epsilon[sampled] = epsilon_text
             if pin and pin.guidance is not None:
