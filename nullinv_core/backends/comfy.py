@@ -221,18 +221,17 @@ def check_hooks(model: Any) -> None:
         )
     if model.get_additional_models_with_key("multigpu"):
         raise InputError("this MODEL is split over several GPUs; connect the one from before MultiGPU CFG Split")
-    if guidance_hooks(options) or model.get_all_wrappers(kinds.PREDICT_NOISE):
+    hooks = [name for name in GUIDANCE_HOOKS if options.get(name)]
+    kind = kinds.PREDICT_NOISE
+    if (
+        hooks
+        or comfy.patcher_extension.get_all_wrappers(kind, options, is_model_options=True)
+        or model.get_all_wrappers(kind)
+    ):
         raise InputError(
             "another node changes this MODEL's guidance (RescaleCFG, perturbed attention or the like), for which null "
             "text cannot be optimized; connect the MODEL from before that node"
         )
-
-
-def guidance_hooks(options: dict[str, Any]) -> list[str]:
-    """What other nodes have put into model_options that changes guidance, by ComfyUI's names."""
-    kind = comfy.patcher_extension.WrappersMP.PREDICT_NOISE
-    wrapped = comfy.patcher_extension.get_all_wrappers(kind, options, is_model_options=True)
-    return [*(name for name in GUIDANCE_HOOKS if options.get(name)), *([kind] if wrapped else [])]
 
 
 def check_model(model: Any) -> None:

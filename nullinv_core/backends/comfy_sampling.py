@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..store import Inversion
 from ..truth import CLOSE, from_prediction
 from ..types import NullEmbeddings
-from .comfy import CACHE, OWN_WRAPPER, ComfyDenoiser, guidance_hooks
+from .comfy import CACHE, GUIDANCE_HOOKS, OWN_WRAPPER, ComfyDenoiser
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
 from .comfy_sigmas import first_other, nearest, sigma_of
 from .comfy_tell import tell
@@ -151,6 +151,15 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         patched.remove_wrappers_with_key(kind, OWN_WRAPPER)
         patched.add_wrapper_with_key(kind, OWN_WRAPPER, function)
     return patched
+
+
+def guidance_hooks(options: dict[str, Any]) -> list[str]:
+    """What other nodes have put into model_options that changes guidance, by ComfyUI's names."""
+    kind = comfy.patcher_extension.WrappersMP.PREDICT_NOISE
+    wrapped = comfy.patcher_extension.get_all_wrappers(kind, options, is_model_options=True)
+    there = [(name, options.get(name)) for name in GUIDANCE_HOOKS] + [(kind, wrapped)]
+    # a list may be left empty; what else may be there is not to be asked for its truth
+    return [name for name, hook in there if hook is not None and not (isinstance(hook, list) and not hook)]
 
 
 def check_model_predicts(
