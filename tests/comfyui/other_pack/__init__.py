@@ -120,11 +120,16 @@ class Guidance(_OnModel):
 
 
 class Together(_OnModel):
-    """Makes the text louder only where both texts are predicted in one call, as normalized attention guidance acts."""
+    """Makes predictions louder only where both texts are predicted in one call, as normalized attention guidance acts."""
 
     def apply(self, model):
         patched = model.clone()
-        patched.set_model_attn2_output_patch(lambda n, extra: n * (2 - (len(extra["cond_or_uncond"]) < 2)))
+
+        def wrapper(apply, given):
+            clean = apply(given["input"], given["timestep"], **given["c"])
+            return clean * (1.1 if len(set(given["cond_or_uncond"])) == 2 else 1.0)
+
+        patched.set_model_unet_function_wrapper(wrapper)
         return (patched,)
 
 
