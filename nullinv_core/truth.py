@@ -101,20 +101,6 @@ def rounding(trajectory: Trajectory) -> float:
     return torch.finfo(trajectory.latents.dtype).eps / abs(shift(alphas[step], alphas[step - 1]))
 
 
-def from_shared_call(denoiser: Denoiser, trajectory: Trajectory, null: Tensor) -> float:
-    """Distance of ε(∅) and ε(C), predicted in one call as samplers do, from those of calls of their own.
-
-    ``null``: (tokens, width) or (B, tokens, width). What acts only where both branches share a call
-    is seen so. Costs three calls, of four samples an image.
-    """
-    schedule, step, batch = trajectory.schedule, _asked(trajectory), trajectory.batch
-    latents, level = trajectory.latents[step], schedule.level(step)
-    null = null.expand(batch, *null.shape[-2:]).to(trajectory.context)
-    shared = denoiser(latents.repeat(2, 1, 1, 1), level, torch.cat([null, trajectory.context]), nulls=batch)
-    alone = denoiser(latents, level, null, nulls=batch), denoiser(latents, level, trajectory.context)
-    return apart(check_finite(shared, level, step), torch.cat(alone))
-
-
 def _asked(trajectory: Trajectory) -> int:
     """The step at which the network is asked: late enough for it to see the photo, early enough for patches that act at
     the first steps alone."""

@@ -20,8 +20,7 @@ from ..presets import Recipe, embed
 from ..prompt_to_prompt.attention import WordMaps, batch_edits
 from ..schedule import Schedule, check_levels
 from ..store import Inversion
-from ..truth import Check, from_shared_call
-from ..types import NullEmbeddings, Trajectory
+from ..types import NullEmbeddings
 from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
 from .comfy_sigmas import alphas_of, sigma_of
@@ -176,7 +175,7 @@ def optimize(
         device = clean.device
         callback = progress(model, **{phase: length * steps for phase, length in recipe.lengths.items()})
         if settings is not None:
-            check_predictions(denoiser, trajectory.to(device), empty.to(device), check)
+            check(denoiser, trajectory.to(device))
         denoiser = replace(denoiser, pooled_gradient=pooled_gradient)
         null, reached = embed(denoiser, trajectory.to(device), empty.to(device), recipe, guidance, callback, alike)
         return replace(inversion, null=null.to("cpu")), reached.cpu()
@@ -184,17 +183,6 @@ def optimize(
     samples = model.model.process_latent_out(trajectory.clean)
     done, reached = run(model, positive, negative, samples, trajectory.schedule, job, gradients=settings is not None)
     return done, {"samples": model.model.process_latent_out(reached)}
-
-
-def check_predictions(denoiser: ComfyDenoiser, trajectory: Trajectory, empty: Tensor, check: Check) -> None:
-    """Tell the user where what is optimized for will not be what samplers predict: before an optimization, which a few
-    more calls of the network do not make longer."""
-    if check(denoiser, trajectory) and from_shared_call(denoiser, trajectory, empty) > check.tolerance:
-        tell(
-            "another node changes this MODEL's predictions where both texts are predicted in one call, as samplers do "
-            "and Null-Text Optimize does not: they will not reach this reconstruction; connect the MODEL from before "
-            "that node"
-        )
 
 
 def sample_edit(

@@ -201,14 +201,3 @@ def test_null_text_finds_the_negative_text(comfy):
     assert told(comfy, g) == []
     for name in ("one", "two"):
         assert relative(latent(comfy, f"models-{name}"), latent(comfy, "models-reconstruction")) < 1e-3
-
-
-def test_what_acts_only_where_both_texts_share_a_call_is_told(comfy):
-    """Guards Null-Text Optimize, which predicts the texts apart: what it reaches is what samplers reach."""
-    chain = Chain(**QUICK)
-    together = chain.graph.add("OtherTogether", model=chain.load())
-    for node in (chain.invert, chain.optimize):
-        set_inputs(chain, node, model=together())
-    chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix="together")
-    (line,) = told(comfy, chain.graph)
-    assert "both texts are predicted in one call" in line

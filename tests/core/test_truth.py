@@ -12,9 +12,9 @@ from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.run import demo_case
 from nullinv_core.demo.scenes import render
 from nullinv_core.editing import check_source_guidance, other_guidance
-from nullinv_core.truth import CLOSE, TOLERANCES, Check, from_inversion, from_prediction, from_shared_call
+from nullinv_core.truth import CLOSE, TOLERANCES, Check, from_inversion, from_prediction
 
-from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
+from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_prompt
 
 SOURCE, TARGET = word_prompt("a red star"), word_prompt("a blue star")
 PINNED = Recipe("fixed-point", None, pinned=True)
@@ -22,17 +22,14 @@ PINNED = Recipe("fixed-point", None, pinned=True)
 
 @dataclass
 class Smooth:
-    """A denoiser without a network. ``share``: how far ε is from that of 0, where ``only_together`` only in calls that
-    hold both branches."""
+    """A denoiser without a network. ``share``: how far ε is from that of 0."""
 
     share: float = 0.0
-    only_together: bool = False
 
     def __call__(self, latents, level, context, attention=None, nulls=0):
         text = context.mean((1, 2))[:, None, None, None]
         epsilon = torch.tanh(0.3 * latents + text) + 0.1 * latents.roll(1, -1)
-        together = 0 < nulls < len(latents)
-        return epsilon * (1 + self.share * (together or not self.only_together))
+        return epsilon * (1 + self.share)
 
 
 def photo(steps=20, method="fixed-point", denoiser=None):
@@ -169,16 +166,6 @@ def test_a_guidance_that_a_pinned_photo_cannot_use_is_refused():
             check_source_guidance(null, 2.0)
         check_source_guidance(null, None)
     check_source_guidance(replace(pinned, pin=None), 2.0)
-
-
-def test_what_acts_only_where_branches_share_a_call_is_seen():
-    """Guards reconstructions that a sampler would not reach, as with normalized attention guidance."""
-    made, empty = photo(), empty_context()
-    assert from_shared_call(Smooth(), made, empty) == 0
-    assert from_shared_call(Smooth(0.03), made, empty) == 0
-    assert from_shared_call(Smooth(0.03, only_together=True), made, empty) == pytest.approx(0.03)
-    network = controlled(tiny_unet())
-    assert from_shared_call(network, replace(made, latents=made.latents.float()), empty.float()) < 1e-4
 
 
 def test_the_files_precision_is_no_difference():

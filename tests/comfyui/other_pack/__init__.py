@@ -119,20 +119,6 @@ class Guidance(_OnModel):
         return (patched,)
 
 
-class Together(_OnModel):
-    """Makes predictions louder only where both texts are predicted in one call, as normalized attention guidance acts."""
-
-    def apply(self, model):
-        patched = model.clone()
-
-        def wrapper(apply, given):
-            clean = apply(given["input"], given["timestep"], **given["c"])
-            return clean * (1.1 if len(set(given["cond_or_uncond"])) == 2 else 1.0)
-
-        patched.set_model_unet_function_wrapper(wrapper)
-        return (patched,)
-
-
 class RunOut(_OnModel):
     """Runs out of memory in so many of the predictions that keep what a backward pass needs."""
 
@@ -224,7 +210,6 @@ NODE_CLASS_MAPPINGS = {
     "OtherPatchAttention": PatchAttention,
     "OtherAdapter": Adapter,
     "OtherGuidance": Guidance,
-    "OtherTogether": Together,
     "OtherRunOut": RunOut,
     "OtherFail": Fail,
     "OtherTokens": Tokens,
