@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nullinv_core.fingerprint import difference, digest_of, fingerprint, from_json, sampled, to_json
+from nullinv_core import InputError
+from nullinv_core.fingerprint import difference, digest_of, fingerprint, from_json, other_patches, sampled, to_json
 from nullinv_core.schedule import scaled_linear_alphas
 
 LEVELS = scaled_linear_alphas()
@@ -89,6 +90,19 @@ def test_a_fingerprint_comes_back_from_a_file():
     """Guards the format."""
     ours = of(weights(), LoRA="a")
     assert from_json(to_json(ours)) == ours
+    patched = replace(ours, patches=("FreeU", "IPAdapter"))
+    assert from_json(to_json(patched)) == patched
+    with pytest.raises(InputError, match="fingerprint is broken"):
+        from_json({**to_json(ours), "patches": 5})
+
+
+def test_patches_only_explain():
+    """Guards patches, which need not change a prediction: by themselves they are no difference."""
+    ours = of(weights())
+    one, other = (replace(ours, patches=names) for names in (("FreeU", "Wrap"), ("Wrap", "IPAdapter")))
+    assert difference(one, other) == "" and other_patches(one, one) == ""
+    assert other_patches(one, other) == "only there: FreeU; only here: IPAdapter"
+    assert other_patches(ours, other) == "only here: IPAdapter, Wrap"
 
 
 def test_old_files_are_held_to_their_digest():

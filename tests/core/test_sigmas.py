@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nullinv_core import InputError, Schedule
-from nullinv_core.backends.comfy_sigmas import alphas_of, check_sigmas, sigma_of
+from nullinv_core.backends.comfy_sigmas import alphas_of, check_sigmas, first_other, nearest, sigma_of
 from nullinv_core.schedule import check_levels, leading_schedule, scaled_linear_alphas
 
 LEVELS = scaled_linear_alphas()
@@ -96,3 +96,19 @@ def test_a_clean_end_with_noise_is_refused():
     """Guards reuse: a file whose path ends where the model still has noise."""
     with pytest.raises(InputError, match="ends at another noise level"):
         check_levels(Schedule((501.0,), (0.985, LEVELS[501])), LEVELS)
+
+
+@given(st.sets(st.integers(0, 60), min_size=1).map(lambda numbers: [0.03 * 1.1**n for n in numbers]), st.data())
+def test_a_sampler_on_an_inversions_levels_is_known(levels, data):
+    """Property: any beginning of an inversion's way back has no other level; one level that is moved, left out at the
+    start or put before it is found. A step is nearest to its own level."""
+    levels = sorted(levels)
+    assert [nearest(levels, level) for level in levels] == list(range(1, len(levels) + 1))
+    taken = levels[::-1][: data.draw(st.integers(1, len(levels)))]
+    assert first_other(levels, taken) is None
+    place = data.draw(st.integers(0, len(taken) - 1))
+    moved = taken[place] * 1.01
+    assert first_other(levels, [*taken[:place], moved, *taken[place + 1 :]]) == moved
+    if len(levels) > 1:
+        assert first_other(levels, levels[-2::-1]) == levels[-2]
+    assert first_other(levels, [20.0, *levels[::-1]]) == 20.0

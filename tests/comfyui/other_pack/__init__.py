@@ -9,6 +9,7 @@ import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
+import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy_api.torch_helpers import set_torch_compile_wrapper
@@ -105,6 +106,21 @@ class Adapter(_OnModel):
         patched.set_model_attn2_replace(attention, "middle", 0, 0)
         patched.set_model_attn2_replace(attention, "output", 1)
         patched.set_model_attn1_replace(attention, "output", 1)
+        return (patched,)
+
+
+class Guidance(_OnModel):
+    """Predicts both texts its own way, past all that others have wrapped around predictions."""
+
+    def apply(self, model):
+        patched = model.clone()
+
+        def predict(given):
+            return comfy.samplers._calc_cond_batch(
+                given["model"], given["conds"], given["input"], given["sigma"], given["model_options"]
+            )
+
+        patched.model_options["sampler_calc_cond_batch_function"] = predict
         return (patched,)
 
 
@@ -442,6 +458,7 @@ NODE_CLASS_MAPPINGS = {
     "OtherWrap": Wrap,
     "OtherPatchAttention": PatchAttention,
     "OtherAdapter": Adapter,
+    "OtherGuidance": Guidance,
     "OtherRunOut": RunOut,
     "OtherFail": Fail,
     "OtherTokens": Tokens,
