@@ -20,7 +20,7 @@ class Pack:
 class Trial:
     """One graph: a node of a pack before all of our nodes that sample, and what it must come to.
 
-    ``node`` and ``inputs``: what changes the MODEL; an empty node changes nothing, a KSampler ran with the MODEL before.
+    ``node`` and ``inputs``: what changes the MODEL; with no node nothing changes, a KSampler ran with the MODEL before.
     ``refused``: the words of the sentence that refuses it; empty where it works. ``by``: the preset.
     """
 
