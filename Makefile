@@ -20,7 +20,7 @@ coverage: .venv/.installed-dev
 
 mutants: .venv/.installed-dev
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 $(BIN)/python -m mutmut run --max-children $(JOBS) '$(MUTANTS)'
-	$(BIN)/python -m mutmut results
+	@$(BIN)/python -m mutmut results | sed -n '/: survived$$/p'
 
 test-full: .venv/.installed-dev
 	$(BIN)/python -m pytest -m full

@@ -366,7 +366,7 @@ def test_what_safetensors_cannot_write_is_a_sentence(tmp_path, monkeypatch):
         raise SafetensorError("I/O error: no space")
 
     monkeypatch.setattr("nullinv_core.store.save_file", refuse)
-    with pytest.raises(InputError, match=r"cannot write .*x.safetensors.*no space"):
+    with pytest.raises(InputError, match=r"cannot write .*.*no space"):
         save_inversion(tmp_path / "x.safetensors", some_inversion())
 
 

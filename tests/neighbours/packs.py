@@ -20,8 +20,9 @@ class Pack:
 class Trial:
     """One graph: a node of a pack before all of our nodes that sample, and what it must come to.
 
-    ``node`` and ``inputs``: what changes the MODEL; with no node nothing changes, a KSampler ran with the MODEL before.
-    ``refused``: the words of the sentence that refuses it; empty where it works. ``by``: the preset.
+    ``node`` and ``inputs``: what changes the MODEL; an empty node is a KSampler that ran with the MODEL before.
+    ``by``: the preset. ``refused``: the words of the sentence that refuses it; empty where it works. ``what``: of the
+    settings, for the table.
     """
 
     pack: Pack
@@ -29,6 +30,7 @@ class Trial:
     inputs: dict = field(default_factory=dict)
     by: str = "custom"
     refused: tuple[str, ...] = ()
+    what: str = ""
 
 
 SMZ = Pack("shiimizu/ComfyUI_smZNodes", "9562d76c3cf206a3c2362e2baf8bbf717a4869a5")
@@ -41,11 +43,13 @@ CACHE = {
     "max_consecutive_cache_hits": -1,
 }  # fmt: skip
 WAY_OUT = "connect the MODEL from before that node to DDIM Invert and to all that follows"
+CUT = ("MultiDiffusion of ComfyUI-TiledDiffusion", WAY_OUT)
+CACHED = ("ApplyFBCacheOnModel of Comfy-WaveSpeed", WAY_OUT)
 TRIALS = [
     Trial(SMZ, "", by="fast"),
-    Trial(TILED, "TiledDiffusion", ONE_TILE, "custom", ("MultiDiffusion of ComfyUI-TiledDiffusion", WAY_OUT)),
-    Trial(TILED, "TiledDiffusion", ONE_TILE, "negative-prompt"),
-    Trial(TILED, "TiledDiffusion", TILES, "direct", ("MultiDiffusion of ComfyUI-TiledDiffusion", WAY_OUT)),
-    Trial(WAVE, "ApplyFBCacheOnModel", CACHE, "fast", ("ApplyFBCacheOnModel of Comfy-WaveSpeed", WAY_OUT)),
-    Trial(WAVE, "ApplyFBCacheOnModel", {**CACHE, "residual_diff_threshold": 0.0}, "custom"),
+    Trial(TILED, "TiledDiffusion", ONE_TILE, "custom", CUT, "one tile"),
+    Trial(TILED, "TiledDiffusion", ONE_TILE, "negative-prompt", what="one tile"),
+    Trial(TILED, "TiledDiffusion", TILES, "direct", CUT, "several tiles"),
+    Trial(WAVE, "ApplyFBCacheOnModel", CACHE, "fast", CACHED, "threshold 0.2"),
+    Trial(WAVE, "ApplyFBCacheOnModel", {**CACHE, "residual_diff_threshold": 0.0}, "custom", what="threshold 0"),
 ]

@@ -2,7 +2,7 @@
 
 NEIGHBOURS names the folder with the fetched sources, a folder each. Every pack runs alone beside ours. A verdict is
 measured: *works* where a KSampler comes back to the reconstruction and the edit moves, *refused* where a sentence names
-the node and what to do; that way out is the plain chain, which runs first.
+the node and what to do; that way out is the chain without it, which runs first.
 """
 
 import os
@@ -14,7 +14,7 @@ from ..comfyui.graphs import DEMO, Chain, Graph
 from ..comfyui.installation import find_comfyui, version_of
 from ..comfyui.outputs import latent, relative
 from ..comfyui.server import PACK, Server, error_of
-from .packs import TRIALS
+from .packs import TRIALS, Trial
 
 pytestmark = pytest.mark.neighbours
 SOURCES = os.environ.get("NEIGHBOURS")
@@ -25,8 +25,8 @@ Written by `make neighbours` on ComfyUI {version}: each pack alone beside ours, 
 Optimize, the edit and a KSampler. *Works*: a KSampler comes back to the reconstruction (its distance in brackets) and
 the edit moves. *Refused*: a sentence names the node, and the way out that it names works.
 
-| pack | commit | node | preset | verdict |
-|---|---|---|---|---|
+| pack | commit | node | settings | preset | verdict |
+|---|---|---|---|---|---|
 """
 rows = []
 
@@ -92,10 +92,12 @@ def test_a_pack_works_or_is_refused_by_name(beside):
     """Guards everything else that is in a ComfyUI."""
     server, trials = beside
     sampled_before(server)
+    # the way out of every refusal
+    verdict_of(server, Trial(trials[0].pack, ""))
     for trial in trials:
         verdict = verdict_of(server, trial)
         repository = trial.pack.repository
         rows.append(
             f"| [{repository}](https://github.com/{repository}) | {trial.pack.commit[:8]} "
-            f"| {trial.node or 'a KSampler before'} | {trial.by} | {verdict} |"
+            f"| {trial.node or 'a KSampler before'} | {trial.what} | {trial.by} | {verdict} |"
         )

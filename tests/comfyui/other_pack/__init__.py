@@ -234,7 +234,6 @@ class Leave:
     def apply(self, model):
         levels = torch.linspace(14.0, 0.0, 5)
         model.model_options["sigmas"] = levels
-        model.model_options["transformer_options"]["levels"] = {"of others": [levels]}
         return (model,)
 
 
