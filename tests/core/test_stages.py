@@ -24,7 +24,7 @@ from nullinv_core import (
 )
 from nullinv_core.pinning import guidance_of_photo
 from nullinv_core.presets import PRESETS, embed, of_source
-from nullinv_core.schedule import Schedule, ddim_inverse_step, predicted_clean
+from nullinv_core.schedule import Schedule, ddim_inverse_step, ddim_step, guide, predicted_clean
 
 from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_prompt
 
@@ -161,7 +161,7 @@ def test_a_fixed_point_is_looked_for_where_the_last_two_steps_point():
         seen.append(bent(ddim_inverse_step(latents[-1], guess, SCHEDULE, step), SCHEDULE.level(step), None))
         latents.append(ddim_inverse_step(latents[-1], seen[-1], SCHEDULE, step))
     found = invert(bent, latents_of(), TEXT[:1], SCHEDULE, method="fixed-point")
-    assert torch.allclose(found.latents, torch.stack(latents), atol=1e-9)
+    assert torch.allclose(found.latents, torch.stack(latents), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -317,3 +317,16 @@ def test_a_step_ends_once_its_loss_is_below_the_threshold():
         settings = replace(never, early_stop=stop, early_stop_growth=0.0)
         null, _ = optimize_null_text(network, trajectory, empty_context(), settings)
         assert int(null.iterations[-1]) == taken
+
+
+def test_the_loss_is_the_distance_to_the_trajectory():
+    """Guards what the optimization aims at, step by step: the next latents of the trajectory, no others."""
+    trajectory, never = trajectory_of(), NullTextSettings(test_first=True, early_stop=math.inf)
+    null, _ = optimize_null_text(network, trajectory, empty_context(), never)
+    latents = trajectory.noisiest
+    for step in DOWN:
+        rows = (empty_context().expand(BATCH, -1, -1), TEXT)
+        epsilon = guide(*(network(latents, SCHEDULE.level(step), one) for one in rows), 7.5)
+        latents = ddim_step(latents, epsilon, SCHEDULE, step)
+        wanted = (latents - trajectory.latents[step - 1]).square().mean((1, 2, 3))
+        assert torch.allclose(null.losses[step - 1], wanted)
