@@ -33,7 +33,7 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# NEIGHBOURS: a folder with the sources of tests/neighbours/packs.py; what they import is for ComfyUI's environment to have
+# NEIGHBOURS: a folder with the sources that tests/neighbours/packs.py lists; what they import must be in ComfyUI's environment
 neighbours: .venv/.installed-dev
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m neighbours tests/neighbours
 
