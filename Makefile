@@ -1,10 +1,11 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set up their own .venv first. CONTRIBUTING.md has the rest.
 PYTHON ?= python3
 JOBS ?= 2
+MUTANTS ?= nullinv_core.*
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test coverage test-full fuzz lint validate comfyui evaluate clean
+.PHONY: demo test coverage mutants test-full fuzz neighbours lint validate comfyui evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/python -m nullinv_core demo --out demo-out
@@ -17,6 +18,10 @@ test: .venv/.installed-dev lint
 coverage: .venv/.installed-dev
 	$(BIN)/python -m pytest --cov --cov-report=term tests/core
 
+mutants: .venv/.installed-dev
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 $(BIN)/python -m mutmut run --max-children $(JOBS) '$(MUTANTS)'
+	@$(BIN)/python -m mutmut results | sed -n '/: survived$$/p'
+
 test-full: .venv/.installed-dev
 	$(BIN)/python -m pytest -m full
 
@@ -27,6 +32,10 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# NEIGHBOURS: a folder with the sources that tests/neighbours/packs.py lists; what they import must be in ComfyUI's environment
+neighbours: .venv/.installed-dev
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m neighbours tests/neighbours
 
 validate: .venv/.installed-dev .venv/.installed-registry
 	COMFY_CLI=$(CURDIR)/.venv/registry/bin/comfy $(BIN)/python -m pytest tests/core/test_publishing.py

@@ -97,8 +97,9 @@ class P2PEditSampler(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model of DDIM Invert."),
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert or Load Inversion."),
                 Edit.Input("edit", tooltip="From P2P Edit."),
-                guidance("cfg", tooltip="The guidance that the null embeddings were optimized for; any after the "
-                         "presets fast and direct."),
+                guidance("cfg", default=0.0, tooltip="0: the guidance that the null embeddings were optimized for "
+                         "(7.5 without them). Another is fine after the presets fast and direct; after the others the "
+                         "photo drifts, and the node says so."),
                 guidance("source_cfg", default=0.0, tooltip="Another guidance for the photo's own branch, where the "
                          "preset has it sampled. 0: the same."),
                 io.Int.Input("end_step", default=0, min=0, max=999, tooltip="Stop after so many steps and keep the "

@@ -42,6 +42,8 @@ class DDIMInvert(io.ComfyNode):
                 io.Latent.Output(display_name="noise", tooltip="For a KSampler (Advanced) that adds no noise: sampled "
                                  "at cfg 1 with the same steps, it gives the photo back."),
                 Trajectory.Output(display_name="trajectory", tooltip="Every step from the photo to the noise."),
+                io.Sigmas.Output(display_name="sigmas", tooltip="Its noise levels, for SamplerCustom and "
+                                 "SamplerCustomAdvanced."),
             ],
         )  # fmt: skip
 
@@ -50,12 +52,12 @@ class DDIMInvert(io.ComfyNode):
         cls, model: Any, source: Any, latent: Any, steps: int, scheduler: str, method: Any, sigmas: Any = None
     ) -> Any:
         """See the schema."""
-        from ..nullinv_core.backends.comfy import schedule_of_sigmas
-        from ..nullinv_core.backends.comfy_jobs import invert_latent, schedule_of
+        from ..nullinv_core.backends.comfy import schedule_of_sigmas, sigmas_of_schedule
+        from ..nullinv_core.backends.comfy_jobs import invert_latent, schedule_of_node
 
-        schedule = schedule_of(model, scheduler, steps) if sigmas is None else schedule_of_sigmas(model, sigmas)
+        schedule = schedule_of_node(model, scheduler, steps) if sigmas is None else schedule_of_sigmas(model, sigmas)
         inversion, noise = invert_latent(model, source, latent, schedule, method)
-        return io.NodeOutput(noise, inversion)
+        return io.NodeOutput(noise, inversion, sigmas_of_schedule(schedule))
 
 
 class NullTextOptimize(io.ComfyNode):

@@ -25,7 +25,7 @@ class NullTextGuider(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model of DDIM Invert."),
                 io.Conditioning.Input("conditioning", tooltip="The source text gives the photo back; another edits."),
                 NullEmbeddings.Input("null_embeddings", tooltip="From Null-Text Optimize."),
-                guidance("cfg", tooltip="The guidance that the embeddings were optimized for."),
+                guidance("cfg", default=0.0, tooltip="0: the guidance that the embeddings were optimized for."),
                 io.Conditioning.Input("negative", optional=True, tooltip="The negative conditioning of Null-Text "
                                       "Optimize, where it carries more than text (a ControlNet)."),
             ],
@@ -35,11 +35,11 @@ class NullTextGuider(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, conditioning: Any, null_embeddings: Any, cfg: float, negative: Any = None) -> Any:
         """See the schema."""
-        from ..nullinv_core.backends import comfy_sampling
         from ..nullinv_core.backends.comfy_jobs import check_made_with
+        from ..nullinv_core.backends.comfy_sampling import null_text_guider
 
         check_made_with(model, null_embeddings)
-        return io.NodeOutput(comfy_sampling.NullTextGuider(model, conditioning, null_embeddings, cfg, negative))
+        return io.NodeOutput(null_text_guider(model, conditioning, null_embeddings, cfg, negative))
 
 
 class ApplyNullText(io.ComfyNode):

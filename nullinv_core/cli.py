@@ -381,6 +381,7 @@ def edit(
     from .prompt_to_prompt.attention import batch_edits
     from .prompt_to_prompt.edit import EditSettings, plan_edits
     from .schedule import check_guidance
+    from .truth import Check
 
     settings = EditSettings(
         mode=mode,
@@ -418,6 +419,7 @@ def edit(
             lambda: run_edit(
                 loaded.denoiser, stored.trajectory, null, contexts,
                 batch_edits([plans]), guidance or null.guidance, callback,
+                check=Check(_warn, loaded.denoiser.unet.dtype),
             ),
             _warn,
         )  # fmt: skip

@@ -14,6 +14,7 @@ from .prompt_to_prompt.attention import AttentionMaps, EditBatch, StepControl, m
 from .prompt_to_prompt.local_blend import blend_mask, uses_blend
 from .schedule import check_guidance, ddim_step, guide, predicted_clean, steps_of
 from .starting import edit_start
+from .truth import CLOSE, Check, from_prediction
 from .types import Callback, Event, NullEmbeddings, Pin, Trajectory, ignore
 
 
@@ -61,6 +62,33 @@ def _check_null(null: NullEmbeddings | Pin | Tensor, trajectory: Trajectory, gui
         )
 
 
+def check_source_guidance(null: NullEmbeddings | Pin | Tensor, source_guidance: float | None) -> None:
+    """Raise InputError for a guidance of the source branch where that branch is read from the trajectory."""
+    if source_guidance is None:
+        return
+    check_guidance(source_guidance)
+    if isinstance(null, Pin) or (isinstance(null, NullEmbeddings) and null.pinned):
+        raise InputError(
+            "the source branch is read from the trajectory, so it has no guidance of its own; leave that out, or take "
+            "null embeddings of the preset paper"
+        )
+
+
+def other_guidance(null: NullEmbeddings, trajectory: Trajectory, guidance: float) -> str:
+    """In words what comes of sampling the photo at a guidance; an empty text where it retraces its trajectory.
+
+    It does at the guidance that the embeddings were optimized for, and at any where they are the source prompt itself.
+    At 1 they take no part.
+    """
+    context = trajectory.context.to(null.embeddings)
+    if guidance in (1, null.guidance) or torch.equal(null.embeddings, context.expand_as(null.embeddings)):
+        return ""
+    return (
+        f"the null embeddings were optimized for a guidance of {null.guidance:g}, and {guidance:g} does not give the "
+        f"photo back; take {null.guidance:g}, or optimize for {guidance:g}"
+    )
+
+
 def reconstruct(
     denoiser: Denoiser,
     trajectory: Trajectory,
@@ -105,6 +133,7 @@ def edit(
     source_guidance: float | None = None,
     limit: Tensor | None = None,
     steps: int | None = None,
+    check: Check | None = None,
 ) -> EditResult:
     """Sample source and edits of every image in one batch, with attention control and local blend.
 
@@ -112,7 +141,9 @@ def edit(
     of its image, or a plain null context (tokens, width). ``source_guidance``: of the source branch, by default that
     of the edits. ``limit``: bool (B, h, w); outside of it edits stay the source. ``steps``: how many of the T steps to
     take; with fewer the latents keep the noise of the step that would be next. Costs 2·(1+E)·T samples an image, and
-    those of ``edit_start``.
+    those of ``edit_start``. ``check``: is told where the photo's branch cannot retrace the trajectory, because the
+    model predicts something else now or the embeddings are for another guidance. The edit goes on; its own
+    predictions of the source in the first half decide, and one or two calls where they do not (see ``truth``).
 
     With a ``Pin``, or embeddings that have one, the source branch is the trajectory itself, not sampled but read
     (direct inversion, Ju et al. 2023), so the source's attention is exact and holds for any guidance. Costs 1+2E a
@@ -121,16 +152,15 @@ def edit(
     """
     _check_null(null, trajectory, guidance)
     _check_edits(trajectory, contexts, edits, limit)
-    check_guidance(guidance if source_guidance is None else source_guidance)
+    check_source_guidance(null, source_guidance)
+    own_guidance = guidance if source_guidance is None else source_guidance
+    optimized = null if isinstance(null, NullEmbeddings) and null.pin is None else None
+    if check and optimized and (drifts := other_guidance(optimized, trajectory, own_guidance)):
+        check.warn(drifts)
     if isinstance(null, NullEmbeddings) and null.pin is not None:
         null = null.pin
         _check_null(null, trajectory, guidance)
     pin = null if isinstance(null, Pin) else None
-    if pin and source_guidance is not None:
-        raise InputError(
-            "the source branch is read from the trajectory, so it has no guidance of its own; leave that out, or take "
-            "null embeddings of the preset paper"
-        )
     schedule, batch, branches = trajectory.schedule, trajectory.batch, edits.branches
     taken = schedule.steps if steps is None else steps
     if not 1 <= taken <= schedule.steps:
@@ -142,10 +172,14 @@ def edit(
         maps = AttentionMaps(map_grid(*size))
         mask = torch.ones(batch, branches - 1, *size, dtype=torch.bool, device=text.device)
         scale = torch.full((batch, branches, 1, 1, 1), guidance, device=text.device, dtype=trajectory.clean.dtype)
-        scale[:, 0] = guidance if source_guidance is None else source_guidance
+        scale[:, 0] = own_guidance
         latents = edit_start(denoiser, trajectory, edits).flatten(0, 1)
         every = torch.arange(len(latents), device=latents.device)
         of_edits = every.unflatten(0, (batch, branches))[:, 1:].flatten()
+        pending = check
+        if pending and pin and not needs_source(edits, 0):
+            pending(denoiser, trajectory)
+            pending = None
         for index, step in enumerate(range(schedule.steps, schedule.steps - taken, -1)):
             level = schedule.level(step)
             rows = _null_rows(null, trajectory, step).to(text).repeat_interleave(branches, 0)
@@ -159,6 +193,10 @@ def edit(
                 control, first,
             )  # fmt: skip
             epsilon_null, epsilon_text = check_finite(predicted, level, step).split([first, last])
+            early = sampled is every and 2 * step > schedule.steps
+            if pending and early and from_prediction(epsilon_text[::branches], trajectory, step) > CLOSE:
+                pending(denoiser, trajectory)
+                pending = None
             epsilon = torch.zeros_like(latents)
             epsilon[sampled] = epsilon_text
             if pin and pin.guidance is not None:

@@ -13,6 +13,10 @@ class InputError(ValueError):
         super().__init__(printable(message))
 
 
+class NoGradientError(InputError):
+    """A prediction does not depend on its context as far as autograd can see."""
+
+
 class NonFiniteError(ArithmeticError):
     """The network produced NaN or infinity. The message names the step and what to try."""
 

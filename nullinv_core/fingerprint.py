@@ -37,7 +37,8 @@ class Fingerprint:
     ``weights``: of the UNet, by shape ("320x4x3x3"): the root of the sum of squares of the values that are read, then
     the sums over all weights of that shape. ``prediction``: "epsilon", "v_prediction" or another name.
     ``noise_levels``: how many there are, then ᾱ of some. ``changes``: what else was done to the model, by its name
-    for people ("LoRA"). ``digest``: what files from before all this hold alone.
+    for people ("LoRA"). ``digest``: what files from before all this hold alone. ``patches``: names of what acts while
+    the model runs, which need not change what it predicts; they only explain a difference that was measured.
     """
 
     weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Fingerprint:
     changes: Mapping[str, str] = field(default_factory=dict)
     step: float = 0.0
     digest: str = ""
+    patches: tuple[str, ...] = ()
 
 
 def fingerprint(
@@ -73,11 +75,16 @@ def fingerprint(
 
 def sampled(weight: Tensor) -> Tensor:
     """At most ``SAMPLES`` values of a weight, float64 on the CPU, spread so that no row or column is preferred."""
-    flat = weight.detach().reshape(-1)
+    flat = _flat(weight)
     if len(flat) > SAMPLES:
         places = (torch.arange(1, SAMPLES + 1, dtype=torch.float64) * GOLDEN % 1 * len(flat)).long()
         flat = flat[places.to(flat.device)]
     return flat.to("cpu", torch.float32).double()
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """The numbers of a weight in a row, as they are kept: packed ones are not unpacked."""
+    return weight.detach().as_subclass(Tensor).reshape(-1)
 
 
 def difference(made_with: Fingerprint, here: Fingerprint) -> str:
@@ -105,6 +112,16 @@ def difference(made_with: Fingerprint, here: Fingerprint) -> str:
     return ""
 
 
+def other_patches(made_with: Fingerprint, here: Fingerprint) -> str:
+    """In words which patches one of two models has alone; an empty text where they have the same."""
+    gone = sorted(set(made_with.patches) - set(here.patches))
+    new = sorted(set(here.patches) - set(made_with.patches))
+    parts = [
+        f"{what}: {', '.join(map(short, names))}" for what, names in (("only there", gone), ("only here", new)) if names
+    ]
+    return "; ".join(parts)
+
+
 def digest_of(weights: Mapping[str, Tensor], kind: str = "") -> str:
     """SHA-256 over ``kind`` and the names, shapes and 64 spread values of every weight.
 
@@ -113,7 +130,7 @@ def digest_of(weights: Mapping[str, Tensor], kind: str = "") -> str:
     digest = hashlib.sha256(kind.encode())
     for name in sorted(weights):
         tensor = weights[name]
-        flat = tensor.detach().reshape(-1)
+        flat = _flat(tensor)
         sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32).contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(sample.numpy().tobytes())
@@ -130,6 +147,7 @@ def to_json(one: Fingerprint) -> Any:
         "prediction": one.prediction,
         "noise_levels": list(one.noise_levels),
         "changes": dict(one.changes),
+        **({"patches": list(one.patches)} if one.patches else {}),
     }
 
 
@@ -141,7 +159,9 @@ def from_json(found: Any) -> Fingerprint:
         weights = {str(shape): _numbers(values) for shape, values in found["weights"].items()}
         changes = {str(name): str(value) for name, value in found["changes"].items()}
         (step,) = _numbers([found["step"]])
-        return Fingerprint(weights, str(found["prediction"]), _numbers(found["noise_levels"]), changes, step)
+        patches = tuple(map(str, found.get("patches", ())))
+        levels = _numbers(found["noise_levels"])
+        return Fingerprint(weights, str(found["prediction"]), levels, changes, step, patches=patches)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError("its fingerprint is broken") from error
 

@@ -136,7 +136,7 @@ def _eight_bits(numbers: np.ndarray, picture: Image.Image, name: str) -> Image.I
         numbers = numbers.view(np.uint32)
     white = _white(picture, float(numbers.max()), unsigned, name)
     if white == 65535:
-        scaled = numbers.clip(0, 65535).astype(np.uint32) >> 8
+        scaled = numbers.clip(0).astype(np.uint32) >> 8
     else:
         scaled = np.rint(numbers.clip(0, white).astype(np.float64) * (255 / white))
     return Image.fromarray(scaled.astype(np.uint8))

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser, check_finite, no_gradients
-from .errors import InputError
+from .errors import InputError, NoGradientError
 from .schedule import NoiseLevel, Schedule, check_guidance, ddim_step, guide, predicted_clean
 from .types import Callback, Event, NullEmbeddings, Trajectory, ignore
 
 LOSS_SCALE = 2.0**12
 """Gradients of the mean loss are near 1e-8 and vanish in float16. A power of two changes no bit elsewhere."""
+
+NO_GRADIENT = "the network passes no gradient to its context; turn off custom attention kernels"
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ def _optimize_step(
         with torch.enable_grad():
             epsilon_null = denoiser(latents[active], level, torch.stack([rows[i] for i in active]), nulls=len(active))
             loss = loss_of(active, epsilon_null)
+        if not loss.requires_grad:
+            raise NoGradientError(NO_GRADIENT)
         seen = active
         if settings.test_first:
             report(iteration, losses, preview.clone())
@@ -178,7 +182,9 @@ def _optimize_step(
         optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad():
             wanted = loss[[seen.index(i) for i in active]] if settings.test_first else loss
-            (wanted.sum() * LOSS_SCALE).backward()
+            # of a network that cannot be differentiated there is no graph, which _unscale tells
+            if wanted.requires_grad:
+                (wanted.sum() * LOSS_SCALE).backward()
         for i in set(seen) - set(active):
             # Adam's momentum would move an image that is done even where its gradient is zero
             rows[i].grad = None
@@ -197,6 +203,6 @@ def _unscale(rows: list[Tensor], level: NoiseLevel, step: int) -> None:
     """Divide the gradients by LOSS_SCALE; raise NonFiniteError where one is NaN or infinite."""
     for row in rows:
         if row.grad is None:
-            raise InputError("the network passes no gradient to its context; turn off custom attention kernels")
+            raise NoGradientError(NO_GRADIENT)
         check_finite(row.grad, level, step)
         row.grad /= LOSS_SCALE

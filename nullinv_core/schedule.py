@@ -116,7 +116,7 @@ def check_levels(schedule: Schedule, trained: Sequence[float]) -> None:
 
 def _between(trained: Sequence[float], timestep: float) -> float:
     """ᾱ at a timestep between those that were trained, by the logarithm of σ² = (1-ᾱ)/ᾱ."""
-    below = min(math.floor(timestep), len(trained) - 1)
+    below = math.floor(timestep)
     low, high = (math.log(max(1 - a, 1e-12) / a) for a in (trained[below], trained[min(below + 1, len(trained) - 1)]))
     return 1 / (1 + math.exp(low + (timestep - below) * (high - low)))
 

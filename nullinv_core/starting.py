@@ -64,9 +64,9 @@ def word_maps(denoiser: Denoiser, trajectory: Trajectory) -> Tensor:
 
 
 def _steady(maps: Tensor | None, edit: Edit, like: Tensor) -> Tensor:
-    """1 in the regions of an edit's steady words and next to them, else 0: (1, h, w)."""
-    if maps is None or not bool(edit.steady.any()):
-        return like.new_zeros(1, *like.shape[-2:])
+    """1 in the regions of an edit's steady words and next to them, else 0: (1, h, w), or (1, 1, 1) without maps."""
+    if maps is None:
+        return like.new_zeros(1, 1, 1)
     tokens, size = edit.steady[:1].to(maps.device), (like.shape[-2], like.shape[-1])
     inside = region(maps[None], tokens, size, edit.settings.blend_threshold, pool=True)
     return inside[0].to(like)

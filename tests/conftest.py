@@ -3,13 +3,18 @@
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from .comfyui.installation import find_comfyui, version_of
 
 # no time limits on shared machines, the same cases on every CI run
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
+# that a mutant fails is all that is asked
+settings.register_profile(
+    "mutants", deadline=None, derandomize=True, database=None, report_multiple_bugs=False,
+    phases=[Phase.explicit, Phase.generate],
+)  # fmt: skip
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 SUITE = "tests/comfyui/"

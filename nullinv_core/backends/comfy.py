@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..context import unpack
+from ..context import pack, unpack
 from ..denoiser import AttentionControl
 from ..errors import InputError
 from ..schedule import NoiseLevel, Schedule
@@ -37,9 +37,12 @@ from .comfy_gradients import (
     differentiating,
     forget_streams,
     in_less_memory,
+    is_constant,
     make_ordinary,
     resident,
+    with_constant_controls,
 )
+from .comfy_others import EVERYWHERE, Watch, check_apart, holds, named, owner, watched
 from .comfy_precision import in_safer_precision
 from .comfy_sigmas import alphas_of, check_sigmas, sigma_of
 
@@ -47,6 +50,8 @@ GUIDANCE_HOOKS = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_calc_cond_batch_function",
 )  # fmt: skip
 """Entries of model_options by which other nodes compute guidance their own way."""
+BOTH_BRANCHES = "disable_cfg1_optimization"
+"""Under this key nodes that mix the two branches of guidance ask for both, whatever the scale."""
 CACHE = "easycache"
 """Under this key of the transformer options EasyCache and LazyCache keep earlier predictions."""
 OWN_WRAPPER = "null-text inversion"
@@ -59,13 +64,15 @@ class ComfyDenoiser:
 
     ``positive`` and ``negative``: the processed conditioning whose extras (ControlNet, sizes …) go with conditional
     and unconditional rows; their text and pooled vector are replaced by the context of each call.
-    ``pooled_gradient``: whether the pooled vector of the context gets a gradient too.
+    ``pooled_gradient``: whether the pooled vector of the context gets a gradient too. ``watch``: over what the network
+    runs for.
     """
 
     model: Any
     positive: dict[str, Any]
     negative: dict[str, Any]
     options: dict[str, Any]
+    watch: Watch | None = None
     pooled_gradient: bool = False
 
     def __call__(
@@ -92,10 +99,18 @@ class ComfyDenoiser:
         text, null = comfy.samplers.calc_cond_batch(
             self.model, conds, sampled, sigmas, self._options(attention, context)
         )
+        if self.watch is not None:
+            self.watch.check(len(latents))
         return torch.cat([(sampled - clean) / sigma for clean, wanted in ((null, nulls), (text, texts)) if wanted])
 
     def _with(self, entry: dict[str, Any], context: Tensor) -> dict[str, Any]:
         return with_context(entry, context, pooled_width(self.model), self.pooled_gradient)
+
+    def context(self) -> Tensor:
+        """The text that goes with conditional rows: (1, tokens, width)."""
+        found, pooled = self.positive["model_conds"], pooled_width(self.model)
+        vector = found["y"].cond[:1, :pooled].float() if pooled else None
+        return pack(found["c_crossattn"].cond[:1].float(), vector)
 
     def _options(self, attention: AttentionControl | None, context: Tensor) -> dict[str, Any]:
         transformer = self.options.get("transformer_options", {})
@@ -103,7 +118,7 @@ class ComfyDenoiser:
             transformer = differentiable(transformer)
         if attention is not None:
             tokens = unpack(context, pooled_width(self.model))[0].shape[1]
-            transformer = controlled(transformer, self.model.diffusion_model, attention, tokens)
+            transformer = controlled(transformer, self.model.diffusion_model, attention, tokens, named(self.options))
         return {**self.options, "transformer_options": transformer}
 
 
@@ -129,9 +144,10 @@ def sigmas_of_schedule(schedule: Schedule) -> Tensor:
 class _CoreSampler(comfy.samplers.Sampler):
     """What the guider runs in place of a sampler."""
 
-    def __init__(self, job: Callable[[ComfyDenoiser, Tensor], Any], gradients: bool) -> None:
+    def __init__(self, job: Callable[[ComfyDenoiser, Tensor], Any], gradients: bool, cleanest: NoiseLevel) -> None:
         self.job = job
         self.gradients = gradients
+        self.cleanest = cleanest
         self.result: Any = None
 
     def sample(
@@ -139,19 +155,24 @@ class _CoreSampler(comfy.samplers.Sampler):
         latent_image: Tensor, denoise_mask: Any = None, disable_pbar: bool = False,
     ) -> Tensor:  # fmt: skip
         """ComfyUI's hook; the job's result is kept in ``result``."""
-        model, conds = model_wrap.inner_model, model_wrap.conds
-        denoiser = ComfyDenoiser(model, conds["positive"][0], conds["negative"][0], extra_args["model_options"])
-        if not self.gradients:
-            self.result = self.job(denoiser, latent_image)
+        model, conds, options = model_wrap.inner_model, model_wrap.conds, extra_args["model_options"]
+        with watched(model.diffusion_model, options) as watch:
+            denoiser = ComfyDenoiser(model, conds["positive"][0], conds["negative"][0], options, watch)
+            text = denoiser.context().to(latent_image.device)
+            check_apart(denoiser, latent_image[:1], self.cleanest, text, options)
+            if not self.gradients:
+                self.result = self.job(denoiser, latent_image)
+                return latent_image
+            check_whole(model)
+            make_ordinary(model.diffusion_model)
+            for extra in comfy.sampler_helpers.get_additional_models(conds, model.get_dtype())[0]:
+                if is_constant(extra, conds):
+                    continue
+                check_streams_no_weights(extra)
+                check_whole(extra.model)
+                make_ordinary(extra.model)
+            self.result = differentiating(lambda: self.job(denoiser, latent_image), options)
             return latent_image
-        check_whole(model)
-        make_ordinary(model.diffusion_model)
-        for extra in comfy.sampler_helpers.get_additional_models(conds, model.get_dtype())[0]:
-            check_streams_no_weights(extra)
-            check_whole(extra.model)
-            make_ordinary(extra.model)
-        self.result = differentiating(lambda: self.job(denoiser, latent_image))
-        return latent_image
 
 
 def run(
@@ -180,11 +201,13 @@ def run(
         forget_streams()
         conds = ordinary_conditioning(positive), ordinary_conditioning(negative)
         check_hints(conds, len(samples) * branches)
+        if gradients:
+            with_constant_controls(conds)
 
         def attempt() -> Any:
             guider = comfy.samplers.CFGGuider(patcher)
             guider.set_conds(*conds)
-            sampler = _CoreSampler(job, gradients)
+            sampler = _CoreSampler(job, gradients, schedule.level(1))
             # of the noise, ComfyUI takes the size that it makes room for
             noise = samples.new_zeros(len(samples) * branches, *samples.shape[1:])
             guider.sample(noise, samples, sampler, sigmas_of_schedule(schedule), seed=0)
@@ -216,21 +239,20 @@ def check_hooks(model: Any) -> None:
         )
     if CACHE in options.get("transformer_options", {}):
         raise InputError(
-            "this MODEL leaves out predictions (EasyCache, LazyCache), and the photo would drift; connect the MODEL "
-            "from before that node"
+            "this MODEL leaves out predictions (EasyCache, LazyCache), and the photo would drift; " + EVERYWHERE
         )
     if model.get_additional_models_with_key("multigpu"):
         raise InputError("this MODEL is split over several GPUs; connect the one from before MultiGPU CFG Split")
-    hooks = [name for name in GUIDANCE_HOOKS if options.get(name)]
-    kind = kinds.PREDICT_NOISE
-    if (
-        hooks
-        or comfy.patcher_extension.get_all_wrappers(kind, options, is_model_options=True)
-        or model.get_all_wrappers(kind)
-    ):
+    hooks = [
+        *(options.get(name) for name in GUIDANCE_HOOKS),
+        comfy.patcher_extension.get_all_wrappers(kinds.PREDICT_NOISE, options, is_model_options=True),
+        model.get_all_wrappers(kinds.PREDICT_NOISE),
+    ]
+    # who asks for the unconditional prediction where plain guidance needs none, makes use of it
+    if holds(hooks) or holds(options.get(BOTH_BRANCHES)):
         raise InputError(
-            "another node changes this MODEL's guidance (RescaleCFG, perturbed attention or the like), for which null "
-            "text cannot be optimized; connect the MODEL from before that node"
+            f"another node{named(hooks) or named(options)} changes this MODEL's guidance, for which null text cannot "
+            f"be optimized; {EVERYWHERE}"
         )
 
 
@@ -239,6 +261,11 @@ def check_model(model: Any) -> None:
     sampling, network = model.get_model_object("model_sampling"), model.model.diffusion_model
     kind = type(model.model).__name__
     discrete = isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete)
+    if not discrete and "model_sampling" in model.object_patches:
+        raise InputError(
+            f"another node ({owner(type(sampling))}) gave this MODEL the noise levels of rectified flow models, EDM or "
+            f"others that null-text inversion does not know; {EVERYWHERE}"
+        )
     if hasattr(network, "input_blocks") and not discrete and not isinstance(sampling, comfy.model_sampling.CONST):
         raise InputError(
             f"this {kind} model was trained on continuous noise levels (EDM, as Playground 2.5 and CosXL), which "

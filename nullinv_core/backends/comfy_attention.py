@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import torch
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch, optimized_attention
 from torch import Tensor
 
 from ..denoiser import AttentionControl, attend
 from ..errors import InputError
 from ..prompt_to_prompt.focus import halving
+from .comfy_others import EVERYWHERE
 
 Block = tuple[str, int, int]
 """How ComfyUI names a transformer block: ("input" | "middle" | "output", number, index inside)."""
@@ -34,8 +36,9 @@ def transformer_blocks(unet: Any) -> Iterator[Block]:
 def differentiable(options: dict[str, Any]) -> dict[str, Any]:
     """Transformer options under which a backward pass works.
 
-    Attention is PyTorch's own: the fast kernels of some packs pass no gradient. And every layer of the encoder reads
-    a copy of what its skip connection keeps, because a ControlNet is added to that in place.
+    Attention is PyTorch's own: the fast kernels of some packs pass no gradient. Every layer of the encoder reads a copy
+    of what its skip connection keeps, because a ControlNet is added to that in place. Patches may write over what they
+    have read, as FreeU does.
     """
 
     def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -45,17 +48,28 @@ def differentiable(options: dict[str, Any]) -> dict[str, Any]:
     def copy(hidden: Tensor, extra: dict[str, Any]) -> Tensor:
         return hidden.clone()
 
-    patches = dict(options.get("patches", {}))
+    taken = options.get("patches", {})
+    patches: dict[str, list[Callable[..., Any]]] = {
+        name: [partial(_keeping_copies, patch) for patch in each] for name, each in taken.items()
+    }
     patches["input_block_patch_after_skip"] = [*patches.get("input_block_patch_after_skip", []), copy]
     return {**options, "optimized_attention_override": attention, "patches": patches}
 
 
-def controlled(options: dict[str, Any], unet: Any, control: AttentionControl, tokens: int) -> dict[str, Any]:
+def _keeping_copies(patch: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What ``patch`` returns; the backward pass through it reads copies, whatever is written over the originals."""
+    with torch.autograd.graph.saved_tensors_hooks(lambda kept: kept.detach().clone(), lambda kept: kept):
+        return patch(*args, **kwargs)
+
+
+def controlled(
+    options: dict[str, Any], unet: Any, control: AttentionControl, tokens: int, others: str
+) -> dict[str, Any]:
     """Transformer options with ``control`` in every attention layer, over what other packs have put there.
 
     Another pack's replacement of a layer runs on the queries and keys that ``control`` wants. In cross-attention, what
     it adds to plain attention (as an IPAdapter does) is added to the attention that ``control`` wants. ``tokens``: of
-    the text.
+    the text. ``others``: who changes the MODEL, for people (see ``named``).
     """
     taken = options.get("patches_replace", {})
     replace = {name: dict(slots) for name, slots in taken.items()}
@@ -63,21 +77,25 @@ def controlled(options: dict[str, Any], unet: Any, control: AttentionControl, to
         for name, patch in (("attn1", _self_attention), ("attn2", partial(_cross_attention, tokens))):
             slots = taken.get(name, {})
             other = slots.get(block, slots.get(block[:2]))
-            replace.setdefault(name, {})[block] = partial(patch, control, other)
+            replace.setdefault(name, {})[block] = partial(patch, control, others, other)
     return {**options, "patches_replace": replace}
 
 
 def _self_attention(
-    control: AttentionControl, other: Attention | None, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]
-) -> Tensor:
+    control: AttentionControl, others: str, other: Attention | None, query: Tensor, key: Tensor, value: Tensor,
+    extra: dict[str, Any],
+) -> Tensor:  # fmt: skip
     rows = _rows(extra, len(query))
     if rows is not None and control.wants_self(query.shape[1]):
         whole = halving(tuple(extra["original_shape"][-2:]), query.shape[1])
         # merged by three quarters, queries are as many as those of the next smaller layer; keys are all there
-        if not _same_count(rows, control.rows) or whole is None or query.shape[1] != key.shape[1]:
+        if _count(rows) != _count(control.rows) or whole is None or query.shape[1] != key.shape[1]:
+            # cut in attention alone, cross-attention still sees whole pictures
+            whole_pictures = extra["original_shape"][0] == len(extra["cond_or_uncond"]) * _count(control.rows)
+            way = ", or set self_replace to 0" if whole_pictures else ""
             raise InputError(
-                "another node cuts this MODEL's attention into tiles or merges its positions (HyperTile, ToMe); edit "
-                "with the MODEL from before that node, or with self_replace at 0"
+                f"another node{others} cuts this MODEL's pictures or their attention into tiles, or merges positions "
+                f"(Tiled Diffusion, HyperTile, ToMe and the like); {EVERYWHERE}{way}"
             )
         heads = extra["n_heads"]
         edited = control.self_attention(_split(query[rows], heads), _split(key[rows], heads))
@@ -87,17 +105,17 @@ def _self_attention(
 
 
 def _cross_attention(
-    tokens: int, control: AttentionControl, other: Attention | None, query: Tensor, key: Tensor, value: Tensor,
-    extra: dict[str, Any],
+    tokens: int, control: AttentionControl, others: str, other: Attention | None, query: Tensor, key: Tensor,
+    value: Tensor, extra: dict[str, Any],
 ) -> Tensor:  # fmt: skip
     rows = _rows(extra, len(query))
     if rows is None or not control.wants_cross(query.shape[1]):
         return (other or _host_attention)(query, key, value, extra)
-    if not _same_count(rows, control.rows) or key.shape[1] != tokens or len(key) != len(query):
+    if _count(rows) != _count(control.rows) or key.shape[1] != tokens or len(key) != len(query):
         raise InputError(
-            f"another node adds tokens to the text in this MODEL's attention, or rows ({len(key)} of {key.shape[1]} "
-            f"tokens, not {len(query)} of {tokens}), and words could not be told apart; edit with the MODEL from "
-            "before that node"
+            f"another node{others} adds tokens to the text in this MODEL's attention, or rows ({key.shape[1]} tokens, "
+            f"{tokens} of them of the text; {_count(rows)} rows for {_count(control.rows)} pictures), and words could "
+            f"not be told apart; {EVERYWHERE}"
         )
     q, k, v = (_split(part[rows], extra["n_heads"]) for part in (query, key, value))
     wanted = attend(q, k, v, extra["dim_head"] ** -0.5, control).transpose(1, 2).flatten(2)
@@ -123,8 +141,8 @@ def _rows(extra: dict[str, Any], batch: int) -> slice | None:
     return slice(start, start + size)
 
 
-def _same_count(rows: slice, wanted: slice) -> bool:
-    return rows.stop - rows.start == wanted.stop - wanted.start
+def _count(rows: slice) -> int:
+    return int(rows.stop - rows.start)
 
 
 def _split(tensor: Tensor, heads: int) -> Tensor:

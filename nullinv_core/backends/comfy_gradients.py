@@ -11,8 +11,9 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, NoGradientError
 from .comfy_checkpoint import Checkpointing
+from .comfy_others import EVERYWHERE, named
 
 
 def streams_weights(model: Any) -> bool:
@@ -34,12 +35,37 @@ def resident(model: Any) -> Any:
     return model.clone(disable_dynamic=True)
 
 
+def with_constant_controls(conds: tuple[list[list[Any]], ...]) -> None:
+    """Put a copy of every ControlNet under dynamic offloading in its place, to whose residuals a backward pass does not
+    look: they are what they were, and constants.
+
+    A ControlNet cannot be made ``resident``. The optimized text reaches the network itself, and the ControlNet besides;
+    the second way is left out of the gradient, not of the predictions and their loss.
+    """
+    made: dict[int, Any] = {}
+    for conditioning in conds:
+        for _, extras in conditioning:
+            control = extras.get("control")
+            if control is not None and any(map(streams_weights, control.get_models())):
+                if id(control) not in made:
+                    # both conditionings keep one ControlNet, as ComfyUI runs them in one call then
+                    twin = made[id(control)] = control.copy()
+                    twin.get_control = torch.no_grad()(twin.get_control)
+                extras["control"] = made[id(control)]
+
+
+def is_constant(model: Any, conds: dict[str, Any]) -> bool:
+    """Whether a model is a part of a ControlNet under dynamic offloading, which no backward pass looks into."""
+    controls = [entry.get("control") for entries in conds.values() for entry in entries]
+    return streams_weights(model) and any(model in control.get_models() for control in controls if control is not None)
+
+
 def check_streams_no_weights(extra: Any) -> None:
-    """Raise InputError for a ControlNet or the like under dynamic offloading, which cannot be made ``resident``."""
+    """Raise InputError for another model under dynamic offloading, which cannot be made ``resident``."""
     if streams_weights(extra):
         raise InputError(
-            "the ControlNet's weights are streamed to the device, which optimizing cannot follow; start ComfyUI with "
-            "--disable-dynamic-vram"
+            "the weights of a model beside this MODEL are streamed to the device, which optimizing cannot follow; "
+            "start ComfyUI with --disable-dynamic-vram"
         )
 
 
@@ -86,17 +112,21 @@ def ordinary(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and not has_version(value) else value
 
 
-def differentiating(job: Callable[[], Any]) -> Any:
-    """What ``job`` returns; raises InputError where a part of the network came out of inference mode."""
+def differentiating(job: Callable[[], Any], options: dict[str, Any]) -> Any:
+    """What ``job`` returns; raises InputError, with names from a MODEL's ``options``, where no gradient comes back or a
+    part of the network came out of inference mode."""
     try:
         return job()
     except RuntimeError as error:
         if "nference tensor" not in str(error):
             raise
-        raise InputError(
-            "a patch of another node on this MODEL (a hypernetwork or the like) cannot be differentiated through; "
-            "optimize with the MODEL from before that node"
-        ) from error
+        cause: Exception = error
+    except NoGradientError as error:
+        cause = error
+    raise InputError(
+        f"a patch of another node on this MODEL{named(options)} cannot be differentiated through; "
+        f"{EVERYWHERE}, or choose a preset that optimizes nothing (direct, negative-prompt)"
+    ) from cause
 
 
 def in_less_memory(job: Callable[[], Any], checkpointing: Checkpointing) -> Any:

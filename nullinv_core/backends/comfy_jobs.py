@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ..context import lengthened, unpack
-from ..editing import EditResult, edit
+from ..editing import EditResult, check_source_guidance, edit
 from ..errors import InputError
 from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
 from ..inversion import InversionMethod, invert
+from ..null_text import PAPER
 from ..presets import Recipe, embed
 from ..prompt_to_prompt.attention import WordMaps, batch_edits
 from ..schedule import Schedule, check_levels
@@ -22,11 +23,16 @@ from ..store import Inversion
 from ..types import NullEmbeddings
 from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
+from .comfy_others import holds, weights_of
 from .comfy_sigmas import alphas_of, sigma_of
+from .comfy_tell import tell
 from .comfy_text import EditRequest
+from .comfy_truth import check_of, patch_names
 
 Latent = dict[str, Any]
 """ComfyUI's LATENT."""
+MOST_STEPS = 1000
+"""One more than DDIM Invert takes."""
 SAME_TEXT = 0.01
 """How far apart two encodings of one text may be, in units of either."""
 
@@ -39,7 +45,7 @@ def schedule_of(model: Any, scheduler: str, steps: int) -> Schedule:
 
 def fingerprint_of(model: Any) -> Fingerprint:
     """Fingerprint of a MODEL: its own weights, whatever is loaded now, every patch on them, and how it samples."""
-    weights = dict(model.model.diffusion_model.state_dict())
+    weights = weights_of(model.model.diffusion_model)
     sampling = model.get_model_object("model_sampling")
     for name in weights:
         stored = model.backup.get(f"diffusion_model.{name}")
@@ -52,7 +58,7 @@ def fingerprint_of(model: Any) -> Fingerprint:
     }
     old = digest_of({**weights, **patches, "noise levels": sampling.sigmas}, " ".join(_kinds(sampling)))
     own = fingerprint(weights.values(), prediction_of(sampling), trained_alphas(sampling), _patches_of(model))
-    return replace(own, digest=old)
+    return replace(own, digest=old, patches=patch_names(model))
 
 
 def prediction_of(sampling: Any) -> str:
@@ -95,6 +101,24 @@ def _tensors(patch: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
     elif hasattr(patch, "weights"):
         yield from _tensors(patch.weights)
+
+
+def schedule_of_node(model: Any, scheduler: str, steps: int) -> Schedule:
+    """The schedule of DDIM Invert. The user is told where ComfyUI's nodes do not agree on it."""
+    sampling = model.get_model_object("model_sampling")
+    schedule = schedule_of(model, scheduler, steps)
+
+    def agree(count: int) -> bool:
+        return len(comfy.samplers.calculate_sigmas(sampling, scheduler, count)) == count + 1
+
+    if schedule.steps > steps:
+        close = [next(filter(agree, counts), None) for counts in (range(steps, 0, -1), range(steps, MOST_STEPS))]
+        tell(
+            f"{scheduler} makes {schedule.steps} steps of {steps}. A KSampler does the same; BasicScheduler leaves the "
+            "first out, so give samplers that take SIGMAS those of this node; all agree at "
+            f"{' or '.join(map(str, filter(None, close)))} steps"
+        )
+    return schedule
 
 
 def invert_latent(
@@ -146,11 +170,13 @@ def optimize(
     check_same_sizes(positive[0][1], inversion, "source")
     check_same_sizes(negative[0][1], inversion, "negative")
     steps, settings = trajectory.schedule.steps, recipe.optimization
-    alike = branches_alike(model, positive, negative)
+    alike, check = branches_alike(model, positive, negative), check_of(model, inversion)
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> tuple[Inversion, Tensor]:
         device = clean.device
         callback = progress(model, **{phase: length * steps for phase, length in recipe.lengths.items()})
+        if settings is not None:
+            check(denoiser, trajectory.to(device))
         denoiser = replace(denoiser, pooled_gradient=pooled_gradient)
         null, reached = embed(denoiser, trajectory.to(device), empty.to(device), recipe, guidance, callback, alike)
         return replace(inversion, null=null.to("cpu")), reached.cpu()
@@ -174,11 +200,16 @@ def sample_edit(
 ) -> tuple[Latent, Latent, Tensor, WordMaps]:
     """Edit every image of an inversion: edited latents, the source branch, blend masks and word maps.
 
-    Rows are images, each with all its edits. Without null embeddings an empty text guides. ``mask``: ComfyUI's MASK
+    Rows are images, each with all its edits. Without null embeddings an empty text guides. ``guidance``: 0 is that of
+    the null embeddings, or the paper's. ``mask``: ComfyUI's MASK
     (1 or B, H, W), where edits may change the picture. With an ``end_step`` the latents keep their noise, for a
     sampler that goes on from that step. ``positive`` and ``negative``: what the trajectory and its null embeddings were
     made with, where that carries more than text (a ControlNet).
     """
+    embeddings = None if null is None else null_of(null, inversion)
+    if embeddings is not None:
+        check_source_guidance(embeddings, source_guidance)
+    guidance = guidance or (PAPER if embeddings is None else embeddings).guidance
     check_made_with(model, inversion)
     trajectory, pooled = inversion.trajectory, pooled_width(model.model)
     batch, steps = trajectory.batch, trajectory.schedule.steps
@@ -189,10 +220,10 @@ def sample_edit(
     edited_texts = [text_of(c, "edit", batch, pooled) for c in request.conditionings]
     contexts = torch.stack([lengthened(text, tokens, pooled) for text in edited_texts], 1)
     guides: NullEmbeddings | Tensor
-    if null is None:
+    if embeddings is None:
         guides = lengthened(text_of(request.empty, "empty", 1, pooled), tokens, pooled)[0]
     else:
-        guides = _lengthened(null_of(null, inversion), tokens, pooled)
+        guides = _lengthened(embeddings, tokens, pooled)
     trajectory = replace(trajectory, context=lengthened(trajectory.context, tokens, pooled))
 
     limit = inversion.region
@@ -200,11 +231,13 @@ def sample_edit(
         wanted = _latent_mask(mask, trajectory.clean)
         limit = wanted if limit is None else wanted & limit
 
+    check = check_of(model, inversion)
+
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> EditResult:
         device = clean.device
         return edit(
             denoiser, trajectory.to(device), guides.to(device), contexts.to(device), batch_edits([plans] * batch),
-            guidance, progress(model, sample=end_step or steps), source_guidance, limit, end_step,
+            guidance, progress(model, sample=end_step or steps), source_guidance, limit, end_step, check,
         )  # fmt: skip
 
     samples = model.model.process_latent_out(trajectory.clean)
@@ -231,8 +264,7 @@ def branches_alike(model: Any, positive: Conditioning, negative: Conditioning) -
     """Whether nothing but the text tells conditional and unconditional predictions apart, as a ControlNet or a patch of
     the MODEL may."""
     plain = all(set(extras) <= {"pooled_output"} for entry in (positive, negative) for _, extras in entry)
-    options = dict(model.model_options)
-    return plain and not any(options.pop("transformer_options", {}).values()) and not any(options.values())
+    return plain and not holds(model.model_options)
 
 
 def check_made_with(model: Any, inversion: Inversion) -> None:

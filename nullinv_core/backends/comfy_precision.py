@@ -10,6 +10,7 @@ import torch
 
 from ..denoiser import broken_model, broken_weight
 from ..errors import NonFiniteError
+from .comfy_others import weights_of
 
 
 def compute_dtype(patcher: Any) -> torch.dtype:
@@ -28,7 +29,7 @@ def in_safer_precision(job: Callable[[], Any], patcher: Any) -> Any:
     try:
         return job()
     except NonFiniteError as error:
-        dtype, name = compute_dtype(patcher), broken_weight(patcher.model.diffusion_model.state_dict())
+        dtype, name = compute_dtype(patcher), broken_weight(weights_of(patcher.model.diffusion_model))
         if name is not None:
             raise broken_model(name, dtype) from error
         if dtype != torch.float16:

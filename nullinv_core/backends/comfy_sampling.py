@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
 
@@ -12,14 +13,28 @@ import comfy.samplers
 from torch import Tensor
 
 from ..context import unpack
+from ..editing import other_guidance
 from ..errors import InputError
 from ..store import Inversion
-from .comfy import OWN_WRAPPER
+from ..truth import CLOSE, from_prediction
+from ..types import NullEmbeddings
+from .comfy import CACHE, GUIDANCE_HOOKS, OWN_WRAPPER, ComfyDenoiser
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
-from .comfy_sigmas import sigma_of
+from .comfy_sigmas import first_other, nearest, sigma_of
+from .comfy_tell import tell
+from .comfy_truth import check_of
 
 LEAST_STEP = 2.0
 """Ratio of two noise levels that counts as near, however fine an inversion's steps are: schedulers begin apart."""
+SAME_LATENT = 1e-3
+"""Relative distance of two latents that count as one."""
+
+
+def embeddings_of(inversion: Inversion) -> NullEmbeddings:
+    """An inversion's null embeddings; raises InputError where it holds none."""
+    if inversion.null is None:
+        raise InputError("these are not null embeddings; connect the output of Null-Text Optimize")
+    return inversion.null
 
 
 def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
@@ -27,68 +42,166 @@ def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
 
     Raises InputError for a level above the inversion's by more than its last step.
     """
-    null, schedule = inversion.null, inversion.trajectory.schedule
-    if null is None:
-        raise InputError("these are not null embeddings; connect the output of Null-Text Optimize")
-    levels = [sigma_of(a) for a in schedule.alphas_cumprod[1:]]
+    levels = _levels(inversion)
     if sigma > levels[-1] * max([LEAST_STEP, *(b / a for a, b in pairwise(levels[-2:]))]):
         raise InputError(
             f"the sampler begins at noise level {sigma:.3g}, and this inversion ends at {levels[-1]:.3g}; give the "
             "sampler the SIGMAS of DDIM Invert"
         )
-    distances = [abs(math.log(level) - math.log(max(sigma, 1e-6))) for level in levels]
-    return null.at(1 + distances.index(min(distances)))
+    return embeddings_of(inversion).at(nearest(levels, sigma))
 
 
-class NullTextGuider(comfy.samplers.CFGGuider):
-    """Classifier-free guidance whose unconditional branch has ∅_t at each noise level."""
+def null_text_guider(
+    model: Any, positive: Conditioning, inversion: Inversion, guidance: float, negative: Conditioning | None = None
+) -> comfy.samplers.CFGGuider:
+    """Classifier-free guidance whose unconditional branch has ∅_t at each noise level. A guidance of 0 is theirs.
 
-    def __init__(
-        self, model: Any, positive: Conditioning, inversion: Inversion, guidance: float,
-        negative: Conditioning | None = None,
-    ) -> None:  # fmt: skip
-        """``negative``: what the embeddings were optimized with, where it carries more than text (a ControlNet).
+    ``negative``: what the embeddings were optimized with, where it carries more than text (a ControlNet). SDXL is told
+    the sizes that the picture was inverted with.
+    """
+    first = embedding_at(inversion, _levels(inversion)[-1])
+    text, vector = unpack(first, pooled_width(model.model))
+    extras = {} if vector is None else {"pooled_output": vector}
+    null = [(text, {**(negative[0][1] if negative else {}), **extras})]
+    guider = comfy.samplers.CFGGuider(apply_null_text(model, inversion))
+    guider.set_conds(*(with_sizes(each, inversion.sizes) for each in (positive, null)))
+    guider.set_cfg(guidance or embeddings_of(inversion).guidance)
+    return guider
 
-        SDXL is told the sizes that the picture was inverted with.
-        """
-        super().__init__(model)
-        self.inversion = inversion
-        steps = inversion.trajectory.schedule.steps
-        first = embedding_at(inversion, sigma_of(inversion.trajectory.schedule.level(steps).alpha))
-        text, vector = unpack(first, pooled_width(model.model))
-        extras = {} if vector is None else {"pooled_output": vector}
-        null = [(text, {**(negative[0][1] if negative else {}), **extras})]
-        self.set_conds(*(with_sizes(each, inversion.sizes) for each in (positive, null)))
-        self.set_cfg(guidance)
 
-    def predict_noise(
-        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: Any = None
-    ) -> Any:
-        """ComfyUI's hook: the guided prediction for sampler-space ``x``."""
-        null, pooled = embedding_at(self.inversion, float(timestep.max())).to(x.device), pooled_width(self.inner_model)
-        return comfy.samplers.sampling_function(
-            self.inner_model, x, timestep, [with_context(entry, null, pooled) for entry in self.conds["negative"]],
-            self.conds["positive"], self.cfg, model_options=model_options or {}, seed=seed,
-        )  # fmt: skip
+@dataclass(eq=False)
+class _Run:
+    """One run of a sampler. ``negative``: whether an entry is of the negative conditioning, by ComfyUI's id of it.
+    ``served``: calls that got null text. ``checked``: whether the model was, against the trajectory."""
+
+    negative: dict[Any, bool]
+    served: int = 0
+    checked: bool = False
+
+    def is_negative(self, entries: list[dict[str, Any]] | None, place: int) -> bool:
+        """Whether a list of a call is the negative one: a guider may pass it at any place, or alone."""
+        return bool(entries and self.negative.get(entries[0].get("uuid"), place == 1))
 
 
 def apply_null_text(model: Any, inversion: Inversion) -> Any:
-    """A clone of the MODEL whose unconditional branch has ∅_t at each noise level, whatever the negative prompt."""
-    patched = model.clone()
+    """A clone of the MODEL whose unconditional branch has ∅_t at each noise level, whatever the negative prompt.
+
+    The user is told where a sampler does not give the photo back with it: another guidance or other noise levels than
+    the inversion's, a model that predicts something else, nodes behind this one that change the guidance or leave the
+    null text out. Raises InputError, when it is sampled, for a sampler that begins at another step than its latent.
+    """
+    patched, kinds = model.clone(), comfy.patcher_extension.WrappersMP
+
+    def outer(
+        executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *rest: Any, **named: Any
+    ) -> Any:
+        guider = executor.class_obj
+        own = patched.model.process_latent_out(_noisiest(inversion))
+        if not bool(noise.any()) and latent.shape == own.shape and _same(latent, own):
+            check_levels(inversion, sigmas)
+        # other packs' guiders may have several, or none
+        guidance = guider.cfg if isinstance(guider.cfg, int | float) else 1.0
+        if text := other_guidance(embeddings_of(inversion), inversion.trajectory, guidance):
+            tell(text)
+        if hooks := guidance_hooks(guider.model_options):
+            tell(
+                f"another node changes this MODEL's guidance after Apply Null-Text ({', '.join(hooks)}), for which the "
+                "embeddings were not optimized: the photo does not come back exactly"
+            )
+        entries = [(key, entry) for key, each in guider.conds.items() for entry in each if "uuid" in entry]
+        run = _Run({entry["uuid"]: key == "negative" for key, entry in entries})
+        guider.model_options[OWN_WRAPPER] = run
+        samples = executor(noise, latent, sampler, sigmas, *rest, **named)
+        if not run.served and not math.isclose(guidance, 1.0):
+            tell(
+                "the null text never reached the network: another node of this MODEL or this guider predicts the "
+                "negative text its own way; connect Apply Null-Text behind that node, or leave the node out"
+            )
+        return samples
 
     def wrapper(
         executor: Callable[..., Any], network: Any, conds: list[Any], x: Tensor, timestep: Tensor, options: Any
     ) -> Any:
-        null = embedding_at(inversion, float(timestep.max())).to(x.device)
-        text, *rest = conds
-        if len(rest) > 1:
+        sigma = float(timestep.max())
+        null, run = embedding_at(inversion, sigma).to(x.device), options.get(OWN_WRAPPER, _Run({}))
+        if len(conds) > 2:
             raise InputError("Apply Null-Text needs a guider with one positive and one negative text")
         if x.shape[-2:] == inversion.trajectory.clean.shape[-2:]:
             for entry in chain.from_iterable(entries or () for entries in conds):
                 check_same_sizes(entry, inversion, "KSampler's")
         pooled = pooled_width(network)
-        nulls = [[with_context(entry, null, pooled) for entry in negative or ()] or None for negative in rest]
-        return executor(network, [text, *nulls], x, timestep, options)
+        negative = [run.is_negative(entries, place) for place, entries in enumerate(conds)]
+        given = [
+            [with_context(entry, null, pooled) for entry in entries] if yes else entries
+            for yes, entries in zip(negative, conds, strict=True)
+        ]
+        found = executor(network, given, x, timestep, options)
+        run.served += any(negative)
+        texts = [place for place, entries in enumerate(conds) if entries and not negative[place]]
+        if texts and not run.checked:
+            run.checked = True
+            if x.shape == inversion.trajectory.clean.shape and CACHE not in options.get("transformer_options", {}):
+                text = conds[texts[0]][0]
+                check_model_predicts(
+                    patched, inversion, ComfyDenoiser(network, text, text, options), x, sigma, found[texts[0]]
+                )
+        return found
 
-    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, OWN_WRAPPER, wrapper)
+    for kind, function in ((kinds.OUTER_SAMPLE, outer), (kinds.CALC_COND_BATCH, wrapper)):
+        patched.remove_wrappers_with_key(kind, OWN_WRAPPER)
+        patched.add_wrapper_with_key(kind, OWN_WRAPPER, function)
     return patched
+
+
+def guidance_hooks(options: dict[str, Any]) -> list[str]:
+    """What other nodes have put into model_options that changes guidance, by ComfyUI's names."""
+    kind = comfy.patcher_extension.WrappersMP.PREDICT_NOISE
+    wrapped = comfy.patcher_extension.get_all_wrappers(kind, options, is_model_options=True)
+    there = [(name, options.get(name)) for name in GUIDANCE_HOOKS] + [(kind, wrapped)]
+    # a list may be left empty; what else may be there is not to be asked for its truth
+    return [name for name, hook in there if hook is not None and not (isinstance(hook, list) and not hook)]
+
+
+def check_model_predicts(
+    model: Any, inversion: Inversion, denoiser: ComfyDenoiser, x: Tensor, sigma: float, clean: Tensor
+) -> None:
+    """Tell the user where the MODEL does not predict the trajectory any more.
+
+    ``x`` and ``clean``: sampler-space latents and what was predicted of them at ``sigma``. A call of the network
+    decides where they are no part of the trajectory.
+    """
+    trajectory = inversion.trajectory.to(x.device)
+    step = nearest(_levels(inversion), sigma)
+    if from_prediction((x - clean) / sigma, trajectory, step) > CLOSE:
+        check_of(model, inversion)(denoiser, trajectory)
+
+
+def check_levels(inversion: Inversion, sigmas: Tensor) -> None:
+    """Raise InputError where a sampler begins at another step than the inversion's noise, of which it was given the
+    latent; tell the user where it takes other noise levels on its way."""
+    levels, wanted = _levels(inversion), [float(s) for s in sigmas if s > 0]
+    if wanted and nearest(levels, wanted[0]) < len(levels):
+        raise InputError(
+            f"the sampler begins at noise level {wanted[0]:.4g}, later than this noise, which is of {levels[-1]:.4g}: "
+            "BasicScheduler leaves out the first level of ddim_uniform where that has more steps than asked for; give "
+            "the sampler the sigmas of DDIM Invert"
+        )
+    if (other := first_other(levels, wanted)) is not None:
+        tell(
+            f"the sampler takes the noise level {other:.4g}, which the inversion did not have, and the photo drifts; "
+            "take the scheduler and steps of DDIM Invert, or its sigmas"
+        )
+
+
+def _levels(inversion: Inversion) -> list[float]:
+    """σ of the steps 1 … T."""
+    return [sigma_of(alpha) for alpha in inversion.trajectory.schedule.alphas_cumprod[1:]]
+
+
+def _noisiest(inversion: Inversion) -> Tensor:
+    """z*_T in ComfyUI's sampler space."""
+    return inversion.trajectory.noisiest * (1 + _levels(inversion)[-1] ** 2) ** 0.5
+
+
+def _same(latent: Tensor, other: Tensor) -> bool:
+    return bool((latent.cpu() - other).norm() < SAME_LATENT * other.norm())

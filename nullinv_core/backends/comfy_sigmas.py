@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from itertools import pairwise, zip_longest
 
 from ..errors import InputError
 from ..schedule import SAME_LEVEL
@@ -18,6 +18,18 @@ def sigma_of(alpha: float) -> float:
 def alphas_of(sigmas: Iterable[float]) -> tuple[float, ...]:
     """ᾱ of ComfyUI's noise levels."""
     return tuple(1 / (1 + sigma * sigma) for sigma in sigmas)
+
+
+def nearest(levels: Sequence[float], sigma: float) -> int:
+    """The step 1 … T whose noise level is nearest to ``sigma``, by its logarithm. ``levels``: σ of every step."""
+    distances = [abs(math.log(level) - math.log(max(sigma, 1e-6))) for level in levels]
+    return 1 + distances.index(min(distances))
+
+
+def first_other(levels: Sequence[float], sigmas: Sequence[float]) -> float | None:
+    """The first of a sampler's noise levels, falling, that is not the step's at its place; ``levels`` rise."""
+    steps = zip_longest(sigmas, reversed(levels[-len(sigmas) :]), fillvalue=0.0)
+    return next((s for s, level in steps if not math.isclose(s, level, rel_tol=SAME_LEVEL)), None)
 
 
 def check_sigmas(levels: list[float], least: float, most: float) -> None:

@@ -114,8 +114,11 @@ class DiffusersModel:
     def check_size(self, side: int) -> int:
         """Return ``side``; raise InputError where it is no multiple of a latent's pixels, or too small to be halved as
         often as the UNet does."""
-        least = self.factor * 2 ** (len(self.denoiser.unet.config.block_out_channels) - 1)
-        return check_side(side, self.factor, least)
+        config = self.denoiser.unet.config
+        channels, groups = config.block_out_channels, config.norm_num_groups
+        # a group of one channel at one position is a single value, which cannot be normalized
+        halvings = len(channels) - 1 + (groups in channels[-2:])
+        return check_side(side, self.factor, self.factor * 2**halvings)
 
     def sizes_of(self, latents: Tensor) -> tuple[int, ...]:
         """What this model is told of the picture of some latents: SDXL its sizes, others nothing."""

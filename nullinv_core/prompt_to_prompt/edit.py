@@ -179,8 +179,8 @@ def plan_edits(source: Prompt, prompts: Sequence[Prompt], steps: int, settings: 
     plans, tokens = [], common_length([source, *prompts])
     named = [*settings.weights, *settings.word_cross_replace, *settings.blend, *settings.blend_exclude]
     named += settings.steady
-    having = {w: [p for p in prompts if _tokens_or_none(p, w, "word") is not None] for w in dict.fromkeys(named)}
-    of_source = {w for w in having if _tokens_or_none(source, w, "word") is not None}
+    having = {w: [p for p in prompts if _tokens_or_none(p, w) is not None] for w in dict.fromkeys(named)}
+    of_source = {w for w in having if _tokens_or_none(source, w) is not None}
     for prompt in prompts:
 
         def concerns(word: str, source_too: bool = False, prompt: Prompt = prompt) -> bool:
@@ -219,7 +219,7 @@ def _select(source: Prompt, prompt: Prompt, words: WordAlignment, phrases: Seque
     there: list[Pair] = [((i,), (j,)) for i, j in words.same] + list(words.replaced)
     back = [(news, olds) for olds, news in there]
     for phrase in phrases:
-        found = [_tokens_or_none(p, phrase, what) for p in (source, prompt)]
+        found = [_tokens_or_none(p, phrase) for p in (source, prompt)]
         if found == [None, None]:
             known = short(", ".join(dict.fromkeys([*source.words, *prompt.words])), LISTED)
             raise InputError(f'{what} "{short(phrase)}" is in neither prompt; their words are: {known}')
@@ -232,9 +232,9 @@ def _select(source: Prompt, prompt: Prompt, words: WordAlignment, phrases: Seque
     return chosen
 
 
-def _tokens_or_none(prompt: Prompt, phrase: str, what: str) -> list[int] | None:
+def _tokens_or_none(prompt: Prompt, phrase: str) -> list[int] | None:
     try:
-        return find_phrase(prompt, phrase, what)
+        return find_phrase(prompt, phrase)
     except InputError:
         return None
 

@@ -28,7 +28,8 @@ class Server:
     ``base``: its temporary folder of inputs, outputs and custom nodes.
     """
 
-    def __init__(self, base):
+    def __init__(self, base, packs=()):
+        """``packs``: folders of other packs, copied beside ours."""
         self.base = Path(base)
         self.comfyui = find_comfyui()
         nodes = self.base / "custom_nodes"
@@ -37,7 +38,8 @@ class Server:
             target = nodes / "null-text-inversion" / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(PACK / path, target)
-        shutil.copytree(Path(__file__).with_name("other_pack"), nodes / "other_pack")
+        for pack in (Path(__file__).with_name("other_pack"), *packs):
+            shutil.copytree(pack, nodes / pack.name, ignore=shutil.ignore_patterns(".git"))
         for name in (
             "input",
             "output",

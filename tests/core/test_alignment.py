@@ -142,6 +142,20 @@ def test_special_tokens_and_padding_keep_their_order(a, b, mode):
     assert first == sorted(first)
 
 
+@pytest.mark.parametrize("mode", ["replace", "refine"])
+def test_padding_that_only_one_side_has_meets_the_others_last(mode):
+    """Guards texts of other lengths: what is left over of the source goes to the edit's last one, or is dropped; what
+    is left over of the edit shares the source's last one, or has it whole."""
+    short, long = prompts("a", "a red cat on grass")
+    few_, many = long.positions(PAD), short.positions(PAD)
+    shrunk, grown = (align_tokens(*pair, mode).mapping for pair in ((short, long), (long, short)))
+    extra = many[len(few_) :]
+    assert extra and bool((shrunk[extra, few_[-1]] == (mode == "replace")).all())
+    assert shrunk[extra].sum() == (len(extra) if mode == "replace" else 0)
+    share = 1 / (len(extra) + 1) if mode == "replace" else 1.0
+    assert torch.allclose(grown[few_[-1], many[len(few_) - 1 :]], torch.full((len(extra) + 1,), share))
+
+
 @given(texts, texts)
 def test_refine_takes_each_column_from_at_most_one_token(a, b):
     """Guards refine mode: columns are copied whole; those without a source keep their own attention."""
@@ -213,6 +227,16 @@ def test_the_kept_words_are_the_best_common_subsequence(source, edit):
     best = max(merit(source, edit, pairs) for pairs in common_subsequences(source, edit))
     assert merit(source, edit, tuple(kept_words(source, edit))) == best
     assert merit(edit, source, tuple(kept_words(edit, source))) == best
+
+
+@given(st.one_of(few, repeats), st.one_of(few, repeats))
+def test_every_word_has_one_fate(source, edit):
+    """Guards that none is forgotten or counted twice: each stays, is replaced, or comes or goes."""
+    words = align_words(source, edit)
+    olds = [i for i, _ in words.same] + [i for pair, _ in words.replaced for i in pair] + [*words.removed]
+    news = [j for _, j in words.same] + [j for _, pair in words.replaced for j in pair] + [*words.added]
+    assert sorted(olds) == list(range(len(source))) and sorted(news) == list(range(len(edit)))
+    assert all(source[i] == edit[j] for i, j in words.same)
 
 
 @given(repeats, st.data(), st.sampled_from(["2", "tiger", "blue", "a", "red"]))

@@ -1,8 +1,12 @@
 """When the attention of a layer is read or edited."""
 
-import pytest
+from types import SimpleNamespace
 
-from nullinv_core import EditSettings, batch_edits, plan_edit
+import pytest
+import torch
+
+from nullinv_core import Counted, EditSettings, batch_edits, plan_edit
+from nullinv_core.denoiser import attend, broken_weight
 from nullinv_core.prompt_to_prompt.attention import AttentionMaps, StepControl
 
 from .helpers import word_prompt
@@ -56,3 +60,46 @@ def test_pictures_of_any_shape_keep_their_layout(size, replaced, kept):
     edits = batch_edits([[plan_edit(SOURCE, EDIT, 10, EditSettings(self_replace=1.0))]])
     step = StepControl(edits, 0, AttentionMaps((16, 16)), slice(0, 2), size)
     assert step.wants_self(replaced) and (not kept or not step.wants_self(kept))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_attention_is_the_formula_s_in_any_precision(dtype):
+    """Guards softmax(q·kᵀ·scale)·v with the probabilities that are asked for, which are never in half precision."""
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(2, 3, n, 8, generator=generator).to(dtype) for n in (5, 7, 7))
+    seen = []
+
+    def halved(probabilities):
+        seen.append(probabilities)
+        return probabilities / 2
+
+    found = attend(q, k, v, 0.3, SimpleNamespace(cross_attention=halved))
+    exact = torch.promote_types(dtype, torch.float32)
+    wanted = torch.einsum("bhpd,bhkd->bhpk", q.double(), k.double()).mul(0.3).softmax(-1)
+    assert found.dtype == dtype and seen[0].dtype == exact
+    assert torch.allclose(seen[0].double(), wanted, rtol=1e-5)
+    coarse = {torch.float16: 2e-3, torch.bfloat16: 2e-2}.get(dtype, 1e-5)
+    assert torch.allclose(found.double(), wanted / 2 @ v.double(), atol=coarse)
+
+
+def test_a_counted_network_is_asked_as_any():
+    """Guards counting, which hands on all that it is given: attention's control and unconditional rows too."""
+    asked = []
+
+    def network(*arguments):
+        asked.append(arguments)
+        return arguments[0]
+
+    latents, control, counted = torch.zeros(3, 1, 1, 1), object(), Counted(network)
+    counted(latents, "level", "context", control, 2)
+    counted(latents, "level", "context")
+    assert asked == [(latents, "level", "context", control, 2), (latents, "level", "context", None, 0)]
+    assert (counted.forwards, counted.backwards) == (6, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float16, torch.bfloat16, torch.float64])
+def test_a_broken_weight_is_named_in_any_precision(dtype):
+    """Guards models in eight bits, of which PyTorch cannot tell what is finite; whole numbers are left alone."""
+    good, bad = torch.ones(2).to(dtype), torch.tensor([1.0, float("nan")]).to(dtype)
+    assert broken_weight({"number": torch.tensor(3), "good": good}) is None
+    assert broken_weight({"good": good, "bad": bad, "worse": bad}) == "bad"

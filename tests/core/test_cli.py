@@ -122,6 +122,21 @@ def test_invert_reconstruct_and_edit(command, inverted, tmp_path):
     assert {p.name for p in (tmp_path / "maps").iterdir()} == {"source.png", "edit-1.png", "edit-2.png"}
 
 
+def test_a_guidance_that_the_embeddings_are_not_for_is_warned_of(command, model_folder, photo, tmp_path):
+    """Guards edits after the preset paper: at another guidance than invert's; not without one, nor at the same."""
+    made = tmp_path / "paper.safetensors"
+    status, _, err = command(
+        "invert", "--model", model_folder, "--image", photo, "--prompt", "a red star on a blue background",
+        "--out", made, "--steps", 2, "--preset", "paper", "--inner-steps", 1, "--guidance", 3, "--device", "cpu",
+    )  # fmt: skip
+    assert status == 0, err
+    edit = ("edit", "--inversion", made, "--prompt", "a green star on a blue background", "--device", "cpu")
+    for more, warned in (((), False), (("--guidance", 3), False), (("--guidance", 7.5), True)):
+        status, _, err = command(*edit, *more, "--out", tmp_path / "edited.png")
+        assert status == 0 and ("optimized for a guidance of 3, and 7.5 does not" in err) is warned, err
+        assert "no longer predicts" not in err
+
+
 def test_the_same_command_gives_the_same_bytes(command, inverted, model_folder, photo, tmp_path):
     """Guards determinism across runs."""
     again = tmp_path / "again.safetensors"

@@ -29,7 +29,7 @@ from nullinv_core.fingerprint import Fingerprint
 from nullinv_core.null_text import NullTextSettings
 from nullinv_core.schedule import NoiseLevel
 
-from .helpers import context_of, controlled, demo_tokenizer, latents_of, tiny_unet, word_prompt
+from .helpers import context_of, controlled, demo_tokenizer, latents_of, tiny_unet, tiny_vae_folder, word_prompt
 from .single_file import write_single_file
 
 LEVEL = NoiseLevel(500.0, 0.3)
@@ -463,3 +463,23 @@ def test_a_tokenizer_that_names_no_length_is_held_to_the_encoder_s(model_folder,
     assert model.encode_prompts([model.prompt("a red star")]).shape[1] == 77
     with pytest.raises(InputError, match="takes 100 tokens, the model reads 75"):
         model.prompt("a " * 100)
+
+
+@pytest.mark.parametrize(("channels", "least"), [((32, 64), 32), ((64, 64), 16), ((32, 32, 64), 64), ((64, 32), 32)])
+def test_the_smallest_size_that_passes_can_be_predicted(tmp_path, channels, least):
+    """Guards sizes: what passes runs, also where a level has a channel a group, which one position cannot feed."""
+    model = load_model(tiny_vae_folder(tmp_path / "model"))
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=4, block_out_channels=channels, layers_per_block=1, norm_num_groups=32, cross_attention_dim=16,
+        attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D",) * len(channels),
+        up_block_types=("CrossAttnUpBlock2D",) * len(channels),
+    ).eval()  # fmt: skip
+    model = replace(model, denoiser=controlled(unet))
+    with pytest.raises(InputError, match="size must be a multiple"):
+        model.check_size(least - 8)
+    side = model.check_size(least) // 8
+    context = model.encode_prompts([model.prompt("a cat")])
+    latents = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert model.denoiser(latents, model.schedule(2).level(2), context).isfinite().all()

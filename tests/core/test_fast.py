@@ -253,7 +253,9 @@ def test_what_is_shared_is_a_projection(edit_guidance, photo, share):
     assert torch.allclose(both, torch.cat([rest, without_shared(p, p)], -1))
 
 
-@pytest.mark.parametrize("wrong", [{"start": "middle"}, {"budget": -1}, {"budget": 3, "test_first": False}])
+@pytest.mark.parametrize(
+    "wrong", [{"start": "middle"}, {"budget": -1}, {"budget": 3, "test_first": False}, {"learning_rate": math.inf}]
+)
 def test_settings_that_make_no_sense_are_refused(wrong):
     """Guards the edges."""
     with pytest.raises(InputError):

@@ -14,7 +14,7 @@ import pytest
 
 from nullinv_core import files
 from nullinv_core.errors import InputError
-from nullinv_core.files import check_outputs, check_writable, numbered_file, whole_file
+from nullinv_core.files import check_outputs, check_suffix, check_writable, numbered_file, whole_file
 
 # by its whole name, under which the other processes find it
 from tests.fuzz.concurrency import PROCESSES, crowd
@@ -204,7 +204,7 @@ def test_what_is_no_ordinary_file_stays(tmp_path, check):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/full")
     for name in ("pipe", "device"):
-        with pytest.raises(InputError, match="no ordinary file"):
+        with pytest.raises(InputError, match=f'^cannot write "{tmp_path / name}": it is no ordinary file$'):
             check(tmp_path / name)
     assert (tmp_path / "pipe").is_fifo() and (tmp_path / "device").is_symlink() and len(list(tmp_path.iterdir())) == 2
 
@@ -224,6 +224,7 @@ def test_a_name_that_is_none_is_a_sentence(tmp_path, name, check):
 def test_what_takes_no_file_is_told_before_the_work(tmp_path, name, reason):
     with pytest.raises(InputError, match=reason) as told:
         check_writable(tmp_path / name)
+    assert str(told.value).startswith(f'cannot write "{tmp_path / name}"'[:70])
     assert len(str(told.value)) < 250
     assert not any(tmp_path.iterdir())
 
@@ -235,3 +236,85 @@ def test_a_folder_that_takes_no_file_is_told_before_the_work(tmp_path, monkeypat
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(InputError, match="Read-only"):
         check_writable(tmp_path / "a")
+
+
+@pytest.fixture
+def read(tmp_path):
+    """What a command reads: a photo, and a folder with a file in it; and other names of both."""
+    (tmp_path / "photo.png").write_text("photo")
+    (tmp_path / "model" / "deep").mkdir(parents=True)
+    (tmp_path / "model" / "deep" / "w.png").write_text("weights")
+    (tmp_path / "soft.png").symlink_to("photo.png")
+    os.link(tmp_path / "photo.png", tmp_path / "hard.png")
+    (tmp_path / "same").symlink_to("model")
+    (tmp_path / "other.png").write_text("other")
+    return [tmp_path / "missing.png", tmp_path / "photo.png", tmp_path / "same"]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("photo.png", "photo.png"), ("soft.png", "photo.png"), ("hard.png", "photo.png"),
+        ("model/../photo.png", "photo.png"), ("model/deep/w.png", "same"), ("same/deep/w.png", "same"),
+    ],
+)  # fmt: skip
+def test_what_is_read_is_not_written_over_by_any_name(tmp_path, read, name, source):
+    """Guards the user's files behind links, among other results too, and names both."""
+    path, own = tmp_path / name, tmp_path / source
+    for outputs in ([path], [tmp_path / "new.png", path], [tmp_path / "other.png", path]):
+        with pytest.raises(InputError) as told:
+            check_outputs(outputs, read, ".png")
+        assert str(told.value) == f'"{path}" would be written over what is read from "{own}"; give another name'
+
+
+def test_results_have_places_of_their_own(tmp_path, read):
+    """Guards results against one another, by whatever name; old results and new files are taken."""
+    check_outputs([tmp_path / "other.png", tmp_path / "new.png", tmp_path / "model" / "new.PNG"], read, ".png")
+    for twice in ("new.png", "model/../new.png"):
+        with pytest.raises(InputError, match=r"two pictures would be written to .*new.png"):
+            check_outputs([tmp_path / "new.png", tmp_path / "other.png", tmp_path / twice], [], ".png")
+    with pytest.raises(InputError, match="two pictures"):
+        check_outputs([tmp_path / "soft.png", tmp_path / "photo.png"], [], ".png")
+    for name in ("new.jpg", "new", "png"):
+        with pytest.raises(InputError, match=f'{name}" must end in .png'):
+            check_suffix(tmp_path / name, ".png")
+
+
+@pytest.mark.parametrize(
+    "work", [check_writable, lambda path: write(path, "x"), lambda path: numbered_file(path, "", lambda place: None)]
+)
+def test_a_disk_that_takes_nothing_is_named_with_its_file(tmp_path, monkeypatch, work):
+    """Guards the message of every way to write: which file, and what the system says."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match=f'^cannot write "{tmp_path / "a"}.*": No space left on device$'):
+        work(tmp_path / "a")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_number_that_another_takes_in_between_is_theirs(tmp_path, monkeypatch, links):
+    """Guards the moment between looking and writing, on disks with links and without."""
+    (tmp_path / "photo_00001.txt").write_text("theirs")
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    made = numbered_file(tmp_path / "photo", ".txt", lambda place: place.write_text("ours"))
+    assert made.name == "photo_00002.txt" and made.read_text() == "ours"
+    assert (tmp_path / "photo_00001.txt").read_text() == "theirs"
+
+
+def test_what_only_looks_like_ours_stays(tmp_path):
+    """Guards other programs' files: a name that begins or ends as ours do, and a link to somebody's folder."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / files.LOCK).touch()
+    names = [f"{files.PREFIX}x", f"x{files.SUFFIX}"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / files.LOCK).touch()
+    (tmp_path / f"{files.PREFIX}link{files.SUFFIX}").symlink_to("victim")
+    before = set(tmp_path.rglob("*"))
+    write(tmp_path / "a", "x")
+    assert set(tmp_path.rglob("*")) == before | {tmp_path / "a"}

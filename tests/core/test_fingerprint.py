@@ -1,13 +1,18 @@
 """What tells models apart, whatever the precision and the names of their weights."""
 
+import hashlib
+import math
 from dataclasses import replace
+from decimal import Decimal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nullinv_core.fingerprint import difference, fingerprint, from_json, to_json
+from nullinv_core import InputError
+from nullinv_core.fingerprint import difference, digest_of, fingerprint, from_json, other_patches, sampled, to_json
 from nullinv_core.schedule import scaled_linear_alphas
 
 LEVELS = scaled_linear_alphas()
@@ -85,6 +90,19 @@ def test_a_fingerprint_comes_back_from_a_file():
     """Guards the format."""
     ours = of(weights(), LoRA="a")
     assert from_json(to_json(ours)) == ours
+    patched = replace(ours, patches=("FreeU", "IPAdapter"))
+    assert from_json(to_json(patched)) == patched
+    with pytest.raises(InputError, match="fingerprint is broken"):
+        from_json({**to_json(ours), "patches": 5})
+
+
+def test_patches_only_explain():
+    """Guards patches, which need not change a prediction: by themselves they are no difference."""
+    ours = of(weights())
+    one, other = (replace(ours, patches=names) for names in (("FreeU", "Wrap"), ("Wrap", "IPAdapter")))
+    assert difference(one, other) == "" and other_patches(one, one) == ""
+    assert other_patches(one, other) == "only there: FreeU; only here: IPAdapter"
+    assert other_patches(ours, other) == "only here: IPAdapter, Wrap"
 
 
 def test_old_files_are_held_to_their_digest():
@@ -92,3 +110,42 @@ def test_old_files_are_held_to_their_digest():
     old, here = from_json("f" * 64), of(weights())
     assert difference(old, replace(here, digest="f" * 64)) == ""
     assert "older version" in difference(old, replace(here, digest="0" * 64))
+
+
+def test_files_are_known_by_later_versions():
+    """Guards files that lie about: what is read of a model is written down here, so that no version reads other."""
+    places = [61, 23, 85, 47, 9, 70, 32, 94, 56, 18, 79, 41, 3, 65, 27, 88]
+    assert sampled(torch.arange(100.0).reshape(4, 25)).tolist() == places
+    assert sampled(torch.arange(16.0)).tolist() == list(range(16))
+    # of a large weight the places are as exact
+    golden, size = (Decimal(5).sqrt() - 1) / 2, 4_000_037
+    assert sampled(torch.arange(float(size))).tolist() == [int(i * golden % 1 * size) for i in range(1, 17)]
+    found = of([torch.arange(100.0).reshape(4, 25), torch.ones(4, 25), torch.tensor([3.0, 4.0]), torch.tensor(5.0)])
+    norm = float(f"{math.sqrt(sum(p**2 for p in places) + 16):.7g}")
+    assert found.weights == {"2": (5.0, 3.0, 4.0), "4x25": (norm, *(p + 1.0 for p in places))}
+    levels = [LEVELS[i] for i in (0, 100, 200, 300, 400, 500, 599, 699, 799, 899, 999)]
+    assert found.noise_levels == (1000.0, *(float(f"{a:.7g}") for a in levels))
+    assert found.step == 2.0**-23 and of([torch.ones(2, dtype=torch.int8)]).step == 0
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 640, 1000])
+def test_a_digest_is_over_names_shapes_and_spread_values(size):
+    """Guards digests in files against another program that computes them."""
+    tensors = {"b": torch.arange(float(size)), "a": torch.ones(2, 3, dtype=torch.float16)}
+    spread = np.arange(size, dtype=np.float32)[:: max(1, size // 64)][:64]
+    parts = [b"kind", b"a(2, 3)", np.ones(6, np.float32).tobytes(), f"b({size},)".encode(), spread.tobytes()]
+    assert digest_of(tensors, "kind") == hashlib.sha256(b"".join(parts)).hexdigest()
+    assert digest_of(tensors) == hashlib.sha256(b"".join(parts[1:])).hexdigest()
+
+
+def test_weights_of_zero_equal_themselves_alone():
+    """Guards norms of 0, in either order."""
+    zero, minus = of([torch.zeros(4)]), of([torch.tensor([-1.0, -2.0, -3.0, -4.0])])
+    assert difference(zero, zero) == ""
+    assert difference(zero, minus) == difference(minus, zero) == "its weights are others"
+
+
+@pytest.mark.parametrize(("share", "found"), [(1 - 9e-4, ""), (1 - 2e-3, "its noise levels are others")])
+def test_noise_levels_may_be_off_by_a_thousandth(share, found):
+    """Guards levels that a program has rounded."""
+    assert difference(of(weights()), of(weights(), levels=[a * share for a in LEVELS])) == found

@@ -88,8 +88,8 @@ def test_layers_are_found_by_their_positions(size, halvings):
 
 def test_a_layer_of_another_size_is_refused():
     """Guards against blurring rows of the wrong length where another pack rescales layers."""
-    with pytest.raises(InputError, match=r"1000 positions.*focus_from to 1"):
-        layer_grid((64, 64), 1000)
+    with pytest.raises(InputError, match=r"1000 positions.*\(64×96\).*focus_from to 1"):
+        layer_grid((64, 96), 1000)
 
 
 def test_only_words_that_replace_others_are_focused():

@@ -12,13 +12,19 @@ from PIL import Image, ImageCms
 
 from nullinv_core.errors import InputError
 from nullinv_core.images import (
+    FAITHFUL,
+    LARGEST_SIDE,
+    autoencoder_warning,
     check_pixels,
+    check_side,
+    fitted_size,
     from_pil,
     load_image,
     opaque,
     psnr,
     read_picture,
     save_image,
+    to_pil,
 )
 
 P3_COLORANTS = {"r": (0.51512, 0.24120, -0.00105), "g": (0.29198, 0.69225, 0.04189), "b": (0.15710, 0.06657, 0.78407)}
@@ -165,8 +171,48 @@ def test_an_unsigned_tiff_of_32_bits(tmp_path):
 def test_numbers_that_are_no_picture(tmp_path, value, message):
     """Guards float pictures that would come out black: NaN, and brightness of no known scale."""
     Image.fromarray(np.full((8, 8), value, np.float32)).save(tmp_path / "x.tif")
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f'x.tif" holds .*{message}'):
         load_image(tmp_path / "x.tif", 8)
+
+
+@pytest.mark.parametrize(
+    ("most", "white"), [(0.5, 1), (2.0, 1), (2.01, None), (15.9, None), (16.0, 255), (255.0, 255), (255.5, None)]
+)
+def test_floats_are_told_by_their_largest(tmp_path, most, white):
+    """Guards which scale floats have: 1 with some that are brighter, 255, or none; what is below 0 is black."""
+    picture = Image.fromarray(np.array([[most, -1.0, 0.25 * most]], np.float32))
+    if white is None:
+        with pytest.raises(InputError, match=f"^the picture holds numbers up to {most:g}; scale them"):
+            read_picture(picture)
+    else:
+        levels = [255 * min(most / white, 1), 0, 255 * most / white / 4]
+        assert np.asarray(read_picture(picture))[0, :, 0] == pytest.approx(levels, abs=0.51)
+
+
+def test_a_dark_picture_of_sixteen_bits_stays_dark():
+    """Guards numbers that would fit into eight bits: their type says what white is."""
+    assert not np.asarray(read_picture(Image.fromarray(np.full((8, 8), 200, np.uint16)))).any()
+
+
+@pytest.mark.parametrize("most", [255, 65535, 2**31 - 1])
+def test_negative_numbers_are_black(most):
+    """Guards whole numbers with a sign, whatever their scale is."""
+    picture = Image.fromarray(np.array([[most, -most, -1]], np.int32))
+    assert np.asarray(read_picture(picture))[0, :, 0].tolist() == [255, 0, 0]
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path):
+    """Guards the message of what no decoder takes, and of what is not there."""
+    (tmp_path / "x.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=f'^"{tmp_path / "x.png"}" cannot be read as an image'):
+        read_picture(tmp_path / "x.png")
+    with pytest.raises(InputError, match=f'^there is no image file "{tmp_path / "y.png"}"'):
+        read_picture(tmp_path / "y.png")
+    Image.new("1", (10_001, 10_000)).save(tmp_path / "z.png")
+    with pytest.raises(InputError, match=f'^"{tmp_path / "z.png"}" has 10001×10000 pixels'):
+        read_picture(tmp_path / "z.png")
+    with pytest.raises(InputError, match=r"^the picture has 10001×10000 pixels"):
+        read_picture(Image.new("1", (10_001, 10_000)))
 
 
 def test_what_is_transparent_is_white(tmp_path):
@@ -196,6 +242,8 @@ def test_tensors_with_alpha_are_over_white(pictures):
     """Guards IMAGEs with four channels, by Porter and Duff's "over"; others pass or are refused."""
     colour, alpha = torch.from_numpy(pictures).split([3, 1], -1)
     assert torch.allclose(opaque(torch.from_numpy(pictures)), colour * alpha + 1 - alpha, atol=1e-6)
+    for dtype in (torch.float16, torch.float64):
+        assert opaque(torch.from_numpy(pictures).to(dtype)).dtype == dtype
     assert opaque(colour) is colour
     with pytest.raises(InputError, match="not \\(1, 2, 3, 1\\)"):
         opaque(alpha)
@@ -261,3 +309,32 @@ def test_a_little_beyond_is_rounding():
         else:
             with pytest.raises(InputError, match="scale or clamp it"):
                 check_pixels(pictures, "x")
+    check_pixels(np.array([[[-0.01, 0.5, 1.01]]])[None], "x")
+
+
+def test_pixels_a_little_beyond_are_black_and_white():
+    """Guards 8 bits, in which a number beyond would come out at the other end."""
+    assert np.asarray(to_pil(np.array([[[-0.009, 0.0, 1.009]]]))).tolist() == [[[0, 0, 255]]]
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([8, 16, 64]), st.integers(1, 64))
+def test_a_fitted_picture_keeps_its_shape(width, height, grid, units):
+    """Guards sizes: multiples of the grid, the shorter side as asked, the longer within one unit; no side too long."""
+    size = grid * units
+    longest = max(grid, round(max(width, height) * size / min(width, height)) // grid * grid)
+    if longest > LARGEST_SIDE:
+        with pytest.raises(InputError, match=f"{longest}.* pixels, a side may have {LARGEST_SIDE}"):
+            fitted_size(width, height, size, grid)
+        return
+    across, down = fitted_size(width, height, size, grid)
+    assert sorted([across, down]) == [size, longest] and (across <= down) == (width <= height or size == longest)
+
+
+def test_the_ends_of_what_is_allowed_are_allowed():
+    """Guards the limits of a side, and of what an autoencoder may lose without a word."""
+    assert fitted_size(1, 8, LARGEST_SIDE // 8, 8) == (LARGEST_SIDE // 8, LARGEST_SIDE)
+    assert check_side(8) == 8 and check_side(LARGEST_SIDE) == LARGEST_SIDE and check_side(64, 16, 64) == 64
+    for side, grid, least in ((0, 8, 8), (LARGEST_SIDE + 8, 8, 8), (12, 8, 8), (48, 16, 64)):
+        with pytest.raises(InputError, match=f"multiple of {grid} from {least} to {LARGEST_SIDE}, not {side}"):
+            check_side(side, grid, least)
+    assert autoencoder_warning(FAITHFUL) is None and "24.9 dB" in autoencoder_warning(FAITHFUL - 0.1)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import nullinv_core
 from nullinv_core import api
 
@@ -21,6 +23,14 @@ def test_the_package_offers_all_of_its_api():
 
 def test_a_name_that_is_not_there_is_an_attribute_error():
     assert not hasattr(nullinv_core, "no_such_name")
+
+
+def test_a_name_is_the_apis_and_nothing_is_loaded_for_others():
+    """Guards what the import system asks for: modules and its own names are no names of the library."""
+    assert all(nullinv_core.__getattr__(name) is getattr(api, name) for name in ("__all__", *api.__all__))
+    for name, said in (("schedule", "^schedule$"), ("__wrapped__", "^__wrapped__$"), ("no_such_name", "no_such_name")):
+        with pytest.raises(AttributeError, match=said):
+            nullinv_core.__getattr__(name)
 
 
 def test_the_command_line_answers_before_pytorch_is_loaded():

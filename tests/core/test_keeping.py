@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullinv_core import InputError, NonFiniteError, keep_photo
@@ -102,6 +102,65 @@ def test_values_are_continued_within_their_bounds(seed, height, width, share, va
         assert bool(((found[row] >= low) & (found[row] <= high)).all())
 
 
+def continued(values, known):
+    """Pull-push of one channel (H, W), by the paper: cells of 2×2, weights up to 1, the coarser picture in between."""
+    cells = [
+        [np.s_[y : y + 2, x : x + 2] for x in range(0, values.shape[1], 2)] for y in range(0, values.shape[0], 2)
+    ]  # fmt: skip
+    weight = np.array([[known[cell].mean() for cell in row] for row in cells])
+    mean = np.array([[(values * known)[cell].mean() for cell in row] for row in cells]) / np.maximum(weight, 1e-30)
+    if mean.size > 1:
+        mean = continued(mean, np.minimum(4 * weight, 1))
+    for wanted in values.shape:
+        side = len(mean)
+        places = (np.arange(wanted) + 0.5) * side / wanted - 0.5
+        mean = np.stack([np.interp(places, np.arange(side), column) for column in mean.T])
+    return mean * (1 - known) + values * known
+
+
+@given(seed=SEEDS, height=st.integers(1, 9), width=st.integers(1, 9), share=st.floats(0.1, 1))
+@settings(max_examples=30)
+def test_values_are_continued_as_the_paper_has_it(seed, height, width, share):
+    """Guards the continuation's very numbers, where values are known whole, in part and not."""
+    generator = np.random.default_rng(seed)
+    values, known = generator.random((3, height, width)), generator.random((height, width))
+    known = np.where(known < share, np.round(known, 1), 0)
+    found = extend(torch.from_numpy(values)[None], torch.from_numpy(known)[None, None])[0].numpy()
+    for channel, one in zip(values, found, strict=True):
+        assert np.allclose(one, continued(channel, known))
+
+
+def around(values, pick):
+    """``pick`` of the 5×5 pixels around each of (H, W), those at the edge repeated."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, REACH, mode="edge"), (2 * REACH + 1,) * 2)
+    return pick(windows, (-2, -1))
+
+
+def step(difference):
+    """0 where nobody sees it, 1 where everybody does, smooth in between."""
+    share = np.clip((difference - UNSEEN) / (SEEN - UNSEEN), 0, 1)
+    return 3 * share**2 - 2 * share**3
+
+
+@given(seed=SEEDS, change=st.floats(0.0, 0.4), base=st.floats(0.0, 1.0))
+@settings(max_examples=30)
+def test_pictures_are_mixed_as_it_is_described(seed, change, base):
+    """Guards every pixel, near black and white too: what hardly differs, what does, and what passes in between."""
+    generator = np.random.default_rng(seed)
+    photo, reconstructed = np.clip(base + 0.2 * generator.standard_normal((2, 9, 12, 3)), 0, 1)
+    rise = np.linspace(0, change, 12)[None, :, None] * generator.uniform(-1, 1, 3)
+    edited = np.clip(reconstructed + rise + 0.02 * generator.standard_normal((9, 12, 3)), 0, 1)
+    share = around(step(np.sqrt(around(((edited - reconstructed) ** 2).mean(-1), np.mean))), np.max)
+    correction, colour = (
+        np.stack([continued(x[..., c], 1 - share) for c in range(3)], -1) for x in (photo - edited, edited)
+    )
+    follows = 1 - step(np.sqrt(((edited - colour) ** 2).mean(-1, keepdims=True)) / 2)
+    followed = np.clip(edited + follows * np.clip(correction, -SEEN, SEEN), 0, 1)
+    wanted = photo * (1 - share[..., None]) + followed * share[..., None]
+    kept, found = keep_photo(*(torch.from_numpy(x).float()[None] for x in (photo, edited, reconstructed)))
+    assert np.allclose(found[0], share, atol=1e-4) and np.allclose(kept[0], wanted, atol=1e-4)
+
+
 def test_several_edits_of_several_photos():
     """Guards the order of rows: photo by photo, edit by edit, as single runs give them."""
     photo, reconstructed, noise = pictures(1, 2), pictures(2, 2), pictures(3, 6)
@@ -146,7 +205,13 @@ def test_a_line_that_the_autoencoder_lost_leaves_no_ghost():
 
 
 @pytest.mark.parametrize(
-    "shapes", [((1, 8, 8, 3), (1, 8, 9, 3), (1, 8, 8, 3)), ((2, 8, 8, 3), (3, 8, 8, 3), (2, 8, 8, 3))]
+    "shapes",
+    [
+        ((1, 8, 8, 3), (1, 8, 9, 3), (1, 8, 8, 3)),
+        ((1, 8, 8, 3), (1, 8, 8, 3), (1, 9, 8, 3)),
+        ((2, 8, 8, 3), (3, 8, 8, 3), (2, 8, 8, 3)),
+        ((1, 8, 8, 3), (2, 8, 8, 3), (2, 8, 8, 3)),
+    ],
 )
 def test_pictures_of_other_sizes_are_refused(shapes):
     """Guards the edge: the message names all three sizes and what to do."""
@@ -163,3 +228,11 @@ def test_ssim_looks_where_it_is_told():
     left[:, :30] = True
     assert ssim(spoilt, picture, left) == pytest.approx(1, abs=1e-3) and ssim(spoilt, picture, ~left) < 0.8
     assert ssim(spoilt, picture, ~left) < ssim(spoilt, picture) < 1 and np.isnan(ssim(spoilt, picture, left & ~left))
+    assert ssim(picture.astype(np.float64), picture) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.02, 0.03), (0.5, 0.6)])
+def test_ssim_of_flat_pictures_is_the_formula_s(a, b):
+    """Guards the scale of SSIM: of pictures without structure the term of brightness is left, with C = 0.01²."""
+    found = ssim(np.full((32, 32, 3), a), np.full((32, 32, 3), b))
+    assert found == pytest.approx((2 * a * b + 1e-4) / (a * a + b * b + 1e-4), abs=1e-4)

@@ -23,7 +23,7 @@ from nullinv_core import (
 from nullinv_core.backends.diffusers import load_model, source_prompt
 from nullinv_core.prompt_to_prompt.alignment import align_tokens
 from nullinv_core.prompt_to_prompt.edit import common_length, plan_edits
-from nullinv_core.prompt_to_prompt.marks import carried, emphasized, literal, parse, without_marks
+from nullinv_core.prompt_to_prompt.marks import DEEPEST, carried, emphasized, literal, parse, without_marks
 
 from .helpers import TOKENS, context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
 
@@ -246,3 +246,43 @@ def test_brackets_of_older_files_stay_what_they_were(model):
     for prompt in prompts.values():
         trajectory = Trajectory(torch.zeros(2, 1, 4, 4, 4), model.encode_prompts([prompt]), schedule)
         assert source_prompt(Inversion(trajectory, None, (text,), model.fingerprint), model).words == prompt.words
+
+
+@pytest.mark.parametrize(
+    ("source", "edit", "olds", "strength", "factor"),
+    [
+        ([2.0, 9.0], 5.0, (0,), 2.0, 2.5),
+        ([2.0, 3.0], 5.0, (0, 1), 1.0, 5.0),
+        ([2.0, 2.0], 5.0, (0, 1), 2.0, 2.5),
+        ([2.0, 2.0], 2.0, (0, 1), 2.0, 1.0),
+        ([0.0, 9.0], 5.0, (0,), 1.0, 5.0),
+        ([-1.0, 9.0], 5.0, (0,), 1.0, 5.0),
+        ([-1.0, 9.0], -1.0, (0,), -1.0, 1.0),
+        ([2.0, 9.0], 5.0, None, 1.0, 5.0),
+    ],
+)
+def test_a_word_takes_over_the_strength_that_it_comes_from(source, edit, olds, strength, factor):
+    """Guards what is encoded and what is left for attention: one origin, several alike or not, none, and none that
+    anything could be multiplied by."""
+    pairs = [] if olds is None else [(olds, (1,))]
+    assert carried(source, [7.0, edit], pairs) == ((1.0, strength), (7.0, factor))
+
+
+def test_brackets_as_deep_as_is_said():
+    """Guards the deepest brackets that are read, and empty ones, which hold no word."""
+    for depth in (DEEPEST, DEEPEST + 1):
+        text = "(" * depth + "cat" + ":1)" + ":1)" * (depth - 1)
+        if depth == DEEPEST:
+            assert parse(text) == [("cat", 1.0)]
+        else:
+            with pytest.raises(InputError, match="more than 64 brackets"):
+                parse(text)
+    assert without_marks("a () cat") == "a  cat" and without_marks("(") == "("
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_emphasis_keeps_the_precision_of_the_text(dtype):
+    """Guards encodings in other precisions than their weights."""
+    text, empty = torch.ones(1, 2, 3, dtype=dtype), torch.zeros(1, 2, 3, dtype=dtype)
+    found = emphasized(text, empty, torch.tensor([[1.0, 2.5]]))
+    assert found.dtype == dtype and found[0, :, 0].tolist() == [1.0, 2.5]

@@ -1,7 +1,9 @@
 """Noise levels and DDIM steps."""
 
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +11,10 @@ from hypothesis import strategies as st
 
 from nullinv_core.errors import InputError
 from nullinv_core.schedule import (
+    CLEAN,
+    GUIDANCE,
     Schedule,
+    check_guidance,
     ddim_inverse_step,
     ddim_step,
     epsilon_from_v,
@@ -39,6 +44,12 @@ def test_scaled_linear_matches_diffusers():
 
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     assert torch.allclose(torch.tensor(ALPHAS, dtype=torch.float32), scheduler.alphas_cumprod, rtol=1e-4)
+
+
+def test_scaled_linear_is_exact():
+    """Guards ᾱ to the last digits of a float64: the product of 1 - β, whose roots lie evenly between the ends'."""
+    betas = np.linspace(math.sqrt(0.00085), math.sqrt(0.012), 1000) ** 2
+    assert scaled_linear_alphas() == pytest.approx(np.cumprod(1 - betas).tolist(), rel=1e-12)
 
 
 def test_a_step_matches_diffusers():
@@ -101,6 +112,13 @@ def test_impossible_step_counts_are_refused(steps):
         leading_schedule(ALPHAS, steps)
 
 
+def test_as_many_steps_as_timesteps_are_too_many():
+    """Guards the last count: timesteps begin at 1, so 1000 of them leave none to begin at."""
+    with pytest.raises(InputError, match="1000 steps leave no room on 1000 timesteps"):
+        leading_schedule(ALPHAS, 1000)
+    assert leading_schedule(ALPHAS, 999).timesteps == tuple(range(1, 1000))
+
+
 @pytest.mark.parametrize(
     ("timesteps", "alphas", "message"),
     [
@@ -112,12 +130,28 @@ def test_impossible_step_counts_are_refused(steps):
         ((float("inf"),), (1.0, 0.9), "must rise"),
         ((1.0,), (0.5, 0.0), r"\(0, 1\]"),
         ((1.0,), (float("nan"), 0.5), r"\(0, 1\]"),
+        ((-1.0,), (1.0, 0.5), "must rise"),
+        ((1.0, 1.0), (1.0, 0.9, 0.4), "must rise"),
+        ((1.0,), (1.5, 0.5), r"\(0, 1\]"),
+        ((1.0, 2.0), (1.0, 0.5, 0.5), "must fall"),
+        ((1.0,), (0.97, 0.5), "begins at 0.97, where noise is left"),
     ],
 )
 def test_broken_schedules_are_refused(timesteps, alphas, message):
     """Guards schedules given from outside."""
     with pytest.raises(InputError, match=message):
         Schedule(timesteps, alphas)
+
+
+def test_the_ends_of_what_is_allowed_are_allowed():
+    """Guards limits that count as inside: of a schedule and of guidance."""
+    assert Schedule((0.0,), (CLEAN, 0.5)).steps == 1
+    for guidance in GUIDANCE:
+        check_guidance(guidance)
+        with pytest.raises(
+            InputError, match=re.escape(f"in 0…100, not {guidance + math.copysign(1e-3, guidance - 1)}")
+        ):
+            check_guidance(guidance + math.copysign(1e-3, guidance - 1))
 
 
 @given(st.integers(0, 1000), st.integers(1, 999))

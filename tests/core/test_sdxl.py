@@ -57,6 +57,7 @@ def test_a_pooled_vector_comes_back_whole(batch, tokens, width, pooled):
     """Guards the packing at any widths, where the vector is longer than a row too; and longer contexts."""
     text, vector = torch.randn(batch, tokens, width), torch.randn(batch, pooled)
     packed = pack(text, vector)
+    assert pack(text.half(), vector).dtype == torch.float16
     assert packed.shape == (batch, tokens + pooled_rows(pooled, width), width)
     found = unpack(packed, pooled)
     assert torch.equal(found[0], text) and torch.equal(found[1], vector)

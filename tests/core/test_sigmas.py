@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nullinv_core import InputError, Schedule
-from nullinv_core.backends.comfy_sigmas import alphas_of, check_sigmas, sigma_of
+from nullinv_core.backends.comfy_sigmas import alphas_of, check_sigmas, first_other, nearest, sigma_of
 from nullinv_core.schedule import check_levels, leading_schedule, scaled_linear_alphas
 
 LEVELS = scaled_linear_alphas()
@@ -60,7 +60,55 @@ def test_a_model_knows_its_own_levels(steps, share):
         check_levels(Schedule(own.timesteps, (1.0, *(a * 0.99 for a in own.alphas_cumprod[1:]))), LEVELS)
 
 
+@pytest.mark.parametrize("timestep", [0, 0.5, 1, 500, 998, 998.5, 999])
+@pytest.mark.parametrize(("off", "known"), [(1.0, True), (1 - 9e-4, True), (1 - 1.1e-3, False)])
+def test_a_level_is_known_wherever_it_lies_and_to_a_thousandth(timestep, off, known):
+    """Guards the ends of what was trained, and how far a level may be off (files and models round)."""
+    low, high = (sigma_of(LEVELS[int(t)]) for t in (timestep, min(timestep + 1, 999)))
+    share = timestep - int(timestep)
+    schedule = Schedule((timestep,), (1.0, off * alphas_of([low ** (1 - share) * high**share])[0]))
+    if known:
+        check_levels(schedule, LEVELS)
+    else:
+        with pytest.raises(InputError, match=rf"another noise schedule \(timestep {timestep:g}\)"):
+            check_levels(schedule, LEVELS)
+
+
+@pytest.mark.parametrize("timestep", [-0.5, 999.5, 1000, 1e9])
+def test_timesteps_that_no_model_has_are_refused(timestep):
+    """Guards levels beyond both ends, whose ᾱ is nobody's."""
+    with pytest.raises(InputError, match="another noise schedule"):
+        check_levels(Schedule((timestep,), (1.0, LEVELS[min(max(int(timestep), 0), 999)])), LEVELS)
+
+
+@pytest.mark.parametrize(("share", "known"), [(1.0, True), (1 - 9e-4, True), (1 - 1.1e-3, False), (1 - 1.9e-3, False)])
+def test_the_clean_end_is_no_noisier_than_the_models(share, known):
+    """Guards the clean end: it has the noise of the model's first level at most, to a thousandth."""
+    schedule = Schedule((501.0,), (share * LEVELS[0], LEVELS[501]))
+    if known:
+        check_levels(schedule, LEVELS)
+    else:
+        with pytest.raises(InputError, match="ends at another noise level"):
+            check_levels(schedule, LEVELS)
+
+
 def test_a_clean_end_with_noise_is_refused():
     """Guards reuse: a file whose path ends where the model still has noise."""
     with pytest.raises(InputError, match="ends at another noise level"):
         check_levels(Schedule((501.0,), (0.985, LEVELS[501])), LEVELS)
+
+
+@given(st.sets(st.integers(0, 60), min_size=1).map(lambda numbers: [0.03 * 1.1**n for n in numbers]), st.data())
+def test_a_sampler_on_an_inversions_levels_is_known(levels, data):
+    """Property: any beginning of an inversion's way back has no other level; one level that is moved, left out at the
+    start or put before it is found. A step is nearest to its own level."""
+    levels = sorted(levels)
+    assert [nearest(levels, level) for level in levels] == list(range(1, len(levels) + 1))
+    taken = levels[::-1][: data.draw(st.integers(1, len(levels)))]
+    assert first_other(levels, taken) is None
+    place = data.draw(st.integers(0, len(taken) - 1))
+    moved = taken[place] * 1.01
+    assert first_other(levels, [*taken[:place], moved, *taken[place + 1 :]]) == moved
+    if len(levels) > 1:
+        assert first_other(levels, levels[-2::-1]) == levels[-2]
+    assert first_other(levels, [20.0, *levels[::-1]]) == 20.0

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nullinv_core import EditSettings, InputError, Trajectory, batch_edits, invert, plan_edit
+from nullinv_core import EditSettings, InputError, NonFiniteError, Trajectory, batch_edits, invert, plan_edit
 from nullinv_core.denoiser import Counted
-from nullinv_core.starting import READ_AT, edit_start, word_maps
+from nullinv_core.schedule import Schedule
+from nullinv_core.starting import MOST_PHOTO, READ_AT, edit_start, word_maps
 
 from .helpers import context_of, controlled, latents_of, tiny_schedule, tiny_unet, word_prompt
 
@@ -126,3 +127,50 @@ def test_wrong_settings_are_refused(wrong):
     """Guards the edge."""
     with pytest.raises(InputError, match=r"fresh noise|steady"):
         EditSettings(**wrong)
+
+
+def test_pictures_that_are_not_square_are_looked_at_as_they_are():
+    """Guards the sides of regions, and who looks: every row's cross-attention on the pictures' own grid, no other."""
+    trajectory = noisy(2)
+    latents = torch.cat([trajectory.latents, trajectory.latents.flip(-1)[..., :8]], -1)
+    trajectory = replace(trajectory, latents=latents)
+    maps = torch.zeros(SOURCE.length, SIZE, 24)
+    maps[SOURCE.tokens_of_word(1), 5, 20] = 1.0
+    asked = []
+
+    def looking(latents, level, context, attention=None, nulls=0):
+        asked.append(level.timestep)
+        assert attention.rows == slice(0, 2) and attention.wants_cross(SIZE * 24)
+        assert not any(attention.wants_cross(n) or attention.wants_self(n) for n in (SIZE * SIZE, 24 * 24, 8 * 12))
+        attention.cross_attention(maps.flatten(1).T.expand(2, 3, -1, -1).double())
+        return torch.zeros_like(latents)
+
+    steady, plain = EditSettings(fresh_noise=1.0, steady=["cat"]), EditSettings(fresh_noise=1.0)
+    start = started(looking, trajectory, *[[steady, plain]] * 2)
+    same = (start == trajectory.noisiest[:, None]).all(2)
+    wanted = torch.zeros(SIZE, 24, dtype=torch.bool)
+    wanted[4:7, 19:22] = True
+    assert all(torch.equal(row[1], wanted) and not row[2].any() for row in same)
+    schedule = trajectory.schedule
+    assert asked == [schedule.timesteps[step - 1] for step in sorted({max(1, round(s * 4)) for s in READ_AT})]
+    for bad, step in enumerate(schedule.timesteps.index(timestep) + 1 for timestep in list(asked)):
+        asked.clear()
+
+        def broken(latents, *arguments, bad=bad):
+            return looking(latents, *arguments) + (math.nan if len(asked) == bad + 1 else 0)
+
+        with pytest.raises(NonFiniteError, match=f"at step {step} "):
+            started(broken, trajectory, *[[steady, plain]] * 2)
+
+
+@pytest.mark.parametrize(("last", "taken"), [(MOST_PHOTO, True), (MOST_PHOTO + 0.01, False)])
+def test_fresh_noise_needs_a_path_that_ends_in_noise(last, taken):
+    """Guards inversions on half of the levels: the photo would be gone, and nothing would tell what to draw."""
+    schedule = Schedule((1.0, 100.0, 200.0, 300.0), (1.0, 0.9, 0.8, 0.7, last))
+    trajectory = replace(noisy(), schedule=schedule)
+    assert torch.equal(started(Seen(None), trajectory, [EditSettings()])[0, 1], trajectory.noisiest[0])
+    if taken:
+        started(Seen(None), trajectory, [EditSettings(fresh_noise=0.5)])
+    else:
+        with pytest.raises(InputError, match=r"stops half way to noise.*invert on all noise levels"):
+            started(Seen(None), trajectory, [EditSettings(fresh_noise=0.5)])

@@ -8,11 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from nullinv_core import InputError, Inversion, NullEmbeddings, Trajectory, load_inversion, save_inversion
 from nullinv_core.fingerprint import Fingerprint
+from nullinv_core.inversion_file import AXES, FIELDS, LARGEST_HEADER, check_tensors
+from nullinv_core.schedule import Schedule
 from nullinv_core.types import Pin
 
 from .helpers import tiny_schedule
@@ -77,14 +79,16 @@ def rewritten(path, metadata=None, tensors=None, drop=()):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metadata": {"version": 3}}, "format version 3"),
+        ({"metadata": {"version": 3}}, "format version 3, this program reads 1 and 2;"),
         ({"metadata": {"version": True}}, "format version True"),
         ({"metadata": {"version": [[]]}}, "format version"),
         ({"metadata": {"format": "other"}}, "not an inversion"),
         ({"metadata": {"prompts": ["only one"]}}, "as many prompts"),
         ({"metadata": {"prompts": "no list"}}, "not texts"),
         ({"metadata": {"prompts": ["a", "\ud800"]}}, "no text"),
+        ({"metadata": {"sizes": [1]}}, "six numbers"),
         ({"metadata": {"sizes": [1, 2, 3]}}, "six numbers"),
+        ({"metadata": {"sizes": [1, 2, 3, 4, 5, 2**16 + 1]}}, "six numbers"),
         ({"metadata": {"sizes": [1, 2, 3, 4, 5, "six"]}}, "six numbers"),
         ({"metadata": {"sizes": [1, 2, 3, 4, 5, 10**400]}}, "six numbers"),
         ({"metadata": {"sizes": [1, 2, 3, 4, 5, True]}}, "six numbers"),
@@ -102,6 +106,7 @@ def rewritten(path, metadata=None, tensors=None, drop=()):
         ({"metadata": {"fingerprint": {"weights": {"3": [10**400]}, "changes": {}}}}, "fingerprint is broken"),
         ({"drop": ("context",)}, "has no context"),
         ({"drop": ("losses",)}, "without losses"),
+        ({"drop": ("null_embeddings", "losses", "iterations")}, "a guidance without null_embeddings"),
         ({"tensors": {"extra": torch.zeros(1)}}, "which no inversion has"),
         ({"tensors": {"trajectory": torch.zeros(2, 2)}}, "2 axes, not 5"),
         ({"tensors": {"trajectory": torch.full((4, 2, 4, 5, 7), float("nan"))}}, "NaN"),
@@ -125,8 +130,53 @@ def test_every_field_is_checked(tmp_path, change, message):
     path = tmp_path / "x.safetensors"
     save_inversion(path, some_inversion())
     rewritten(path, **change)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as told:
         load_inversion(path)
+    assert f'"{path}"' in str(told.value)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_an_axis_may_be_as_long_as_is_said(axis):
+    """Guards the limits of every axis: the longest is taken, a longer one refused, whichever field has it."""
+    for more in (0, 1):
+        sizes = dict.fromkeys(AXES, 1) | {axis: AXES[axis] + more}
+        tensors = {
+            name: torch.zeros([sizes[a[0]] + a.endswith("+1") for a in field.axes.split()], dtype=field.types[0])
+            for name, field in FIELDS.items()
+        }
+        if more:
+            with pytest.raises(InputError, match="which does not fit"):
+                check_tensors(tensors)
+        else:
+            check_tensors(tensors)
+
+
+def test_a_file_from_before_there_were_sizes_is_read(tmp_path):
+    """Guards old files, whose metadata has no such entry; a number that is just allowed is."""
+    for sizes in (None, [2**16, -(2**16), 0, 1, 2, 3]):
+        save_inversion(tmp_path / "x.safetensors", some_inversion())
+        rewritten(tmp_path / "x.safetensors", {"sizes": sizes})
+        assert load_inversion(tmp_path / "x.safetensors").sizes == tuple(sizes or ())
+
+
+def test_a_file_of_another_program_is_no_inversion(tmp_path):
+    """Guards safetensors files without metadata, and with others' alone."""
+    for metadata in (None, {"format": "pt"}):
+        save_file({"context": torch.zeros(1)}, tmp_path / "x.safetensors", metadata)
+        with pytest.raises(InputError, match=r'x.safetensors" is a safetensors file but not an inversion'):
+            load_inversion(tmp_path / "x.safetensors")
+
+
+def test_a_file_that_the_system_refuses_is_named_with_its_reason(tmp_path, monkeypatch):
+    """Guards files that may not be read."""
+    save_inversion(tmp_path / "x.safetensors", some_inversion())
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "open", refuse)
+    with pytest.raises(InputError, match=r'x.safetensors" cannot be read \(Permission denied\)'):
+        load_inversion(tmp_path / "x.safetensors")
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path):
@@ -183,6 +233,33 @@ def test_a_header_of_megabytes_is_not_read(tmp_path):
         load_inversion(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("more", "cut", "message"), [(1, 0, "but not an inv"), (1, 1, "not a whole"), (0, 1, "not a whole")]
+)
+def test_a_header_may_be_as_long_as_is_said(tmp_path, more, cut, message):
+    """Guards the longest header: one byte more is no inversion's, unless the file ends before it does."""
+    header = b"{}".ljust(LARGEST_HEADER + more)
+    (tmp_path / "x.safetensors").write_bytes((len(header).to_bytes(8, "little") + header)[: 8 + len(header) - cut])
+    with pytest.raises(InputError, match=message):
+        load_inversion(tmp_path / "x.safetensors")
+
+
+def test_an_inversion_with_the_longest_header_is_read(tmp_path):
+    """Guards the limit from the other side: what is just allowed is an inversion like any."""
+    path = tmp_path / "x.safetensors"
+    save_inversion(path, some_inversion())
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    for longest in (LARGEST_HEADER, LARGEST_HEADER + 8):
+        padded = whole[8 : 8 + length].ljust(longest)
+        path.write_bytes(longest.to_bytes(8, "little") + padded + whole[8 + length :])
+        if longest == LARGEST_HEADER:
+            assert torch.equal(load_inversion(path).trajectory.latents, some_inversion().trajectory.latents)
+        else:
+            with pytest.raises(InputError, match="not an inversion"):
+                load_inversion(path)
+
+
 def test_messages_hold_nothing_that_a_terminal_acts_on(tmp_path):
     """Guards the reader of a message: names from a file are shown short, on one line and without control signs."""
     save_inversion(tmp_path / "x.safetensors", some_inversion())
@@ -200,7 +277,7 @@ def test_a_truncated_file_is_refused(tmp_path_factory, length):
     save_inversion(folder / "x.safetensors", some_inversion())
     whole = (folder / "x.safetensors").read_bytes()
     (folder / "x.safetensors").write_bytes(whole[: min(length, len(whole) - 1)])
-    with pytest.raises(InputError, match="not a whole safetensors file"):
+    with pytest.raises(InputError, match=r"not a whole safetensors file \(\w+ \w+.*\)"):
         load_inversion(folder / "x.safetensors")
 
 
@@ -254,3 +331,58 @@ def test_a_file_of_version_1_is_read(tmp_path):
     assert load_inversion(path).fingerprint == Fingerprint(digest="f" * 64)
     save_inversion(path, load_inversion(path))
     assert load_inversion(path).fingerprint.digest == "f" * 64
+
+
+def test_levels_between_timesteps_come_back_exactly(tmp_path):
+    """Guards schedules of other samplers, whose timesteps no float32 holds."""
+    whole = some_inversion(with_null=False)
+    schedule = Schedule((10.1, 400.3, 990.7), (1.0, 0.9512345678901, 0.4, 0.0061))
+    save_inversion(tmp_path / "x.safetensors", replace(whole, trajectory=replace(whole.trajectory, schedule=schedule)))
+    assert load_inversion(tmp_path / "x.safetensors").trajectory.schedule == schedule
+
+
+def test_the_same_inversion_gives_the_same_bytes(tmp_path):
+    """Guards determinism: in which order a program names what it did to the model does not count."""
+    changes = {"LoRA": "a", "LoRA strength": "1", "another": "b"}
+    for name, order in (("one", list(changes)), ("two", sorted(changes, key=len))):
+        print_ = replace(MADE_BY, changes={key: changes[key] for key in order})
+        save_inversion(tmp_path / name, replace(some_inversion(), fingerprint=print_))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_what_is_not_there_is_not_written(tmp_path):
+    """Guards old programs, which know no sizes: files of pictures without them have no such entry."""
+    for sizes in ((), SIZES):
+        save_inversion(tmp_path / "x.safetensors", replace(some_inversion(with_null=False), sizes=sizes))
+        with safe_open(tmp_path / "x.safetensors", "pt") as file:
+            said = json.loads(file.metadata()["inversion"])
+        assert ("sizes" in said) == bool(sizes) and "guidance" not in said
+
+
+def test_what_safetensors_cannot_write_is_a_sentence(tmp_path, monkeypatch):
+    """Guards disks whose refusal comes from the library and not from Python."""
+
+    def refuse(*_, **__):
+        raise SafetensorError("I/O error: no space")
+
+    monkeypatch.setattr("nullinv_core.store.save_file", refuse)
+    with pytest.raises(InputError, match=r"cannot write .*.*no space"):
+        save_inversion(tmp_path / "x.safetensors", some_inversion())
+
+
+def test_people_are_shown_what_an_inversion_is_of():
+    """Guards what a notebook prints."""
+    whole, bare = some_inversion(), some_inversion(1, with_null=False)
+    assert repr(whole) == f"Inversion({whole.trajectory!r}, {whole.null!r})"
+    assert repr(bare) == f"Inversion({bare.trajectory!r}, no null embeddings)"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"prompts": ("a",)}, "2 images need as many prompts, not 1"),
+     ({"region": torch.ones(2, 7, 5) > 0}, r"is \(2, 5, 7\), not \(2, 7, 5\)")],
+)  # fmt: skip
+def test_what_does_not_belong_to_the_pictures_is_refused(wrong, said):
+    """Guards prompts and regions."""
+    with pytest.raises(InputError, match=said):
+        replace(some_inversion(), **wrong)

@@ -1,9 +1,15 @@
 """Another pack, as ComfyUI's users have many: it wraps models and replaces attention with the calls that packs use."""
 
+import copy
 import logging
+import sys
 
+import comfy.controlnet
+import comfy.ldm.modules.attention
 import comfy.model_management
+import comfy.model_patcher
 import comfy.patcher_extension
+import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy_api.torch_helpers import set_torch_compile_wrapper
@@ -103,6 +109,21 @@ class Adapter(_OnModel):
         return (patched,)
 
 
+class Guidance(_OnModel):
+    """Predicts both texts its own way, past all that others have wrapped around predictions."""
+
+    def apply(self, model):
+        patched = model.clone()
+
+        def predict(given):
+            return comfy.samplers._calc_cond_batch(
+                given["model"], given["conds"], given["input"], given["sigma"], given["model_options"]
+            )
+
+        patched.model_options["sampler_calc_cond_batch_function"] = predict
+        return (patched,)
+
+
 class RunOut(_OnModel):
     """Runs out of memory in so many of the predictions that keep what a backward pass needs."""
 
@@ -173,6 +194,249 @@ class Overflow(_OnModel):
         return (patched,)
 
 
+class InPlace(_OnModel):
+    """Changes what every place of the network hands to patches, by numbers that are made of it; writing over it, as
+    FreeU does, or not."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "over": ("BOOLEAN",)}}
+
+    def apply(self, model, over):
+        patched = model.clone()
+
+        def louder(hidden):
+            half = hidden.shape[-1] // 2
+            if not over:
+                changed = hidden[..., :half] * (1 + 0.1 * hidden[..., :half].tanh())
+                return torch.cat([changed, hidden[..., half:]], -1)
+            hidden[..., :half] = hidden[..., :half] * (1 + 0.1 * hidden[..., :half].tanh())
+            return hidden
+
+        patched.set_model_input_block_patch(lambda hidden, extra: louder(hidden))
+        patched.set_model_output_block_patch(lambda hidden, skip, extra: (louder(hidden), louder(skip)))
+        patched.set_model_attn1_output_patch(lambda hidden, extra: louder(hidden))
+        patched.set_model_attn2_output_patch(lambda hidden, extra: louder(hidden))
+        return (patched,)
+
+
+class Leave:
+    """Leaves a tensor among the options of the MODEL that it is given, as a pack does in every run of a KSampler."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "apply"
+    CATEGORY = "other"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",)}}
+
+    def apply(self, model):
+        levels = torch.linspace(14.0, 0.0, 5)
+        model.model_options["sigmas"] = levels
+        return (model,)
+
+
+class Cache(_OnModel):
+    """Leaves out every third prediction: the whole of it, or the middle of the network, as First Block Cache does."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "what": (["whole", "middle"],)}}
+
+    def apply(self, model, what):
+        patched, network, count, last = model.clone(), model.model.diffusion_model, [0], {}
+
+        def wrapper(apply, given):
+            count[0] += 1
+            rows = len(given["input"])
+            if count[0] % 3 or rows not in last:
+                last[rows] = apply(given["input"], given["timestep"], **given["c"]).detach()
+                return last[rows]
+            if what == "whole":
+                return last[rows]
+            middle, network.middle_block = network.middle_block, None
+            try:
+                return apply(given["input"], given["timestep"], **given["c"])
+            finally:
+                network.middle_block = middle
+
+        patched.set_model_unet_function_wrapper(wrapper)
+        return (patched,)
+
+
+class Tiles(_OnModel):
+    """Predicts a picture in two halves under inference mode, as packs for large pictures do; or as one piece."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "pieces": ("INT",)}}
+
+    def apply(self, model, pieces):
+        patched = model.clone()
+
+        @torch.inference_mode()
+        def wrapper(apply, given):
+            tiles = torch.cat(given["input"].chunk(pieces, -1))
+            named = {k: torch.cat([v] * pieces) if isinstance(v, torch.Tensor) else v for k, v in given["c"].items()}
+            clean = apply(tiles, torch.cat([given["timestep"]] * pieces), **named)
+            return torch.cat(clean.chunk(pieces), -1)
+
+        patched.set_model_unet_function_wrapper(wrapper)
+        return (patched,)
+
+
+class Mix(_OnModel):
+    """Lets the rows of one call read each other in attention: guidance in the attention, or one style for a batch."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "what": (["guidance", "style"],), "strength": ("FLOAT",)}}
+
+    def apply(self, model, what, strength):
+        patched = model.clone()
+
+        def patch(hidden, extra):
+            if what == "style":
+                return hidden + strength * (hidden.mean(0, keepdim=True) - hidden)
+            places = extra["cond_or_uncond"]
+            if not {0, 1} <= set(places):
+                return hidden
+            parts = list(hidden.chunk(len(places)))
+            text, null = (parts[places.index(kind)] for kind in (0, 1))
+            parts[places.index(0)] = text + strength * (text - null)
+            return torch.cat(parts)
+
+        patched.set_model_attn1_output_patch(patch)
+        return (patched,)
+
+
+class _Packed(torch.Tensor):
+    """A weight of eight bits, which names the shape of the numbers that it stands for, and is never copied."""
+
+    @property
+    def shape(self):
+        return self.whole
+
+    def clone(self, *args, **kwargs):
+        return self
+
+    def detach(self):
+        return self
+
+
+class _PackedLinear(torch.nn.Module):
+    def __init__(self, layer, sign):
+        super().__init__()
+        packed = (sign * layer.weight / layer.weight.abs().amax(1, keepdim=True) * 127).round().to(torch.int8)
+        kept = torch.nn.Parameter(packed.flatten().as_subclass(_Packed), requires_grad=False)
+        kept.whole = layer.weight.shape
+        self.weight, self.bias = kept, layer.bias
+        self.scale = layer.weight.detach().abs().amax(1, keepdim=True) / 127
+
+    def forward(self, hidden):
+        whole = self.weight.as_subclass(torch.Tensor).view(self.weight.whole) * self.scale
+        return torch.nn.functional.linear(hidden, whole.to(hidden), self.bias)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        # what its makers do, who only want the size to be counted
+        destination[prefix + "weight"] = torch.zeros(self.weight.numel(), dtype=torch.int8, device="meta")
+        destination[prefix + "temp.weight"] = torch.zeros(self.weight.whole, device="meta")
+
+
+def _twin(module):
+    """A module of modules of its own; they share their weights with those of the first."""
+    made = copy.copy(module)
+    made._modules = {name: None if part is None else _twin(part) for name, part in module._modules.items()}
+    return made
+
+
+class Quantize(_OnModel):
+    """A MODEL of its own whose feed-forward layers keep eight bits a weight and tell nobody, as GGUF's do; or one of
+    other weights."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "other": ("BOOLEAN",)}}
+
+    def apply(self, model, other):
+        network = _twin(model.model)
+        for block in network.diffusion_model.modules():
+            if isinstance(block, comfy.ldm.modules.attention.FeedForward):
+                layer = block.net[2]
+                block.net[2] = _PackedLinear(layer, -1 if other else 1)
+        return (comfy.model_patcher.ModelPatcher(network, model.load_device, model.offload_device),)
+
+
+class _Streaming(torch.nn.Module):
+    """Layers that read their weights from one buffer, which each writes over: what streams them to a device."""
+
+    def __init__(self, width, streams):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.layers = torch.nn.Parameter(torch.randn(2, width, width, generator=generator) / width**0.5)
+        self.streams = streams
+        with torch.inference_mode(False):
+            self.buffer = torch.empty(width, width)
+
+    def forward(self, hidden):
+        for layer in self.layers.detach():
+            weight = self.buffer.copy_(layer) if self.streams else layer
+            hidden = (hidden @ weight).tanh()
+        return hidden
+
+
+class _StreamingPatcher(comfy.model_patcher.ModelPatcher):
+    """What ComfyUI makes of every ControlNet on a device with dynamic offloading, as far as a CPU can have it."""
+
+    def is_dynamic(self):
+        # the loader itself has nothing to stream to on a CPU
+        return sys._getframe(1).f_globals["__name__"] != "comfy.model_management"
+
+    def set_in_use_by_current_prompt(self, in_use):
+        pass
+
+
+class _Control(comfy.controlnet.ControlBase):
+    def __init__(self, width, streams):
+        super().__init__()
+        device = torch.device("cpu")
+        network = _Streaming(width, streams)
+        kind = _StreamingPatcher if streams else comfy.model_patcher.ModelPatcher
+        self.patcher = kind(network, load_device=device, offload_device=device)
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        text = self.patcher.model(cond["c_crossattn"].mean(1))
+        return {"input": [], "middle": [0.05 * text.mean(1)[:, None, None, None]], "output": []}
+
+    def copy(self):
+        made = _Control.__new__(_Control)
+        comfy.controlnet.ControlBase.__init__(made)
+        made.patcher = self.patcher
+        self.copy_to(made)
+        return made
+
+    def get_models(self):
+        return [self.patcher]
+
+
+class ApplyControl:
+    """A ControlNet for a CONDITIONING, by what the text says; under dynamic offloading or not."""
+
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
+    FUNCTION = "apply"
+    CATEGORY = "other"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        both = dict.fromkeys(("positive", "negative"), ("CONDITIONING",))
+        return {"required": {**both, "streams": ("BOOLEAN",)}}
+
+    def apply(self, positive, negative, streams):
+        control = _Control(positive[0][0].shape[-1], streams)
+        return tuple([[text, {**extras, "control": control}] for text, extras in each] for each in (positive, negative))
+
+
 class Look(_OnModel):
     """Tells how often the blocks of the network that a MODEL shares are wrapped, after something else has run."""
 
@@ -193,10 +457,18 @@ NODE_CLASS_MAPPINGS = {
     "OtherWrap": Wrap,
     "OtherPatchAttention": PatchAttention,
     "OtherAdapter": Adapter,
+    "OtherGuidance": Guidance,
     "OtherRunOut": RunOut,
     "OtherFail": Fail,
     "OtherTokens": Tokens,
     "OtherOutputPatch": OutputPatch,
     "OtherCompile": Compile,
     "OtherOverflow": Overflow,
+    "OtherInPlace": InPlace,
+    "OtherLeave": Leave,
+    "OtherCache": Cache,
+    "OtherTiles": Tiles,
+    "OtherMix": Mix,
+    "OtherQuantize": Quantize,
+    "OtherApplyControl": ApplyControl,
 }

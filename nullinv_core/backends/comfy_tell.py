@@ -1,0 +1,17 @@
+"""What the user should know though a node goes on."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_execution.utils import get_executing_context
+
+
+def tell(text: str) -> None:
+    """Write a sentence to ComfyUI's log and, in the page, under the node that runs."""
+    logging.warning("null-text inversion: %s", text)
+    node = get_executing_context()
+    if node is not None:
+        from server import PromptServer
+
+        PromptServer.instance.send_progress_text(text, node.node_id)

@@ -1,0 +1,203 @@
+"""What differs between an inversion and its use is told in the log and under the node, or refused where it cannot work.
+
+Another guidance, another MODEL, other noise levels, null text that another node leaves out.
+"""
+
+import pytest
+
+from .graphs import Chain
+from .outputs import latent, relative
+from .server import error_of
+
+QUICK = {"steps": 8, "inner_steps": 2}
+DRIFTS, GUIDANCE = "no longer predicts this photo", "optimized for a guidance of 3, and 7.5"
+
+
+def told(comfy, graph, seconds=300):
+    """Run a graph; what our nodes told meanwhile."""
+    before = len(comfy.text())
+    comfy.run(graph, seconds)
+    return [line for line in comfy.text()[before:].splitlines() if "null-text inversion: " in line]
+
+
+def set_inputs(chain, node, **inputs):
+    chain.graph[node()[0]]["inputs"].update(inputs)
+
+
+def custom(chain, model, **named):
+    """SamplerCustom with BasicScheduler's noise levels, or those that are named."""
+    g = chain.graph
+    sigmas = g.add("BasicScheduler", model=model, scheduler="ddim_uniform", steps=chain.steps, denoise=1.0)
+    return g.add(
+        "SamplerCustom", **{
+            "model": model, "add_noise": False, "noise_seed": 0, "cfg": 7.5, "positive": chain.source(),
+            "negative": chain.empty(), "latent_image": chain.invert(0), "sigmas": sigmas(),
+            "sampler": g.add("KSamplerSelect", sampler_name="euler")(), **named,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", ["custom", "fast"])
+def test_a_chain_that_fits_is_told_nothing(comfy, preset):
+    """Guards against false alarms: invert, optimize, edit, both of our ways into samplers, with either method; and a
+    node that changes no prediction."""
+    for method in ("ddim", "fixed-point"):
+        chain = Chain(**QUICK)
+        set_inputs(chain, chain.invert, method=method)
+        set_inputs(chain, chain.optimize, preset=preset)
+        wrapped = chain.graph.add("OtherWrap", model=chain.load())
+        for model, name in ((chain.load, "plain"), (wrapped, "wrapped")):
+            _, sampler = chain.edit()
+            set_inputs(chain, sampler, model=model())
+            applied = chain.graph.add("NullInvApply", model=model(), null_embeddings=chain.optimize())
+            every = (sampler(), chain.ksampler(applied(), 7.5)(), chain.guided(model())(), custom(chain, applied())())
+            for place, samples in enumerate(every):
+                chain.graph.add("SaveLatent", samples=samples, filename_prefix=f"fits-{name}-{place}")
+        assert told(comfy, chain.graph) == []
+
+
+def test_embeddings_know_their_guidance(comfy):
+    """Guards cfg 0, which is theirs, and another one, which is told in the log and under the node: in the edit, in a
+    KSampler, in our guider."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    set_inputs(chain, chain.optimize, cfg=3.0)
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    for name, cfg in (("theirs", 0.0), ("same", 3.0)):
+        _, sampler = chain.edit()
+        set_inputs(chain, sampler, cfg=cfg)
+        for place, samples in enumerate((sampler(0), sampler(1), chain.guided(chain.load(), cfg=cfg)())):
+            g.add("SaveLatent", samples=samples, filename_prefix=f"guidance-{name}-{place}")
+    g.add("SaveLatent", samples=chain.ksampler(applied(), 3.0)(), filename_prefix="guidance-ksampler")
+    assert told(comfy, g) == []
+    for place in range(3):
+        assert latent(comfy, f"guidance-theirs-{place}").equal(latent(comfy, f"guidance-same-{place}"))
+    assert relative(latent(comfy, "guidance-theirs-2"), latent(comfy, "guidance-theirs-1")) < 1e-3
+    _, sampler = chain.edit()
+    set_inputs(chain, sampler, cfg=7.5)
+    for node in (sampler, chain.ksampler(applied(), 7.5), chain.guided(chain.load(), cfg=7.5)):
+        wanted = {k: v for k, v in g.items() if v["class_type"] != "SaveLatent"}
+        wanted["last"] = {
+            "class_type": "SaveLatent",
+            "inputs": {"samples": node(), "filename_prefix": "guidance-other"},
+        }
+        before = len(comfy.text())
+        page = [data for kind, data in comfy.watch(wanted) if kind == "preview"]
+        assert comfy.text()[before:].count(GUIDANCE) == 1
+        assert [data for data in page if GUIDANCE.encode() in data and node()[0].encode() in data]
+
+
+def test_a_guidance_that_cannot_be_used_is_refused_first(comfy):
+    """Guards source_cfg after a preset whose photo is read: refused before the model is even looked at."""
+    chain = Chain(**QUICK)
+    set_inputs(chain, chain.optimize, preset="direct")
+    _, sampler = chain.edit()
+    other = chain.graph.add("ModelMergeSubtract", model1=chain.load(), model2=chain.load(), multiplier=0.5)
+    set_inputs(chain, sampler, model=other(), source_cfg=2.0)
+    chain.graph.add("SaveLatent", samples=sampler(), filename_prefix="refused-first")
+    assert "no guidance of its own" in error_of(comfy.finish(comfy.queue(chain.graph)))
+
+
+DOWNSCALE = {
+    "block_number": 1, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.35,
+    "downscale_after_skip": True, "downscale_method": "bicubic", "upscale_method": "bicubic",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", ["custom", "fast"])
+@pytest.mark.parametrize(
+    ("kind", "inputs", "name"),
+    [("PatchModelAddDownscale", DOWNSCALE, "PatchModelAddDownscale"), ("OtherOutputPatch", {}, "OutputPatch")],
+)
+def test_another_model_is_told_by_name(comfy, preset, kind, inputs, name):
+    """Guards a patch that the inversion did not have, or that it alone had: told in the edit and in a KSampler, with
+    the patch's name; the same patch everywhere is not told of."""
+    for here, at_the_inversion in ((True, False), (False, True), (True, True)):
+        chain = Chain(**QUICK)
+        g = chain.graph
+        set_inputs(chain, chain.optimize, preset=preset)
+        set_inputs(chain, chain.invert, method="fixed-point" if preset == "fast" else "ddim")
+        patch = g.add(kind, model=chain.load(), **inputs)
+        _, sampler = chain.edit()
+        if at_the_inversion:
+            for node in (chain.invert, chain.optimize):
+                set_inputs(chain, node, model=patch())
+        model = patch if here else chain.load
+        set_inputs(chain, sampler, model=model())
+        applied = g.add("NullInvApply", model=model(), null_embeddings=chain.optimize())
+        for place, samples in enumerate((sampler(1), chain.ksampler(applied(), 7.5)())):
+            g.add("SaveLatent", samples=samples, filename_prefix=f"another-{place}")
+        lines = told(comfy, g)
+        assert len(lines) == (0 if here and at_the_inversion else 2), lines
+        assert all(DRIFTS in line and f"only {'here' if here else 'there'}: {name}" in line for line in lines)
+
+
+@pytest.mark.parametrize("steps", [6, 12])
+def test_a_schedule_with_more_steps_than_asked(comfy, steps):
+    """Guards ddim_uniform where it makes one step more: DDIM Invert says so and gives its noise levels away, with which
+    SamplerCustom is where a KSampler is; a sampler that begins a level too late is refused."""
+    chain = Chain(steps=steps, inner_steps=2)
+    g = chain.graph
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    g.add("SaveLatent", samples=chain.ksampler(applied(), 7.5)(), filename_prefix="more-ksampler")
+    whole = custom(chain, applied(), sigmas=chain.invert(2))
+    g.add("SaveLatent", samples=whole(), filename_prefix="more-custom")
+    (line,) = told(comfy, g)
+    close = {6: "5 or 8", 12: "10 or 20"}[steps]
+    assert f"ddim_uniform makes {steps + 1} steps of {steps}" in line and f"all agree at {close} steps" in line
+    assert relative(latent(comfy, "more-custom"), latent(comfy, "more-ksampler")) < 1e-6
+    for late in (custom(chain, applied()), chain.guided(chain.load())):
+        wanted = {k: v for k, v in g.items() if v["class_type"] != "SaveLatent"}
+        wanted["last"] = {"class_type": "SaveLatent", "inputs": {"samples": late(), "filename_prefix": "late"}}
+        assert "later than this noise" in error_of(comfy.finish(comfy.queue(wanted)))
+
+
+def test_other_noise_levels_on_the_way_are_told(comfy):
+    """Guards samplers of another scheduler, which begin at the photo's noise and go other ways."""
+    chain = Chain(**QUICK)
+    applied = chain.graph.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    sampler = chain.ksampler(applied(), 7.5)
+    set_inputs(chain, sampler, scheduler="sgm_uniform")
+    chain.graph.add("SaveLatent", samples=sampler(), filename_prefix="levels")
+    (line,) = told(comfy, chain.graph)
+    assert "which the inversion did not have" in line
+
+
+def test_guidance_behind_apply_is_told(comfy):
+    """Guards nodes that change the guidance after Apply Null-Text, and those that leave the null text out."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    behind = {
+        g.add("RescaleCFG", model=applied(), multiplier=0.7): ["sampler_cfg_function"],
+        g.add("TCFG", model=applied()): ["sampler_pre_cfg_function"],
+        g.add("OtherGuidance", model=applied()): ["calc_cond_batch", "never reached the network"],
+    }
+    for model, wanted in behind.items():
+        save = g.add("SaveLatent", samples=chain.ksampler(model(), 7.5)(), filename_prefix="behind")
+        lines = told(comfy, g)
+        assert len(lines) == len(wanted) and all(part in line for part, line in zip(wanted, lines, strict=True)), lines
+        del g[save()[0]]
+        g["0"] = {"class_type": "PreviewAny", "inputs": {"source": "x"}}
+
+
+def test_null_text_finds_the_negative_text(comfy):
+    """Guards guiders that do not pass the positive text first, or one text alone (core's DualModelGuider): null text
+    goes to the negative one."""
+    if "DualModelGuider" not in comfy.get("/object_info"):
+        pytest.skip("this ComfyUI has no guider of two models")
+    chain = Chain(**QUICK)
+    g = chain.graph
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    texts = {"positive": chain.source(), "negative": chain.empty(), "cfg": 7.5}
+    for name, second in (("two", applied()), ("one", None)):
+        guider = g.add("DualModelGuider", model=applied(), **texts, **({"model_negative": second} if second else {}))
+        sampled = g.add(
+            "SamplerCustomAdvanced", noise=g.add("DisableNoise")(), guider=guider(), sigmas=chain.invert(2),
+            sampler=g.add("KSamplerSelect", sampler_name="euler")(), latent_image=chain.invert(0),
+        )  # fmt: skip
+        g.add("SaveLatent", samples=sampled(), filename_prefix=f"models-{name}")
+    g.add("SaveLatent", samples=chain.optimize(1), filename_prefix="models-reconstruction")
+    assert told(comfy, g) == []
+    for name in ("one", "two"):
+        assert relative(latent(comfy, f"models-{name}"), latent(comfy, "models-reconstruction")) < 1e-3

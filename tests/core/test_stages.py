@@ -1,0 +1,332 @@
+"""What every stage asks of the network, what it tells while it works, and which step it blames."""
+
+import math
+import re
+from dataclasses import replace
+from itertools import groupby
+
+import pytest
+import torch
+
+from nullinv_core import (
+    EditSettings,
+    InputError,
+    NonFiniteError,
+    NullTextSettings,
+    Pin,
+    Trajectory,
+    batch_edits,
+    edit,
+    invert,
+    optimize_null_text,
+    plan_edit,
+    reconstruct,
+)
+from nullinv_core.pinning import guidance_of_photo
+from nullinv_core.presets import PRESETS, embed, of_source
+from nullinv_core.schedule import Schedule, ddim_inverse_step, ddim_step, guide, predicted_clean
+
+from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_prompt
+
+SOURCE, EDIT = word_prompt("a red cat on grass"), word_prompt("a blue cat on grass")
+STEPS, BATCH = 4, 2
+SCHEDULE = tiny_schedule(STEPS)
+TEXT = torch.stack([context_of(SOURCE), context_of(EDIT)])
+EDITS = batch_edits([[plan_edit(SOURCE, EDIT, STEPS, EditSettings())] * 2] * BATCH)
+EDIT_TEXT = context_of(EDIT).expand(BATCH, 2, -1, -1)
+DOWN = list(range(STEPS, 0, -1))
+
+
+def network(latents, level, context, attention=None, nulls=0):
+    """A cheap ε that depends on all it is told."""
+    return 0.4 * (1 - level.alpha) ** 0.5 * latents + 0.2 * context.mean((1, 2))[:, None, None, None].to(latents)
+
+
+def trajectory_of(denoiser=network, dtype=torch.float64):
+    return invert(denoiser, latents_of(BATCH).to(dtype), TEXT.to(dtype), SCHEDULE)
+
+
+STAGES = {
+    "invert": lambda n, t, null, tell: invert(n, t.clean, t.context, SCHEDULE, tell),
+    "fixed-point": lambda n, t, null, tell: invert(n, t.clean, t.context, SCHEDULE, tell, "fixed-point"),
+    "optimize": lambda n, t, null, tell: optimize_null_text(n, t, null, NullTextSettings(inner_steps=2), tell),
+    "look first": lambda n, t, null, tell: optimize_null_text(
+        n, t, null, NullTextSettings(inner_steps=2, test_first=True, budget=5), tell),
+    "reconstruct": lambda n, t, null, tell: reconstruct(n, t, null, 7.5, callback=tell),
+    "edit": lambda n, t, null, tell: edit(n, t, null, EDIT_TEXT.to(t.context), EDITS, 7.5, tell),
+    "pinned edit": lambda n, t, null, tell: edit(n, t, Pin(null), EDIT_TEXT.to(t.context), EDITS, 7.5, tell),
+    "unshared edit": lambda n, t, null, tell: edit(
+        n, t, Pin(null, t.latents[1:]), EDIT_TEXT.to(t.context), EDITS, 7.5, tell),
+    "pin": lambda n, t, null, tell: guidance_of_photo(n, t, null, tell),
+}  # fmt: skip
+EVENTS = {
+    "invert": "invert", "fixed-point": "invert", "optimize": "optimize", "look first": "optimize",
+    "reconstruct": "sample", "edit": "sample", "pinned edit": "sample", "unshared edit": "sample", "pin": "pin",
+}  # fmt: skip
+ASKED = {"invert": DOWN[::-1], "fixed-point": [1, *DOWN[::-1]]}
+every_stage = pytest.mark.parametrize("stage", STAGES)
+
+
+class Recorder:
+    """A denoiser that remembers what it was asked, and gives NaN in one call."""
+
+    def __init__(self, broken=-1):
+        self.calls, self.broken = [], broken
+
+    def __call__(self, latents, level, context, attention=None, nulls=0):
+        self.calls.append((latents.detach(), level, context.detach(), nulls))
+        return network(latents, level, context) * (float("nan") if len(self.calls) == self.broken + 1 else 1.0)
+
+    @property
+    def steps(self):
+        return [SCHEDULE.timesteps.index(level.timestep) + 1 for _, level, _, _ in self.calls]
+
+
+@every_stage
+def test_every_call_is_at_the_level_of_its_step(stage):
+    """Guards which noise levels the network is asked at, and in which order."""
+    asked = Recorder()
+    STAGES[stage](asked, trajectory_of(), empty_context(), lambda event: None)
+    assert all(level == SCHEDULE.level(step) for step, (_, level, _, _) in zip(asked.steps, asked.calls, strict=True))
+    steps = asked.steps if stage in ASKED else [step for step, _ in groupby(asked.steps)]
+    assert steps == ASKED.get(stage, DOWN)
+
+
+@every_stage
+def test_unconditional_rows_come_first_and_are_counted(stage):
+    """Guards ``nulls``, by which a backend tells rows apart: so many rows of the empty prompt, then texts alone."""
+    asked, texts = Recorder(), [*TEXT]
+    STAGES[stage](asked, trajectory_of(), empty_context(), lambda event: None)
+    for latents, _, context, nulls in asked.calls:
+        assert len(latents) == len(context)
+        assert [any(torch.equal(row, text) for text in texts) for row in context] == [
+            index >= nulls for index in range(len(context))
+        ]
+        if 2 * nulls == len(context):
+            assert torch.equal(latents[:nulls], latents[nulls:])
+
+
+@pytest.mark.parametrize("stage", ["reconstruct", "edit", "pinned edit", "unshared edit", "pin"])
+@pytest.mark.parametrize("images", [0, 1, BATCH])
+def test_null_contexts_of_any_form_and_precision_fit(stage, images):
+    """Guards plain null contexts: of one image, of each or of none, they are the same rows in the texts' precision."""
+    trajectory, results = trajectory_of(dtype=torch.float32), []
+    for null in (empty_context().float(), empty_context().expand(images, -1, -1) if images else empty_context()):
+        asked = Recorder()
+        results.append(STAGES[stage](asked, trajectory, null, lambda event: None))
+        assert {context.dtype for _, _, context, _ in asked.calls} == {torch.float32}
+    a, b = (r if isinstance(r, torch.Tensor) else r.latents for r in results)
+    assert torch.equal(a, b)
+
+
+@every_stage
+def test_nan_of_any_call_is_blamed_on_its_step(stage):
+    """Guards the error: whichever call gives NaN, it names the step and timestep that the network was asked at."""
+    trajectory, clean = trajectory_of(), Recorder()
+    STAGES[stage](clean, trajectory, empty_context(), lambda event: None)
+    for call, step in enumerate(clean.steps):
+        blamed = re.escape(f"at step {step} (timestep {SCHEDULE.timesteps[step - 1]:g})")
+        with pytest.raises(NonFiniteError, match=blamed):
+            STAGES[stage](Recorder(call), trajectory, empty_context(), lambda event: None)
+
+
+@every_stage
+def test_every_step_is_told_with_the_picture_that_it_implies(stage):
+    """Guards progress and previews: all steps are counted, and where ε never changes every preview is the photo."""
+    epsilon = latents_of(1, seed=9)
+
+    def constant(latents, level, context, attention=None, nulls=0):
+        return epsilon + 0 * context.sum((1, 2))[:, None, None, None].expand(latents.shape)
+
+    events, trajectory = [], trajectory_of(constant)
+    STAGES[stage](constant, trajectory, empty_context(), events.append)
+    told = [(e.phase, e.step, e.total) for e in events]
+    assert [one for one, _ in groupby(told)] == [(EVENTS[stage], step, STEPS) for step in range(1, STEPS + 1)]
+    photo = predicted_clean(trajectory.clean, epsilon, SCHEDULE.alphas_cumprod[0])
+    for event in events:
+        copies = len(event.preview) // BATCH
+        assert copies == (2 if "edit" in stage else 1)
+        assert torch.allclose(event.preview, photo.repeat_interleave(copies, 0), atol=1e-6)
+
+
+def test_a_fixed_point_is_looked_for_where_the_last_two_steps_point():
+    """Guards the method against its description: one iteration, from the ε of the last two steps, extrapolated."""
+
+    def bent(latents, level, context, attention=None, nulls=0):
+        return torch.tanh(latents) * (1 - level.alpha) ** 0.5
+
+    latents, seen = [latents_of()], []
+    for step in range(1, STEPS + 1):
+        guess = 2 * seen[-1] - seen[-2] if len(seen) > 1 else (seen or [bent(latents[0], SCHEDULE.level(1), None)])[-1]
+        seen.append(bent(ddim_inverse_step(latents[-1], guess, SCHEDULE, step), SCHEDULE.level(step), None))
+        latents.append(ddim_inverse_step(latents[-1], seen[-1], SCHEDULE, step))
+    found = invert(bent, latents_of(), TEXT[:1], SCHEDULE, method="fixed-point")
+    assert torch.allclose(found.latents, torch.stack(latents), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("latents", "context"),
+    [((2, 4, 8), (2, 5, 6)), ((2, 4, 8, 8), (2, 6)), ((2, 4, 8, 8), (1, 5, 6)), ((1, 2, 4, 8, 8), (1, 5, 6))],
+)
+def test_an_inversion_needs_pictures_and_a_text_for_each(latents, context):
+    """Guards the shapes, each by itself."""
+    with pytest.raises(InputError, match=re.escape(f"{latents} and {context}")):
+        invert(network, torch.zeros(latents), torch.zeros(context), SCHEDULE)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("images", [0, 1, BATCH])
+def test_a_preset_gives_what_edits_need(name, images):
+    """Guards what a preset hands on: its guidance, the empty prompt's rows of every image, the photo's own guidance."""
+    trajectory, recipe = trajectory_of(dtype=torch.float32), PRESETS[name]
+    null_context = empty_context().expand(images, -1, -1) if images else empty_context()
+    null, reached = embed(network, trajectory, null_context, recipe, 3.5)
+    # the authors' embeddings start from the empty prompt's rows, in their precision; all others from the source's
+    exact = torch.float64 if name == "paper" else torch.float32
+    assert (null.guidance, null.pinned, null.embeddings.dtype) == (3.5, recipe.pinned, exact)
+    if recipe.optimization is None:
+        assert torch.equal(null.embeddings, trajectory.context.expand(STEPS, -1, -1, -1)) and not null.losses.any()
+        wanted = trajectory.clean if recipe.pinned else reconstruct(network, trajectory, null, 3.5)
+        assert torch.equal(reached, wanted)
+    if recipe.pinned:
+        rows = empty_context().float()
+        assert torch.equal(null.pin.null, rows.expand(BATCH, -1, -1)) and null.pin.null.dtype == torch.float32
+        assert (null.pin.guidance is None) != recipe.unshared
+        if recipe.unshared:
+            assert torch.equal(null.pin.guidance, guidance_of_photo(network, trajectory, rows))
+    with pytest.raises(InputError, match=r"^a null context "):
+        embed(network, trajectory, empty_context()[1:], recipe, 3.5)
+
+
+def test_a_preset_looks_for_free_where_it_may():
+    """Guards ``alike``: a backend whose unconditional rows differ pays for the first look at each step."""
+    calls = []
+    for alike in ({}, {"alike": True}, {"alike": False}):
+        asked = Recorder()
+        recipe = replace(PRESETS["fast"], optimization=replace(PRESETS["fast"].optimization, early_stop=math.inf))
+        embed(asked, trajectory_of(), empty_context(), recipe, 3.5, **alike)
+        calls.append(len(asked.calls))
+    assert calls == [2 * STEPS, 2 * STEPS, 3 * STEPS]
+
+
+def test_the_sources_rows_in_half_precision_are_stored_in_float32():
+    """Guards files, whose embeddings are float32 whatever the text encoder ran in."""
+    trajectory = trajectory_of(dtype=torch.float16)
+    assert of_source(trajectory, 2.0).embeddings.dtype == torch.float32
+    assert torch.equal(of_source(trajectory, 2.0).embeddings[1], trajectory.context.float())
+
+
+def of_images(null, images):
+    """Null embeddings of some of the images."""
+    return replace(
+        null,
+        embeddings=null.embeddings[:, images],
+        losses=null.losses[:, images],
+        iterations=null.iterations[:, images],
+    )
+
+
+def test_null_embeddings_serve_the_trajectory_that_they_are_of():
+    """Guards files that are put together: as many images, or one for all; the same noise levels, not their number."""
+    trajectory = trajectory_of()
+    null, _ = optimize_null_text(network, trajectory, empty_context(), NullTextSettings(inner_steps=1))
+    of_one = reconstruct(network, trajectory, of_images(null, [0]), 7.5)
+    assert torch.equal(of_one[0], reconstruct(network, trajectory, null, 7.5)[0])
+    assert torch.equal(of_one, reconstruct(network, trajectory, of_images(null, [0, 0]), 7.5))
+    three = replace(trajectory, latents=trajectory.latents[:, [0, 1, 0]], context=TEXT[[0, 1, 0]])
+    levels = Schedule(SCHEDULE.timesteps, (*SCHEDULE.alphas_cumprod[:-1], SCHEDULE.alphas_cumprod[-1] / 2))
+    pin = Pin(empty_context().expand(BATCH, -1, -1), trajectory.latents[1:, ..., :-1])
+    for wrong, of in (
+        (of_images(null, [0, 1, 0]), trajectory), (null, three), (replace(null, schedule=levels), trajectory),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"4 steps and {wrong.embeddings.shape[1]} images do not belong to a traj"):
+            reconstruct(network, of, wrong, 7.5)
+    with pytest.raises(InputError, match="does not belong to a trajectory of 4 steps and 2 images"):
+        STAGES["edit"](network, trajectory, replace(null, pin=pin), lambda event: None)
+
+
+@pytest.mark.parametrize("steps", [-1, 0, STEPS + 1])
+def test_an_edit_takes_some_steps_and_no_more_than_there_are(steps):
+    """Guards the end step: one step is enough, none is no edit."""
+    trajectory = trajectory_of()
+    first = edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, 7.5, steps=1)
+    assert first.latents.shape == (BATCH, 2, *trajectory.clean.shape[1:])
+    with pytest.raises(InputError, match=f"between 1 and 4 steps, not {steps}"):
+        edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, 7.5, steps=steps)
+
+
+def test_guidance_is_as_exact_as_the_latents():
+    """Guards float64: the source branch of an edit is the reconstruction, at a guidance that no float32 is."""
+    trajectory = trajectory_of()
+    source = edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, 7.3).source
+    assert torch.allclose(source, reconstruct(network, trajectory, empty_context(), 7.3), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (24, 16)])
+def test_a_blend_keeps_to_its_mask_in_pictures_that_are_not_square(size):
+    """Guards the mask's sides: as the latents', and outside of it an edit is its own photo's source."""
+    maps = torch.rand(1 + 2, 2, size[0] * size[1], SOURCE.length, generator=torch.Generator().manual_seed(3)) ** 8
+
+    def looking(latents, level, context, attention=None, nulls=0):
+        assert attention.wants_cross(size[0] * size[1])
+        attention.cross_attention(maps.repeat(BATCH, 1, 1, 1).double())
+        return network(latents, level, context)
+
+    latents = torch.randn(STEPS + 1, BATCH, 4, *size, generator=torch.Generator().manual_seed(4)).double()
+    settings = [EditSettings(blend=["cat"], blend_threshold=0.5), EditSettings(blend_exclude=["grass"])]
+    edits = batch_edits([[plan_edit(SOURCE, EDIT, STEPS, one) for one in settings]] * BATCH)
+    found = edit(looking, Trajectory(latents, TEXT, SCHEDULE), empty_context(), EDIT_TEXT, edits, 7.5)
+    assert found.maps.shape == (BATCH, 3, *size, SOURCE.length) and found.mask.shape == (BATCH, 2, *size)
+    # the second picture's source text is the edit's
+    moved = (found.latents != found.source[:, None])[0].any(1)
+    assert torch.equal(moved, found.mask[0]) and all(0.05 < float(one.double().mean()) < 0.99 for one in found.mask[0])
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_looks_at_the_loss_are_counted_from_one(alike):
+    """Guards what progress says of the optimization, whether the first look is free or not."""
+    events, settings = [], NullTextSettings(start="source", inner_steps=2, test_first=True, early_stop=0, budget=3)
+    trajectory = trajectory_of()
+    null, _ = optimize_null_text(network, trajectory, empty_context(), settings, events.append, alike)
+    for step in range(1, STEPS + 1):
+        counts = [event.iteration for event in events if event.step == step]
+        # the free look at the noisiest step and the one after it are of the same embedding
+        assert counts == [1] * (alike and step == 1) + list(range(1, counts[-1] + 1))
+        assert counts[-1] == int(null.iterations[STEPS - step].max()) + 1
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_network_without_a_gradient_is_a_sentence(trained):
+    """Guards attention kernels that cannot be differentiated, in networks whose weights have gradients or none."""
+    weight = torch.ones((), dtype=torch.float64, requires_grad=trained)
+
+    def deaf(latents, level, context, attention=None, nulls=0):
+        return weight * network(latents, level, context.detach())
+
+    for settings in (NullTextSettings(), NullTextSettings(test_first=True)):
+        with pytest.raises(InputError, match="passes no gradient to its context; turn off custom attention kernels"):
+            optimize_null_text(deaf, trajectory_of(), empty_context(), settings)
+
+
+def test_a_step_ends_once_its_loss_is_below_the_threshold():
+    """Guards the early stop to the last bit: a loss that is the threshold itself is not below it."""
+    trajectory = replace(trajectory_of(), latents=trajectory_of().latents[:, :1], context=TEXT[:1])
+    never = NullTextSettings(test_first=True, inner_steps=1, early_stop=math.inf)
+    loss = float(optimize_null_text(network, trajectory, empty_context(), never)[0].losses[-1])
+    for stop, taken in ((loss, 1), (math.nextafter(loss, math.inf), 0)):
+        settings = replace(never, early_stop=stop, early_stop_growth=0.0)
+        null, _ = optimize_null_text(network, trajectory, empty_context(), settings)
+        assert int(null.iterations[-1]) == taken
+
+
+def test_the_loss_is_the_distance_to_the_trajectory():
+    """Guards what the optimization aims at, step by step: the next latents of the trajectory, no others."""
+    trajectory, never = trajectory_of(), NullTextSettings(test_first=True, early_stop=math.inf)
+    null, _ = optimize_null_text(network, trajectory, empty_context(), never)
+    latents = trajectory.noisiest
+    for step in DOWN:
+        rows = (empty_context().expand(BATCH, -1, -1), TEXT)
+        epsilon = guide(*(network(latents, SCHEDULE.level(step), one) for one in rows), 7.5)
+        latents = ddim_step(latents, epsilon, SCHEDULE, step)
+        wanted = (latents - trajectory.latents[step - 1]).square().mean((1, 2, 3))
+        assert torch.allclose(null.losses[step - 1], wanted)
