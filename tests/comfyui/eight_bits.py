@@ -26,7 +26,8 @@ from nullinv_core.backends.comfy_jobs import invert_latent, optimize, sample_edi
 from nullinv_core.backends.comfy_models import load_folder  # noqa: E402
 from nullinv_core.backends.comfy_precision import compute_dtype  # noqa: E402
 from nullinv_core.backends.comfy_text import plan_request  # noqa: E402
-from nullinv_core.demo import scenes  # noqa: E402
+from nullinv_core.demo.edits import sample_edit as sample_scene_edit  # noqa: E402
+from nullinv_core.demo.scenes import render  # noqa: E402
 from nullinv_core.prompt_to_prompt.edit import EditSettings  # noqa: E402
 
 
@@ -37,9 +38,9 @@ def decibels(found, wanted):
 
 with torch.inference_mode():
     model, clip, vae = load_folder(Path(ARGUMENTS[0]) / "nullinv_core" / "demo" / "model")
-    scene = scenes.sample_edit(0, "colour")
-    latent = {"samples": vae.encode(torch.from_numpy(scenes.render(scene.source))[None])}
-    request = plan_request(clip, scene.source.caption, scene.target.caption, EditSettings())
+    scene = sample_scene_edit(0, "colour")
+    latent = {"samples": vae.encode(torch.from_numpy(render(scene.source))[None])}
+    request = plan_request(clip, *scene.captions, EditSettings())
     schedule = schedule_of(model, "ddim_uniform", 10)
     text, empty = request.source_conditioning, request.empty
     inversion, _ = invert_latent(model, text, latent, schedule, "ddim")

@@ -7,7 +7,6 @@ patches that look for its widths act.
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-
 from nullinv_core.demo.tokenizer import write_tokenizer
 from nullinv_core.demo.train import write_model
 from nullinv_core.demo.train_autoencoder import new_autoencoder

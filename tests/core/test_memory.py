@@ -5,6 +5,7 @@ import torch
 
 from nullinv_core.backends import diffusers_memory as memory
 from nullinv_core.backends.diffusers import load_model
+from nullinv_core.demo.captions import caption
 from nullinv_core.demo.scenes import render, sample_scene
 
 
@@ -17,7 +18,7 @@ def model():
 def photo(model):
     scene = sample_scene(940_000, "held-out", 1)
     return model.encode_image(torch.from_numpy(render(scene))[None]), model.encode_prompts(
-        [model.prompt(scene.caption)]
+        [model.prompt(caption(scene))]
     )
 
 

@@ -8,6 +8,7 @@ from torch.nn.functional import cosine_similarity
 
 from nullinv_core import NullTextSettings, invert, optimize_null_text
 from nullinv_core.backends.diffusers import load_model
+from nullinv_core.demo.captions import caption
 from nullinv_core.demo.scenes import render, sample_scene
 from nullinv_core.images import psnr
 from nullinv_core.null_text import LOSS_SCALE
@@ -31,7 +32,7 @@ def prepared(scene):
         model = load_model("demo", dtype=dtype)
         # one encoding for all: the text encoder's own rounding is not the matter here
         texts = load_model("demo")
-        context, empty = texts.encode_prompts([texts.prompt(scene.caption), texts.prompt("")]).split(1)
+        context, empty = texts.encode_prompts([texts.prompt(caption(scene)), texts.prompt("")]).split(1)
         latents = model.encode_image(torch.from_numpy(render(scene))[None])
         return model, latents, context, empty, invert(model.denoiser, latents, context, model.schedule(STEPS))
 

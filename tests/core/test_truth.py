@@ -70,7 +70,7 @@ def test_a_network_is_known_in_every_precision(method):
     costs decibels, weights in eight bits and another colour in the text are not."""
     model, case = load_model("demo"), demo_case(0)
     clean = model.encode_image(torch.from_numpy(render(case.source))[None])
-    text, other = (model.encode_prompts([model.prompt(scene.caption)]) for scene in (case.source, case.target))
+    text, other = (model.encode_prompts([model.prompt(words)]) for words in case.captions)
     made = invert(model.denoiser, clean, text, model.schedule(10), method=method)
     assert from_inversion(model.denoiser, made) < 1e-4
     for dtype in (torch.float16, torch.bfloat16):
