@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
+from nullinv_core.demo import clay
 from nullinv_core.demo.clay import dataset, judge, steps, train_autoencoder, train_judge, train_text, train_unet
 from nullinv_core.demo.clay.captions import caption, read_caption, reading_of, sample_wording
 from nullinv_core.demo.clay.dataset import JUDGED, example, make_pictures, pictures_path, read_pictures, read_shard
@@ -22,6 +25,8 @@ from nullinv_core.demo.muon import Muon
 from nullinv_core.demo.train_text import token_ids
 from nullinv_core.demo.training_state import finished_steps
 from nullinv_core.schedule import scaled_linear_alphas
+
+MODEL = Path(clay.__file__).parent / "model"
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +188,13 @@ def test_some_words_are_split_and_none_is_unknown(tokenizer):
     lengths = [len(tokenizer.tokenize(word)) for word in OBJECTS]
     assert max(lengths) > 1 and sum(length == 1 for length in lengths) > 15
     assert tokenizer.decode(tokenizer("a würfel").input_ids, skip_special_tokens=True).strip() == "a würfel"
+
+
+def test_the_model_has_this_tokenizer(tokenizer):
+    """Guards other tools, which read tokenizer.json alone: the same tokens as from vocabulary and merges."""
+    shipped = PreTrainedTokenizerFast(tokenizer_file=str(MODEL / "tokenizer" / "tokenizer.json"))
+    text = "a photo of a turquoise caterpillar and an open gift on a checkered cloth at night"
+    assert shipped(text).input_ids == tokenizer(text).input_ids
 
 
 def test_hints_show_kinds_and_colours_where_toys_are():

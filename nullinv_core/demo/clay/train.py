@@ -69,6 +69,8 @@ def _write(work: Path, out: Path, text: CLIPTextModel) -> None:
         load_module(path, name, module)
         print(f"{path.name}: {finished_steps(path)} steps")
     write_model(out, vae, train_unet.without_hints(unet), text)
+    # tokenizer.json, too; what it saves beside that is written once more as it was
+    train_text.tokenizer_of(out / "tokenizer").save_pretrained(out / "tokenizer")
     train_text.tokenizer_of(out / "tokenizer")
 
 
