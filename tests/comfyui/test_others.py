@@ -33,11 +33,7 @@ def whole(comfy, kind=None, folder=None, preset="custom", edit=None, **inputs):
     if kind:
         model = through(chain, kind, sampler)
         g[model()[0]]["inputs"].update(inputs)
-    applied = g.add("NullInvApply", model=model(), null_embeddings=chain.optimize())
-    saved = {"reconstruction": chain.optimize(1), "source": sampler(1), "edited": sampler(0),
-             "ksampler": chain.ksampler(applied(), 7.5)()}  # fmt: skip
-    for part, samples in saved.items():
-        g.add("SaveLatent", samples=samples, filename_prefix=f"whole-{part}")
+    saved = chain.save_all(model(), sampler, "whole")
     error = error_of(comfy.finish(comfy.queue(g)))
     return error, {} if error else {part: latent(comfy, f"whole-{part}") for part in saved}
 
