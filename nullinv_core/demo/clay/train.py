@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from . import train_autoencoder, train_judge, train_text, train_unet
 PARTS = ("all", "text", "autoencoder", "judge", "unet", "write")
 SHARES = {"autoencoder": 0.33, "judge": 0.43, "unet": 1.0}
 """Where each part ends, of the minutes that all have."""
-STAGES, VARIATIONS, JUDGED = 8_000, 16, 3
+STAGES, VARIATIONS, FOR_THE_JUDGE = 8_000, 16, 3
 """Geometries, pictures of each for the model, and for the judge."""
 
 
@@ -39,23 +40,25 @@ def train(work: Path, out: Path, part: str, device: str, minutes: float, workers
     if text is None:
         raise AssertionError("a training without a limit ended early")
     rendering = _render(work, workers) if part == "all" else None
-    for name, share in SHARES.items() if part == "all" else [(part, 1.0)]:
-        deadline = started + 60 * minutes * share
-        if name == "autoencoder":
-            train_autoencoder.train(work, device, deadline)
-        elif name == "judge":
-            train_judge.train(work, device, deadline)
-        elif name == "unet":
-            train_unet.train(work, text, tokenizer, device, deadline)
-    if rendering is not None:
-        rendering.terminate()
+    try:
+        for name, share in SHARES.items() if part == "all" else [(part, 1.0)]:
+            deadline = started + 60 * minutes * share
+            if name == "autoencoder":
+                train_autoencoder.train(work, device, deadline)
+            elif name == "judge":
+                train_judge.train(work, device, deadline)
+            elif name == "unet":
+                train_unet.train(work, text, tokenizer, device, deadline)
+    finally:
+        if rendering is not None:
+            rendering.terminate()
     if part in ("all", "write"):
         _write(work, out, text)
 
 
 def _render(work: Path, workers: int) -> subprocess.Popen[bytes]:
     """Start rendering what is missing, in processes of their own."""
-    counts = {"stages": STAGES, "variations": VARIATIONS, "judged": JUDGED, "workers": workers}
+    counts = {"stages": STAGES, "variations": VARIATIONS, "judged": FOR_THE_JUDGE, "workers": workers}
     options = [part for name, count in counts.items() for part in (f"--{name}", str(count))]
     module = "nullinv_core.demo.clay.dataset"
     return subprocess.Popen([sys.executable, "-m", module, "--work", str(work), *options])
@@ -69,7 +72,8 @@ def _write(work: Path, out: Path, text: CLIPTextModel) -> None:
         load_module(path, name, module)
         print(f"{path.name}: {finished_steps(path)} steps")
     write_model(out, vae, train_unet.without_hints(unet), text)
-    # tokenizer.json, too; what it saves beside that is written once more as it was
+    # write_model leaves the flat world's, and a tokenizer.json that is there would be read in place of the vocabulary
+    shutil.rmtree(out / "tokenizer")
     train_text.tokenizer_of(out / "tokenizer").save_pretrained(out / "tokenizer")
     train_text.tokenizer_of(out / "tokenizer")
 
