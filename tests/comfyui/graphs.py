@@ -75,6 +75,16 @@ class Chain:
         """SamplerCustomAdvanced with our guider, at the chain's steps."""
         return self.graph.guided(model, self.source(), self.optimize(), self.invert(0), self.steps, sampler, **options)
 
+    def save_all(self, model, sampler, name):
+        """Save what each of our nodes that sample comes to, and a KSampler's latent on ``model`` with Apply Null-Text,
+        as ``name``-reconstruction, -source, -edited and -ksampler; return these four words."""
+        applied = self.graph.add("NullInvApply", model=model, null_embeddings=self.optimize())
+        saved = {"reconstruction": self.optimize(1), "source": sampler(1), "edited": sampler(0),
+                 "ksampler": self.ksampler(applied(), 7.5)()}  # fmt: skip
+        for part, samples in saved.items():
+            self.graph.add("SaveLatent", samples=samples, filename_prefix=f"{name}-{part}")
+        return list(saved)
+
     def ksampler(self, model, cfg, latent=None):
         """A KSampler (Advanced) that adds no noise, at the chain's steps."""
         return self.graph.add(

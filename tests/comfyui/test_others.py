@@ -7,11 +7,12 @@ patches that look for its widths act.
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from nullinv_core.demo.tokenizer import write_tokenizer
-from nullinv_core.demo.train import write_model
-from nullinv_core.demo.train_autoencoder import new_autoencoder
-from nullinv_core.demo.train_text import WIDTH, new_text_encoder
 
+from nullinv_core.demo.training.autoencoder import new_autoencoder
+from nullinv_core.demo.training.folder import write_model
+from nullinv_core.demo.training.text import WIDTH, new_text_encoder
+
+from ..core.helpers import demo_tokenizer
 from .graphs import Chain
 from .outputs import latent, relative
 from .server import error_of
@@ -32,11 +33,7 @@ def whole(comfy, kind=None, folder=None, preset="custom", edit=None, **inputs):
     if kind:
         model = through(chain, kind, sampler)
         g[model()[0]]["inputs"].update(inputs)
-    applied = g.add("NullInvApply", model=model(), null_embeddings=chain.optimize())
-    saved = {"reconstruction": chain.optimize(1), "source": sampler(1), "edited": sampler(0),
-             "ksampler": chain.ksampler(applied(), 7.5)()}  # fmt: skip
-    for part, samples in saved.items():
-        g.add("SaveLatent", samples=samples, filename_prefix=f"whole-{part}")
+    saved = chain.save_all(model(), sampler, "whole")
     error = error_of(comfy.finish(comfy.queue(g)))
     return error, {} if error else {part: latent(comfy, f"whole-{part}") for part in saved}
 
@@ -64,14 +61,14 @@ def proportions(comfy):
     """A folder with random weights and Stable Diffusion 1.5's levels, blocks and proportions, a tenth as wide; and what
     the chain gives with it."""
     folder = comfy.base / "models" / "diffusers" / "proportions"
-    tokenizer = write_tokenizer(folder / "tokenizer")
+    tokenizer = demo_tokenizer(folder / "tokenizer")
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=16, block_out_channels=(32, 64, 128, 128), layers_per_block=2, attention_head_dim=2,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, cross_attention_dim=WIDTH,
     )  # fmt: skip
-    write_model(folder, new_autoencoder(), unet, new_text_encoder(tokenizer))
+    write_model(folder, new_autoencoder(), unet, new_text_encoder(tokenizer), demo_tokenizer(folder / "tokenizer"))
     return folder.name, works(comfy, folder=folder.name)
 
 

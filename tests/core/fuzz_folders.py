@@ -61,6 +61,21 @@ def entries(folder):
     return files, both
 
 
+def put(path, what):
+    """Put something else than an ordinary file at a path: a device that never ends, a pipe that nobody writes to, a
+    folder, or a link to itself."""
+    if what == "zero":
+        path.symlink_to("/dev/zero")
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "loop":
+        path.symlink_to(path)
+    else:
+        raise ValueError(what)
+
+
 def break_folder(folder, rng):
     """Do one wrong thing to a folder, or two; return what it was, for people."""
     files, both = entries(folder)
@@ -87,16 +102,10 @@ def break_folder(folder, rng):
             file = rng.choice([p for p in sorted(folder.rglob("*")) if p.is_file()])
             file.unlink()
             what = rng.choice(["gone", "zero", "pipe", "folder", "cut", "loop"])
-            if what == "zero":
-                file.symlink_to("/dev/zero")
-            elif what == "pipe":
-                os.mkfifo(file)
-            elif what == "folder":
-                file.mkdir()
-            elif what == "cut":
+            if what == "cut":
                 file.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-            elif what == "loop":
-                file.symlink_to(file)
+            elif what != "gone":
+                put(file, what)
             told.append(f"{file.relative_to(folder)} is {what}")
         elif kind == "swap":
             one, other = rng.sample(list(SETTINGS), 2)

@@ -5,7 +5,13 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from nullinv_core import Prompt, leading_schedule
@@ -106,6 +112,17 @@ def tiny_vae_folder(folder: Path) -> Path:
     write_model(folder, AutoencoderTiny(scaling_factor=1.0), unet, text, demo_tokenizer(folder / "tokenizer"))
     demo_tokenizer(folder / "tokenizer")
     return folder
+
+
+def with_plain_autoencoder(folder: Path) -> StableDiffusionPipeline:
+    """A folder's pipeline with Stable Diffusion's kind of autoencoder, which single files hold; random weights."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    torch.manual_seed(0)
+    pipeline.vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    return pipeline
 
 
 def tiny_xl_folder(folder: Path, pooled=20, time_width=8, heads=2) -> Path:

@@ -29,7 +29,16 @@ from nullinv_core.fingerprint import Fingerprint
 from nullinv_core.null_text import NullTextSettings
 from nullinv_core.schedule import NoiseLevel
 
-from .helpers import context_of, controlled, demo_tokenizer, latents_of, tiny_unet, tiny_vae_folder, word_prompt
+from .helpers import (
+    context_of,
+    controlled,
+    demo_tokenizer,
+    latents_of,
+    tiny_unet,
+    tiny_vae_folder,
+    with_plain_autoencoder,
+    word_prompt,
+)
 from .single_file import write_single_file
 
 LEVEL = NoiseLevel(500.0, 0.3)
@@ -314,12 +323,7 @@ def test_weights_under_older_names_are_found():
 
 def test_a_single_file_gives_the_same_model_as_its_folder(model_folder, tmp_path):
     """Guards single-file checkpoints: read offline with a folder's configuration, they predict the same noise."""
-    torch.manual_seed(0)
-    pipeline = StableDiffusionPipeline.from_pretrained(model_folder, local_files_only=True)
-    pipeline.vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
+    pipeline = with_plain_autoencoder(model_folder)
     pipeline.save_pretrained(tmp_path / "folder")
     write_single_file(pipeline, tmp_path / "one.safetensors")
     folder = load_model(tmp_path / "folder")

@@ -23,8 +23,8 @@ from nullinv_core.backends.model_folder import (
     read_settings,
 )
 
-from .fuzz_folders import HOOKS, fuzz_folders
-from .helpers import tiny_xl_folder
+from .fuzz_folders import HOOKS, fuzz_folders, put
+from .helpers import tiny_xl_folder, with_plain_autoencoder
 from .single_file import write_single_file
 
 TEXT = "a red star on a blue background"
@@ -119,14 +119,7 @@ def test_no_entry_of_a_configuration_brings_in_code_or_other_files(folder, tmp_p
 
 def test_no_code_of_a_configuration_folder_runs(model_folder, tmp_path):
     """Guards --config, whose folder belongs to a stranger as well."""
-    from diffusers import AutoencoderKL, StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(model_folder, local_files_only=True)
-    torch.manual_seed(0)
-    pipeline.vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
+    pipeline = with_plain_autoencoder(model_folder)
     pipeline.save_pretrained(tmp_path / "config")
     write_single_file(pipeline, tmp_path / "one.safetensors")
     trace, config = tmp_path / "trace", with_code(tmp_path / "config", tmp_path / "trace")
@@ -153,17 +146,11 @@ def test_ordinary_files_alone_are_read(folder, file, what):
     """Guards devices that never end, pipes that nobody writes to, and files that would fill the memory."""
     path = folder / (f"{file}.safetensors" if "model" in Path(file).name and file != INDEX else file)
     path.unlink()
-    if what == "zero":
-        path.symlink_to("/dev/zero")
-    elif what == "pipe":
-        os.mkfifo(path)
-    elif what == "folder":
-        path.mkdir()
-    elif what == "loop":
-        path.symlink_to(path)
-    else:
+    if what == "large":
         path.touch()
         os.truncate(path, 2**25)
+    else:
+        put(path, what)
     (folder / "tokenizer/tokenizer.json").unlink(missing_ok=True)
     with pytest.raises(InputError) as refused:
         load_model(folder)

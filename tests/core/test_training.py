@@ -10,7 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
+from nullinv_core.backends.diffusers import DEMO_MODEL
 from nullinv_core.demo import judge
 from nullinv_core.demo.captions import caption, read_caption, reading_of, sample_wording
 from nullinv_core.demo.judge import HEADS, Judge, classes, read, verdicts
@@ -189,6 +191,13 @@ def test_some_words_are_split_and_none_is_unknown(tokenizer):
     lengths = [len(tokenizer.tokenize(word)) for word in OBJECTS]
     assert max(lengths) > 1 and sum(length == 1 for length in lengths) > 15
     assert tokenizer.decode(tokenizer("a würfel").input_ids, skip_special_tokens=True).strip() == "a würfel"
+
+
+def test_the_model_has_this_tokenizer(tokenizer):
+    """Guards other tools, which read tokenizer.json alone: the same tokens as from vocabulary and merges."""
+    shipped = PreTrainedTokenizerFast(tokenizer_file=str(DEMO_MODEL / "tokenizer" / "tokenizer.json"))
+    text = "a photo of a turquoise caterpillar and an open gift on a checkered cloth at night"
+    assert shipped(text).input_ids == tokenizer(text).input_ids
 
 
 def test_hints_show_kinds_and_colours_where_toys_are():

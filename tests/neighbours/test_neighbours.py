@@ -72,11 +72,7 @@ def verdict_of(server, trial):
     model = g.add(trial.node, model=chain.load(), **trial.inputs) if trial.node else chain.load
     for node in (chain.invert, chain.optimize, sampler):
         g[node()[0]]["inputs"]["model"] = model()
-    applied = g.add("NullInvApply", model=model(), null_embeddings=chain.optimize())
-    saved = {"reconstruction": chain.optimize(1), "source": sampler(1), "edited": sampler(0),
-             "ksampler": chain.ksampler(applied(), 7.5)()}  # fmt: skip
-    for part, samples in saved.items():
-        g.add("SaveLatent", samples=samples, filename_prefix=f"beside-{part}")
+    saved = chain.save_all(model(), sampler, "beside")
     error = error_of(server.finish(server.queue(g)))
     if trial.refused:
         assert all(words in error for words in trial.refused), error

@@ -22,12 +22,12 @@ from transformers import CLIPTextModel
 from ..judge import JUDGE, Judge
 from . import autoencoder, judge, text, unet
 from .folder import write_model
-from .state import load_module
+from .state import finished_steps, load_module
 
 PARTS = ("all", "text", "autoencoder", "judge", "unet", "write")
 SHARES = {"autoencoder": 0.33, "judge": 0.43, "unet": 1.0}
 """Where each part ends, of the minutes that all have."""
-STAGES, VARIATIONS, JUDGED = 8_000, 16, 3
+STAGES, VARIATIONS, FOR_THE_JUDGE = 8_000, 16, 3
 """Geometries, pictures of each for the model, and for the judge."""
 
 
@@ -38,23 +38,25 @@ def train(work: Path, out: Path, part: str, device: str, minutes: float, workers
     tokenizer = text.tokenizer_of(work / "tokenizer")
     encoder = text.train(work, tokenizer, device)
     rendering = _render(work, workers) if part == "all" else None
-    for name, share in SHARES.items() if part == "all" else [(part, 1.0)]:
-        deadline = started + 60 * minutes * share
-        if name == "autoencoder":
-            autoencoder.train(work, device, deadline)
-        elif name == "judge":
-            judge.train(work, device, deadline)
-        elif name == "unet":
-            unet.train(work, encoder, tokenizer, device, deadline)
-    if rendering is not None:
-        rendering.terminate()
+    try:
+        for name, share in SHARES.items() if part == "all" else [(part, 1.0)]:
+            deadline = started + 60 * minutes * share
+            if name == "autoencoder":
+                autoencoder.train(work, device, deadline)
+            elif name == "judge":
+                judge.train(work, device, deadline)
+            elif name == "unet":
+                unet.train(work, encoder, tokenizer, device, deadline)
+    finally:
+        if rendering is not None:
+            rendering.terminate()
     if part in ("all", "write"):
         _write(work, out, encoder)
 
 
 def _render(work: Path, workers: int) -> subprocess.Popen[bytes]:
     """Start rendering what is missing, in processes of their own."""
-    counts = {"stages": STAGES, "variations": VARIATIONS, "judged": JUDGED, "workers": workers}
+    counts = {"stages": STAGES, "variations": VARIATIONS, "judged": FOR_THE_JUDGE, "workers": workers}
     options = [part for name, count in counts.items() for part in (f"--{name}", str(count))]
     module = "nullinv_core.demo.training.dataset"
     return subprocess.Popen([sys.executable, "-m", module, "--work", str(work), *options])
@@ -64,7 +66,9 @@ def _write(work: Path, out: Path, encoder: CLIPTextModel) -> None:
     """Write the model and the judge from the newest state of each part."""
     vae, network, reader = autoencoder.new_autoencoder(), unet.new_unet(unet.HINTS), Judge()
     for module, name, part in ((vae, "model", "autoencoder"), (network, "average", "unet"), (reader, "model", "judge")):
-        load_module(work / f"{part}.safetensors", name, module)
+        path = work / f"{part}.safetensors"
+        load_module(path, name, module)
+        print(f"{path.name}: {finished_steps(path)} steps")
     # a tokenizer that was used would be saved with the padding of its last call
     write_model(out, vae, unet.without_hints(network), encoder, text.tokenizer_of(out / "tokenizer"))
     text.tokenizer_of(out / "tokenizer")
