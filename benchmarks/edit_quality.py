@@ -1,6 +1,7 @@
 """Edits with a known answer, ours and every other way: ``python -m benchmarks.edit_quality --out DIR``.
 
-Held-out scenes take turns through eleven kinds of edit; prompts, true answers and masks come from their generator. All
+Held-out scenes take turns through eleven kinds of edit; prompts, true answers and masks come from their generator. An
+edit whose true answer the judge itself misreads is not asked for, another of its kind is. All
 methods run on the same weights and pictures, and each picture is scored twice: as decoded, and with the photo's own
 pixels where it hardly differs. Rows are kept in ``edit_quality.jsonl``, pictures beside it, and the same command goes
 on where it stopped; ``--part 1/2`` and ``--part 2/2`` may run side by side. Tables, plot and picture sheet are written

@@ -72,7 +72,7 @@ with torch.inference_mode():
     with torch.inference_mode(False):
         model.model.diffusion_model.double().float()
     schedule = schedule_of(model, "ddim_uniform", 5)
-    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a red star on a blue background"))
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a red cat on a wooden table"))
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     found = run(model, conditioning, conditioning, latents, schedule, slopes, gradients=True, checkpointing=switch)
     grown = []

@@ -29,7 +29,7 @@ from nullinv_core.errors import InputError  # noqa: E402
 from nullinv_core.prompt_to_prompt.marks import parse  # noqa: E402
 
 PIECES = ["(", ")", "(", ")", "\\", "\\(", "\\)", ":", ":1.5", ":.5)", ":-2)", "a", "red cat", " ", "[", "1"]
-TEXTS = ["a (red:1.5) star", "((red)) star", "a ((red:1.2):1.5) (star on:0.5) gray", "a red) star", "a (red star"]
+TEXTS = ["a (red:1.5) cat", "((red)) cat", "a ((red:1.2):1.5) (cat on:0.5) grass", "a red) cat", "a (red cat"]
 rng = random.Random(0)
 
 
@@ -47,8 +47,8 @@ with torch.inference_mode():
     clip = load_folder(DEMO_MODEL)[1]
     prompts = [prompt_of(clip, text) for text in TEXTS]
     theirs = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in TEXTS]
-    requests = [plan_request(clip, text, text + "\n" + text.replace("star", "moon"), EditSettings()) for text in TEXTS]
-    other = plan_request(clip, "a (red:1.5) star", "a (red:3) star", EditSettings())
+    requests = [plan_request(clip, text, text + "\n" + text.replace("cat", "dog"), EditSettings()) for text in TEXTS]
+    other = plan_request(clip, "a (red:1.5) cat", "a (red:3) cat", EditSettings())
 equal = [torch.equal(r.source_conditioning[0][0], c[0][0]) for r, c in zip(requests, theirs, strict=True)]
 save_file({text: c[0][0].clone().contiguous() for text, c in zip(TEXTS, theirs, strict=True)}, ARGUMENTS[1])
 sys.stdout.write(json.dumps({

@@ -40,9 +40,9 @@ for seed in range(10**6):
 """
 """Saves one inversion after the other under the same name."""
 TEXTS = [
-    "", " ", "a", "a red star", "a red star on a gray background", "a (red:2) star", "a (red star", "((a:2) b:3)",
-    "(:2)", "star " * 80, "a\0b",
-    "🙂 é 漢字", "embedding:none", "a\nb\nc", "\\(a\\)", "a red star, " * 30, "(red:1e9) star", "x" * 500,
+    "", " ", "a", "a red cat", "a red cat on a marble table", "a (red:2) cat", "a (red cat", "((a:2) b:3)",
+    "(:2)", "cat " * 80, "a\0b",
+    "🙂 é 漢字", "embedding:none", "a\nb\nc", "\\(a\\)", "a red cat, " * 30, "(red:1e9) cat", "x" * 500,
 ]  # fmt: skip
 NUMBERS = [0, 1, 2, 3, -1, 0.5, 1.0, 7.5, 30, 31, 99, 1000, 10**9, -0.1, 1e-9, 1e300, "", "many", None, [], True]
 
@@ -51,7 +51,7 @@ def plain_run(comfy, name):
     """A latent from a KSampler without any of our nodes but the loader: what a user does between edits."""
     g = Graph()
     load = g.add("NullInvLoadDiffusers", model=DEMO)
-    text, empty = (g.add("CLIPTextEncode", clip=load(1), text=t) for t in ("a red star on a gray background", ""))
+    text, empty = (g.add("CLIPTextEncode", clip=load(1), text=t) for t in ("a red cat on a marble table", ""))
     blank = g.add("EmptyLatentImage", width=128, height=128, batch_size=1)
     sampled = g.add(
         "KSampler", model=load(), seed=5, steps=2, cfg=3.0, sampler_name="euler", scheduler="normal",
@@ -202,7 +202,7 @@ def every_node(comfy):
     )
     if not list((comfy.base / "output").glob("fuzz_*.safetensors")):
         comfy.run(g)
-    plan, sampler = chain.edit("a green star on a gray background")
+    plan, sampler = chain.edit("a green cat on a marble table")
     maps = g.add("NullInvAttentionMaps", attention=sampler(3), words="", edit=0)
     applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
     loaded = g.add("NullInvLoad", file="output/fuzz_00001.safetensors")

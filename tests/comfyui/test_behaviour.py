@@ -24,7 +24,7 @@ QUICK = {"steps": 4, "inner_steps": 1}
 def test_every_line_is_an_edit(comfy):
     """Guards batches: three lines give three edits, each with its own weights, and the plan in words."""
     chain = Chain(**QUICK)
-    lines = [f"a {thing} on a white background" for thing in ("red star", "(red:3.0) star", "moon")]
+    lines = [f"a {thing} on a wooden table" for thing in ("red cat", "(red:3.0) cat", "dog")]
     plan, sampler = chain.edit("\n".join(lines))
     chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="three")
     shown = chain.graph.add("PreviewAny", source=plan(3))
@@ -36,14 +36,14 @@ def test_every_line_is_an_edit(comfy):
     assert relative(edits[:1], latent(comfy, "three-plain")) < 1e-3
     assert relative(edits[1], edits[0]) > 1e-2
     words = json.dumps(entry["outputs"][shown()[0]])
-    assert "a red star on a white background" in words and "<-" in words and "(red:3.0)" not in words
+    assert "a red cat on a wooden table" in words and "<-" in words and "(red:3.0)" not in words
 
 
 def test_a_weight_is_for_one_place(comfy):
     """Guards (word:2.0) where a word stands twice: the one that is marked is the one that is weighted."""
     chain = Chain(**QUICK)
     lines = [
-        f"a {things} on a white background" for things in ("(red:4) star and a red ring", "red star and a (red:4) ring")
+        f"a {things} on a wooden table" for things in ("(red:4) cat and a red donut", "red cat and a (red:4) donut")
     ]
     _, sampler = chain.edit("\n".join(lines))
     chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="places")
@@ -56,7 +56,7 @@ def test_a_weight_is_for_one_place(comfy):
 def test_a_weight_may_be_written_as_comfyui_writes_it(comfy, mark):
     """Guards the forms that CLIP Text Encode takes: all of them are taken out of the text; a bare bracket is 1.1."""
     chain = Chain(**QUICK)
-    lines = [f"a {word} star on a white background" for word in (mark, "(red:0.5)", "(red)", "(red:1.1)")]
+    lines = [f"a {word} cat on a wooden table" for word in (mark, "(red:0.5)", "(red)", "(red:1.1)")]
     _, sampler = chain.edit("\n".join(lines))
     chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="forms")
     comfy.run(chain.graph)
@@ -72,14 +72,14 @@ def test_optional_inputs_do_what_they_say(comfy):
     g.add("SaveLatent", samples=chain.invert(0), filename_prefix="optional-noise")
     own = g.add("NullInvDDIMInvert", **g[chain.invert()[0]]["inputs"] | {"sigmas": sigmas(), "steps": 9})
     g.add("SaveLatent", samples=own(0), filename_prefix="optional-sigmas")
-    _, sampler = chain.edit(blend_words="background")
-    _, excluding = chain.edit(blend_words="background", exclude_words="square")
+    _, sampler = chain.edit(blend_words="sand")
+    _, excluding = chain.edit(blend_words="sand", exclude_words="flower")
     for name, cfg in (("same", 7.5), ("other", 1.0)):
         twin = g.add("NullInvP2PSampler", **g[sampler()[0]]["inputs"] | {"source_cfg": cfg})
         g.add("SaveLatent", samples=twin(1), filename_prefix=f"optional-{name}")
     g.add("SaveLatent", samples=sampler(1), filename_prefix="optional-source")
     masks = {"all": sampler(2), "less": excluding(2)}
-    maps = g.add("NullInvAttentionMaps", attention=sampler(3), words="square, circle", edit=1)
+    maps = g.add("NullInvAttentionMaps", attention=sampler(3), words="flower, mug", edit=1)
     masks["words"] = maps(1)
     masks |= {"true": chain.scene(4)}
     for name, mask in masks.items():
@@ -144,7 +144,7 @@ def test_an_image_with_alpha_is_over_white(comfy):
     for name, image in (("alpha", see_through), ("flat", flat)):
         edited = g.add(
             "NullInvEditPhoto", model=chain.load(), clip=chain.load(1), vae=chain.load(2), image=image(),
-            source_text="a red square", edit_text="a blue square", strength=0.3, blend_words="", size=64, steps=1,
+            source_text="a red mug", edit_text="a blue mug", strength=0.3, blend_words="", size=64, steps=1,
             cfg=3.0, keep_pixels=True,
         )  # fmt: skip
         kept = g.add("NullInvKeepPhoto", photo=image(), edited=image(), reconstructed=image())
@@ -164,8 +164,8 @@ def test_a_photo_that_the_vae_loses_is_told_of(comfy):
     load, scene = g.add("NullInvLoadDiffusers", model=DEMO), g.add("NullInvDemoScene", seed=1, edit="colour")
     for image, size in ((scene, 128), (g.add("LoadImage", image="noise.png"), 64)):
         edited = g.add(
-            "NullInvEditPhoto", model=load(), clip=load(1), vae=load(2), image=image(), source_text="a red square",
-            edit_text="a blue square", strength=0.3, blend_words="", size=size, steps=1, cfg=3.0, keep_pixels=True,
+            "NullInvEditPhoto", model=load(), clip=load(1), vae=load(2), image=image(), source_text="a red mug",
+            edit_text="a blue mug", strength=0.3, blend_words="", size=size, steps=1, cfg=3.0, keep_pixels=True,
         )  # fmt: skip
         g.add("PreviewImage", images=edited())
         comfy.run(g)
@@ -277,8 +277,8 @@ def test_one_node_edits_a_photo(comfy, picture):
     for keep in (True, False):
         photo = chain.graph.add(
             "NullInvEditPhoto", model=chain.load(0), clip=chain.load(1), vae=chain.load(2), image=wide(),
-            source_text=chain.scene(1), edit_text="a red ring on a white background\na blue ring on a white background",
-            strength=0.3, blend_words="ring", size=128, steps=4, cfg=3.0, keep_pixels=keep,
+            source_text=chain.scene(1), edit_text="a red donut on a wooden table\na blue donut on a wooden table",
+            strength=0.3, blend_words="donut", size=128, steps=4, cfg=3.0, keep_pixels=keep,
         )  # fmt: skip
         chain.graph.add("SaveImage", images=photo(0), filename_prefix=f"photo-{keep}")
         chain.graph.add("SaveImage", images=photo(1), filename_prefix=f"before-after-{keep}")
@@ -294,7 +294,7 @@ def test_keep_photo_gives_the_photo_back(comfy, picture):
     chain = Chain(**QUICK)
     g = chain.graph
     g[chain.optimize()[0]]["inputs"]["preset"] = "fast"
-    _, sampler = chain.edit(blend_words="square")
+    _, sampler = chain.edit(blend_words="mug")
     edited, before = (g.add("VAEDecode", samples=sampler(slot), vae=chain.load(2)) for slot in (0, 1))
     kept = g.add("NullInvKeepPhoto", photo=chain.scene(0), edited=edited(), reconstructed=before())
     mask = g.add("MaskToImage", mask=kept(1))
@@ -320,7 +320,7 @@ def test_long_texts_work(comfy, chunks):
     """Guards prompts of 154 and 231 tokens: through the edit, and through ComfyUI's own sampler."""
     chain = Chain(**QUICK)
     filler = ", ".join(["a plain calm scene"] * 6 * (chunks - 1))
-    text = f"a small pink heart on a white background, {filler}"
+    text = f"a polished pink apple on a wooden table, {filler}"
     chain.graph[chain.source()[0]]["inputs"]["text"] = text
     plan, sampler = chain.edit(text=text.replace("pink", "green"))
     chain.graph[plan()[0]]["inputs"]["source_text"] = text
@@ -450,10 +450,10 @@ def other_model(chain, plan, sampler):
         (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: blend-exclude word "zebra"'),
         (in_edit_photo(blend_words="zebra"), 'NullInvEditPhoto: blend word "zebra" is in neither prompt'),
         (in_edit_photo(width=5000), "NullInvEditPhoto: the picture would be 5000×128 pixels"),
-        (change(lambda c, p, s: p, edit_text="a (green:1e5) star"), 'weight of "green" must be a number in ±1000'),
-        (change(lambda c, p, s: p, edit_text="a \ud83d star"), "holds bytes that are no text"),
+        (change(lambda c, p, s: p, edit_text="a (green:1e5) cat"), 'weight of "green" must be a number in ±1000'),
+        (change(lambda c, p, s: p, edit_text="a \ud83d cat"), "holds bytes that are no text"),
         (CACHED, "leaves out predictions"),
-        (change(lambda c, p, s: p, edit_text=f"a (green:{'9' * 400}) star"), "must be a number in ±1000, not inf"),
+        (change(lambda c, p, s: p, edit_text=f"a (green:{'9' * 400}) cat"), "must be a number in ±1000, not inf"),
         (change(lambda c, p, s: p, edit_text=" "), "the edit text is empty"),
         (change(lambda c, p, s: p, word_windows="zebra=0.4"), 'window "zebra" is not in the prompt'),
         (change(lambda c, p, s: p, word_windows="0.4"), "write word=0.4"),

@@ -119,7 +119,7 @@ def test_separate_optimizations_agree(both, outputs, picture):
 def test_a_new_edit_text_runs_the_edit_alone(comfy, outputs):
     """Guards the cache: changing the edit text neither inverts nor optimizes again."""
     chain = Chain()
-    _, sampler = chain.edit(text="a small pink heart on a white background")
+    _, sampler = chain.edit(text="a polished pink apple on a wooden table")
     chain.graph.save(chain.load(2), sampler(), "other")
     entry = comfy.run(chain.graph)
     cached = next(data["nodes"] for kind, data in entry["status"]["messages"] if kind == "execution_cached")
@@ -198,14 +198,14 @@ def test_a_batch_of_photos_equals_single_ones(comfy):
             other = g.add("NullInvDemoScene", seed=seeds[1], edit="colour")
             both = g.add("ImageBatch", image1=chain.scene(0), image2=other(0))
             g[chain.latent()[0]]["inputs"]["pixels"] = both()
-        text, target = "a red star on a blue background", "a green star on a blue background"
+        text, target = "a red cat on a wooden table", "a green cat on a wooden table"
         g[chain.source()[0]]["inputs"]["text"] = text
         plan, sampler = chain.edit(target)
         g[plan()[0]]["inputs"]["source_text"] = text
         name = "batch-" + "-".join(map(str, seeds))
         for slot, samples in enumerate((chain.optimize(1), sampler(0))):
             g.add("SaveLatent", samples=samples, filename_prefix=f"{name}-{slot}-")
-        maps = g.add("NullInvAttentionMaps", attention=sampler(3), words="star, blue", edit=0)
+        maps = g.add("NullInvAttentionMaps", attention=sampler(3), words="cat, table", edit=0)
         for images in (maps(), chain.optimize(2)):
             g.add("PreviewImage", images=images)
         outputs = comfy.run(g)["outputs"].values()
@@ -255,19 +255,19 @@ def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, wish):
     photos = g.add("LatentBatch", samples1=chain.latent(), samples2=flipped())
     g[chain.invert()[0]]["inputs"] |= {"method": "fixed-point", "latent": photos()}
     g[chain.optimize()[0]]["inputs"]["preset"] = "fast"
-    thing = case.source.objects[0]
+    thing = case.source.things[0]
     text = f"{case.captions[1]}\n{case.captions[0].replace(thing.colour, 'purple')}"
     node, ours = {
         "closed windows": ({}, {}),
-        "local blend": ({"blend_words": thing.shape}, {"blend": [thing.shape]}),
+        "local blend": ({"blend_words": thing.kind}, {"blend": [thing.kind]}),
         "fresh noise": (
-            {"fresh_noise": 0.7, "steady_words": thing.shape, "variant": 5},
-            {"fresh_noise": 0.7, "steady": [thing.shape], "noise_seed": 5},
+            {"fresh_noise": 0.7, "steady_words": thing.kind, "variant": 5},
+            {"fresh_noise": 0.7, "steady": [thing.kind], "noise_seed": 5},
         ),
         "focus": ({"focus_from": 0.4}, {"focus_from": 0.4}),
         "any size": (
-            {"focus_from": 0.4, "blend_words": thing.shape, "fresh_noise": 0.3, "steady_words": thing.shape},
-            {"focus_from": 0.4, "blend": [thing.shape], "fresh_noise": 0.3, "steady": [thing.shape]},
+            {"focus_from": 0.4, "blend_words": thing.kind, "fresh_noise": 0.3, "steady_words": thing.kind},
+            {"focus_from": 0.4, "blend": [thing.kind], "fresh_noise": 0.3, "steady": [thing.kind]},
         ),
     }[wish]
     _, sampler = chain.edit(text=text, self_replace=0.2, cross_replace=0.5, **node)

@@ -25,7 +25,7 @@ from .graphs import Chain, Graph
 from .outputs import newest, relative
 from .server import PACK, error_of
 
-CAPTION = "a red star on a gray background"
+CAPTION = "a red cat on a marble table"
 
 
 def rewrite(path, **changes):
@@ -53,7 +53,7 @@ def said_of(comfy, name):
     """What ComfyUI says of a folder that cannot be loaded."""
     g = Graph()
     load = g.add("NullInvLoadDiffusers", model=name)
-    g.add("PreviewAny", source=g.add("CLIPTextEncode", clip=load(1), text="a star")())
+    g.add("PreviewAny", source=g.add("CLIPTextEncode", clip=load(1), text="a cat")())
     return error_of(comfy.finish(comfy.queue(g)))
 
 

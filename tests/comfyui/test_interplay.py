@@ -107,7 +107,7 @@ def test_outputs_plug_into_core_nodes(comfy):
     """Guards chaining: upscale a latent, preview masks and text, composite over the photo."""
     chain = Chain(**QUICK)
     g = chain.graph
-    _, sampler = chain.edit(blend_words="background")
+    _, sampler = chain.edit(blend_words="sand")
     larger = g.add(
         "LatentUpscale", samples=sampler(0), upscale_method="bilinear", width=192, height=192, crop="disabled"
     )

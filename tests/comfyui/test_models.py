@@ -234,11 +234,11 @@ def test_a_learned_word_takes_part(comfy):
     vectors = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
     save_file({"emb_params": vectors}, comfy.base / "models" / "embeddings" / "mystar.safetensors")
     chain = Chain(steps=4, inner_steps=2)
-    text = "an embedding:mystar on a gray background"
+    text = "an embedding:mystar on a marble table"
     chain.source = chain.graph.add("CLIPTextEncode", clip=chain.load(1), text=text)
     for node in (chain.invert, chain.optimize):
         chain.graph[node()[0]]["inputs"]["source"] = chain.source()
-    plan, sampler = chain.edit("an (embedding:mystar:1.5) on a red background", blend_words="embedding:mystar")
+    plan, sampler = chain.edit("an (embedding:mystar:1.5) on a wooden table", blend_words="embedding:mystar")
     chain.graph[plan()[0]]["inputs"]["source_text"] = text
     chain.graph.add("PreviewAny", source=plan(3))
     chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="learned")

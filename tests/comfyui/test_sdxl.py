@@ -18,7 +18,7 @@ from .outputs import latent, newest, relative
 from .server import error_of
 
 NAME, STEPS, POOLED = "tiny-xl", 2, 16
-SOURCE, EDIT = "a red star on a gray background", "a red circle on a gray background"
+SOURCE, EDIT = "a red cat on a marble table", "a red dog on a marble table"
 
 
 class Photo(Chain):
@@ -53,14 +53,14 @@ def saved(comfy, model):
     """One run of every node that samples, and its inversion."""
     photo = Photo()
     g = photo.graph
-    _, sampler = photo.edit(f"{EDIT}\na green star on a gray background", blend_words="star", self_replace=0.5)
+    _, sampler = photo.edit(f"{EDIT}\na green cat on a marble table", blend_words="cat", self_replace=0.5)
     applied = g.add("NullInvApply", model=photo.load(), null_embeddings=photo.optimize())
     for name, samples in (
         ("reconstruction", photo.optimize(1)), ("edited", sampler(0)), ("source", sampler(1)),
         ("guided", photo.guided(photo.load())(0)), ("ksampler", photo.ksampler(applied(), 7.5)()),
     ):  # fmt: skip
         g.add("SaveLatent", samples=samples, filename_prefix=f"xl-{name}")
-    maps = g.add("NullInvAttentionMaps", attention=sampler(3), words="circle", edit=1)
+    maps = g.add("NullInvAttentionMaps", attention=sampler(3), words="dog", edit=1)
     g.add("PreviewImage", images=maps())
     g.add(
         "NullInvSave", trajectory=photo.invert(1), prompt=SOURCE, filename_prefix="xl", null_embeddings=photo.optimize()
@@ -84,9 +84,9 @@ def test_reconstruction_and_edits_are_those_of_the_diffusers_backend(comfy, save
     scale = model.vae.config.scaling_factor
     ours = reconstruct(model.denoiser, saved.trajectory, saved.null, 7.5)
     assert relative(latent(comfy, "xl-reconstruction") * scale, ours) < 1e-3
-    texts = [EDIT, "a green star on a gray background"]
+    texts = [EDIT, "a green cat on a marble table"]
     source, *prompts = [model.prompt(text) for text in (SOURCE, *texts)]
-    settings = EditSettings(blend=["star"], self_replace=0.5)
+    settings = EditSettings(blend=["cat"], self_replace=0.5)
     plans = [plan_edit(source, prompt, STEPS, settings) for prompt in prompts]
     contexts = model.encode_prompts(prompts)[None]
     result = edit(model.denoiser, saved.trajectory, saved.null, contexts, batch_edits([plans]), 7.5)
@@ -122,7 +122,7 @@ def test_edit_photo_takes_an_sdxl_model(comfy, picture, model):
     wide = g.add("ImageScale", image=photo.scene(), upscale_method="bicubic", width=300, height=260, crop="disabled")
     edited = g.add(
         "NullInvEditPhoto", model=photo.load(), clip=photo.load(1), vae=photo.load(2), image=wide(),
-        source_text=SOURCE, edit_text=EDIT, strength=0.35, blend_words="star", size=256, steps=2, cfg=3.0,
+        source_text=SOURCE, edit_text=EDIT, strength=0.35, blend_words="cat", size=256, steps=2, cfg=3.0,
         keep_pixels=True,
     )  # fmt: skip
     g.add("SaveImage", images=edited(0), filename_prefix="xl-one-node")
@@ -186,7 +186,7 @@ def test_an_embedding_is_for_both_encoders(comfy, model, both):
         {"clip_l": torch.randn(2, 12), "clip_g": torch.randn(2, 16)} if both else {"emb_params": torch.randn(2, 12)}
     )
     save_file(vectors, comfy.base / "models" / "embeddings" / f"both-{both}.safetensors")
-    photo, text = Photo(), f"a red embedding:both-{both} on a gray background"
+    photo, text = Photo(), f"a red embedding:both-{both} on a marble table"
     plan, sampler = photo.edit(text, blend_words=f"embedding:both-{both}")
     photo.graph.add("PreviewAny", source=plan(3))
     photo.graph.add("SaveLatent", samples=sampler(), filename_prefix="xl-embedding")

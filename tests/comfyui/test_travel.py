@@ -99,7 +99,7 @@ def test_another_model_says_what_differs(comfy, model, travelled, tmp_path):
         "its noise levels are others": ("ModelSamplingDiscrete", {"sampling": "eps", "zsnr": True}),
     }
     for said, (node, inputs) in changed.items():
-        graph = loaded(f"input/{travelled.name}", "a star", (node, inputs))
+        graph = loaded(f"input/{travelled.name}", "a cat", (node, inputs))
         assert f'another MODEL ("demo"): {said}' in error_of(comfy.finish(comfy.queue(graph)))
     stored = load_inversion(travelled)
     weights = {shape: tuple(2 * v for v in values) for shape, values in stored.fingerprint.weights.items()}
@@ -108,7 +108,7 @@ def test_another_model_says_what_differs(comfy, model, travelled, tmp_path):
         ("old", Fingerprint(digest="0" * 64), "older version"),
     ):
         save_inversion(comfy.base / "input" / f"{name}.safetensors", replace(stored, fingerprint=fingerprint))
-        graph = loaded(f"input/{name}.safetensors", "a star")
+        graph = loaded(f"input/{name}.safetensors", "a cat")
         assert said in error_of(comfy.finish(comfy.queue(graph)))
 
 

@@ -30,7 +30,7 @@ def use(loaded):
     """Encode a text, predict once and decode with (MODEL, CLIP, VAE)."""
     with torch.inference_mode():
         model, clip, vae = loaded
-        words = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
+        words = clip.encode_from_tokens_scheduled(clip.tokenize("a red cat"))
         latents = torch.zeros(1, 4, 8, 8)
         sampled = comfy.sample.sample(
             model, torch.ones_like(latents), 1, 1.0, "euler", "simple", words, words, latents, seed=0, disable_pbar=True

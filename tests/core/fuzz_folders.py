@@ -136,7 +136,7 @@ def _set(file, name, value):
 
 def use(model):
     """Encode a text, predict once and decode with a model."""
-    context = model.encode_prompts([model.prompt("a red star")])
+    context = model.encode_prompts([model.prompt("a red cat")])
     side = min(model.check_size(model.native_size) // model.factor, 16)
     latents = torch.zeros(1, 4, side, side)
     assert model.denoiser(latents, model.schedule(2).level(2), context).shape == latents.shape

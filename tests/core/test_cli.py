@@ -54,7 +54,7 @@ def inverted(command, model_folder, photo, tmp_path):
     """An inversion file of two quick steps."""
     out = tmp_path / "photo.safetensors"
     status, _, err = command(
-        "invert", "--model", model_folder, "--image", photo, "--prompt", "a red star on a blue background",
+        "invert", "--model", model_folder, "--image", photo, "--prompt", "a red cat on a wooden table",
         "--out", out, "--steps", 2, "--inner-steps", 2, "--device", "cpu",
     )  # fmt: skip
     assert status == 0, err
@@ -63,7 +63,7 @@ def inverted(command, model_folder, photo, tmp_path):
 
 def test_a_prompt_may_have_weights(command, model_folder, photo, tmp_path):
     """Guards (word:1.5) on the command line: the photo is inverted under the weighted text, and edits read weights."""
-    out, text = tmp_path / "photo.safetensors", "a (red:3) star on a blue background"
+    out, text = tmp_path / "photo.safetensors", "a (red:3) cat on a wooden table"
     status, _, err = command(
         "invert", "--model", model_folder, "--image", photo, "--prompt", text, "--out", out, "--steps", 2,
         "--preset", "direct", "--device", "cpu",
@@ -113,9 +113,9 @@ def test_invert_reconstruct_and_edit(command, inverted, tmp_path):
     assert status == 0 and "dB to what the autoencoder gives" in said
     assert Image.open(tmp_path / "r.png").size == (40, 32)
     status, _, err = command(
-        "edit", "--inversion", inverted, "--prompt", "a green star on a blue background",
-        "--prompt", "a large red star on a blue background", "--out", tmp_path / "e.png", "--blend", "star",
-        "--weight", "star=2.0", "--save-attention", tmp_path / "maps", "--device", "cpu",
+        "edit", "--inversion", inverted, "--prompt", "a green cat on a wooden table",
+        "--prompt", "a polished red cat on a wooden table", "--out", tmp_path / "e.png", "--blend", "cat",
+        "--weight", "cat=2.0", "--save-attention", tmp_path / "maps", "--device", "cpu",
     )  # fmt: skip
     assert status == 0, err
     assert {p.name for p in tmp_path.glob("e*.png")} == {"e-1.png", "e-2.png"}
@@ -126,11 +126,11 @@ def test_a_guidance_that_the_embeddings_are_not_for_is_warned_of(command, model_
     """Guards edits after the preset paper: at another guidance than invert's; not without one, nor at the same."""
     made = tmp_path / "paper.safetensors"
     status, _, err = command(
-        "invert", "--model", model_folder, "--image", photo, "--prompt", "a red star on a blue background",
+        "invert", "--model", model_folder, "--image", photo, "--prompt", "a red cat on a wooden table",
         "--out", made, "--steps", 2, "--preset", "paper", "--inner-steps", 1, "--guidance", 3, "--device", "cpu",
     )  # fmt: skip
     assert status == 0, err
-    edit = ("edit", "--inversion", made, "--prompt", "a green star on a blue background", "--device", "cpu")
+    edit = ("edit", "--inversion", made, "--prompt", "a green cat on a wooden table", "--device", "cpu")
     for more, warned in (((), False), (("--guidance", 3), False), (("--guidance", 7.5), True)):
         status, _, err = command(*edit, *more, "--out", tmp_path / "edited.png")
         assert status == 0 and ("optimized for a guidance of 3, and 7.5 does not" in err) is warned, err
@@ -141,7 +141,7 @@ def test_the_same_command_gives_the_same_bytes(command, inverted, model_folder, 
     """Guards determinism across runs."""
     again = tmp_path / "again.safetensors"
     command(
-        "invert", "--model", model_folder, "--image", photo, "--prompt", "a red star on a blue background",
+        "invert", "--model", model_folder, "--image", photo, "--prompt", "a red cat on a wooden table",
         "--out", again, "--steps", 2, "--inner-steps", 2, "--device", "cpu",
     )  # fmt: skip
     assert again.read_bytes() == inverted.read_bytes()
@@ -150,7 +150,7 @@ def test_the_same_command_gives_the_same_bytes(command, inverted, model_folder, 
 def test_the_inversion_remembers_what_it_needs(inverted, model_folder):
     """Guards that later commands need the file alone."""
     stored = load_inversion(inverted)
-    assert stored.prompts == ("a red star on a blue background",)
+    assert stored.prompts == ("a red cat on a wooden table",)
     assert stored.model == str(model_folder)
     assert stored.null.guidance == 7.5
 
@@ -180,7 +180,7 @@ def base(model_folder, photo, tmp_path, **changes):
         ({"guidance": "-3"}, "guidance must be a number in 0…100, not -3"),
         ({"prompt": "a " * 90}, "takes 90 tokens"),
         ({"prompt": "a caf\udce9"}, '"a caf?" holds bytes that are no text'),
-        ({"prompt": "a (red:1e9) star"}, 'weight of "red" must be a number in ±1000'),
+        ({"prompt": "a (red:1e9) cat"}, 'weight of "red" must be a number in ±1000'),
     ],
 )
 def test_bad_input_to_invert(command, model_folder, photo, tmp_path, changes, message):
@@ -234,9 +234,9 @@ def test_names_that_are_too_long_are_refused(command, model_folder, photo, tmp_p
 def test_each_edit_takes_the_words_that_it_has(command, inverted, tmp_path):
     """Guards several edits in one run: a blend or weight word may belong to one of them alone."""
     status, _, err = command(
-        "edit", "--inversion", inverted, "--prompt", "a green ring on a blue background",
-        "--prompt", "a green moon on a blue background", "--out", tmp_path / "e.png", "--blend", "moon",
-        "--weight", "ring=2.0", "--device", "cpu",
+        "edit", "--inversion", inverted, "--prompt", "a green donut on a wooden table",
+        "--prompt", "a green dog on a wooden table", "--out", tmp_path / "e.png", "--blend", "dog",
+        "--weight", "donut=2.0", "--device", "cpu",
     )  # fmt: skip
     assert status == 0, err
     assert {p.name for p in tmp_path.glob("e*.png")} == {"e-1.png", "e-2.png"}
@@ -244,7 +244,7 @@ def test_each_edit_takes_the_words_that_it_has(command, inverted, tmp_path):
 
 def test_another_photo_is_no_reference(command, photo, tmp_path):
     """Guards --reference: pixels of another photo do not end up in the edit; the same photo, saved anew, may."""
-    inversion, out, text = tmp_path / "demo.safetensors", tmp_path / "e.png", "a red star on a blue background"
+    inversion, out, text = tmp_path / "demo.safetensors", tmp_path / "e.png", "a red cat on a wooden table"
     options = ["--model", "demo", "--image", photo, "--prompt", text, "--steps", 2, "--device", "cpu"]
     assert command("invert", *options, "--out", inversion)[0] == 0
     pixels = np.asarray(Image.open(photo))
@@ -259,12 +259,12 @@ def test_another_photo_is_no_reference(command, photo, tmp_path):
 def test_a_reference_tells_what_was_kept(command, inverted, photo, tmp_path, monkeypatch):
     """Guards --reference: figures outside of the blend mask, the photo's own pixels unless told otherwise."""
     options = [
-        "--inversion", inverted, "--prompt", "a green star on a blue background", "--device", "cpu",
+        "--inversion", inverted, "--prompt", "a green cat on a wooden table", "--device", "cpu",
         "--reference", photo,
     ]  # fmt: skip
     status, said, err = command("edit", *options, "--out", tmp_path / "all.png")
     assert status == 0 and "everything may change; give --blend words" in said, err
-    somewhere = ["--blend", "star", "--guidance", "1.5"]
+    somewhere = ["--blend", "cat", "--guidance", "1.5"]
     mask = torch.zeros(1, 1, 4, 5, dtype=torch.bool)
     mask[..., 1:3, 2:4] = True
     from nullinv_core import editing
@@ -363,7 +363,7 @@ def test_a_photo_that_the_autoencoder_keeps_gets_no_warning(command, tmp_path):
     from nullinv_core.demo.scenes import render, sample_scene
 
     save_image(render(sample_scene(930_000, "held-out", 1)), tmp_path / "scene.png")
-    options = ["--prompt", "a large orange moon", "--steps", 1, "--device", "cpu", "--preset", "direct"]
+    options = ["--prompt", "a polished orange dog", "--steps", 1, "--device", "cpu", "--preset", "direct"]
     for name, warns in (("scene", False), ("noise", True)):
         if warns:
             noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
@@ -494,7 +494,7 @@ def test_an_inversion_without_embeddings_is_refused_before_the_model(inverted, n
 
 def test_errors_leave_no_folder_behind(command, inverted, tmp_path):
     """Guards "nothing half-written": folders are made when there is something to put in."""
-    options = ["--prompt", "a green star", "--out", tmp_path / "e.png", "--save-attention", tmp_path / "a" / "maps"]
+    options = ["--prompt", "a green cat", "--out", tmp_path / "e.png", "--save-attention", tmp_path / "a" / "maps"]
     assert command("edit", "--inversion", tmp_path / "none", *options)[0] == 2
     assert command("edit", "--inversion", inverted, *options, "--blend", "zebra", "--device", "cpu")[0] == 2
     assert command("demo", "--guidance", "nan", "--out", tmp_path / "b" / "demo")[0] == 2
@@ -518,16 +518,16 @@ def test_the_precision_is_remembered(command, model_folder, photo, tmp_path, mon
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--blend", "zebra"], 'blend word "zebra" is in neither prompt; their words are: a, red, star'),
+        (["--blend", "zebra"], 'blend word "zebra" is in neither prompt; their words are: a, red, cat'),
         (["--blend-exclude", "zebra"], 'blend-exclude word "zebra"'),
         (["--weight", "zebra=2"], 'weight word "zebra" is not in the prompt'),
-        (["--weight", "star"], "must look like WORD=2.0"),
+        (["--weight", "cat"], "must look like WORD=2.0"),
         (["--prompt", "a caf\udce9"], '"a caf?" holds bytes that are no text'),
         (["--blend", "caf\udce9"], "is in neither prompt"),
         (["--weight", "caf\udce9=2"], "is not in the prompt"),
         (["--cross-replace", "1.5"], "cross replace must lie in 0…1"),
         (["--out", "x.jpg"], "must end in .png"),
-        (["--weight", "star=inf"], 'weight of "star" must be a number in ±1000, not inf'),
+        (["--weight", "cat=inf"], 'weight of "cat" must be a number in ±1000, not inf'),
         (["--guidance", "nan"], "guidance must be a number in 0…100"),
         (["--guidance", "-3"], "guidance must be a number in 0…100, not -3"),
         (["--save-attention", __file__], "cannot make the folder"),
@@ -537,7 +537,7 @@ def test_the_precision_is_remembered(command, model_folder, photo, tmp_path, mon
 )
 def test_bad_input_to_edit(command, inverted, tmp_path, options, message):
     """Guards the edge of editing: exit status 2, one line, no picture."""
-    standard = ["--prompt", "a green star on a blue background", "--out", tmp_path / "e.png", "--device", "cpu"]
+    standard = ["--prompt", "a green cat on a wooden table", "--out", tmp_path / "e.png", "--device", "cpu"]
     status, _, err = command("edit", "--inversion", inverted, *standard, *options)
     errors = [line for line in err.splitlines() if not line.startswith("note: the model is")]
     assert status == 2 and len(errors) == 1 and message in errors[0]
@@ -620,13 +620,13 @@ def test_a_photo_keeps_its_shape(command, model_folder, tmp_path):
     generator = np.random.default_rng(0)
     wide = Image.fromarray(generator.integers(0, 255, (9, 16, 3), np.uint8)).resize((160, 90), Image.Resampling.BICUBIC)
     wide.save(tmp_path / "wide.png")
-    text = "a red star on a blue background"
+    text = "a red cat on a wooden table"
     options = ["invert", *base(model_folder, tmp_path / "wide.png", tmp_path, prompt=text, size=40, device="cpu")]
     for switch, size in (("--no-square", (64, 40)), ("--square", (40, 40))):
         assert command(*options, switch)[0] == 0
         status, _, err = command(
-            "edit", "--inversion", tmp_path / "x.safetensors", "--prompt", "a red circle on a blue background",
-            "--blend", "star", "--reference", tmp_path / "wide.png", "--out", tmp_path / "e.png", "--device", "cpu",
+            "edit", "--inversion", tmp_path / "x.safetensors", "--prompt", "a red dog on a wooden table",
+            "--blend", "cat", "--reference", tmp_path / "wide.png", "--out", tmp_path / "e.png", "--device", "cpu",
         )  # fmt: skip
         assert status == 0, err
         assert Image.open(tmp_path / "e.png").size == size

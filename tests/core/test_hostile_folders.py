@@ -27,7 +27,7 @@ from .fuzz_folders import HOOKS, fuzz_folders, put
 from .helpers import tiny_xl_folder, with_plain_autoencoder
 from .single_file import write_single_file
 
-TEXT = "a red star on a blue background"
+TEXT = "a red cat on a wooden table"
 EVIL = "import pathlib\npathlib.Path({trace!r}).touch()\nclass Evil:\n    pass\n"
 
 

@@ -148,7 +148,7 @@ def model(model_folder):
 
 def test_a_models_prompt_has_the_words_of_the_plain_text(model):
     """Guards tokens: weights change none, and a text without weights is tokenized as its tokenizer does."""
-    plain, marked = model.prompt("a red star on gray"), model.prompt("a (red:1.5) (star on:0.5) gray")
+    plain, marked = model.prompt("a red cat on grass"), model.prompt("a (red:1.5) (cat on:0.5) grass")
     tokenizer = model.text.tokenizers[0]
     assert list(plain.token_ids) == tokenizer(plain.text, padding="max_length", max_length=77).input_ids
     assert (marked.token_ids, marked.words) == (plain.token_ids, plain.words)
@@ -162,8 +162,8 @@ def test_a_models_prompt_has_the_words_of_the_plain_text(model):
 
 def test_marks_of_source_and_edit_meet_in_the_plan(model):
     """Guards edits: a word is encoded as strongly as the one it comes from, and its attention scaled by the rest."""
-    source = model.prompt("a (red:1.5) star on a (gray:2) background")
-    edited = model.prompt("a (red:3) moon on a (gray:2) (dotted:0.5) background")
+    source = model.prompt("a (red:1.5) cat on a (marble:2) table")
+    edited = model.prompt("a (red:3) dog on a (marble:2) (wooden:0.5) table")
     plan = plan_edit(source, edited, 4)
     assert plan.prompt.weights == (1, 1.5, 1, 1, 1, 2, 1, 1)
     assert [float(plan.equalizer[plan.prompt.tokens_of_word(w)[0]]) for w in range(8)] == [1, 2, 1, 1, 1, 1, 0.5, 1]
@@ -240,7 +240,7 @@ def test_repeating_both_texts_changes_no_edit(settings):
 
 def test_brackets_of_older_files_stay_what_they_were(model):
     """Guards saved inversions: a text that was inverted with its brackets is read so, a new one by its weights."""
-    text = "a (red:1.5) star"
+    text = "a (red:1.5) cat"
     prompts = {"weighted": model.prompt(text), "spelled": model.prompt(literal(text))}
     schedule = tiny_schedule(1)
     for prompt in prompts.values():

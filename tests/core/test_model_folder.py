@@ -13,7 +13,7 @@ from nullinv_core.backends.model_folder import KINDS, parts_of, read_folder, var
 
 from .helpers import tiny_xl_folder
 
-TEXT = "a yellow star on a striped blue background"
+TEXT = "a yellow cat on a checkered blue cloth"
 
 
 def ids_of(folder):

@@ -30,7 +30,7 @@ from .helpers import latents_of, tiny_xl_folder
 
 LEVEL = NoiseLevel(500.0, 0.3)
 POOLED = 20
-TEXTS = ("a red star on a gray background", "a red circle on a gray background", "")
+TEXTS = ("a red cat on a marble table", "a red dog on a marble table", "")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_batch_of_edits_equals_single_ones(folder, contexts, preset):
     steps, recipe, photos = 3, PRESETS[preset], latents_of(2, 32)
     recipe = replace(recipe, optimization=replace(recipe.optimization, inner_steps=2))
     prompts = [model.prompt(text) for text in TEXTS]
-    settings = (EditSettings(blend=["star"], self_replace=0.5), EditSettings(weights={"circle": 2.0}))
+    settings = (EditSettings(blend=["cat"], self_replace=0.5), EditSettings(weights={"dog": 2.0}))
     plans = [plan_edit(prompts[0], prompts[1], steps, one) for one in settings]
 
     def run(z, plans):

@@ -38,7 +38,7 @@ def test_a_stop_is_one_sentence_and_leaves_nothing(tmp_path, number, status, mom
     watched = ["-X", "importtime"] if moment == "importing" else []
     process = subprocess.Popen(
         [sys.executable, *watched, "-m", "nullinv_core", "invert", "--model", "demo", "--image", tmp_path / "photo.png",
-         "--prompt", "a red circle", "--steps", "999", "--out", tmp_path / "x.safetensors"],
+         "--prompt", "a red dog", "--steps", "999", "--out", tmp_path / "x.safetensors"],
         stderr=theirs, cwd=ROOT,
     )  # fmt: skip
     os.close(theirs)

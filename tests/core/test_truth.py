@@ -16,7 +16,7 @@ from nullinv_core.truth import CLOSE, TOLERANCES, Check, from_inversion, from_pr
 
 from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_prompt
 
-SOURCE, TARGET = word_prompt("a red star"), word_prompt("a blue star")
+SOURCE, TARGET = word_prompt("a red cat"), word_prompt("a blue cat")
 PINNED = Recipe("fixed-point", None, pinned=True)
 
 

@@ -17,12 +17,12 @@ from nullinv_core.prompt_to_prompt.marks import MOST_LETTERS, parse, without_mar
 PIECES = [
     "(", ")", "\\(", "\\)", "\\", ":", ":1.5)", ":-2)", ":nan)", ":1e400)", ":1e39)", "[", "]", "=", "=0.4",
     "=0.2-0.8", "-", ",", ", ", " ", "\n", "\t", "\x1b[2J", "\u202e", "\u0301", "e\u0301", "é",
-    "ﬁ", "İ", "ß", "漢字", "🙂", "👩‍👩‍👧", "1", "9999", "٣", "a", "red", "star",
-    "a red star", "embedding:none", "'s", "n't", "_", "...", "<|endoftext|>", "<|startoftext|>", "</w>", "#",
+    "ﬁ", "İ", "ß", "漢字", "🙂", "👩‍👩‍👧", "1", "9999", "٣", "a", "red", "cat",
+    "a red cat", "embedding:none", "'s", "n't", "_", "...", "<|endoftext|>", "<|startoftext|>", "</w>", "#",
     "%", "e10",
 ]  # fmt: skip
 NO_TEXT = ["\0", "\ud800"]
-WORDS = ["a", "red", "blue", "star", "moon", "on", "gray", ",", "a red", "zebra", ""]
+WORDS = ["a", "red", "blue", "cat", "dog", "on", "grass", ",", "a red", "zebra", ""]
 
 
 def text(rng):
@@ -53,9 +53,9 @@ def settings(rng):
     return EditSettings(
         mode=rng.choice(["auto", "replace", "refine"]), cross_replace=window(rng), self_replace=rng.random(),
         focus_from=rng.random(), fresh_noise=rng.random(), noise_seed=mostly(rng, [0, 1, 2**63 - 1], 2**63, -1),
-        word_cross_replace=take_windows(mostly(rng, ["", "", "star=0.4", "a=0.2-0.8,red=1"], text(rng))),
-        weights=_weights(mostly(rng, [[], [], ["star=2.0"]], ["red=1e308"], [text(rng)])),
-        **{name: word_list(mostly(rng, ["", "", "", "star", "red, a"], "zebra", text(rng)))
+        word_cross_replace=take_windows(mostly(rng, ["", "", "cat=0.4", "a=0.2-0.8,red=1"], text(rng))),
+        weights=_weights(mostly(rng, [[], [], ["cat=2.0"]], ["red=1e308"], [text(rng)])),
+        **{name: word_list(mostly(rng, ["", "", "", "cat", "red, a"], "zebra", text(rng)))
            for name in ("blend", "blend_exclude", "steady")},
     )  # fmt: skip
 

@@ -54,7 +54,7 @@ def sampled_before(server):
     """A KSampler has run with the MODEL, as in most people's graphs."""
     g = Graph()
     load = g.add("NullInvLoadDiffusers", model=DEMO)
-    text = g.add("CLIPTextEncode", clip=load(1), text="a red square")
+    text = g.add("CLIPTextEncode", clip=load(1), text="a red mug")
     empty = g.add("EmptyLatentImage", width=128, height=128, batch_size=1)
     sampled = g.add("KSamplerAdvanced", model=load(0), steps=4, cfg=3.0, positive=text(), negative=text(),
                     latent_image=empty())  # fmt: skip
