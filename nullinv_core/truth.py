@@ -4,11 +4,12 @@ Patches of the model, a LoRA, noise levels, another text: whatever differs from 
 along ε of a stored latent must lead to the next stored latent (Mokady et al. 2022, eq. 2 and 3).
 
 Distances are ‖ε - ε*‖ / ‖ε*‖, the largest of all images. Measured with the demo model (8, 20 and 50 steps, both methods
-of inversion) against a trajectory made in float32. ``from_inversion``: 1e-6 by the same model, 0.0005 to 0.0009 in
-float16, 0.004 to 0.009 in bfloat16; 0.02 to 0.09 with weights rounded to eight bits, which is another model; 0.011 to
-0.018 with a LoRA that costs a reconstruction of 62 dB nineteen, 0.13 to 0.49 with another colour in the text.
-``from_prediction`` has the inversion's own error on top, in the first half of the steps: of ``fixed-point`` 0.0004 at
-50 steps, 0.002 at 20 and 0.04 at 8, of ``ddim`` 0.03, 0.09 and 0.24.
+of inversion, three scenes) against a trajectory made in float32. ``from_inversion``: 1e-6 by the same model, 0.0003 to
+0.0005 in float16, 0.003 to 0.005 in bfloat16; 0.015 to 0.03 with weights rounded to eight bits, which is another model;
+0.007 to 0.015 with a LoRA that costs a reconstruction of 53 dB fifteen, 0.003 to 0.008 with one half as strong, which
+costs it nine; 0.09 to 0.18 with another colour or toy in the text, 0.02 with another hat.
+``from_prediction`` has the inversion's own error on top, in the first half of the steps: of ``fixed-point`` 0.0001 at
+50 steps, 0.0009 at 20 and 0.03 at 8, of ``ddim`` 0.04, 0.1 and 0.23.
 """
 
 from __future__ import annotations

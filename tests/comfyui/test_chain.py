@@ -256,7 +256,7 @@ def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, wish):
     g[chain.invert()[0]]["inputs"] |= {"method": "fixed-point", "latent": photos()}
     g[chain.optimize()[0]]["inputs"]["preset"] = "fast"
     thing = case.source.things[0]
-    text = f"{case.captions[1]}\n{case.captions[0].replace(thing.colour, 'purple')}"
+    text = f"{case.captions[1]}\n{case.captions[0].replace(thing.colour, 'yellow')}"
     node, ours = {
         "closed windows": ({}, {}),
         "local blend": ({"blend_words": thing.kind}, {"blend": [thing.kind]}),
