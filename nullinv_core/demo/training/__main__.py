@@ -27,7 +27,7 @@ from .state import finished_steps, load_module
 PARTS = ("all", "text", "autoencoder", "judge", "unet", "write")
 SHARES = {"autoencoder": 0.33, "judge": 0.43, "unet": 1.0}
 """Where each part ends, of the minutes that all have."""
-STAGES, VARIATIONS, FOR_THE_JUDGE = 8_000, 16, 3
+STAGES, VARIATIONS, FOR_THE_JUDGE = 8_000, 16, 5
 """Geometries, pictures of each for the model, and for the judge."""
 
 

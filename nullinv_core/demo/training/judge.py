@@ -15,7 +15,7 @@ from .pool import Files, Pool, feed
 from .state import finished_steps, load_module
 from .steps import Clock, run
 
-STEPS = 12_000
+STEPS = 30_000
 BATCH = 128
 RATE = 2e-3
 PICTURES = 40_000
