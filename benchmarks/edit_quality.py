@@ -29,7 +29,19 @@ from . import edit_photo
 from .common import environment, known_records, read_records, write_json
 from .edit_cases import EditTask, scene_task
 from .edit_methods import DEFAULT, METHODS, UNGUIDED
-from .edit_report import Row, best_guidance, by_kind, by_method, by_pairs, guidance_table, named, plot, row_from, sheet
+from .edit_report import (
+    Row,
+    best_guidance,
+    by_kind,
+    by_method,
+    by_pairs,
+    grouped,
+    guidance_table,
+    named,
+    plot,
+    row_from,
+    sheet,
+)
 from .edit_run import Cell, MakeTask, Work, cells_of, run
 from .pie_bench import pie_tasks
 
@@ -49,7 +61,7 @@ def sections_of(rows: Sequence[Row], tuned: Mapping[str, float] | None) -> dict[
     guidances = {row.guidance for row in guided}
     if tuned:
         usual = [row for row in guided if row.guidance == USUAL_GUIDANCE]
-        best = [row for row in guided if row.guidance == tuned[row.method]]
+        best = [row for row in guided if row.guidance == tuned.get(row.method)]
         found = {f"at {USUAL_GUIDANCE:g}": usual, "each at its best": best}
     else:
         found = {f"at {one:g}": guided for one in guidances} if len(guidances) == 1 else {}
@@ -131,9 +143,7 @@ def main() -> None:
     guidances = [float(one) for one in (options.guidance or f"{USUAL_GUIDANCE}").split(",")]
     tuned = _tuned(options.tune) if options.tune else None
     if tuned is not None and set(wanted) - set(tuned):
-        parser.error(
-            f"{options.tune} does not have all methods; tune {', '.join(sorted(set(wanted) - set(tuned)))} too"
-        )
+        print(f"{options.tune} does not tell the best guidance of {', '.join(sorted(set(wanted) - set(tuned)))}")
     makers = _makers(options)
     settings = {
         "first_seed": options.first_seed, "pie_bench": options.pie_bench and str(options.pie_bench.resolve()),
@@ -189,9 +199,15 @@ def _same(task: EditTask) -> EditTask:
 
 
 def _tuned(folder: Path) -> dict[str, float]:
-    """Each method's best guidance by the rows of a tuning run."""
+    """Each method's best guidance by the rows of a tuning run; none of a method that was not done with a scene."""
     _, records = read_records(folder / "edit_quality.jsonl")
-    return best_guidance(complete([row_from(record) for record in records]))
+    guidances = {record["guidance"] for record in records if record["method"] not in UNGUIDED}
+    found = {}
+    for method, own in grouped([row_from(record) for record in records], lambda row: row.method).items():
+        whole = complete(own)
+        if method in UNGUIDED or {row.guidance for row in whole} == guidances:
+            found |= best_guidance(whole)
+    return found
 
 
 def _rows(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,11 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nullinv_core import keep_photo
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.demo.nearest import nearer
+from nullinv_core.denoiser import AttentionControl, Counted, Denoiser
 from nullinv_core.images import save_image
+from nullinv_core.schedule import NoiseLevel
 
 from .common import add_records, now
 from .edit_cases import EditTask
@@ -84,13 +87,34 @@ class Edited:
 
 
 def cells_of(methods: Sequence[str], guidances: Sequence[float | dict[str, float]]) -> tuple[Cell, ...]:
-    """Every method at every guidance, one for all or one for each, none twice; those that are not guided once."""
-    cells = [
-        (name, 1.0 if name in UNGUIDED else one if isinstance(one, float) else one[name])
-        for name in methods
-        for one in guidances
-    ]
+    """Every method at every guidance, one for all or what there is for each, none twice; those that are not guided
+    once."""
+    cells = []
+    for name in methods:
+        found = [one if isinstance(one, float) else one.get(name) for one in guidances]
+        cells += [(name, 1.0 if name in UNGUIDED else one) for one in found if one is not None]
     return tuple(dict.fromkeys(cells))
+
+
+class Late(Exception):  # noqa: N818
+    """It is time to stop."""
+
+
+@dataclass(frozen=True)
+class Until:
+    """A denoiser that raises Late when it is time."""
+
+    denoiser: Denoiser
+    work: Work
+
+    def __call__(
+        self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None,
+        nulls: int = 0,
+    ) -> Tensor:  # fmt: skip
+        """See ``Denoiser``."""
+        if self.work.late():
+            raise Late
+        return self.denoiser(latents, level, context, attention, nulls)
 
 
 def run(work: Work, makers: Sequence[MakeTask], workers: int) -> None:
@@ -104,7 +128,7 @@ def run(work: Work, makers: Sequence[MakeTask], workers: int) -> None:
             for future in [executor.submit(edit_and_score, work, chunk) for chunk in chunks]:
                 future.result()
     else:
-        _edit_here_score_there(work, chunks, workers)
+        edit_here_score_there(work, chunks, workers)
 
 
 def pool(workers: int) -> ProcessPoolExecutor:
@@ -120,7 +144,10 @@ def edit_and_score(work: Work, makers: Sequence[MakeTask]) -> None:
             record(work, found)
 
 
-def _edit_here_score_there(work: Work, chunks: Sequence[Sequence[MakeTask]], workers: int) -> None:
+def edit_here_score_there(work: Work, chunks: Sequence[Sequence[MakeTask]], workers: int) -> None:
+    """As ``run``, on a GPU."""
+    # with each picture, so without the long list of what is done
+    told = replace(work, done=frozenset())
     with ExitStack() as stack:
         # a task stays with its process, which keeps the answers that it has drawn
         scorers = [stack.enter_context(pool(1)) for _ in range(workers)]
@@ -133,7 +160,7 @@ def _edit_here_score_there(work: Work, chunks: Sequence[Sequence[MakeTask]], wor
             place = {task.name: i % workers for i, task in enumerate(tasks)}
             waiting.extend(scorers[place[task.name]].submit(draw_answers, task) for task in tasks)
             for found in edited(work, tasks):
-                waiting.append(scorers[place[found.task.name]].submit(record, work, found))
+                waiting.append(scorers[place[found.task.name]].submit(record, told, found))
                 while len(waiting) > WAITING * workers + len(tasks):
                     waiting.popleft().result()
         for future in waiting:
@@ -160,15 +187,16 @@ def edited(work: Work, tasks: Sequence[EditTask]) -> Iterator[Edited]:
     if not any(some for *_, some in left):
         return
     model = _model(work.model, work.device)
-    photo = photo_of(model, tasks)
+    photo = replace(photo_of(model, tasks), denoiser=Counted(Until(model.denoiser, work)))
     reconstructed = photo.reconstructed.numpy()
     for name, guidance, some in left:
         if not some:
             continue
-        if work.late():
-            return
         started = now(model.device)
-        latents, (forwards, backwards) = photo.cost_of(lambda: METHODS[name](photo, guidance))  # noqa: B023
+        try:
+            latents, (forwards, backwards) = photo.cost_of(lambda: METHODS[name](photo, guidance))  # noqa: B023
+        except Late:
+            return
         pictures = model.decode(latents).numpy()
         seconds, count = now(model.device) - started, len(tasks)
         for row, task in enumerate(tasks):
