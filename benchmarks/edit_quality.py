@@ -95,7 +95,7 @@ def write_report(out: Path, rows: Sequence[Row], about: dict[str, Any], tuned: M
             out, shown(list(dict.fromkeys(r.task for r in rows))), methods, out / f"edit_quality_pictures{ending}.png"
         )
     if not tables:
-        tables = ["## Each guidance, as decoded", guidance_table([row for row in rows if not row.photo_kept])]
+        tables = ["## Each guidance, as decoded", guidance_table(rows)]
     write_json(out / "edit_quality.json", about)
     text = "\n\n".join(tables)
     (out / "edit_quality.md").write_text(text + "\n", encoding="utf-8")
@@ -202,7 +202,7 @@ def _tuned(folder: Path) -> dict[str, float]:
     """Each method's best guidance by the rows of a tuning run; none of a method that was not done with a scene."""
     _, records = read_records(folder / "edit_quality.jsonl")
     guidances = {record["guidance"] for record in records if record["method"] not in UNGUIDED}
-    found = {}
+    found: dict[str, float] = {}
     for method, own in grouped([row_from(record) for record in records], lambda row: row.method).items():
         whole = complete(own)
         if method in UNGUIDED or {row.guidance for row in whole} == guidances:

@@ -69,7 +69,8 @@ def _goodness(rows: Sequence[Row]) -> tuple[int, float]:
 
 
 def guidance_table(rows: Sequence[Row]) -> str:
-    """Edits right and gain of each method at each guidance; the best in bold type."""
+    """Edits right and gain of each method at each guidance, as decoded; the best in bold type."""
+    rows = [row for row in rows if not row.photo_kept]
     guidances = sorted({row.guidance for row in rows})
     best, lines = best_guidance(rows), []
     for method, own in grouped(rows, lambda row: row.method).items():
@@ -127,9 +128,9 @@ def by_method(rows: Sequence[Row]) -> str:
         samples = f"{forwards:.0f}" + f" + {backwards:.0f} back" * bool(backwards)
         lines.append(
             [own[0].method, f"{own[0].guidance:g}", *("" if m is None else form.format(*m) for m, form in cells),
-             "yes" if name in best else "", samples, str(len(own))]
+             *(["yes" if name in best else ""] if best else []), samples, str(len(own))]
         )  # fmt: skip
-    return markdown_table(["method", "guidance", *columns, "on the front", "samples", "edits"], lines)
+    return markdown_table(["method", "guidance", *columns, *["on the front"][: len(best)], "samples", "edits"], lines)
 
 
 def by_kind(rows: Sequence[Row]) -> str:
