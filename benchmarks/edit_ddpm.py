@@ -84,17 +84,19 @@ def _guided(photo: Photo, latents: Tensor, step: int, guidance: float) -> Tensor
 
 
 def ledits(photo: Photo, guidance: float) -> Tensor:
-    """LEDITS++ (Brack et al. 2023, arXiv 2311.16711, section 4): two concepts, what the edit asks for is added and what
-    the source says taken away, each where it is looked at and where its guidance is strongest (eq. 6 to 10).
+    """LEDITS++ (Brack et al. 2023, arXiv 2311.16711, section 4): a concept is added, or taken away, where it is looked
+    at and where its guidance is strongest (eq. 6 to 10).
 
-    A concept is a whole caption, as a text model of captions knows no single words; where it is looked at is where its
-    words that the other caption lacks are. One without such words is left out. Inversion under the empty prompt, as
-    its authors'; by steps of first order, as diffusers' pipeline has it with a DDIM scheduler.
+    The concept is the edit's whole caption, as a text model of captions knows no single words, and it is looked at
+    where its words that the source lacks are. Where it has none, the source's caption is taken away in the same way.
+    Inversion under the empty prompt, as its authors'; by steps of first order, as diffusers' pipeline has it with a
+    DDIM scheduler.
     """
     empty = photo.empty.expand_as(photo.source)
     noisy, maps = photo.once("LEDITS++", lambda: noise_maps(photo, empty))
     contexts = torch.cat([empty, photo.edited, photo.source])
-    own, signs = own_tokens(photo), (1.0, -1.0)
+    added, removed = own_tokens(photo)
+    own, signs = (added, removed * ~added.any(1, keepdim=True)), (1.0, -1.0)
 
     def guided(latents: Tensor, step: int) -> Tensor:
         level, size = photo.schedule.level(step), (latents.shape[-2], latents.shape[-1])

@@ -245,6 +245,8 @@ def _keep(out: Path, task: EditTask, name: str, picture: np.ndarray) -> None:
 
 @cache
 def _model(path: str, device: str) -> DiffusersModel:
+    # rounded to ten bits, as a GPU does by default, convolutions lead inversions astray
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
     return load_model(path, device)
 
 
