@@ -25,10 +25,11 @@ from benchmarks.edit_cases import KINDS, REWEIGHT, scene_task
 from benchmarks.edit_methods import METHODS
 from benchmarks.edit_photo import fresh, photo_of
 from benchmarks.edit_report import Row, best_guidance, by_kind, by_method, by_pairs, front, guidance_table, plot
-from benchmarks.edit_run import Work, cells_of, edit_here_score_there
+from benchmarks.edit_run import Work, cells_of, edit_here_score_there, edited
 from benchmarks.edit_scores import BEST, interval, most_scales, scores, scores_from, share_interval
 from benchmarks.learned_scores import clip_measures, lpips_measure, structure_measure
 from benchmarks.pie_bench import SIDE, decode_mask, pie_tasks, published_measures
+from benchmarks.pie_folder import write_folder
 from nullinv_core import InputError
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo import nearest
@@ -216,6 +217,19 @@ def test_pie_bench_is_read(tmp_path):
     assert small.source.shape == (128, 128, 3) and (small.changes == task.changes[2::4, 2::4]).all()
     found = scores(task.source, task)
     assert found.right is None and found.gain is None and found.kept.ssim == pytest.approx(1, abs=1e-3)
+
+
+def test_our_own_pie_folder_gives_the_same_scores(tmp_path):
+    """Guards the folder of known edits: what is kept, changed and gained is measured as on the scenes themselves, but
+    for the border, which counts as changed, and for being scaled up and down."""
+    known = [task for task in TASKS if task.kind in ("object", "add", "colour")]
+    write_folder([task.case for task in known], tmp_path)
+    for task, found in zip(known, pie_tasks(tmp_path, 128), strict=True):
+        picture = (0.8 * task.truths[0] + 0.2 * task.source + 0.02).clip(0, 1)
+        ours, theirs = scores(picture, task), scores(picture, found)
+        assert theirs.kept.psnr == pytest.approx(ours.kept.psnr, abs=0.5)
+        assert theirs.changed.psnr == pytest.approx(ours.changed.psnr, abs=0.5)
+        assert theirs.gain == pytest.approx(ours.gain, abs=0.5) and theirs.right is None
 
 
 @pytest.mark.parametrize(
@@ -444,6 +458,7 @@ def test_a_gpu_s_work_is_shared_out_as_well(monkeypatch, tmp_path):
     cells = cells_of(["SDEdit 0.4", "unchanged"], [2.5, 7.5])
     work = Work(out=tmp_path, cells=cells, batch=2, shown=frozenset([TASKS[1].name]))
     known_records(work.rows, {})
+    assert list(edited(replace(work, until=0), [makers[0]()])) == []
     edit_here_score_there(work, [makers[:2], makers[2:]], 2)
     found = [(row["task"], row["method"], row["guidance"], row["photo_kept"]) for row in rows_of(tmp_path)]
     assert len(found) == len(set(found)) == 3 * 3 * 2
