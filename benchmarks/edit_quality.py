@@ -77,8 +77,10 @@ def complete(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if have[row.task] == cells]
 
 
-def write_report(out: Path, rows: Sequence[Row], about: dict[str, Any], tuned: Mapping[str, float] | None) -> str:
-    """Write tables, plots and sheet to a folder; returns the tables."""
+def write_report(
+    out: Path, rows: Sequence[Row], about: dict[str, Any], tuned: Mapping[str, float] | None, pictured: Sequence[str]
+) -> str:
+    """Write tables, plots and the sheet of the ``pictured`` tasks to a folder; returns the tables."""
     tables = []
     for number, (title, some) in enumerate(sections_of(rows, tuned).items()):
         decoded, kept = ([row for row in some if row.photo_kept == own] for own in (False, True))
@@ -91,9 +93,7 @@ def write_report(out: Path, rows: Sequence[Row], about: dict[str, Any], tuned: M
         ending = "" if number == 0 else f"_{number + 1}"
         plot(some, out / f"edit_quality{ending}.png")
         methods = list(dict.fromkeys(map(named, kept)))
-        sheet(
-            out, shown(list(dict.fromkeys(r.task for r in rows))), methods, out / f"edit_quality_pictures{ending}.png"
-        )
+        sheet(out, pictured, methods, out / f"edit_quality_pictures{ending}.png")
     if not tables:
         tables = ["## Each guidance, as decoded", guidance_table(rows)]
     write_json(out / "edit_quality.json", about)
@@ -103,7 +103,7 @@ def write_report(out: Path, rows: Sequence[Row], about: dict[str, Any], tuned: M
 
 
 def shown(tasks: Sequence[str]) -> list[str]:
-    """The tasks on the picture sheet."""
+    """The tasks on the picture sheet, as far as a run comes."""
     chosen = np.random.default_rng(0).permutation(len(tasks))[:SHOWN]
     return [tasks[i] for i in sorted(chosen)]
 
@@ -181,7 +181,8 @@ def main() -> None:
         **begun, **settings, "commit": sorted({row.commit for row in whole_rows}), "device": options.device,
         "guidance": guidances, "tuned": tuned, "edits": len(tasks), "reported_on": environment(),
     }  # fmt: skip
-    print(write_report(options.out, whole_rows, about, tuned))
+    pictured = [name for name in shown(list(makers)) if name in tasks]
+    print(write_report(options.out, whole_rows, about, tuned, pictured))
 
 
 def _makers(options: argparse.Namespace) -> dict[str, MakeTask]:
