@@ -42,6 +42,7 @@ def environment() -> dict[str, Any]:
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,
         "machine": platform.machine(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
@@ -67,13 +68,19 @@ def known_records(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, An
         # a file that is opened before it is written would be empty to a part that starts in between
         os.link(whole, path)
     except FileExistsError:
-        first, *found = map(_read, path.read_text(encoding="utf-8").splitlines() or [""])
-        if first is None or first.get("settings") != json.loads(json.dumps(settings)):
+        first, found = read_records(path)
+        if first.get("settings") != json.loads(json.dumps(settings)):
             raise SystemExit(f"{path} holds rows of another run; remove it, or write elsewhere with --out") from None
-        return first["begun"], [record for record in found if record is not None]
+        return first["begun"], found
     finally:
         whole.unlink()
     return begun, []
+
+
+def read_records(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The first line of a file of rows, and its rows."""
+    first, *found = map(_read, path.read_text(encoding="utf-8").splitlines() or [""])
+    return first or {}, [record for record in found if record is not None]
 
 
 def add_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:

@@ -3,93 +3,130 @@
 Held-out scenes take turns through eleven kinds of edit; prompts, true answers and masks come from their generator. An
 edit whose true answer the judge itself misreads is not asked for, another of its kind is. All
 methods run on the same weights and pictures, and each picture is scored twice: as decoded, and with the photo's own
-pixels where it hardly differs. Rows are kept in ``edit_quality.jsonl``, pictures beside it, and the same command goes
-on where it stopped; ``--part 1/2`` and ``--part 2/2`` may run side by side. Tables, plot and picture sheet are written
-at the end. With ``--pie-bench FOLDER --model FOLDER`` the pictures are those of PIE-Bench (Ju et al. 2023), whose true
-edits nobody knows.
+pixels where it hardly differs. Rows are kept in ``edit_quality.jsonl`` as they come, in order of scenes, and the same
+command goes on where it stopped. Tables, plots and picture sheet are written at the end, or by ``--report``.
+
+Every method is run at guidance 7.5 and at its best, which ``--tune DIR`` finds beforehand on scenes that are never
+reported: ``--guidance 1,2.5,4,7.5 --scenes 24 --first-seed 30000 --out DIR``. With ``--pie-bench FOLDER --model
+FOLDER`` the pictures are those of PIE-Bench (Ju et al. 2023), whose true edits nobody knows.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from nullinv_core import keep_photo
-from nullinv_core.backends.diffusers import DiffusersModel, load_model
-from nullinv_core.images import save_image
+from nullinv_core.backends.diffusers import load_model
 from nullinv_core.keeping import REACH, SEEN, UNSEEN
 
-from .common import add_records, environment, known_records, now, write_json
+from . import edit_photo
+from .common import environment, known_records, read_records, write_json
 from .edit_cases import EditTask, scene_task
-from .edit_methods import DEFAULT, METHODS, STEPS, Photo, photo_of
-from .edit_report import Row, by_kind, by_method, by_pairs, named, picture_of, plot, sheet
-from .edit_scores import scores, scores_from
-from .learned_scores import Measure, clip_measures, lpips_measure, structure_measure
-from .pie_bench import pie_tasks, published_measures
+from .edit_methods import DEFAULT, METHODS, UNGUIDED
+from .edit_report import (
+    Row,
+    best_guidance,
+    by_kind,
+    by_method,
+    by_pairs,
+    grouped,
+    guidance_table,
+    named,
+    plot,
+    row_from,
+    sheet,
+)
+from .edit_run import Cell, MakeTask, Work, cells_of, run
+from .pie_bench import pie_tasks
 
-FIRST_SEED = 40_000
-"""Scenes that nothing was tuned on."""
+FIRST_SEED, TUNING_SEED = 40_000, 30_000
+"""Scenes that nothing was tuned on, and those for that."""
 SCENES = 200
-PIE_GUIDANCE = 7.5
-"""At which the published table of PIE-Bench was made."""
+USUAL_GUIDANCE = 7.5
+"""Of Stable Diffusion's users, and of the published table of PIE-Bench."""
 SHOWN = 12
 """Scenes on the picture sheet, drawn at random."""
 
 
-def write_report(out: Path, rows: Sequence[Row], about: dict[str, Any]) -> str:
-    """Write rows, tables, plot and sheet to a folder; returns the tables."""
-    decoded, kept = ([row for row in rows if row.photo_kept == own] for own in (False, True))
-    judged = [by_kind(kept)] if any(row.scores.right is not None for row in kept) else []
-    tables = "\n\n".join(
-        ["As decoded:", by_method(decoded), "With the photo's own pixels where the picture hardly differs:",
-         by_method(kept), *judged, by_pairs(kept, DEFAULT)]
-    )  # fmt: skip
+def sections_of(rows: Sequence[Row], tuned: Mapping[str, float] | None) -> dict[str, list[Row]]:
+    """Rows by what a table shows: the usual guidance, and each method at its best; of a tuning run nothing."""
+    alone = [row for row in rows if row.method in UNGUIDED]
+    guided = [row for row in rows if row.method not in UNGUIDED]
+    guidances = {row.guidance for row in guided}
+    if tuned:
+        usual = [row for row in guided if row.guidance == USUAL_GUIDANCE]
+        best = [row for row in guided if row.guidance == tuned.get(row.method)]
+        found = {f"at {USUAL_GUIDANCE:g}": usual, "each at its best": best}
+    else:
+        found = {f"at {one:g}": guided for one in guidances} if len(guidances) == 1 else {}
+    return {name: some + alone for name, some in found.items()}
+
+
+def complete(rows: Sequence[Row]) -> list[Row]:
+    """Rows of the tasks that every method, guidance and way of keeping the photo has."""
+    cells = {(row.method, row.guidance, row.photo_kept) for row in rows}
+    have: dict[str, set[Any]] = {}
+    for row in rows:
+        have.setdefault(row.task, set()).add((row.method, row.guidance, row.photo_kept))
+    return [row for row in rows if have[row.task] == cells]
+
+
+def write_report(
+    out: Path, rows: Sequence[Row], about: dict[str, Any], tuned: Mapping[str, float] | None, pictured: Sequence[str]
+) -> str:
+    """Write tables, plots and the sheet of the ``pictured`` tasks to a folder; returns the tables."""
+    tables = []
+    for number, (title, some) in enumerate(sections_of(rows, tuned).items()):
+        decoded, kept = ([row for row in some if row.photo_kept == own] for own in (False, True))
+        judged = [by_kind(kept)] if any(row.scores.right is not None for row in kept) else []
+        tables += [
+            f"## Guidance {title}", "As decoded:", by_method(decoded),
+            "With the photo's own pixels where the picture hardly differs:", by_method(kept), *judged,
+            by_pairs(kept, DEFAULT),
+        ]  # fmt: skip
+        ending = "" if number == 0 else f"_{number + 1}"
+        plot(some, out / f"edit_quality{ending}.png")
+        methods = list(dict.fromkeys(map(named, kept)))
+        sheet(out, pictured, methods, out / f"edit_quality_pictures{ending}.png")
+    if not tables:
+        tables = ["## Each guidance, as decoded", guidance_table(rows)]
     write_json(out / "edit_quality.json", about)
-    (out / "edit_quality.md").write_text(tables + "\n", encoding="utf-8")
-    plot(rows, out / "edit_quality.png")
-    methods, tasks = list(dict.fromkeys(map(named, kept))), list(dict.fromkeys(r.task for r in rows))
+    text = "\n\n".join(tables)
+    (out / "edit_quality.md").write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def shown(tasks: Sequence[str]) -> list[str]:
+    """The tasks on the picture sheet, as far as a run comes."""
     chosen = np.random.default_rng(0).permutation(len(tasks))[:SHOWN]
-    sheet(out, [tasks[i] for i in sorted(chosen)], methods, out / "edit_quality_pictures.png")
-    return tables
-
-
-def run_method(
-    model: DiffusersModel, photo: Photo, name: str, guidance: float | None, out: Path, measures: Mapping[str, Measure],
-    commit: str = "",
-) -> list[Row]:  # fmt: skip
-    """A method's rows on a photo, as decoded and with the photo's own pixels; its pictures go to ``out``."""
-    method, suited = METHODS[name]
-    task, used = photo.task, guidance or suited
-    started = now(model.device)
-    edited = model.decode(method(photo, used))
-    seconds = now(model.device) - started
-    source = torch.from_numpy(task.source)[None]
-    pictures = {False: edited, True: keep_photo(source, edited, photo.reconstructed)[0]}
-    rows = []
-    for photo_kept, picture in pictures.items():
-        array = picture[0].cpu().numpy()
-        judged = scores(array, task, measures)
-        rows.append(Row(name, photo_kept, task.name, task.kind, used, seconds, judged, commit))
-        _keep(out, task, named(rows[-1]), array)
-    return rows
+    return [tasks[i] for i in sorted(chosen)]
 
 
 def main() -> None:
     """Command line of the benchmark."""
+    started = time.time()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, help="by default 200, or all of PIE-Bench")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--pie-bench", type=Path, help="PIE-Bench's folder, in place of scenes")
     parser.add_argument("--methods", help="some of them, separated by commas")
-    parser.add_argument("--guidance", type=float, help="one for all methods; by default the one that suits each")
-    parser.add_argument("--part", default="1/1", help="2/3: the second of three runs that share the work; no report")
+    parser.add_argument("--guidance", help="one or several for all methods, separated by commas; by default 7.5")
+    parser.add_argument("--tune", type=Path, help="--out of a run at several guidances: each method's best one as well")
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
+    parser.add_argument("--batch", type=int, default=1, help="scenes that are edited together; on a GPU some 100")
+    parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds after which to stop")
+    parser.add_argument(
+        "--report", action="store_true", help="only tables, plots and sheet, of the rows that are there"
+    )
+    parser.add_argument("--all-pictures", action="store_true", help="keep those that are on no sheet as well")
+    parser.add_argument("--commit", help="of the code, where git cannot tell")
     parser.add_argument("--clip", type=Path, help="folder of a CLIP model: CLIP similarity")
     parser.add_argument("--dino", type=Path, help="folder of DINO's ViT: structure distance")
     parser.add_argument("--lpips", action="store_true", help="LPIPS, with torchvision's own weights")
@@ -100,65 +137,84 @@ def main() -> None:
     wanted = options.methods.split(",") if options.methods else list(METHODS)
     if set(wanted) - set(METHODS):
         parser.error(f"methods are {', '.join(METHODS)}; not {', '.join(sorted(set(wanted) - set(METHODS)))}")
-    part, parts = (int(n) if n.isdigit() else 0 for n in f"{options.part}/".split("/")[:2])
-    if not 1 <= part <= parts:
-        parser.error(f"--part is as 1/2, not {options.part}")
-    seeds = range(options.first_seed, options.first_seed + (options.scenes or SCENES))
-    model = load_model(options.model, options.device)
-    pictures = None if options.pie_bench is None else pie_tasks(options.pie_bench, model.native_size)
-    known = None if pictures is None else list(islice(pictures, options.scenes))
-    names = list(map(str, seeds)) if known is None else [task.name for task in known]
-    if known is not None and options.guidance is None:
-        options.guidance = PIE_GUIDANCE
-    measures = {} if known is None else published_measures()
-    measures |= lpips_measure(options.device) if options.lpips else {}
-    measures |= clip_measures(options.clip, options.device) if options.clip else {}
-    measures |= structure_measure(options.dino, options.device) if options.dino else {}
+    if min(options.workers, options.batch) < 1:
+        parser.error("--workers and --batch are numbers from 1")
+    if options.tune and not (options.tune / "edit_quality.jsonl").is_file():
+        parser.error(f"there are no rows in {options.tune}; run at several guidances with --out {options.tune} first")
+    guidances = [float(one) for one in (options.guidance or f"{USUAL_GUIDANCE}").split(",")]
+    tuned = _tuned(options.tune) if options.tune else None
+    if tuned is not None and set(wanted) - set(tuned):
+        print(f"{options.tune} does not tell the best guidance of {', '.join(sorted(set(wanted) - set(tuned)))}")
+    makers = _makers(options)
     settings = {
         "first_seed": options.first_seed, "pie_bench": options.pie_bench and str(options.pie_bench.resolve()),
-        "model": options.model, "device": options.device, "steps": STEPS,
-        "guidance": options.guidance or {name: suited for name, (_, suited) in METHODS.items()},
-        "keep_photo": [UNSEEN, SEEN, REACH], "measures": list(measures),
+        "model": options.model, "steps": edit_photo.STEPS, "keep_photo": [UNSEEN, SEEN, REACH],
+        "measures": [bool(options.clip), bool(options.dino), options.lpips],
     }  # fmt: skip
+    cells = cells_of(wanted, [*guidances, *([] if tuned is None else [tuned])])
     kept = options.out / "edit_quality.jsonl"
     begun, found = _rows(kept, settings)
-    commit = environment()["commit"]
-    if begun["commit"] != commit:
-        print(f"goes on with rows of commit {begun['commit']}")
-    done = {(row.method, row.task, row.photo_kept) for row in found}
-    for index in range(part - 1, len(names), parts):
-        missing = [name for name in wanted if not {(name, names[index], own) for own in (False, True)} <= done]
-        if not missing:
-            continue
-        task = scene_task(seeds[index]) if known is None else known[index]
-        photo = photo_of(model, task)
-        _keep(options.out, task, "source", task.source)
-        if task.truths:
-            _keep(options.out, task, "truth", task.truths[0])
-        for name in missing:
-            rows = run_method(model, photo, name, options.guidance, options.out, measures, commit)
-            add_records(kept, [asdict(row) for row in rows])
-            print(f"{task.name} {task.kind:18s} {name:20s} {rows[0].scores}", flush=True)
-    if parts > 1:
-        return
-    begun, found = _rows(kept, settings)
+    commit = options.commit or environment()["commit"]
+    if not options.report:
+        if found and {row.commit for row in found} != {commit}:
+            print(f"goes on with rows of commit {', '.join(sorted({row.commit for row in found}))}")
+        both = [(row.method, row.guidance, row.task, row.photo_kept) for row in found]
+        whole = {one[:3] for one in both if one[3]} & {one[:3] for one in both if not one[3]}
+        work = Work(
+            out=options.out, cells=cells, done=frozenset(whole), model=options.model, device=options.device,
+            batch=options.batch, until=started + options.deadline, commit=commit,
+            shown=None if options.all_pictures else frozenset(shown(list(makers))),
+            published=options.pie_bench is not None, lpips=options.lpips, clip=options.clip, dino=options.dino,
+        )  # fmt: skip
+        run(work, list(makers.values()), options.workers)
+        begun, found = _rows(kept, settings)
     # a pair of rows that a stop cut apart is there once more
-    last = {(row.method, row.photo_kept, row.task): row for row in found}
-    rows = [row for row in last.values() if row.method in wanted and row.task in names]
-    rows.sort(key=lambda row: (list(METHODS).index(row.method), row.photo_kept, row.task))
-    about = {**begun, **settings, "commit": sorted({row.commit for row in rows})}
-    print(write_report(options.out, rows, about))
+    last = {(row.method, row.guidance, row.photo_kept, row.task): row for row in found}
+    rows = [row for row in last.values() if (row.method, row.guidance) in cells and row.task in makers]
+    order: dict[Cell, int] = {cell: place for place, cell in enumerate(cells)}
+    rows.sort(key=lambda row: (order[row.method, row.guidance], row.photo_kept, row.task))
+    whole_rows = complete(rows)
+    tasks = {row.task for row in whole_rows}
+    print(f"{len(tasks)} of {len(makers)} pictures have every method and guidance; {time.time() - started:.0f} s")
+    if not tasks:
+        return
+    about = {
+        **begun, **settings, "commit": sorted({row.commit for row in whole_rows}), "device": options.device,
+        "guidance": guidances, "tuned": tuned, "edits": len(tasks), "reported_on": environment(),
+    }  # fmt: skip
+    pictured = [name for name in shown(list(makers)) if name in tasks]
+    print(write_report(options.out, whole_rows, about, tuned, pictured))
+
+
+def _makers(options: argparse.Namespace) -> dict[str, MakeTask]:
+    """How to come by each task, by its name."""
+    if options.pie_bench is None:
+        seeds = range(options.first_seed, options.first_seed + (options.scenes or SCENES))
+        return {str(seed): partial(scene_task, seed) for seed in seeds}
+    side = load_model(options.model).native_size
+    known = list(islice(pie_tasks(options.pie_bench, side), options.scenes))
+    return {task.name: partial(_same, task) for task in known}
+
+
+def _same(task: EditTask) -> EditTask:
+    return task
+
+
+def _tuned(folder: Path) -> dict[str, float]:
+    """Each method's best guidance by the rows of a tuning run; none of a method that was not done with a scene."""
+    _, records = read_records(folder / "edit_quality.jsonl")
+    guidances = {record["guidance"] for record in records if record["method"] not in UNGUIDED}
+    found: dict[str, float] = {}
+    for method, own in grouped([row_from(record) for record in records], lambda row: row.method).items():
+        whole = complete(own)
+        if method in UNGUIDED or {row.guidance for row in whole} == guidances:
+            found |= best_guidance(whole)
+    return found
 
 
 def _rows(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:
     begun, records = known_records(path, settings)
-    return begun, [Row(**{**r, "scores": scores_from(r["scores"])}) for r in records]
-
-
-def _keep(out: Path, task: EditTask, name: str, picture: np.ndarray) -> None:
-    path = picture_of(out, task.name, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(picture, path)
+    return begun, [row_from(record) for record in records]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from nullinv_core.images import save_pil
 
 from .common import markdown_table
 from .edit_cases import SINGLE
-from .edit_scores import Scores, interval, share_interval
+from .edit_scores import Scores, interval, scores_from, share_interval
 
 MARKERS = "osD^v<>PX*hd"
 PHOTO_KEPT = ", photo kept"
@@ -26,22 +26,73 @@ TILE = 144
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one task. ``photo_kept``: with the photo's own pixels where the picture hardly differs. ``commit``:
-    of the code that edited."""
+    """One method on one task. ``photo_kept``: with the photo's own pixels where the picture hardly differs.
+
+    ``seconds``: beside what was made for other methods before. ``forwards``, ``backwards``: samples through the network
+    that the method takes by itself, the mean of those that were edited together. ``commit``: of the code that edited.
+    """
 
     method: str
     photo_kept: bool
     task: str
     kind: str
     guidance: float
-    seconds: float
     scores: Scores
+    seconds: float = 0.0
+    forwards: float = 0.0
+    backwards: float = 0.0
     commit: str = ""
+
+
+def row_from(record: dict[str, Any]) -> Row:
+    """A row that was kept as JSON."""
+    return Row(**{**record, "scores": scores_from(record["scores"])})
 
 
 def named(row: Row) -> str:
     """What a row's line, point or picture is called."""
-    return row.method + PHOTO_KEPT * row.photo_kept
+    return f"{row.method} at {row.guidance:g}" + PHOTO_KEPT * row.photo_kept
+
+
+def best_guidance(rows: Sequence[Row]) -> dict[str, float]:
+    """Each method's guidance under which most edits are right as decoded; of equals, that of the best gain."""
+    found = {}
+    for method, own in grouped([row for row in rows if not row.photo_kept], lambda row: row.method).items():
+        by_guidance = grouped(own, lambda row: f"{row.guidance:g}")
+        found[method] = max(by_guidance.values(), key=_goodness)[0].guidance
+    return found
+
+
+def _goodness(rows: Sequence[Row]) -> tuple[int, float]:
+    gain = mean_of(rows, "gain")
+    return sum(bool(row.scores.right) for row in rows), -np.inf if gain is None else gain[0]
+
+
+def guidance_table(rows: Sequence[Row]) -> str:
+    """Edits right and gain of each method at each guidance, as decoded; the best in bold type."""
+    rows = [row for row in rows if not row.photo_kept]
+    guidances = sorted({row.guidance for row in rows})
+    best, lines = best_guidance(rows), []
+    for method, own in grouped(rows, lambda row: row.method).items():
+        cells = []
+        for guidance in guidances:
+            some = [row for row in own if row.guidance == guidance]
+            right, gain = _goodness(some) if some else (0, 0.0)
+            cell = f"{right}, {gain:+.1f}" if some else ""
+            cells.append(f"**{cell}**" if some and guidance == best[method] else cell)
+        lines.append([method, *cells])
+    tasks = len({row.task for row in rows})
+    return markdown_table([f"right of {tasks}, gain in dB", *(f"{one:g}" for one in guidances)], lines)
+
+
+def front(rows: Sequence[Row]) -> set[str]:
+    """Methods that no other beats in both what is kept and how many edits are right."""
+    points = {}
+    for name, own in grouped(rows, named).items():
+        kept, right = mean_of(own, "kept.psnr"), mean_of(own, "right")
+        if kept is not None and right is not None:
+            points[name] = (kept[0], right[0])
+    return {a for a, p in points.items() if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points.values())}
 
 
 def mean_of(rows: Sequence[Row], name: str) -> tuple[float, float, float] | None:
@@ -70,12 +121,16 @@ def by_method(rows: Sequence[Row]) -> str:
     extra = dict.fromkeys(name for row in rows for name in row.scores.extra)
     columns |= {name: (f"extra.{name}", "{:.2f}") for name in extra}
     columns = {head: (name, form) for head, (name, form) in columns.items() if mean_of(rows, name)}
-    lines = []
-    for method, own in grouped(rows, named).items():
-        cells = [(mean_of(own, name), form) for name, form in columns.values()]
-        guidance = f"{own[0].guidance:g}"
-        lines.append([method, guidance, *("" if m is None else form.format(*m) for m, form in cells), str(len(own))])
-    return markdown_table(["method", "guidance", *columns, "edits"], lines)
+    lines, best = [], front(rows)
+    for name, own in grouped(rows, named).items():
+        cells = [(mean_of(own, score), form) for score, form in columns.values()]
+        forwards, backwards = (np.mean([getattr(row, way) for row in own]) for way in ("forwards", "backwards"))
+        samples = f"{forwards:.0f}" + f" + {backwards:.0f} back" * bool(backwards)
+        lines.append(
+            [own[0].method, f"{own[0].guidance:g}", *("" if m is None else form.format(*m) for m, form in cells),
+             *(["yes" if name in best else ""] if best else []), samples, str(len(own))]
+        )  # fmt: skip
+    return markdown_table(["method", "guidance", *columns, *["on the front"][: len(best)], "samples", "edits"], lines)
 
 
 def by_kind(rows: Sequence[Row]) -> str:
@@ -83,12 +138,12 @@ def by_kind(rows: Sequence[Row]) -> str:
     rows = [row for row in rows if row.scores.right is not None]
     kinds = list(grouped(rows, lambda row: row.kind))
     lines = []
-    for method, own in grouped(rows, named).items():
+    for own in grouped(rows, named).values():
         groups = grouped(own, lambda row: row.kind)
         cells = [(sum(bool(r.scores.right) for r in groups.get(k, [])), len(groups.get(k, []))) for k in kinds]
         single = [bool(r.scores.right) for r in own if r.kind in SINGLE]
         cells.append((sum(single), len(single)))
-        lines.append([method, *(f"{right} of {of}" if of else "" for right, of in cells)])
+        lines.append([own[0].method, *(f"{right} of {of}" if of else "" for right, of in cells)])
     return markdown_table(["edits right", *kinds, "all of a single attribute"], lines)
 
 
@@ -148,13 +203,13 @@ def _points(axes: Any, rows: Sequence[Row], name: str) -> None:
 
     strong, pale = (colormaps["tab20"].colors[first::2] for first in (0, 1))  # type: ignore[attr-defined]
     groups = grouped(rows, lambda row: row.method)
-    for (method, own), marker, colour in zip(groups.items(), cycle(MARKERS), cycle((*strong, *pale))):
+    for own, marker, colour in zip(groups.values(), cycle(MARKERS), cycle((*strong, *pale))):
         x, y = mean_of(own, "kept.psnr"), mean_of(own, name)
         if x is None or y is None:
             continue
         axes.errorbar(
             x[0], y[0], xerr=[[x[0] - x[1]], [x[2] - x[0]]], yerr=[[y[0] - y[1]], [y[2] - y[0]]],
-            fmt=marker, color=colour, markersize=8, capsize=2, linewidth=0.6, label=method,
+            fmt=marker, color=colour, markersize=8, capsize=2, linewidth=0.6, label=own[0].method,
         )  # fmt: skip
 
 
@@ -166,7 +221,9 @@ def sheet(folder: Path, tasks: Sequence[str], methods: Sequence[str], path: Path
         pictures = {}
         for name in names:
             with Image.open(picture_of(folder, task, name)) as picture:
-                pictures[name.removesuffix(PHOTO_KEPT)] = np.asarray(picture.convert("RGB"), np.float32) / 255
+                pictures[name.removesuffix(PHOTO_KEPT).split(" at ")[0]] = (
+                    np.asarray(picture.convert("RGB"), np.float32) / 255
+                )
         if pictures:
             strips.append(side_by_side(pictures, TILE))
     if not strips:

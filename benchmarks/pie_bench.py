@@ -1,7 +1,8 @@
 """PIE-Bench's own folder (Ju et al. 2023, arXiv 2310.01506) as tasks of the edit benchmark.
 
 ``mapping_file.json`` names for each picture its file under ``annotation_images/``, both prompts, the words that local
-blend goes by, and a mask as pairs of start and length over the flattened 512×512 picture.
+blend goes by, and a mask as pairs of start and length over the flattened 512×512 picture. Where a true answer lies
+under ``true_images/`` by the same name, as ``pie_folder`` writes them, edits are measured against it too.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def _task(pictures: Path, name: str, entry: dict[str, Any], side: int) -> EditTa
     # the word of the source, then that of the edit; a few entries name one that is in neither prompt
     words = entry["blended_word"].split()
     known = [word for word in words if word in source_prompt.split() + edit_prompt.split()]
+    truth = pictures.parent / "true_images" / path.relative_to(pictures.resolve())
     nearest = ((np.arange(side) + 0.5) * SIDE / side).astype(np.int64)
     return EditTask(
         name=name,
@@ -76,6 +78,7 @@ def _task(pictures: Path, name: str, entry: dict[str, Any], side: int) -> EditTa
             weights={word: STRENGTH for word in words[1:] if word in edit_prompt.split()},
             blend=known,
         ),
+        truths=(load_image(truth, side)[0].numpy(),) if truth.is_file() else (),
     )
 
 

@@ -58,7 +58,7 @@ def word_maps(denoiser: Denoiser, trajectory: Trajectory) -> Tensor:
     maps = AttentionMaps(map_grid(clean.shape[-2], clean.shape[-1]))
     for step in sorted({max(1, round(share * steps)) for share in READ_AT}):
         level = trajectory.schedule.level(step)
-        reader = _Reader(maps, slice(0, trajectory.batch))
+        reader = AttentionReader(maps, slice(0, trajectory.batch))
         check_finite(denoiser(trajectory.latents[step], level, trajectory.context, reader), level, step)
     return maps.mean()[:, 0]
 
@@ -73,7 +73,7 @@ def _steady(maps: Tensor | None, edit: Edit, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class AttentionReader:
     """Reads the attention of all rows and edits none."""
 
     maps: AttentionMaps

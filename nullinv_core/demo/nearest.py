@@ -46,7 +46,7 @@ def nearer(picture: np.ndarray, scene: Scene) -> list[str]:
     return [name for name, other in _pictures(scene) if float(np.square(picture - other).mean()) < own]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def _pictures(scene: Scene) -> tuple[tuple[str, np.ndarray], ...]:
     """The candidates' pictures; kept, as many pictures are compared with those of one scene."""
     kinds = scene.style in ("pencil", "monochrome")

@@ -4,6 +4,7 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -18,14 +19,17 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer, Vi
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import nullinv_core.demo
-from benchmarks import edit_methods, edit_quality
+from benchmarks import edit_photo, edit_quality
 from benchmarks.common import add_records, known_records
 from benchmarks.edit_cases import KINDS, REWEIGHT, scene_task
-from benchmarks.edit_methods import METHODS, photo_of
-from benchmarks.edit_report import Row, by_kind, by_method, by_pairs, plot
+from benchmarks.edit_methods import METHODS
+from benchmarks.edit_photo import fresh, photo_of
+from benchmarks.edit_report import Row, best_guidance, by_kind, by_method, by_pairs, front, guidance_table, plot
+from benchmarks.edit_run import Work, cells_of, edit_here_score_there, edited
 from benchmarks.edit_scores import BEST, interval, most_scales, scores, scores_from, share_interval
 from benchmarks.learned_scores import clip_measures, lpips_measure, structure_measure
 from benchmarks.pie_bench import SIDE, decode_mask, pie_tasks, published_measures
+from benchmarks.pie_folder import write_folder
 from nullinv_core import InputError
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo import nearest
@@ -115,7 +119,7 @@ def test_the_interval_of_a_share_holds_those_that_it_is_likely_under(of, share):
 
 def row(method, task, kind, picture, photo_kept=False):
     """A row of a method that made this picture."""
-    return Row(method, photo_kept, task.name, kind, 2.0, 1.0, scores(picture, task))
+    return Row(method, photo_kept, task.name, kind, 2.0, scores(picture, task))
 
 
 def test_tables_count_what_was_seen():
@@ -215,6 +219,19 @@ def test_pie_bench_is_read(tmp_path):
     assert found.right is None and found.gain is None and found.kept.ssim == pytest.approx(1, abs=1e-3)
 
 
+def test_our_own_pie_folder_gives_the_same_scores(tmp_path):
+    """Guards the folder of known edits: what is kept, changed and gained is measured as on the scenes themselves, but
+    for the border, which counts as changed, and for being scaled up and down."""
+    known = [task for task in TASKS if task.kind in ("object", "add", "colour")]
+    write_folder([task.case for task in known], tmp_path)
+    for task, found in zip(known, pie_tasks(tmp_path, 128), strict=True):
+        picture = (0.8 * task.truths[0] + 0.2 * task.source + 0.02).clip(0, 1)
+        ours, theirs = scores(picture, task), scores(picture, found)
+        assert theirs.kept.psnr == pytest.approx(ours.kept.psnr, abs=0.5)
+        assert theirs.changed.psnr == pytest.approx(ours.changed.psnr, abs=0.5)
+        assert theirs.gain == pytest.approx(ours.gain, abs=0.5) and theirs.right is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"image_path": "../../outside.jpg"}, {"mask": [0]}, {"mask": None}, {"editing_type_id": "12"}, {"mask": [-3, 2]}],
@@ -310,9 +327,9 @@ def test_a_network_without_all_its_weights_is_refused(tmp_path):
 def test_learned_scores_have_their_columns():
     """Guards the table: a column for each score that a row has, none for those that no row has."""
     task = replace(TASKS[0], truths=(), case=None)
-    rows = [Row("fast", False, "0", "a", 2.0, 1.0, scores(task.source, task, {"CLIP": lambda p, t: 21.5}))]
+    rows = [Row("fast", False, "0", "a", 2.0, scores(task.source, task, {"CLIP": lambda p, t: 21.5}))]
     head, _, line = by_method(rows).splitlines()
-    assert head.endswith("| CLIP | edits |") and "| 21.50 | 1 |" in line and "edits right" not in head
+    assert head.endswith("| CLIP | samples | edits |") and "| 21.50 | 0 | 1 |" in line and "edits right" not in head
     assert scores_from(json.loads(json.dumps(asdict(rows[0].scores)))) == rows[0].scores
 
 
@@ -342,36 +359,34 @@ class Recording:
 def demo_photo():
     """A task's picture under the demo model, whose denoiser is a ``Recording``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(edit_methods, "STEPS", 4)
+        patch.setattr(edit_photo, "STEPS", 4)
         model = load_model("demo")
-        yield photo_of(replace(model, denoiser=Recording(model.denoiser)), TASKS[1])
+        return photo_of(replace(model, denoiser=Recording(model.denoiser)), [TASKS[1]])
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_asks_for_the_edit(demo_photo, monkeypatch, name):
+def test_every_method_asks_for_the_edit(demo_photo, name):
     """Guards the others' fairness: each draws under the edit's prompt, sampled ones from their own noise level down,
-    under the empty prompt where that guides; the same picture each time."""
-    monkeypatch.setattr(edit_methods, "STEPS", 4)
-    asked = demo_photo.model.denoiser
-    method, guidance = METHODS[name]
-    made = replace(demo_photo, made={}, trajectories={})
+    under the empty prompt where that guides."""
+    asked, made = demo_photo.model.denoiser, fresh(demo_photo)
     asked.timesteps.clear(), asked.contexts.clear()
-    latents = method(made, guidance)
+    latents = METHODS[name](made, 2.5)
     assert latents.shape == made.latents.shape and bool(latents.isfinite().all())
     used = [any(torch.equal(context, text[0]) for context in asked.contexts) for text in (made.edited, made.source)]
     sampled = name.startswith(("SDEdit", "random"))
-    assert used == ([False, False] if name == "unchanged" else [True, not sampled])
+    # these two know the photo by its features alone
+    unread = sampled or name in ("MasaCtrl", "plug-and-play")
+    assert used == ([False, False] if name == "unchanged" else [True, not unread])
     if sampled:
         share = 1.0 if name == "random noise" else float(name.split()[1])
         steps = round(4 * share)
         assert max(asked.timesteps) == made.schedule.timesteps[steps - 1] and len(asked.timesteps) == steps
         assert any(torch.equal(context, made.empty[0]) for context in asked.contexts)
-    assert torch.equal(method(made, guidance), latents)
 
 
 def benchmark(monkeypatch, *options):
     """Run the command."""
-    monkeypatch.setattr(edit_methods, "STEPS", 2)
+    monkeypatch.setattr(edit_photo, "STEPS", 2)
     monkeypatch.setattr(sys, "argv", ["edit_quality", *map(str, options)])
     edit_quality.main()
 
@@ -388,7 +403,8 @@ def test_pie_bench_runs_in_one_command(monkeypatch, tmp_path, model_folder, clip
     assert [(r["method"], r["photo_kept"]) for r in rows] == [
         ("direct", False), ("direct", True), ("unchanged", False), ("unchanged", True)
     ]  # fmt: skip
-    assert all(r["guidance"] == 7.5 and r["scores"]["right"] is None and r["scores"]["extra"]["CLIP"] for r in rows)
+    assert [r["guidance"] for r in rows] == [7.5, 7.5, 1, 1]
+    assert all(r["scores"]["right"] is None and r["scores"]["extra"]["CLIP"] for r in rows)
     kept, published = rows[0]["scores"]["kept"]["psnr"], rows[0]["scores"]["extra"]["published PSNR"]
     assert rows[0]["scores"]["extra"]["published MSE"] == pytest.approx(10_000 / 10 ** (published / 10), rel=1e-3)
     (task,) = pie_tasks(folder, 128)
@@ -400,15 +416,82 @@ def test_pie_bench_runs_in_one_command(monkeypatch, tmp_path, model_folder, clip
     assert (out / "edit_quality.jsonl").read_text().splitlines() == lines
 
 
-def test_parts_share_the_work(monkeypatch, tmp_path):
-    """Guards --part: two runs take every second scene, together what one run takes; only a whole run reports."""
-    options = ["--methods", "unchanged", "--scenes", 3]
-    for part, tasks in (("2/2", {"40001"}), ("1/2", {"40000", "40001", "40002"})):
-        benchmark(monkeypatch, *options, "--out", tmp_path / "parts", "--part", part)
-        lines = (tmp_path / "parts" / "edit_quality.jsonl").read_text().splitlines()[1:]
-        assert {json.loads(line)["task"] for line in lines} == tasks
-    assert not (tmp_path / "parts" / "edit_quality.md").exists()
-    benchmark(monkeypatch, *options, "--out", tmp_path / "parts")
-    benchmark(monkeypatch, *options, "--out", tmp_path / "whole")
-    tables = [(tmp_path / name / "edit_quality.md").read_text() for name in ("parts", "whole")]
-    assert tables[0] == tables[1] and "| unchanged | 1 |" in tables[0]
+def rows_of(folder):
+    """What a run has written, without the times that it took."""
+    records = [json.loads(line) for line in (folder / "edit_quality.jsonl").read_text().splitlines()[1:]]
+    return sorted(records, key=lambda r: (r["task"], r["method"], r["guidance"], r["photo_kept"]))
+
+
+def without_times(rows):
+    """Rows that two runs have in common."""
+    return [{**row, "seconds": 0} for row in rows]
+
+
+CHEAP = ["--methods", "SDEdit 0.4,unchanged", "--scenes", 3]
+
+
+def test_processes_and_batches_make_the_same_rows(monkeypatch, tmp_path):
+    """Guards --workers, --batch and resuming: whoever does the work and in how many goes, rows and tables are the same.
+
+    A stop at once leaves nothing behind; one after some scenes leaves what the next run need not do.
+    """
+    benchmark(monkeypatch, *CHEAP, "--out", tmp_path / "parts", "--deadline", 0)
+    assert rows_of(tmp_path / "parts") == [] and not (tmp_path / "parts" / "edit_quality.md").exists()
+    benchmark(monkeypatch, *CHEAP[:-1], 1, "--out", tmp_path / "parts")
+    first = rows_of(tmp_path / "parts")
+    assert [row["task"] for row in first] == ["40000"] * 4
+    benchmark(monkeypatch, *CHEAP, "--batch", 2, "--out", tmp_path / "parts")
+    assert rows_of(tmp_path / "parts")[:4] == first
+    benchmark(monkeypatch, *CHEAP, "--batch", 3, "--out", tmp_path / "whole")
+    parts, whole = (without_times(rows_of(tmp_path / name)) for name in ("parts", "whole"))
+    assert len(whole) == 12 and [row["scores"]["right"] for row in parts] == [row["scores"]["right"] for row in whole]
+    for a, b in zip(parts, whole, strict=True):
+        assert a["scores"]["gain"] == pytest.approx(b["scores"]["gain"], abs=1e-3)
+    assert "| unchanged | 1 |" in (tmp_path / "whole" / "edit_quality.md").read_text()
+
+
+def test_a_gpu_s_work_is_shared_out_as_well(monkeypatch, tmp_path):
+    """Guards the way of a GPU, here on a CPU: one process edits, two score, each row once."""
+    monkeypatch.setattr(edit_photo, "STEPS", 2)
+    # without scenes, for the other processes would draw all their answers
+    makers = [partial(replace, task, case=None) for task in TASKS[:3]]
+    cells = cells_of(["SDEdit 0.4", "unchanged"], [2.5, 7.5])
+    work = Work(out=tmp_path, cells=cells, batch=2, shown=frozenset([TASKS[1].name]))
+    known_records(work.rows, {})
+    assert list(edited(replace(work, until=0), [makers[0]()])) == []
+    edit_here_score_there(work, [makers[:2], makers[2:]], 2)
+    found = [(row["task"], row["method"], row["guidance"], row["photo_kept"]) for row in rows_of(tmp_path)]
+    assert len(found) == len(set(found)) == 3 * 3 * 2
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == [TASKS[1].name]
+
+
+def test_each_method_s_best_guidance_is_found_and_reported(monkeypatch, tmp_path):
+    """Guards --tune: the most edits right, of equals the best gain, as decoded; both guidances have their tables, of
+    the scenes that have all rows."""
+    tuning = [
+        replace(row("fast", TASKS[0], "a", picture, kept), guidance=guidance)
+        for guidance, picture in ((2.5, TASKS[0].truths[0]), (4.0, (TASKS[0].truths[0] * 0.99)), (7.5, TASKS[0].source))
+        for kept in (False, True)
+    ]
+    assert best_guidance(tuning) == {"fast": 2.5} and "**1, +" in guidance_table(tuning)
+    out, tuned = tmp_path / "out", tmp_path / "tuned"
+    benchmark(monkeypatch, *CHEAP, "--first-seed", 30_000, "--guidance", "2.5,4", "--out", tuned)
+    assert "Each guidance" in (tuned / "edit_quality.md").read_text()
+    benchmark(monkeypatch, *CHEAP, "--tune", tuned, "--out", out)
+    text = (out / "edit_quality.md").read_text()
+    assert "at 7.5" in text and "each at its best" in text and (out / "edit_quality_2.png").is_file()
+    best = json.loads((out / "edit_quality.json").read_text())["tuned"]
+    assert best["unchanged"] == 1 and best["SDEdit 0.4"] in (2.5, 4)
+    assert {r["guidance"] for r in rows_of(out)} == {1, best["SDEdit 0.4"], 7.5}
+    lines = (out / "edit_quality.jsonl").read_text().splitlines()
+    (out / "edit_quality.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    benchmark(monkeypatch, *CHEAP, "--tune", tuned, "--out", out, "--report")
+    assert json.loads((out / "edit_quality.json").read_text())["edits"] == 2
+
+
+def test_the_front_is_who_nobody_beats():
+    """Guards the mark in the tables: a method that another beats in both figures is not on it."""
+    truth, source = TASKS[0].truths[0], TASKS[0].source
+    worse = np.clip(source + 0.1, 0, 1).astype(np.float32)
+    rows = [row(name, TASKS[0], "a", picture) for name, picture in (("a", truth), ("b", source), ("c", worse))]
+    assert front(rows) == {"a at 2"}

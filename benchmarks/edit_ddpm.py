@@ -1,0 +1,167 @@
+"""Edits along random paths of the photo in place of its DDIM trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from nullinv_core.denoiser import check_finite, no_gradients
+from nullinv_core.prompt_to_prompt.alignment import align_words
+from nullinv_core.prompt_to_prompt.attention import AttentionMaps, map_grid
+from nullinv_core.schedule import Schedule, guide, predicted_clean, steps_of
+from nullinv_core.starting import AttentionReader
+
+from .edit_photo import Photo
+
+SKIPPED = 0.36
+"""Edit-friendly inversion: the share of the noisiest steps that is left out; its authors' 36 of 100."""
+LEDITS_SKIPPED, MASKED = 0.15, 0.75
+"""LEDITS++: the same, and the quantile above which a concept's guidance counts."""
+
+
+def mean_and_deviation(latents: Tensor, epsilon: Tensor, schedule: Schedule, step: int) -> tuple[Tensor, float]:
+    """μ_t and σ_t of the step from z_t to z_{t-1}: DDIM at η = 1 (Song et al. 2020, arXiv 2010.02502, eq. 12, 16)."""
+    alpha, before = schedule.alphas_cumprod[step], schedule.alphas_cumprod[step - 1]
+    variance = (1 - before) / (1 - alpha) * (1 - alpha / before)
+    clean = predicted_clean(latents, epsilon, alpha)
+    return sqrt(before) * clean + sqrt(1 - before - variance) * epsilon, sqrt(variance)
+
+
+def noise_maps(photo: Photo, contexts: Tensor) -> tuple[Tensor, Tensor]:
+    """Edit-friendly z_1 … z_T and the noise n_1 … n_T that leads down them (Huberman-Spiegelglas et al. 2023, arXiv
+    2304.06140, eq. 5 and 6), (T, B, C, h, w) each, step 1 first.
+
+    Every z_t has its own noise, so that neighbours are far apart and their n_t hold the photo.
+    """
+    schedule, clean = photo.schedule, photo.latents
+    noisy = [
+        sqrt(alpha) * clean + sqrt(1 - alpha) * photo.noise(step)
+        for step, alpha in enumerate(schedule.alphas_cumprod[1:], 1)
+    ]
+    maps: list[Tensor] = []
+    following = clean
+    with no_gradients():
+        for step, latents in enumerate(noisy, 1):
+            level = schedule.level(step)
+            epsilon = check_finite(photo.denoiser(latents, level, contexts), level, step)
+            mean, deviation = mean_and_deviation(latents, epsilon, schedule, step)
+            maps.append((following - mean) / deviation)
+            following = latents
+    return torch.stack(noisy), torch.stack(maps)
+
+
+Guided = Callable[[Tensor, int], Tensor]
+"""ε of latents at a step."""
+
+
+def along_noise(photo: Photo, noisy: Tensor, maps: Tensor, skipped: float, guided: Guided) -> Tensor:
+    """Clean latents that the noise maps lead to, from the last step that is not skipped."""
+    first = photo.schedule.steps - steps_of(skipped, photo.schedule.steps)
+    with no_gradients():
+        latents = noisy[first - 1]
+        for step in range(first, 0, -1):
+            mean, deviation = mean_and_deviation(latents, guided(latents, step), photo.schedule, step)
+            latents = mean + deviation * maps[step - 1]
+        return latents
+
+
+def edit_friendly(photo: Photo, guidance: float) -> Tensor:
+    """Edit-friendly DDPM inversion under the source prompt, then the other prompt along the same noise maps."""
+    noisy, maps = photo.once("edit-friendly", lambda: noise_maps(photo, photo.source))
+    return along_noise(photo, noisy, maps, SKIPPED, lambda latents, step: _guided(photo, latents, step, guidance))
+
+
+def _guided(photo: Photo, latents: Tensor, step: int, guidance: float) -> Tensor:
+    level = photo.schedule.level(step)
+    contexts = torch.cat([photo.empty.expand_as(photo.edited), photo.edited])
+    predicted = check_finite(photo.denoiser(latents.repeat(2, 1, 1, 1), level, contexts), level, step)
+    null, text = predicted.chunk(2)
+    return guide(null, text, guidance)
+
+
+def ledits(photo: Photo, guidance: float) -> Tensor:
+    """LEDITS++ (Brack et al. 2023, arXiv 2311.16711, section 4): a concept is added, or taken away, where it is looked
+    at and where its guidance is strongest (eq. 6 to 10).
+
+    The concept is the edit's whole caption, as a text model of captions knows no single words, and it is looked at
+    where its words that the source lacks are. Where it has none, the source's caption is taken away in the same way.
+    Inversion under the empty prompt, as its authors'; by steps of first order, as diffusers' pipeline has it with a
+    DDIM scheduler.
+    """
+    empty = photo.empty.expand_as(photo.source)
+    noisy, maps = photo.once("LEDITS++", lambda: noise_maps(photo, empty))
+    contexts = torch.cat([empty, photo.edited, photo.source])
+    added, removed = own_tokens(photo)
+    own, signs = (added, removed * ~added.any(1, keepdim=True)), (1.0, -1.0)
+
+    def guided(latents: Tensor, step: int) -> Tensor:
+        level, size = photo.schedule.level(step), (latents.shape[-2], latents.shape[-1])
+        reader = AttentionReader(AttentionMaps(map_grid(*size)), slice(0, 3 * len(latents)))
+        predicted = photo.denoiser(latents.repeat(3, 1, 1, 1), level, contexts, reader)
+        null, *concepts = check_finite(predicted, level, step).chunk(3)
+        looked_at = reader.maps.mean()[:, 0].chunk(3)[1:]
+        epsilon = null
+        for concept, attention, tokens, sign in zip(concepts, looked_at, own, signs, strict=True):
+            asked = concept - null
+            inside = implicit_mask(asked, attention, tokens, size)
+            epsilon = epsilon + sign * guidance * inside * asked
+        return epsilon
+
+    return along_noise(photo, noisy, maps, LEDITS_SKIPPED, guided)
+
+
+def own_tokens(photo: Photo) -> tuple[Tensor, Tensor]:
+    """Tokens of the edits and of the sources whose words the other prompt lacks: 0 or 1, (B, tokens) each."""
+    rows: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for plan in photo.plans:
+        kept = list(zip(*align_words(plan.source.words, plan.prompt.words).same, strict=True)) or [(), ()]
+        for found, prompt, words in zip(rows, (plan.prompt, plan.source), kept[::-1], strict=True):
+            tokens = torch.zeros(prompt.length)
+            for word in set(range(len(prompt.words))) - set(words):
+                tokens[prompt.tokens_of_word(word)] = 1
+            found.append(tokens)
+    first, second = (torch.stack(found).to(photo.latents) for found in rows)
+    return first, second
+
+
+def implicit_mask(asked: Tensor, attention: Tensor, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where a concept acts, 0 or 1, (B, C, h, w): where its tokens are looked at most and its guidance is largest.
+
+    ``attention``: (B, grid h, grid w, tokens). Nowhere for a picture without tokens.
+    """
+    looked_at = (attention * tokens[:, None, None]).sum(-1)[:, None]
+    looked_at = interpolate(_largest(looked_at), size=size)
+    strong = _largest(asked.abs().sum(1, keepdim=True))
+    known = tokens.any(1)[:, None, None, None]
+    return (looked_at * strong * known).expand_as(asked)
+
+
+def _largest(values: Tensor) -> Tensor:
+    """1 where values (B, 1, h, w) are at least their own quantile, else 0."""
+    threshold = values.flatten(1).float().quantile(MASKED, dim=1)[:, None, None, None]
+    return (values >= threshold).to(values)
+
+
+def virtual_inversion(photo: Photo, guidance: float) -> Tensor:
+    """InfEdit's virtual inversion (Xu et al. 2023, arXiv 2312.04965, algorithm 2), without its attention control.
+
+    At each level the photo gets fresh noise, the edit the same noise, and their predicted clean latents differ by what
+    the prompts say. Its authors ask for a consistency model, whose predictions are sharp at any level; here the
+    difference is between blurred ones at first and sharpens as the noise falls.
+    """
+    schedule, clean, difference = photo.schedule, photo.latents, torch.zeros_like(photo.latents)
+    contexts = torch.cat([photo.source, photo.empty.expand_as(photo.edited), photo.edited])
+    with no_gradients():
+        for step in range(schedule.steps, 0, -1):
+            level = schedule.level(step)
+            noisy = sqrt(level.alpha) * clean + sqrt(1 - level.alpha) * photo.noise(step)
+            edited = noisy + sqrt(level.alpha) * difference
+            predicted = photo.denoiser(torch.cat([noisy, edited, edited]), level, contexts)
+            source, null, text = check_finite(predicted, level, step).chunk(3)
+            target = predicted_clean(edited, guide(null, text, guidance), level.alpha)
+            difference = target - predicted_clean(noisy, source, level.alpha)
+        return clean + difference

@@ -1,0 +1,319 @@
+"""The edit benchmark's methods of others: each by what its paper promises."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from diffusers.models.attention_processor import Attention
+
+from benchmarks import edit_photo
+from benchmarks.edit_attention import FromPhoto, finer_blocks, lent, photo_attention, photo_features
+from benchmarks.edit_cases import EditTask
+from benchmarks.edit_ddpm import implicit_mask, mean_and_deviation, noise_maps, own_tokens
+from benchmarks.edit_guidance import QUANTILE, Blended, Proximal
+from benchmarks.edit_inversions import SMALL, aidi, residual, spd
+from benchmarks.edit_methods import METHODS
+from benchmarks.edit_photo import fresh, photo_of
+from nullinv_core import EditSettings, Trajectory, plan_edit, reconstruct
+from nullinv_core.backends.diffusers import load_model
+from nullinv_core.backends.diffusers_attention import ControlledAttention
+from nullinv_core.denoiser import Counted
+from nullinv_core.prompt_to_prompt.attention import AttentionMaps, StepControl, batch_edits
+from nullinv_core.prompt_to_prompt.local_blend import blend_mask
+from nullinv_core.schedule import ddim_step, guide
+
+STEPS = 5
+TEXTS = [
+    ("a red cat and a blue mug on snow", "a blue cat and a red mug on snow"),
+    ("a photo of a dog", "a photo of a dog and a bus"),
+]
+
+
+def task(number, texts):
+    """An edit of a smooth random picture of 32 pixels."""
+    coarse = np.random.default_rng(number).random((4, 4, 3), np.float32)
+    picture = np.kron(coarse, np.ones((8, 8, 1), np.float32))
+    settings = EditSettings(blend=["cat"] if "cat" in texts[0] else [])
+    return EditTask(f"task {number}", "any", picture, *texts, np.ones((32, 32), bool), settings)
+
+
+@pytest.fixture(scope="module")
+def photo(model_folder):
+    """Two pictures under a tiny model, five steps, in float64: random networks magnify what is rounded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edit_photo, "STEPS", STEPS)
+        made = photo_of(load_model(model_folder), [task(n, texts) for n, texts in enumerate(TEXTS)])
+    made.model.denoiser.unet.double()
+    names = ("latents", "source", "edited", "empty")
+    return replace(made, **{name: getattr(made, name).double() for name in names})
+
+
+def part_of(photo, row):
+    """One picture of several."""
+    rows = slice(row, row + 1)
+    return replace(
+        fresh(photo), tasks=photo.tasks[rows], latents=photo.latents[rows], source=photo.source[rows],
+        edited=photo.edited[rows], plans=photo.plans[rows],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def asked_nothing(photo):
+    """The same pictures, whose edits ask for what is there."""
+    plans = tuple(plan_edit(plan.source, plan.source, STEPS, EditSettings()) for plan in photo.plans)
+    return replace(fresh(photo), edited=photo.source, plans=plans)
+
+
+EXACT = {"LEDITS++": 7.5, "edit-friendly": 1.0, "InfEdit": 1.0}
+"""Methods that give the photo back where nothing is asked, and at which guidance."""
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_an_edit_that_asks_for_nothing_gives_the_photo_back(asked_nothing, name):
+    """Guards each method's own promise: with the photo's text as the edit's it retraces the photo."""
+    found = METHODS[name](asked_nothing, EXACT[name])
+    assert found == pytest.approx(asked_nothing.latents, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_an_edit_that_asks_for_something_changes_the_photo(photo, name):
+    """Guards the other half: the same methods do edit."""
+    found = METHODS[name](fresh(photo), EXACT[name])
+    assert (found - photo.latents).square().mean((1, 2, 3)).min() > 1e-6
+
+
+@pytest.mark.parametrize("name", ["MasaCtrl", "plug-and-play"])
+def test_beside_the_photo_an_empty_edit_is_plain_sampling(photo, name):
+    """Guards what is borrowed: where edit and photo are the same, their attention and features are."""
+    empty = replace(fresh(photo), edited=photo.empty.expand_as(photo.source))
+    trajectory = empty.trajectory("ddim", empty=True)
+    exact = replace(empty, made={("ddim", True): _retraced(empty, trajectory)})
+    found = METHODS[name](exact, 7.5)
+    assert found == pytest.approx(exact.made["ddim", True].clean, abs=1e-6)
+
+
+def _retraced(photo, trajectory):
+    """The path of plain sampling from a trajectory's end."""
+    latents = [trajectory.noisiest]
+    for step in range(STEPS, 0, -1):
+        epsilon = photo.denoiser(latents[0], photo.schedule.level(step), trajectory.context)
+        latents.insert(0, ddim_step(latents[0], epsilon, photo.schedule, step))
+    return Trajectory(torch.stack(latents), trajectory.context, photo.schedule)
+
+
+class Gaussian:
+    """ε of data that is Gaussian noise of spread 0.5, which is known (and linear)."""
+
+    def __call__(self, latents, level, context, attention=None, nulls=0):
+        return (1 - level.alpha) ** 0.5 * latents / (0.25 * level.alpha + 1 - level.alpha)
+
+
+@pytest.fixture
+def gaussian(photo):
+    """The same pictures where ε is known, twenty steps."""
+    plans = tuple(plan_edit(plan.source, plan.prompt, 20, EditSettings()) for plan in photo.plans)
+    return replace(fresh(photo), denoiser=Counted(Gaussian()), schedule=photo.model.schedule(20), plans=plans)
+
+
+@pytest.mark.parametrize("name", ["proximal", "SPDInv"])
+def test_guidance_that_asks_for_nothing_stays_on_the_trajectory(gaussian, name):
+    """Guards proximal guidance: where the texts do not differ, nothing is guided and the photo comes back at any w."""
+    assert METHODS[name](gaussian, 7.5) == pytest.approx(gaussian.latents, abs=1e-6)
+
+
+def mean_residual(photo, trajectory):
+    """Mean residual of a trajectory's steps, (B,)."""
+    steps = range(1, photo.schedule.steps + 1)
+    latents = trajectory.latents
+    found = [residual(photo.denoiser, latents[s], latents[s - 1], photo.source, photo.schedule, s) for s in steps]
+    return torch.stack(found).mean(0)
+
+
+def test_iterations_come_nearer_to_the_fixed_point(gaussian):
+    """Guards AIDI: one iteration is DDIM inversion, each few more leave less, and sampling comes back nearer."""
+    photo = gaussian
+    few, more, many = (aidi(photo, iterations) for iterations in (1, 4, 16))
+    assert torch.equal(few.latents, photo.trajectory("ddim").latents)
+    for a, b in pairwise([few, more, many]):
+        assert (mean_residual(photo, b) < 0.5 * mean_residual(photo, a)).all()
+    ddim, found = (reconstruct(photo.denoiser, one, photo.empty[0], 1.0) - photo.latents for one in (few, many))
+    assert found.square().mean() < 0.1 * ddim.square().mean()
+
+
+def test_gradient_steps_come_nearer_to_the_fixed_point(gaussian):
+    """Guards SPDInv: the residual falls with the rounds, pictures that are done are left alone, whoever is beside."""
+    # larger than life: the authors' threshold is for larger errors than these have
+    photo = replace(gaussian, latents=20 * gaussian.latents)
+    ddim, some, more = photo.trajectory("ddim"), spd(photo, 5), spd(photo, 60)
+    for a, b in pairwise([ddim, some, more]):
+        assert (mean_residual(photo, b) < mean_residual(photo, a)).all()
+    assert mean_residual(photo, more).max() < 2 * SMALL < mean_residual(photo, ddim).min()
+    alone = part_of(photo, 0)
+    alone = replace(alone, denoiser=photo.denoiser)
+    assert spd(alone, 5).latents == pytest.approx(some.latents[:, :1], abs=1e-4)
+
+
+def test_queries_and_keys_of_the_photo_give_its_layout():
+    """Guards both ways to borrow self-attention, against dense attention written out."""
+    torch.manual_seed(0)
+    layer = Attention(query_dim=8, heads=2, dim_head=4)
+    states = torch.randn(6, 5, 8)
+
+    def split(part):
+        return part(states).unflatten(-1, (2, 4)).transpose(1, 2)
+
+    query, key, value = (split(part) for part in (layer.to_q, layer.to_k, layer.to_v))
+    photos = torch.tensor([0, 1, 0, 1, 0, 1])
+
+    def attended(query, key, value):
+        return layer.to_out[0](((query @ key.mT / 2).softmax(-1) @ value).transpose(1, 2).flatten(2))
+
+    with torch.no_grad():
+        for parts, wanted in (
+            (("query", "key"), attended(query[photos], key[photos], value)),
+            (("key", "value"), attended(query, key[photos], value[photos])),
+            ((), attended(query, key, value)),
+        ):
+            assert FromPhoto(parts)(layer, states) == pytest.approx(wanted, abs=1e-5)
+        text = torch.randn(6, 3, 8)
+        assert torch.equal(FromPhoto(("key", "value"))(layer, states, text), FromPhoto(())(layer, states, text))
+
+
+def test_a_network_that_lent_its_attention_is_as_it_was(photo):
+    """Guards the methods after these: processors and hooks go, whatever happens inside."""
+    unet = photo.model.denoiser.unet
+    block = finer_blocks(unet)[0]
+    layer = block.resnets[0].conv2
+
+    def stopped():
+        with photo_attention(unet, [block], ("key",)), photo_features(layer):
+            assert any(isinstance(p, FromPhoto) for p in unet.attn_processors.values())
+            found = layer(torch.randn(3, layer.in_channels, 4, 4).double())
+            assert torch.equal(found, lent(found))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        stopped()
+    assert all(isinstance(p, ControlledAttention) for p in unet.attn_processors.values())
+    assert not layer._forward_hooks
+
+
+class Noise:
+    """A denoiser of random predictions, the same each time."""
+
+    def __call__(self, latents, level, context, attention=None, nulls=0):
+        return torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+
+
+def test_proximal_guidance_is_the_strongest_alone(photo):
+    """Guards the threshold and inversion guidance: the share that is guided, and where the rest of the photo lands."""
+    trajectory = photo.trajectory("ddim")
+    found = Proximal(Noise(), trajectory)
+    rows = torch.randn(8, *photo.latents.shape[1:], generator=torch.Generator().manual_seed(1))
+    for step in (STEPS, 1):
+        level = photo.schedule.level(step)
+        plain, (null, text) = Noise()(rows, level, None), found(rows, level, None).chunk(2)
+        guidance, guided = plain[4:] - plain[:4], text != null
+        size = guidance.abs().unflatten(0, (2, 2))
+        for picture, some in zip(size, guided.unflatten(0, (2, 2)), strict=True):
+            assert some.float().mean() == pytest.approx(1 - QUANTILE, abs=0.02)
+            assert picture[some].min() > picture[~some].max()
+        assert (text - null)[guided] == pytest.approx(guidance[guided], abs=1e-5)
+        if step == STEPS:
+            assert torch.equal(null, plain[:4])
+        else:
+            photos = trajectory.latents[0].repeat_interleave(2, 0)
+            landed = ddim_step(rows[:4], guide(null, text, 7.5), photo.schedule, step)
+            back = (landed - photos).abs() < 1e-4
+            assert bool(back.any()) and not bool((back & guided).any())
+
+
+def test_blended_guidance_is_for_the_changed_words(photo):
+    """Guards AIDI's guidance: w is 1 outside of the region that local blend finds, and everywhere without its words."""
+    batch = batch_edits([[plan] for plan in photo.plans])
+    looks = torch.zeros(2, 2, 8, 8, photo.plans[0].source.length)
+    looks[:, :, 2, 3] = 1
+    maps = AttentionMaps((8, 8), looks, 1)
+    control = StepControl(batch, 0, maps, slice(4, 8), (8, 8))
+    rows = torch.randn(8, 4, 8, 8)
+    plain = Noise()(rows, None, None)
+    null, text = Blended(Noise())(rows, None, None, control, 4).chunk(2)
+    inside = blend_mask(maps.mean()[0], photo.plans[0], (8, 8))
+    assert torch.equal(text, plain[4:]) and 0 < inside.sum() < inside.numel()
+    assert torch.equal(null[1] == text[1], (~inside).expand(4, 8, 8))
+    assert torch.equal(null[[0, 2, 3]], plain[:4][[0, 2, 3]])
+
+
+def test_random_steps_are_those_of_diffusers(photo):
+    """Guards the paths with noise, against diffusers' own scheduler at η = 1."""
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    )  # fmt: skip
+    scheduler.set_timesteps(STEPS)
+    latents, epsilon, noise = torch.randn(3, 1, 4, 4, 4)
+    for step in range(2, STEPS + 1):
+        mean, deviation = mean_and_deviation(latents, epsilon, photo.schedule, step)
+        timestep = int(photo.schedule.timesteps[step - 1])
+        wanted = scheduler.step(epsilon, timestep, latents, eta=1.0, variance_noise=noise).prev_sample
+        assert mean + deviation * noise == pytest.approx(wanted, abs=1e-4)
+
+
+def test_noise_maps_are_of_independent_levels(photo):
+    """Guards edit-friendly inversion: each level's noise is its own, unit noise, so a map holds more than noise."""
+    noisy, maps = noise_maps(photo, photo.source)
+    schedule = photo.schedule
+    noises = [
+        (noisy[i] - alpha**0.5 * photo.latents) / (1 - alpha) ** 0.5
+        for i, alpha in enumerate(schedule.alphas_cumprod[1:])
+    ]
+    together = torch.stack(noises).flatten(1)
+    assert together.std(1) == pytest.approx(torch.ones(STEPS), abs=0.3)
+    assert torch.corrcoef(together).fill_diagonal_(0).abs().max() < 0.4
+    assert maps.square().mean() > 1.1
+
+
+def test_a_concept_acts_where_its_own_words_are(photo):
+    """Guards LEDITS++: swapped words are both captions' own, added ones the edit's alone, and without any nothing is
+    guided."""
+    edits, sources = own_tokens(photo)
+
+    def words(plan_prompt, row):
+        return {plan_prompt.words[plan_prompt.word_of_token[i]] for i in row.nonzero().flatten()}
+
+    swap, added = photo.plans
+    assert words(swap.prompt, edits[0]) == words(swap.source, sources[0]) == {"red", "blue"}
+    assert words(added.prompt, edits[1]) == {"and", "a", "bus"} and not sources[1].any()
+    asked, attention = torch.randn(2, 4, 8, 8), torch.rand(2, 4, 4, photo.plans[0].source.length)
+    inside = implicit_mask(asked, attention, sources, (8, 8))
+    assert inside[0].any() and not inside[1].any() and inside[0, 0].mean() <= 0.25
+    strength = asked.abs().sum(1)
+    assert strength[0][inside[0, 0] > 0].min() >= strength[0].quantile(0.75)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_gives_the_pictures_of_each_alone(photo, name):
+    """Guards batches: the same picture, whoever is edited beside it."""
+    together, alone = METHODS[name](fresh(photo), 2.5), METHODS[name](part_of(photo, 1), 2.5)
+    assert alone[0] == pytest.approx(together[1], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def worked_on(photo):
+    """The same pictures after some methods."""
+    some = fresh(photo)
+    for name in ("fast", "null-text + prompt", "MasaCtrl", "edit-friendly", "LEDITS++", "AIDI", "SPDInv"):
+        METHODS[name](some, 2.5)
+    return some
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_costs_the_same_whatever_was_made_before(photo, worked_on, name):
+    """Guards the price of methods that share an inversion, and that their pictures do not depend on who was first."""
+    alone = fresh(photo)
+    first, second = (one.cost_of(lambda one=one: METHODS[name](one, 2.5)) for one in (alone, worked_on))
+    assert first[1] == second[1] and (first[1][0] > 0) == (name != "unchanged")
+    assert torch.equal(first[0], second[0])
