@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
 
 from nullinv_core import InputError, leading_schedule
 from nullinv_core.figures import (
@@ -202,7 +203,8 @@ def test_a_plot_has_its_words_in_their_places():
     plot = log_plot([1e-3, 1e-1], "a title", "a label")
     ink, axes = inked(plot), of_colour(plot, INK)
     assert plot.size == (760, 420) and tuple(np.asarray(plot)[0, 0]) == PAPER
-    assert axes[50:366, 80].all() and axes[365, 80:731].all()
+    assert axes[50:366, 80].all() and axes[365, 80:731].all() and not ink[:, 732:].any()
+    assert np.flatnonzero(of_colour(plot, GRID).any(0)).tolist() == list(range(81, 731))
     title = np.argwhere(ink[:42])
     assert title[:, 0].min() >= 16 and title[:, 0].max() < 36 and 78 <= title[:, 1].min() <= 84
     label = np.argwhere(ink[395:])
@@ -228,6 +230,7 @@ def test_a_plot_of_many_values_names_every_tenth():
 
 
 @settings(max_examples=30)
+@example([1])
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=12))
 def test_bars_are_as_high_as_their_numbers(bars):
     """Guards the bars: centred, four fifths of a place wide, the highest reaches the top, one unit at least."""
@@ -247,6 +250,17 @@ def test_bars_are_as_high_as_their_numbers(bars):
             wide = wide[abs(wide - centre) < place / 2]
             assert wide.max() - centre == pytest.approx(0.4 * place, abs=1.5)
             assert centre - wide.min() == pytest.approx(0.4 * place, abs=1.5)
+
+
+def test_indices_under_the_axis_begin_at_one():
+    """Guards the numbers themselves: three places are named as a plot's first, second and third."""
+    font = ImageFont.load_default(13)
+    plot = log_plot([1.0] * 3, "", "")
+    for index in range(3):
+        alone = Image.new("RGB", plot.size, PAPER)
+        ImageDraw.Draw(alone).text((80 + (index + 0.5) * 650 / 3, 373), str(index + 1), INK, font, anchor="mt")
+        place = np.s_[368:392, round(80 + index * 650 / 3) : round(80 + (index + 1) * 650 / 3)]
+        assert np.array_equal(np.asarray(plot)[place], np.asarray(alone)[place])
 
 
 def test_a_value_of_zero_is_drawn_at_the_bottom():
