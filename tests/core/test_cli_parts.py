@@ -1,0 +1,116 @@
+"""The small functions of the command line, without a model; and what the program does with its own arguments."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nullinv_core import cli
+from nullinv_core.errors import InputError
+from nullinv_core.images import save_image, ssim
+
+MISSING = [sys.executable, "-m", "nullinv_core", "reconstruct", "--inversion", "none", "--out", "x.png"]
+
+
+def test_a_weight_follows_the_last_sign_of_equality():
+    """Guards words that have such a sign themselves."""
+    assert cli._weights(["a=b=2", "red=0.5"]) == {"a=b": 2.0, "red": 0.5}
+
+
+def test_the_fastest_device_is_taken(monkeypatch):
+    """Guards the default device: CUDA, then Apple's, then the CPU."""
+    for cuda, mps, wanted in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        assert cli._pick_device("") == wanted
+    assert cli._pick_device("cpu") == "cpu"
+
+
+def test_models_of_a_file_are_folders_and_safetensors_of_this_computer(tmp_path):
+    """Guards which path that stands in a file is used: full ones, of what is there."""
+    weights, other = tmp_path / "model.safetensors", tmp_path / "model.ckpt"
+    for file in (weights, other):
+        file.touch()
+    assert cli._is_local(str(tmp_path)) and cli._is_local(str(weights))
+    assert not cli._is_local(str(other)) and not cli._is_local(str(tmp_path / "none.safetensors"))
+    assert not cli._is_local(os.path.relpath(tmp_path))
+    # the same folder, as another computer's is written
+    assert not cli._is_local("/" + str(tmp_path)) and not cli._is_local("\\" + str(tmp_path))
+
+
+@pytest.mark.parametrize(("share", "fits"), [(0.19, True), (0.21, False)])
+def test_another_photo_is_one_a_fifth_of_the_spread_away(share, fits, tmp_path):
+    """Guards --reference: the distance is measured in the latents' own spread, whatever its scale."""
+    save_image(torch.rand(8, 8, 3), tmp_path / "photo.png")
+    inverted = torch.randn(1, 4, 1, 1, generator=torch.Generator().manual_seed(0)) * 7
+    latents = inverted + share * inverted.std() * torch.tensor([1.0, -1, 1, -1])[None, :, None, None]
+    loaded = SimpleNamespace(factor=8, encode_image=lambda _: latents)
+    stored = SimpleNamespace(trajectory=SimpleNamespace(clean=inverted))
+    if fits:
+        assert cli._photo(tmp_path / "photo.png", tmp_path, stored, loaded).shape == (1, 8, 8, 3)
+        return
+    with pytest.raises(InputError, match="is not the photo that was inverted"):
+        cli._photo(tmp_path / "photo.png", tmp_path, stored, loaded)
+
+
+def test_what_is_kept_is_measured_outside_of_the_mask():
+    """Guards both figures: what may change does not count."""
+    photo = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[:, 4:] = True
+    edited = photo.clone()
+    edited[:, 32:] = 0
+    found = cli._kept(edited, photo, mask)
+    assert found.startswith("outside of the blend mask equal to the photo, SSIM ")
+    # the windows of SSIM reach over the mask's edge
+    assert float(found.split()[-1]) > 0.85 > 0.6 > ssim(edited, photo)
+    assert "everything may change" in cli._kept(edited, photo, torch.ones(8, 8, dtype=torch.bool))
+    edited[:, :32] += 0.1
+    assert "equal" not in cli._kept(edited.clamp(0, 1), photo, mask)
+
+
+def test_debug_may_stand_anywhere():
+    """Guards --debug: it belongs to the program, not to a command, and the command's own error is told beside it."""
+    for place in (3, len(MISSING)):
+        done = subprocess.run(
+            [*MISSING[:place], "--debug", *MISSING[place:]], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2 and "Traceback" in done.stderr
+        assert done.stderr.endswith('error: there is no inversion file "none"\n')
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device here")
+def test_an_output_that_takes_nothing_is_one_line():
+    """Guards results into a full disk: a sentence, and Python does not try the rest once more at its end."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "nullinv_core", "--help"], stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False, env={**os.environ, "TERMINAL_WIDTH": "80"},
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "No space left" in done.stderr
+
+
+def test_letters_that_a_terminal_cannot_show_stop_nothing(tmp_path):
+    """Guards prompts and paths beyond the terminal's letters: they are escaped."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from nullinv_core import cli; cli.app = lambda _: print('ü→'); cli.main()"],
+        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.strip() == b"\\xfc\\u2192"
+
+
+def test_a_library_s_error_is_one_short_line():
+    """Guards what the system refuses: its paragraphs are cut, control characters are shown as such."""
+    script = (
+        "from nullinv_core import cli\n"
+        "def app(_): raise OSError('a\\n \\x1b[31m text ' * 100)\n"
+        "cli.app = app; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (
+        done.returncode == 2 and len(done.stderr) < 500 and "\x1b" not in done.stderr and done.stderr.count("\n") == 1
+    )
