@@ -74,8 +74,8 @@ class Photo:
         """P2P Edit and its sampler."""
         self.plan = self.add(None, "NullInvP2PEdit", clip=self.clip, source_text=self.text, edit_text=text, **options)
         self.edited = self.add(
-            None, "NullInvP2PSampler", model=self.model, trajectory=self.inverted(1), edit=self.plan(),
-            cfg=self.guidance, null_embeddings=self.optimized(),
+            None, "NullInvP2PSampler", model=self.model, trajectory=self.inverted(1), edit=self.plan(), cfg=0.0,
+            null_embeddings=self.optimized(),
         )  # fmt: skip
 
     def show(self, title, samples, name):
@@ -162,9 +162,8 @@ def add_a_word(photo):
 
 
 def reweight(photo):
-    word, weights = ("turquoise", ("-2.0", "3.0")) if photo.edit_text else ("pink", ("0.0", "2.5"))
-    weighted = [photo.caption.replace(word, f"({word}:{weight})") for weight in weights]
-    photo.guidance = max(photo.guidance, 3.0)
+    word = "scarf" if photo.edit_text else "pink"
+    weighted = [photo.caption.replace(word, f"({word}:{weight})") for weight in ("0.0", "2.5")]
     photo.invert()
     photo.optimize()
     for title, line in zip(("less", "more"), weighted, strict=True):
@@ -193,11 +192,10 @@ def native_samplers(photo):
     photo.native("cfg 7.5 with Apply Null-Text", applied(), "ksampler-cfg-7.5", 7.5)
     guider = photo.add(
         None, "NullInvGuider", model=photo.model, conditioning=photo.source(), null_embeddings=photo.optimized(),
-        cfg=7.5,
+        cfg=0.0,
     )  # fmt: skip
-    sigmas = photo.add(None, "BasicScheduler", model=photo.model, scheduler="ddim_uniform", steps=STEPS, denoise=1.0)
     sampled = photo.add(
-        None, "SamplerCustomAdvanced", noise=photo.add(None, "DisableNoise")(), guider=guider(), sigmas=sigmas(),
+        None, "SamplerCustomAdvanced", noise=photo.add(None, "DisableNoise")(), guider=guider(), sigmas=photo.inverted(2),
         sampler=photo.add(None, "KSamplerSelect", sampler_name="euler")(), latent_image=photo.inverted(0),
     )  # fmt: skip
     photo.show("cfg 7.5 with Null-Text Guider", sampled(), "guider")
@@ -228,12 +226,12 @@ SEVERAL = (("orange", "purple"), ("cat", "dog"), ("wooden", "metal"), ("a brick 
 """What the edits of the scene replace by what."""
 SCENES = {
     "edit-photo": (edit_photo, 5, "colour"),
-    "invert-and-reconstruct": (invert_and_reconstruct, 2, "colour"),
+    "invert-and-reconstruct": (invert_and_reconstruct, 30, "content"),
     "replace-a-word": (replace_a_word, 5, "object"),
-    "add-a-word": (add_a_word, 7, "content"),
-    "reweight": (reweight, 11, "colour"),
+    "add-a-word": (add_a_word, 34, "content"),
+    "reweight": (reweight, 31, "colour"),
     "several-edits": (several_edits, 5, "colour"),
-    "native-samplers": (native_samplers, 2, "colour"),
+    "native-samplers": (native_samplers, 30, "content"),
     "save-an-inversion": (save_an_inversion, 5, "colour"),
     "edit-a-saved-inversion": (edit_a_saved_inversion, 5, "colour"),
 }
