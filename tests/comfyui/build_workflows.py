@@ -222,7 +222,12 @@ def edit_a_saved_inversion(photo):
     photo.show("Edited in seconds", photo.edited(0), "edited-again")
 
 
-SEVERAL = (("orange", "purple"), ("cat", "dog"), ("wooden", "metal"), ("a brick floor", "grass"))
+SEVERAL = (
+    ("cat", "rabbit"),
+    ("cat", "cat wearing a hat"),
+    ("a brick floor", "grass"),
+    ("a photo", "a pencil drawing"),
+)
 """What the edits of the scene replace by what."""
 SCENES = {
     "edit-photo": (edit_photo, 5, "colour"),
