@@ -60,7 +60,8 @@ class Server:
         self.log = self.base / "server.log"
         self.process = subprocess.Popen(
             [find_python(self.comfyui), Path(__file__).with_name("launch.py"), self.comfyui, self.comfyui / "main.py",
-             *shlex.split(os.environ.get("COMFYUI_ARGUMENTS", "--cpu")), "--preview-method", "latent2rgb", "--port", str(self.port), "--base-directory", self.base,
+             *shlex.split(os.environ.get("COMFYUI_ARGUMENTS", "--cpu")), "--preview-method", "latent2rgb",
+             "--port", str(self.port), "--base-directory", self.base,
              "--disable-auto-launch", "--database-url", "sqlite:///:memory:"],
             stdout=self.log.open("w"), stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip

@@ -170,13 +170,12 @@ def test_samplers_that_ask_more_often_are_served(comfy, sampler):
     photo is nearer than without."""
     chain = Chain(steps=20, inner_steps=2)
     g = chain.graph
-    g[chain.optimize()[0]]["inputs"]["cfg"] = 3.0
     applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
-    guided = chain.guided(chain.load(), sampler, cfg=3.0)
+    guided = chain.guided(chain.load(), sampler)
     names = {name: g[guided()[0]]["inputs"][name] for name in ("sigmas", "sampler", "latent_image")}
     for name, model in (("with", applied()), ("without", chain.load())):
         sampled = g.add(
-            "SamplerCustom", model=model, add_noise=False, noise_seed=0, cfg=3.0, positive=chain.source(),
+            "SamplerCustom", model=model, add_noise=False, noise_seed=0, cfg=7.5, positive=chain.source(),
             negative=chain.empty(), **names,
         )  # fmt: skip
         g.add("SaveLatent", samples=sampled(), filename_prefix=f"{sampler}-{name}")

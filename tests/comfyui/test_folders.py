@@ -150,8 +150,9 @@ def test_folders_of_every_library_load(comfy, layout):
     saved, model = inversion_of(comfy, folder.name), load_model(folder)
     context = model.encode_prompts([model.prompt(CAPTION)])
     trajectory, pooled = saved.trajectory, model.denoiser.pooled
+    # ComfyUI keeps text encoders in half precision: up to 0.004 here, another word makes 0.16 and more
     for ours, theirs in zip(unpack(trajectory.context, pooled), unpack(context, pooled), strict=True):
-        assert relative(ours, theirs) < 1e-3
+        assert relative(ours, theirs) < 5e-3
     again = invert(model.denoiser, trajectory.clean, trajectory.context, trajectory.schedule)
     assert relative(trajectory.latents, again.latents) < 1e-3
     assert difference(saved.fingerprint, model.fingerprint) == ""

@@ -201,8 +201,8 @@ def test_a_lora_takes_part(comfy):
     generator = torch.Generator().manual_seed(0)
     name = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_v"
     tensors = {
-        f"{name}.lora_up.weight": torch.randn(rows, 2, generator=generator) * 0.2,
-        f"{name}.lora_down.weight": torch.randn(2, columns, generator=generator) * 0.2,
+        f"{name}.lora_up.weight": torch.randn(rows, 2, generator=generator) * 0.5,
+        f"{name}.lora_down.weight": torch.randn(2, columns, generator=generator) * 0.5,
         f"{name}.alpha": torch.tensor(2.0),
     }
     save_file(tensors, comfy.base / "models" / "loras" / "random.safetensors")
