@@ -1,7 +1,7 @@
 """Draw what the demo model does with captions and edits that nobody chose: ``python -m docs.sheets``.
 
-Writes ``generated.jpg`` and ``edits.jpg`` to ``docs``, and the page that shows them, ``sheets.md``; and the README's first
-picture, which is what ``make demo`` gives: ``comparison.jpg``.
+Writes ``generated.jpg`` and ``edits.jpg`` to ``docs``, and the page that shows them, ``sheets.md``; and the README's
+first picture, which is what ``make demo`` gives: ``comparison.jpg``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.cli import DEMO_SEED
-from nullinv_core.demo.captions import caption, reading_of
+from nullinv_core.demo.captions import caption, phrase, reading_of, said_of
 from nullinv_core.demo.edits import KINDS, EditCase, sample_edit
 from nullinv_core.demo.judge import load_judge, verdicts
 from nullinv_core.demo.run import EDIT_GUIDANCE, comparison, demo_case, run_case
@@ -66,7 +66,7 @@ def sheet(tiles: list[tuple[list[np.ndarray], str, bool]], columns: int, lines: 
     for index, (pictures, text, right) in enumerate(tiles):
         left, top = GAP + index % columns * across, GAP + index // columns * down
         found.paste(to_pil(np.concatenate(pictures, 1)), (left, top))
-        for number, line in enumerate(textwrap.wrap(text, wide * 2 // TEXT)[:lines]):
+        for number, line in enumerate(textwrap.wrap(text, 5 * wide // 32)[:lines]):
             draw.text((left, top + 128 + number * LINE), line, INK if right else WRONG, font)
     return found
 
@@ -90,9 +90,13 @@ def edited(model: DiffusersModel, seeds: range) -> list[tuple[list[np.ndarray], 
 
 
 def change(case: EditCase) -> str:
-    """What an edit changes, in the words that only one of its captions has."""
-    before, after = (", ".join(re.findall(r"\[(.+?)\]", text)) for text in case.marked)
-    return f"{before} → {after}" if before and after else f"without {before}" if before else f"with {after}"
+    """What an edit changes, in words: the toy that comes or goes, else what only one of the captions has."""
+    differ = set(case.source.things) ^ set(case.target.things)
+    if len(differ) == 1:
+        return phrase(said_of(differ.pop()))
+    runs = (re.findall(r"\[(.+?)\]", text) for text in case.marked)
+    before, after = (", ".join(run.removeprefix("and ").removesuffix(" and") for run in found) for found in runs)
+    return f"{before} to {after}" if before and after else before or after
 
 
 def main() -> None:

@@ -167,7 +167,8 @@ def reweight(photo):
     photo.invert()
     photo.optimize()
     for title, line in zip(("less", "more"), weighted, strict=True):
-        photo.edit(photo.write(f"{title.capitalize()} of it", line), cross_replace=1.0)
+        text = photo.write(f"{title.capitalize()} of it", line)
+        photo.edit(text, cross_replace=1.0, self_replace=0.8)
         photo.show(f"{title.capitalize()} of it", photo.edited(0), f"weight-{title}")
 
 
@@ -252,7 +253,7 @@ NOTES = {
     "add-a-word": "**Add a word, keep the rest.** *blend_words* names the region that may change; the mask shows it. "
     "*Keep Photo* gives the photo's own pixels back wherever the edit hardly differs.",
     "reweight": "**More or less of a word:** `(word:2.5)` strengthens it, `(word:0)` or less "
-    "weakens it. *cross_replace* at 1 keeps everything else.",
+    "weakens it. *cross_replace* at 1 and *self_replace* at 0.8 keep everything else.",
     "several-edits": "**Every line is an edit.** All of them run side by side, on one inversion.",
     "native-samplers": "**ComfyUI's own samplers.** The noise goes into KSampler (Advanced) with add_noise off; Apply "
     "Null-Text and Null-Text Guider bring the photo back at cfg 7.5.",
