@@ -196,8 +196,9 @@ def native_samplers(photo):
         cfg=0.0,
     )  # fmt: skip
     sampled = photo.add(
-        None, "SamplerCustomAdvanced", noise=photo.add(None, "DisableNoise")(), guider=guider(), sigmas=photo.inverted(2),
-        sampler=photo.add(None, "KSamplerSelect", sampler_name="euler")(), latent_image=photo.inverted(0),
+        None, "SamplerCustomAdvanced", noise=photo.add(None, "DisableNoise")(), guider=guider(),
+        sigmas=photo.inverted(2), sampler=photo.add(None, "KSamplerSelect", sampler_name="euler")(),
+        latent_image=photo.inverted(0),
     )  # fmt: skip
     photo.show("cfg 7.5 with Null-Text Guider", sampled(), "guider")
 
