@@ -44,7 +44,7 @@ comfyui:
 	$(PYTHON) -m tests.comfyui.installation
 
 evaluate: .venv/.installed
-	$(BIN)/python -m nullinv_core.demo.evaluate
+	$(BIN)/python -m nullinv_core.demo.training.evaluate
 
 .venv/.installed: requirements.txt requirements-cli.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the pinned versions need Python 3.11 or newer; say which with PYTHON=python3.12")'

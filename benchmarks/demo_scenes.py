@@ -1,7 +1,7 @@
 """The demo's main job over many held-out scenes: ``python -m benchmarks.demo_scenes --scenes 20``.
 
 Writes one row per scene and the medians that the README quotes to ``benchmarks/results/demo_scenes.json``, the table
-beside it as Markdown, and a sheet of all comparisons as PNG.
+beside it as Markdown, and a sheet of all comparisons as JPEG.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.run import DemoReport, demo_case, run_case
-from nullinv_core.images import save_image
+from nullinv_core.images import to_pil
 from nullinv_core.presets import PRESETS
 
 from .common import RESULTS, environment, markdown_table, write_json
@@ -69,7 +69,7 @@ def main() -> None:
     half = (len(rows) + 1) // 2
     blank = [np.ones_like(rows[0])] * (2 * half - len(rows))
     columns = [np.concatenate(rows[:half]), np.concatenate(rows[half:] + blank)]
-    save_image(np.concatenate(columns, 1), options.out.with_suffix(".png"))
+    to_pil(np.concatenate(columns, 1)).save(options.out.with_suffix(".jpg"), quality=88)
     print(table)
 
 

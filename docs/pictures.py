@@ -6,18 +6,28 @@ is behind it the edit.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
+from nullinv_core.demo.geometry import FINE as SAMPLES
+from nullinv_core.demo.geometry import Buffers, View, geometry
+from nullinv_core.demo.looks import Look, compose
+from nullinv_core.demo.objects import Form
+from nullinv_core.demo.scenes import Thing
+from nullinv_core.images import to_pil
+
 FOLDER = Path(__file__).parent
 ICON, BANNER = 400, (1680, 720)
 """Pixels: the icon's side, the banner's width and height (21:9)."""
 FINE = 4
-"""Everything is drawn so many times larger."""
-NIGHT, SAND, INK, SOFT = (24, 27, 38), (255, 217, 125), (255, 255, 255), (160, 168, 190)
-STARS = {"blue": (35, 75, 215), "red": (215, 35, 40)}
+"""The sign is drawn so many times larger."""
+NIGHT, INK, SOFT = (24, 27, 38), (255, 255, 255), (160, 168, 190)
+CAT = Thing(Form("cat"), "orange", x=-0.06, scale=1.0, yaw=-8.0)
+VIEW = View(side=0.1, azimuth=-45.0, elevation=48.0)
+BEFORE, AFTER = "orange", "turquoise"
 STROKE = np.deg2rad(45.0)
 """Where the stroke of ∅ points: up and to the right."""
 
@@ -27,23 +37,16 @@ def blank(width: int, height: int, colour: tuple[int, ...]) -> Image.Image:
     return Image.new("RGB", (width * FINE, height * FINE), colour)
 
 
-def star() -> np.ndarray:
-    """Corners of a star within the unit circle: (10, 2)."""
-    turn = np.linspace(0, 2 * np.pi, 11)[:10]
-    return np.stack([np.sin(turn), -np.cos(turn)], -1) * np.where(np.arange(10) % 2 == 0, 1.0, 0.5)[:, None]
+@cache
+def toy() -> Buffers:
+    """A clay cat, in four times the samples of the demo's pictures."""
+    return geometry((CAT.placed,), VIEW, side=4 * SAMPLES)
 
 
 def scene(side: int, colour: str) -> Image.Image:
-    """A star of a colour before stripes, square, in fine pixels."""
-    picture = blank(side, side, SAND)
-    draw, whole = ImageDraw.Draw(picture), side * FINE
-    darker = tuple(round(0.93 * value) for value in SAND)
-    wide = whole / 7
-    for number in range(-8, 8):
-        left = 2 * number * wide
-        draw.polygon([(left, 0), (left + wide, 0), (left + wide + whole, whole), (left + whole, whole)], darker)
-    draw.polygon([tuple(p) for p in star() * 0.29 * whole + (0.5 * whole, 0.52 * whole)], STARS[colour])
-    return picture
+    """The cat in a colour on grass, square, in fine pixels."""
+    look = Look((colour,), ("clay",), "grass", (0.3, 0.1, 10.0, 0.2))
+    return to_pil(compose(toy(), VIEW, look).numpy()).resize((side * FINE,) * 2, Image.Resampling.BICUBIC)
 
 
 def empty_set(side: int, weight: float) -> Image.Image:
@@ -55,8 +58,8 @@ def empty_set(side: int, weight: float) -> Image.Image:
     ImageDraw.Draw(round_mask).ellipse([middle - radius] * 2 + [middle + radius] * 2, 255)
     ImageDraw.Draw(half).polygon([(whole, 0), (whole, whole), (0, whole)], 255)
     found = Image.new("RGBA", (whole, whole), (*INK, 0))
-    found.paste(scene(side, "blue"), (0, 0), round_mask)
-    found.paste(scene(side, "red"), (0, 0), ImageChops.multiply(round_mask, half))
+    found.paste(scene(side, BEFORE), (0, 0), round_mask)
+    found.paste(scene(side, AFTER), (0, 0), ImageChops.multiply(round_mask, half))
     draw = ImageDraw.Draw(found)
     outer = radius + line / 2
     draw.ellipse([middle - outer] * 2 + [middle + outer] * 2, outline=INK, width=round(line))

@@ -39,11 +39,11 @@ class P2PEdit(io.ComfyNode):
                 io.String.Input("exclude_words", default="", tooltip="The region of these words may not change; "
                                 "separated by commas."),
                 io.String.Input("word_windows", default="", optional=True, tooltip="Other cross_replace for single "
-                                "words: 'star=0.4' ends it earlier, 'star=0.2-0.8' starts it later; separated by "
+                                "words: 'hat=0.4' ends it earlier, 'hat=0.2-0.8' starts it later; separated by "
                                 "commas."),
                 io.Float.Input("fresh_noise", default=0.0, min=0.0, max=1.0, step=0.05, optional=True, tooltip="Share "
-                               "of new noise that the edit starts with: room for what the photo has no trace of, as a "
-                               "texture on a flat background."),
+                               "of new noise that the edit starts with: room for what the photo has no trace of, as "
+                               "another place."),
                 io.String.Input("steady_words", default="", optional=True, tooltip="The regions of these words get no "
                                 "fresh noise; separated by commas."),
                 io.Int.Input("variant", default=0, min=0, max=2**31 - 1, optional=True, tooltip="Which fresh noise: "

@@ -57,11 +57,13 @@ class DemoScene(io.ComfyNode):
             ["example", "test picture"],
             node_id="NullInvDemoScene",
             display_name="Demo Scene",
-            description="A scene that the demo model never saw, its text, an edit text, and what a perfect edit would "
-            "look like. Nothing to download.",
+            description="A picture of clay toys that the demo model never saw, its text, an edit text, and what a "
+            "perfect edit would look like. Nothing to download.",
             inputs=[
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Which scene."),
-                io.Combo.Input("edit", options=list(KINDS), default="colour", tooltip="What changes."),
+                io.Combo.Input("edit", options=list(KINDS), default="object", tooltip="What changes. object: the "
+                               "toy; add, delete: a second toy comes or goes; content: a hat, a scarf or a lid; swap: "
+                               "two toys change their colours."),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The scene."),
@@ -70,7 +72,7 @@ class DemoScene(io.ComfyNode):
                 io.Image.Output(display_name="true_edit", tooltip="What a perfect edit looks like."),
                 io.Mask.Output(display_name="may_change", tooltip="Where a perfect edit changes the picture."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, seed: int, edit: str) -> Any:

@@ -49,6 +49,8 @@ Config = Annotated[
     Path | None,
     typer.Option(help="For a .safetensors checkpoint: a diffusers folder that says how to build it; rarely needed."),
 ]
+DEMO_SEED = 5
+"""What the demo shows unless asked for another: a cat that becomes a dog."""
 PHASES = {"invert": "inverting", "optimize": "optimizing", "pin": "pinning", "sample": "sampling"}
 
 
@@ -195,7 +197,7 @@ def _autoencoded(loaded: DiffusersModel, latents: Tensor, photo: Tensor) -> tupl
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the pictures and report.json.")] = Path("demo-out"),
-    seed: Annotated[int, typer.Option(min=0, help="Which held-out scene and edit.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Which held-out scene and edit.")] = DEMO_SEED,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
     guidance: Annotated[float, typer.Option(help="Guidance of the reconstruction.")] = 7.5,
 ) -> None:
@@ -351,7 +353,7 @@ def edit(
     weight: Annotated[
         list[str] | None, typer.Option(help="WORD=2.0, factor on a word's attention; may repeat.")
     ] = None,
-    fresh_noise: Annotated[float, typer.Option(help="Share of new noise to start with: room for new textures.")] = 0.0,
+    fresh_noise: Annotated[float, typer.Option(help="Share of new noise to start with: room for what is new.")] = 0.0,
     steady: Annotated[list[str] | None, typer.Option(help="Word whose region gets none of it; may repeat.")] = None,
     noise_seed: Annotated[int, typer.Option(help="Which fresh noise: another number, another answer.")] = 0,
     guidance: Annotated[float, typer.Option(help="Guidance; 0: what the inversion was optimized for.")] = 0.0,

@@ -62,7 +62,7 @@ class View:
 
 @dataclass(frozen=True)
 class Buffers:
-    """What is known of each sample, uint8 (256, 256) each, normals (3, 256, 256).
+    """What is known of each sample, uint8 (256, 256) each, normals (3, 256, 256); other sides where asked for.
 
     ``label``: 0 for the ground, else 1 + 32·(number of the toy) + (index in ``ROLES``); ``light``: direct light, and
     ``ambient``: open sky, both in 0…255 for 0…1; ``gloss``: the highlight; ``normal``: 128 + 127·n; ``grain``: rings
@@ -197,14 +197,14 @@ def _bytes(values: Tensor) -> Tensor:
     return (values.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
 
 
-def geometry(things: tuple[Placed, ...], view: View, device: str = "cpu") -> Buffers:
-    """Everything that a camera sees of toys on a ground, apart from colours."""
+def geometry(things: tuple[Placed, ...], view: View, device: str = "cpu", side: int = FINE) -> Buffers:
+    """Everything that a camera sees of toys on a ground, apart from colours, in buffers of side × side samples."""
     with torch.no_grad():
-        return _geometry(things, view, device)
+        return _geometry(things, view, device, side)
 
 
-def _geometry(things: tuple[Placed, ...], view: View, device: str) -> Buffers:
-    directions = rays(view, FINE, device)
+def _geometry(things: tuple[Placed, ...], view: View, device: str, side: int) -> Buffers:
+    directions = rays(view, side, device)
     eye = directions.new_tensor(view.eye)[:, None]
     floor = ground_distance(view, directions)
     travelled, owner = floor.clone(), torch.full_like(floor, -1, dtype=torch.int64)
@@ -237,7 +237,7 @@ def _geometry(things: tuple[Placed, ...], view: View, device: str) -> Buffers:
         gloss[rows] = (normals * half).sum(0).clamp(0, 1) ** GLOSS * shadow
         ambient[rows] = _openness(things, points, normals)
     _shade_ground(things, view, directions, floor, owner < 0, light, ambient)
-    square = (FINE, FINE)
+    square = (side, side)
     return Buffers(
         label=label.to(torch.uint8).view(square),
         light=_bytes(light).view(square),
@@ -263,7 +263,8 @@ def _shade_ground(
     ambient: Tensor,
 ) -> None:
     """Write shadows and contact darkening of the ground, worked out for every second sample and spread between."""
-    grid = torch.arange(FINE * FINE, device=directions.device).view(FINE, FINE)[::2, ::2].flatten()
+    side = math.isqrt(directions.shape[1])
+    grid = torch.arange(side * side, device=directions.device).view(side, side)[::2, ::2].flatten()
     near = grid[floor[grid] < 9]
     points = directions.new_tensor(view.eye)[:, None] + floor[near] * directions[:, near]
     toward = directions.new_tensor(view.light)[:, None]
@@ -274,8 +275,8 @@ def _shade_ground(
     ):
         coarse = torch.ones_like(floor)
         coarse[near] = values
-        coarse = coarse.view(FINE, FINE)[::2, ::2][None, None]
-        spread = torch.nn.functional.interpolate(coarse, size=(FINE, FINE), mode="bilinear", align_corners=False)
+        coarse = coarse.view(side, side)[::2, ::2][None, None]
+        spread = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear", align_corners=False)
         target[seen] = spread.flatten()[seen]
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
 from .geometry import FINE, LENS, TARGET, Buffers, View
 from .objects import ROLES
@@ -92,7 +92,7 @@ def palette(colour: str) -> Tensor:
 
 
 def compose(buffers: Buffers, view: View, look: Look) -> Tensor:
-    """Return the picture, float32 (128, 128, 3) in 0…1."""
+    """Return the picture, float32 (128, 128, 3) in 0…1: half the side of the buffers."""
     with torch.no_grad():
         day = NIGHT if look.style == "night" else DAY
         linear = _ground(buffers, view, look, day)
@@ -102,7 +102,7 @@ def compose(buffers: Buffers, view: View, look: Look) -> Tensor:
             picture = _monochrome(picture)
         elif look.style == "pencil":
             picture = _pencil(picture, buffers)
-        return avg_pool2d(picture[None], FINE // 128)[0].permute(1, 2, 0).contiguous()
+        return avg_pool2d(picture[None], 2)[0].permute(1, 2, 0).contiguous()
 
 
 def _axes(view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -117,7 +117,8 @@ def _axes(view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _ground(buffers: Buffers, view: View, look: Look, day: _Daylight) -> Tensor:
     """Linear light of the ground and the backdrop without the toys: float32 (3, 256, 256)."""
     forward, right, up = _axes(view)
-    axis = ((torch.arange(FINE) + 0.5) / FINE * 2 - 1) * LENS
+    side = buffers.label.shape[-1]
+    axis = ((torch.arange(side) + 0.5) / side * 2 - 1) * LENS
     across, down = axis[None, :], -axis[:, None]
     # the camera does not roll, so how steeply a ray falls depends on its row alone
     fall = (float(forward[1]) + float(up[1]) * down).clamp_max(-1e-3)
@@ -136,14 +137,15 @@ def _ground(buffers: Buffers, view: View, look: Look, day: _Daylight) -> Tensor:
     surface = surface * (sun * light + sky * ambient)
     fade = ((-z - 1.3) / 1.5).clamp(0, 1)
     fade = fade * fade * (3 - 2 * fade)
-    return surface.lerp(_seen_backdrop(look, shift_backdrop) * day.backdrop, fade)
+    return surface.lerp(_seen_backdrop(look, shift_backdrop, side) * day.backdrop, fade)
 
 
-def _seen_backdrop(look: Look, shift: float) -> Tensor:
+def _seen_backdrop(look: Look, shift: float, side: int) -> Tensor:
     """The backdrop over the picture: rows from the top down to the horizon at about two fifths of the height."""
     tile = ground(look.place).backdrop
     rows = ((0.46 * FINE - torch.arange(FINE)) / (0.46 * FINE) * 255).clamp(0, 255).long()
-    return torch.roll(tile[:, rows], int(shift * tile.shape[2]), 2)
+    seen = torch.roll(tile[:, rows], int(shift * tile.shape[2]), 2)
+    return interpolate(seen[None], size=(side, side), mode="bilinear", align_corners=False)[0]
 
 
 def _surroundings(rise: Tensor, look: Look, day: _Daylight) -> Tensor:
@@ -199,7 +201,7 @@ def _toy(
     bounce = ground(look.place).mean[:, None] * sun
     upward = 0.5 + 0.5 * normal[1]
     diffuse = albedo * (sun * light + (sky * (0.35 + 0.65 * upward) + 0.22 * bounce * (1 - upward)) * ambient)
-    reflected, facing = _reflection(view, rows, normal)
+    reflected, facing = _reflection(view, rows, normal, buffers.label.shape[-1])
     shown = _surroundings(reflected, look, day) * ambient
     rim = (1 - facing).clamp(0, 1) ** 3
     eye = (role == ROLES.index("black")) | (role == ROLES.index("glass"))
@@ -212,11 +214,11 @@ def _toy(
     return diffuse + sun * shine + 0.06 * rim * sky * ambient
 
 
-def _reflection(view: View, rows: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+def _reflection(view: View, rows: Tensor, normal: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """How steeply the reflected ray rises, and the cosine of normal and ray to the camera: (n,) each."""
     forward, right, up = _axes(view)
-    y = -((torch.div(rows, FINE, rounding_mode="floor") + 0.5) / FINE * 2 - 1) * LENS
-    x = ((rows % FINE + 0.5) / FINE * 2 - 1) * LENS
+    y = -((torch.div(rows, side, rounding_mode="floor") + 0.5) / side * 2 - 1) * LENS
+    x = ((rows % side + 0.5) / side * 2 - 1) * LENS
     ray = [float(forward[i]) + float(right[i]) * x + float(up[i]) * y for i in range(3)]
     length = (ray[0] * ray[0] + ray[1] * ray[1] + ray[2] * ray[2]).sqrt()
     inward = (ray[0] * normal[0] + ray[1] * normal[1] + ray[2] * normal[2]) / length
@@ -230,17 +232,17 @@ def _monochrome(picture: Tensor) -> Tensor:
 
 def _pencil(picture: Tensor, buffers: Buffers) -> Tensor:
     """Lines where parts meet or bend, and hatching where it is dark, on white paper."""
-    grey = (picture * torch.tensor((0.30, 0.59, 0.11))[:, None, None]).sum(0)
+    grey, side = (picture * torch.tensor((0.30, 0.59, 0.11))[:, None, None]).sum(0), picture.shape[-1]
     label, normal = buffers.label.int(), (buffers.normal.float() - 128) / 127
     edge = torch.zeros_like(grey)
     for axis in (0, 1):
-        a, b = (label.narrow(axis, start, FINE - 1) for start in (0, 1))
-        na, nb = (normal.narrow(axis + 1, start, FINE - 1) for start in (0, 1))
+        a, b = (label.narrow(axis, start, side - 1) for start in (0, 1))
+        na, nb = (normal.narrow(axis + 1, start, side - 1) for start in (0, 1))
         line = torch.maximum((a != b).float(), ((0.75 - (na * nb).sum(0)) * 3).clamp(0, 0.8))
-        edge.narrow(axis, 0, FINE - 1).copy_(torch.maximum(edge.narrow(axis, 0, FINE - 1), line))
+        edge.narrow(axis, 0, side - 1).copy_(torch.maximum(edge.narrow(axis, 0, side - 1), line))
     # lines and hatching are wide and soft, or an autoencoder of eight pixels a cell loses them
     edge = avg_pool2d(torch.nn.functional.max_pool2d(edge[None, None], 3, 1, 1), 3, 1, 1)[0, 0]
-    steps = torch.arange(FINE, dtype=torch.float32)
+    steps = torch.arange(side, dtype=torch.float32)
     phase = (steps[None] + steps[:, None] * 0.8) / 16
     hatch = ((phase - phase.floor() - 0.5).abs() * 3 - 0.25).clamp(0, 1)
     shade = (1 - grey).clamp(0, 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..backends.diffusers import DiffusersModel
@@ -181,12 +182,9 @@ def _picture(model: DiffusersModel, latents: Tensor) -> np.ndarray:
     return model.decode(latents)[0].numpy()
 
 
-def write_demo(out: Path, report: DemoReport, pictures: DemoPictures) -> None:
-    """Write the pictures, the loss plot and ``report.json`` to the folder ``out``, which is made if need be."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("source", "ddim_reconstruction", "reconstruction", "edited", "true_edit"):
-        save_image(getattr(pictures, name), out / f"{name}.png")
-    strip = side_by_side(
+def comparison(report: DemoReport, pictures: DemoPictures) -> Image.Image:
+    """All pictures of a run in a row with their names above."""
+    return side_by_side(
         {
             "source": pictures.source,
             f"DDIM at {report.guidance:g}": pictures.ddim_reconstruction,
@@ -195,7 +193,14 @@ def write_demo(out: Path, report: DemoReport, pictures: DemoPictures) -> None:
             "true edit": pictures.true_edit,
         }
     )
-    save_pil(strip, out / "comparison.png")
+
+
+def write_demo(out: Path, report: DemoReport, pictures: DemoPictures) -> None:
+    """Write the pictures, the loss plot and ``report.json`` to the folder ``out``, which is made if need be."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("source", "ddim_reconstruction", "reconstruction", "edited", "true_edit"):
+        save_image(getattr(pictures, name), out / f"{name}.png")
+    save_pil(comparison(report, pictures), out / "comparison.png")
     save_pil(loss_plot(pictures.null), out / "loss.png")
     figures = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(report).items()}
     with whole_file(out / "report.json") as partial:

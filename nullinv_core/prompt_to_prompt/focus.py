@@ -1,7 +1,7 @@
 """Replaced words that draw their own outline where the old word was: our addition to Prompt-to-Prompt.
 
-The source's map of the old word holds the place, but with it the outline: a circle asked for in the place of a star
-stays spiky. The new word's own map has the right outline, and wanders. So the old map is blurred until it says only
+The source's map of the old word holds the place, but with it the outline: a pig asked for in the place of a rabbit
+keeps its ears. The new word's own map has the right outline, and wanders. So the old map is blurred until it says only
 where, and the new word's own attention is weighed by it.
 """
 

@@ -74,8 +74,8 @@ class Photo:
         """P2P Edit and its sampler."""
         self.plan = self.add(None, "NullInvP2PEdit", clip=self.clip, source_text=self.text, edit_text=text, **options)
         self.edited = self.add(
-            None, "NullInvP2PSampler", model=self.model, trajectory=self.inverted(1), edit=self.plan(),
-            cfg=self.guidance, null_embeddings=self.optimized(),
+            None, "NullInvP2PSampler", model=self.model, trajectory=self.inverted(1), edit=self.plan(), cfg=0.0,
+            null_embeddings=self.optimized(),
         )  # fmt: skip
 
     def show(self, title, samples, name):
@@ -162,13 +162,13 @@ def add_a_word(photo):
 
 
 def reweight(photo):
-    word, weights = ("turquoise", ("-2.0", "3.0")) if photo.edit_text else ("pink", ("0.0", "2.5"))
-    weighted = [photo.caption.replace(word, f"({word}:{weight})") for weight in weights]
-    photo.guidance = max(photo.guidance, 3.0)
+    word = "scarf" if photo.edit_text else "pink"
+    weighted = [photo.caption.replace(word, f"({word}:{weight})") for weight in ("0.0", "2.5")]
     photo.invert()
     photo.optimize()
     for title, line in zip(("less", "more"), weighted, strict=True):
-        photo.edit(photo.write(f"{title.capitalize()} of it", line), cross_replace=1.0)
+        text = photo.write(f"{title.capitalize()} of it", line)
+        photo.edit(text, cross_replace=1.0, self_replace=0.8)
         photo.show(f"{title.capitalize()} of it", photo.edited(0), f"weight-{title}")
 
 
@@ -193,12 +193,12 @@ def native_samplers(photo):
     photo.native("cfg 7.5 with Apply Null-Text", applied(), "ksampler-cfg-7.5", 7.5)
     guider = photo.add(
         None, "NullInvGuider", model=photo.model, conditioning=photo.source(), null_embeddings=photo.optimized(),
-        cfg=7.5,
+        cfg=0.0,
     )  # fmt: skip
-    sigmas = photo.add(None, "BasicScheduler", model=photo.model, scheduler="ddim_uniform", steps=STEPS, denoise=1.0)
     sampled = photo.add(
-        None, "SamplerCustomAdvanced", noise=photo.add(None, "DisableNoise")(), guider=guider(), sigmas=sigmas(),
-        sampler=photo.add(None, "KSamplerSelect", sampler_name="euler")(), latent_image=photo.inverted(0),
+        None, "SamplerCustomAdvanced", noise=photo.add(None, "DisableNoise")(), guider=guider(),
+        sigmas=photo.inverted(2), sampler=photo.add(None, "KSamplerSelect", sampler_name="euler")(),
+        latent_image=photo.inverted(0),
     )  # fmt: skip
     photo.show("cfg 7.5 with Null-Text Guider", sampled(), "guider")
 
@@ -224,16 +224,21 @@ def edit_a_saved_inversion(photo):
     photo.show("Edited in seconds", photo.edited(0), "edited-again")
 
 
-SEVERAL = (("orange", "purple"), ("cat", "dog"), ("wooden", "metal"), ("a brick floor", "grass"))
+SEVERAL = (
+    ("cat", "rabbit"),
+    ("cat", "cat wearing a hat"),
+    ("a brick floor", "grass"),
+    ("a photo", "a pencil drawing"),
+)
 """What the edits of the scene replace by what."""
 SCENES = {
     "edit-photo": (edit_photo, 5, "colour"),
-    "invert-and-reconstruct": (invert_and_reconstruct, 2, "colour"),
+    "invert-and-reconstruct": (invert_and_reconstruct, 30, "content"),
     "replace-a-word": (replace_a_word, 5, "object"),
-    "add-a-word": (add_a_word, 7, "content"),
-    "reweight": (reweight, 11, "colour"),
+    "add-a-word": (add_a_word, 34, "content"),
+    "reweight": (reweight, 31, "colour"),
     "several-edits": (several_edits, 5, "colour"),
-    "native-samplers": (native_samplers, 2, "colour"),
+    "native-samplers": (native_samplers, 30, "content"),
     "save-an-inversion": (save_an_inversion, 5, "colour"),
     "edit-a-saved-inversion": (edit_a_saved_inversion, 5, "colour"),
 }
@@ -249,7 +254,7 @@ NOTES = {
     "add-a-word": "**Add a word, keep the rest.** *blend_words* names the region that may change; the mask shows it. "
     "*Keep Photo* gives the photo's own pixels back wherever the edit hardly differs.",
     "reweight": "**More or less of a word:** `(word:2.5)` strengthens it, `(word:0)` or less "
-    "weakens it. *cross_replace* at 1 keeps everything else.",
+    "weakens it. *cross_replace* at 1 and *self_replace* at 0.8 keep everything else.",
     "several-edits": "**Every line is an edit.** All of them run side by side, on one inversion.",
     "native-samplers": "**ComfyUI's own samplers.** The noise goes into KSampler (Advanced) with add_noise off; Apply "
     "Null-Text and Null-Text Guider bring the photo back at cfg 7.5.",

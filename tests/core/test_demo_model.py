@@ -47,7 +47,7 @@ def test_it_is_small_and_only_safetensors():
     files = [p for p in DEMO_MODEL.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files if p.suffix == ".safetensors" and p != JUDGE) <= 45e6
     assert JUDGE in files and JUDGE.stat().st_size <= 3e6
-    assert {p.suffix for p in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
+    assert {p.suffix for p in files} <= {".safetensors", ".json", ".txt", ".md", ".jpg"}
 
 
 def test_it_is_made_of_standard_parts():

@@ -80,6 +80,15 @@ def test_icon_and_banner_are_pictures_of_ours(project, address):
     assert width == height <= 400 and wide * 9 == high * 21
 
 
+def test_every_picture_and_page_that_ours_name_is_there():
+    """Guards readers: no link of README, docs, help pages, notes and the model's card leads nowhere."""
+    pages = [PACK / "README.md", PACK / "CONTRIBUTING.md", PACK / "SECURITY.md", PACK / "benchmarks" / "NOTES.md"]
+    pages += [*(PACK / "docs").glob("*.md"), *(PACK / "web" / "docs").glob("*.md"), *PACK.glob("nullinv_core/**/*.md")]
+    found = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text("utf-8"))]
+    assert len(found) > 40
+    assert [f"{page.name}: {link}" for page, link in found if not (page.parent / link).exists()] == []
+
+
 def test_the_owners_name_stands_in_one_place(project, address):
     """Guards CONTRIBUTING's instruction: who publishes is named in pyproject.toml alone."""
     owner = address.split("/")[0]

@@ -19,6 +19,7 @@ from nullinv_core.demo.scenes import all_forms, belongs, buffers_of, is_held_out
 from nullinv_core.demo.shapes import ball, block, disc, ellipsoid, ring, rod, slab, smooth_union, turned_on_a_wheel
 from nullinv_core.demo.training import dataset
 from nullinv_core.demo.training.dataset import example, mirrored, read_shard, render_shard, stage, toy_masks
+from nullinv_core.images import psnr
 
 POINTS = torch.rand(3, 4_000, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -252,6 +253,18 @@ def test_buffers_survive_stacking_and_looks_do_not_touch_them():
         look = replace(scene.look, style=style)
         assert torch.equal(compose(buffers, scene.view, look), compose(again, scene.view, look))
     assert torch.equal(before, stacked)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_larger_picture_shows_the_same_scene(style):
+    """Guards icon and banner: with twice the samples a side, a picture made small again is the small one; only a
+    pencil's lines are as wide as before."""
+    scene = replace(sample_scene(3), style=style)
+    large = geometry(tuple(t.placed for t in scene.things), scene.view, side=2 * FINE)
+    picture = compose(large, scene.view, scene.look)
+    assert picture.shape == (2 * SIZE, 2 * SIZE, 3)
+    small = picture.view(SIZE, 2, SIZE, 2, 3).mean((1, 3))
+    assert psnr(small.numpy(), render(scene)) > (20 if style == "pencil" else 36)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -22,7 +22,7 @@ A small text-to-image latent diffusion model that was trained on nothing but ren
 exists so that null-text inversion can be tried, tested and measured against the truth without a download. It draws such
 toys and nothing else.
 
-![Pictures generated from held-out captions](generated.png)
+![Pictures generated from held-out captions](generated.jpg)
 
 *The first twelve captions of one toy and the first twelve of two in the evaluation, not chosen.*
 
@@ -65,9 +65,9 @@ class ModelCard:
     sheet: Image.Image
 
     def write(self, folder: Path) -> None:
-        """Write README.md and generated.png."""
+        """Write README.md and generated.jpg."""
         (folder / "README.md").write_text(self.text, encoding="utf-8")
-        self.sheet.save(folder / "generated.png")
+        self.sheet.save(folder / "generated.jpg", quality=90)
 
 
 def model_card(quality: Quality, pictures: np.ndarray, machine: str) -> ModelCard:
