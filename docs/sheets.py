@@ -34,9 +34,9 @@ GAP, LINE, TEXT = 6, 13, 11
 PAPER, INK, WRONG = (255, 255, 255), (30, 30, 30), (190, 30, 30)
 PAGE = """# Not chosen
 
-What the demo model does with the first {count} seeds from {first}. All are held out: training never showed such a toy
-in its colour and place. Red: a [judge](../nullinv_core/demo/model/README.md) that is no part of the model finds
-something wrong.
+What the demo model does with the first {count} seeds from {first}. Each shows a toy that training never showed in its
+colour and place. Red: a [judge](../nullinv_core/demo/model/README.md) that is no part of the model finds something
+wrong.
 
 ## {count} captions, drawn from noise
 
