@@ -19,6 +19,8 @@ Edit = io.Custom("NULLINV_EDIT")
 """An ``EditRequest``."""
 Attention = io.Custom("NULLINV_ATTENTION")
 """A ``WordMaps``."""
+FileName = io.Custom("STRING,COMBO")
+"""A text that also names an entry of a list of files."""
 
 
 def guidance(name: str, tooltip: str, default: float = 7.5) -> io.Float.Input:

@@ -551,6 +551,30 @@ def test_an_inversion_is_saved_and_loaded(comfy):
     assert "holds no null embeddings" in error_of(comfy.finish(comfy.queue(g)))
 
 
+def test_a_saved_file_is_loaded_in_the_same_graph(comfy):
+    """Guards the link from Save to Load Inversion: by type, by name, and it is read anew only where it was."""
+    info = comfy.get("/object_info")
+    assert "COMBO" in info["NullInvSave"]["output"][0].split(",")
+    chain = Chain(**QUICK)
+    g = chain.graph
+    saved = g.add(
+        "NullInvSave", trajectory=chain.invert(1), prompt="x", filename_prefix="saved/linked",
+        null_embeddings=chain.optimize(),
+    )  # fmt: skip
+    load, plan = g.add("NullInvLoad", file=saved()), chain.edit()[0]
+    for name, (trajectory, null) in {"wires": (chain.invert(1), chain.optimize()), "file": (load(0), load(1))}.items():
+        sampler = g.add(
+            "NullInvP2PSampler", model=chain.load(), trajectory=trajectory, edit=plan(), null_embeddings=null
+        )
+        g.add("SaveLatent", samples=sampler(), filename_prefix=f"linked-{name}")
+    comfy.run(g)
+    assert torch.equal(latent(comfy, "linked-file"), latent(comfy, "linked-wires"))
+    again = comfy.run(g)
+    kept = {key for kind, data in again["status"]["messages"] if kind == "execution_cached" for key in data["nodes"]}
+    assert {saved()[0], load()[0]} <= kept
+    assert newest(comfy, "linked").name == "linked_00001.safetensors"
+
+
 def test_a_broken_file_is_a_sentence(comfy):
     """Guards Load Inversion: a file that is none, and one that is gone."""
     path = comfy.base / "output" / "broken.safetensors"
