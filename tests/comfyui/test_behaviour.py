@@ -289,6 +289,41 @@ def test_one_node_edits_a_photo(comfy, picture):
     assert same[True] > same[False] + 0.1
 
 
+def parts_that_ran(comfy, graph):
+    """Kinds of the parts of a node that a run of a graph did not take from ComfyUI's cache, by their numbers."""
+    states = [data["nodes"] for kind, data in comfy.watch(graph) if kind == "progress_state"]
+    running = {key for nodes in states for key, node in nodes.items() if node["state"] == "running"}
+    return {key.rsplit(".", 1)[1] for key in running if "." in key}
+
+
+def test_another_strength_does_not_invert_the_photo_again(comfy):
+    """Guards Edit Photo's parts: what the edit alone changes runs the edit alone, with the same result; and lists of
+    photos, which no parts can serve, give what each photo alone gives."""
+    g = Graph()
+    load = g.add("NullInvLoadDiffusers", model=DEMO)
+    photos = [g.add("NullInvDemoScene", seed=seed, edit="colour") for seed in (0, 1)]
+    inputs = {
+        "model": load(), "clip": load(1), "vae": load(2), "source_text": "a red mug", "edit_text": "a blue mug",
+        "strength": 0.2, "blend_words": "", "size": 64, "steps": 3, "cfg": 7.5, "keep_pixels": False,
+    }  # fmt: skip
+    alone = g.add("NullInvEditPhoto", image=photos[0](), **inputs)
+    g.add("SaveImage", images=alone(1), filename_prefix="parts-alone")
+    assert parts_that_ran(comfy, g) == {"1", "2"}
+    changed = {"strength": 0.6, "edit_text": "a green mug", "cfg": 3.0}
+    g[alone()[0]]["inputs"].update(changed)
+    assert parts_that_ran(comfy, g) == {"2"}
+    both = g.add("ImageBatch", image1=photos[0](), image2=photos[1]())
+    each = g.add("RebatchImages", images=both(), batch_size=1)
+    listed = g.add("NullInvEditPhoto", image=each(), **inputs | changed)
+    g.add("SaveImage", images=listed(1), filename_prefix="parts-listed")
+    assert parts_that_ran(comfy, g) == set()
+    files = sorted((comfy.base / "output").glob("parts-listed_*"))
+    assert len(files) == 2
+    assert np.array_equal(*(np.asarray(Image.open(file)) for file in (files[0], newest(comfy, "parts-alone"))))
+    g[alone()[0]]["inputs"]["steps"] = 2
+    assert parts_that_ran(comfy, g) == {"1", "2"}
+
+
 def test_keep_photo_gives_the_photo_back(comfy, picture):
     """Guards Keep Photo: what the core makes of the same pictures, its mask, and one sentence for other sizes."""
     chain = Chain(**QUICK)
