@@ -12,16 +12,16 @@ PARTS = "null-text inversion/parts"
 """Category of nodes that others are made of."""
 
 
-def links_of(node: type[io.ComfyNode], *names: str) -> dict[str, Any] | None:
-    """Where the running node's inputs come from, for a part of it; its schema must ask for the hidden dynprompt.
+def inputs_of(node: type[io.ComfyNode]) -> dict[str, Any] | None:
+    """The running node's inputs as its graph has them, links unread; its schema must ask for the hidden dynprompt.
 
     None where a list may come through a link: ComfyUI runs a node for each entry, but a part for all of them each time.
     """
     prompt, context = node.hidden.dynprompt, get_executing_context()
     if prompt is None or context is None:
         return None
-    inputs = prompt.get_node(context.node_id)["inputs"]
-    return None if _from_a_list(prompt, inputs) else {name: inputs[name] for name in names}
+    inputs: dict[str, Any] = prompt.get_node(context.node_id)["inputs"]
+    return None if _from_a_list(prompt, inputs) else inputs
 
 
 def _from_a_list(prompt: Any, inputs: dict[str, Any]) -> bool:

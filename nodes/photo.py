@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from .parts import PARTS, links_of
+from .parts import PARTS, inputs_of
 from .wires import NullEmbeddings, guidance, schema
 
 
@@ -64,12 +64,12 @@ class EditPhoto(io.ComfyNode):
         photo = {"source_text": source_text, "size": size}
         wanted = {"edit_text": edit_text, "strength": strength, "blend_words": blend_words, "cfg": cfg,
                   "keep_pixels": keep_pixels}  # fmt: skip
-        links = links_of(cls, "model", "clip", "vae", "image")
-        if links is None:
+        inputs = inputs_of(cls)
+        if inputs is None:
             given = {"model": model, "clip": clip, "vae": vae, "image": image, **photo}
             inversion, latent = InvertPhoto.execute(**given, steps=steps).args
             return EditInverted.execute(**given, **wanted, inversion=inversion, latent=latent)
-        graph = GraphBuilder()
+        graph, links = GraphBuilder(), {name: inputs[name] for name in ("model", "clip", "vae", "image")}
         inverted = graph.node("NullInvPartInvertPhoto", **links, **photo, steps=steps)
         edited = graph.node(
             "NullInvPartEditInverted", **links, **photo, **wanted, inversion=inverted.out(0), latent=inverted.out(1)
