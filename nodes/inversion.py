@@ -30,7 +30,8 @@ class DDIMInvert(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL, with any LoRAs that the edit shall "
                                "use."),
-                io.Conditioning.Input("source", tooltip="What the photo shows, from CLIP Text Encode."),
+                io.Conditioning.Input("source", tooltip="What the photo shows, from CLIP Text Encode (P2P Edit's would "
+                                      "invert again for every edit text)."),
                 io.Latent.Input("latent", tooltip="The photo, from VAE Encode."),
                 io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more exactly."),
                 io.Combo.Input("scheduler", options=SCHEDULERS, default="ddim_uniform", tooltip="Noise levels."),

@@ -220,6 +220,24 @@ def test_a_noise_mask_limits_the_edit(comfy):
     assert moved[:, :8].any() and not moved[:, 8:].any()
 
 
+def test_noise_carries_no_mask(comfy):
+    """Guards `noise` of a LATENT with a noise mask: a sampler would put the noise back wherever the mask is not, so the
+    mask stays with the trajectory, and the whole photo comes back."""
+    chain = Chain(**QUICK, optimize=False)
+    g = chain.graph
+    solid, half = (g.add("SolidMask", value=v, width=w, height=128) for v, w in ((0.0, 128), (1.0, 64)))
+    left = g.add("MaskComposite", destination=solid(), source=half(), x=0, y=0, operation="add")
+    g[chain.invert()[0]]["inputs"]["latent"] = g.add("SetLatentNoiseMask", samples=chain.latent(), mask=left())()
+    masked = g.add("SetLatentNoiseMask", samples=chain.invert(0), mask=left())
+    for name, noise in (("bare", chain.invert(0)), ("masked", masked())):
+        sampled = chain.ksampler(chain.load(), 1.0, noise)
+        g.add("SaveLatent", samples=sampled(), filename_prefix=f"noise-{name}")
+    g.add("SaveLatent", samples=chain.latent(), filename_prefix="noise-photo")
+    comfy.run(g)
+    right = {name: latent(comfy, f"noise-{name}")[..., 8:] for name in ("bare", "masked", "photo")}
+    assert relative(right["bare"], right["photo"]) < 0.5 < 1 < relative(right["masked"], right["photo"])
+
+
 def test_a_preset_is_its_constants(comfy):
     """Guards presets: paper gives what its values give as custom, no two others the same; fast and direct read the
     photo's branch from the trajectory."""
@@ -501,9 +519,15 @@ def other_model(chain, plan, sampler):
     chain.graph[sampler()[0]]["inputs"]["model"] = louder()
 
 
+def other_layer(chain, plan, sampler):
+    fewer = chain.graph.add("CLIPSetLastLayer", clip=chain.load(1), stop_at_clip_layer=-2)
+    chain.graph[plan()[0]]["inputs"]["clip"] = fewer()
+
+
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
+        (other_layer, "encoded in another way than for the inversion"),
         (change(lambda c, p, s: p, blend_words="zebra"), 'NullInvP2PEdit: blend word "zebra" is in neither prompt'),
         (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: blend-exclude word "zebra"'),
         (in_edit_photo(blend_words="zebra"), 'NullInvEditPhoto: blend word "zebra" is in neither prompt'),
