@@ -23,11 +23,11 @@ class P2PEdit(io.ComfyNode):
             "the photo's attention (Prompt-to-Prompt).",
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP that encoded the source text."),
-                io.String.Input("source_text", multiline=True, dynamic_prompts=True, tooltip="What the photo shows: the "
-                                "same text that CLIP Text Encode got."),
-                io.String.Input("edit_text", multiline=True, dynamic_prompts=True, tooltip="What it shall show instead. "
-                                "Several lines are several edits. (word:2.0) strengthens a word, (word:0.5) weakens it; the "
-                                "same weight in both texts changes nothing."),
+                io.String.Input("source_text", multiline=True, dynamic_prompts=True, tooltip="What the photo shows: "
+                                "the same text that CLIP Text Encode got."),
+                io.String.Input("edit_text", multiline=True, dynamic_prompts=True, tooltip="What it shall show "
+                                "instead. Several lines are several edits. (word:2.0) strengthens a word, (word:0.5) "
+                                "weakens it; the same weight in both texts changes nothing."),
                 io.Combo.Input("mode", options=["auto", "replace", "refine"], default="auto", tooltip="replace: words "
                                "stand in for words; refine: words are added or removed; auto looks at the texts."),
                 io.Float.Input("cross_replace", default=0.8, min=0.0, max=1.0, step=0.05, tooltip="Share of the steps "
@@ -54,9 +54,9 @@ class P2PEdit(io.ComfyNode):
             ],
             outputs=[
                 Edit.Output(display_name="edit", tooltip="For P2P Edit Sampler."),
-                io.Conditioning.Output(display_name="source", tooltip="The source text, encoded, for P2P Edit Sampler or a "
-                                       "KSampler. To DDIM Invert connect CLIP Text Encode: what comes from here would "
-                                       "invert the photo again for every edit text."),
+                io.Conditioning.Output(display_name="source", tooltip="The source text, encoded, for samplers. To "
+                                       "DDIM Invert connect CLIP Text Encode: what comes from here inverts the photo "
+                                       "again for every edit text."),
                 io.Conditioning.Output(display_name="edited", tooltip="The first edit text, encoded."),
                 io.String.Output(display_name="alignment", tooltip="Which words take their attention from which."),
             ],
@@ -116,7 +116,7 @@ class P2PEditSampler(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="edited", tooltip="One latent per photo and edit."),
-                io.Latent.Output(display_name="source", tooltip="What the source branch reached: the photo."),
+                io.Latent.Output(display_name="reconstruction", tooltip="What the source branch reached: the photo."),
                 io.Mask.Output(display_name="blend_mask", tooltip="Where the edit was let through."),
                 Attention.Output(display_name="attention", tooltip="Where each word looked, for Attention Maps."),
             ],

@@ -43,7 +43,8 @@ class DDIMInvert(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="noise", tooltip="For a KSampler (Advanced) that adds no noise: sampled "
-                                 "at cfg 1 with the same steps, it gives the photo back."),
+                                 "at cfg 1 with the same steps, it gives the photo back. Without the latent's noise "
+                                 "mask, which would leave noise in the photo."),
                 Trajectory.Output(display_name="trajectory", tooltip="Every step from the photo to the noise."),
                 io.Sigmas.Output(display_name="sigmas", tooltip="Its noise levels, for SamplerCustom and "
                                  "SamplerCustomAdvanced."),

@@ -23,7 +23,7 @@ FileName = io.Custom("STRING,COMBO")
 """A text that also names an entry of a list of files."""
 
 FIXED = io.ControlAfterGenerate.fixed if hasattr(io, "ControlAfterGenerate") else True
-"""What is done to a number after a run: nothing, unless the user says so. An older ComfyUI begins with its own choice."""
+"""What is done to a number after a run: nothing, unless the user says so. An older ComfyUI begins as it likes."""
 
 
 def guidance(name: str, tooltip: str, default: float = 7.5) -> io.Float.Input:

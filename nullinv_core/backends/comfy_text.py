@@ -59,9 +59,7 @@ def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> 
     )
 
 
-def read_texts(
-    clip: Any, source: str, edits: str, settings: EditSettings
-) -> tuple[Prompt, list[Prompt], list[Edit]]:
+def read_texts(clip: Any, source: str, edits: str, settings: EditSettings) -> tuple[Prompt, list[Prompt], list[Edit]]:
     """The source text, every line of ``edits``, and the edits over one step; raises as ``plan_request``, before a photo
     is inverted or a text is encoded."""
     check_text(edits)

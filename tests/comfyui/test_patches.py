@@ -1,7 +1,6 @@
 """Nodes of ComfyUI's own that change a MODEL, CLIP or CONDITIONING, in front of ours: all of docs/interplay.md."""
 
 import json
-
 import re
 
 import pytest
