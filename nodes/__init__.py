@@ -7,7 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .edit import P2PEdit, P2PEditSampler
 from .inversion import DDIMInvert, NullTextOptimize
 from .keep import KeepPhoto
-from .photo import EditPhoto
+from .photo import EditInverted, EditPhoto, InvertPhoto
 from .sampling import ApplyNullText, NullTextGuider
 from .show import AttentionMaps
 from .sources import DemoScene, LoadDiffusersModel
@@ -27,6 +27,8 @@ NODES: list[type[io.ComfyNode]] = [
     LoadDiffusersModel,
     DemoScene,
     EditPhoto,
+    InvertPhoto,
+    EditInverted,
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .wires import Attention, Edit, NullEmbeddings, Trajectory, guidance, schema
+from .wires import FIXED, Attention, Edit, NullEmbeddings, Trajectory, guidance, schema
 
 
 class P2PEdit(io.ComfyNode):
@@ -23,11 +23,11 @@ class P2PEdit(io.ComfyNode):
             "the photo's attention (Prompt-to-Prompt).",
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP that encoded the source text."),
-                io.String.Input("source_text", multiline=True, tooltip="What the photo shows: the same text that CLIP "
-                                "Text Encode got."),
-                io.String.Input("edit_text", multiline=True, tooltip="What it shall show instead. Several lines are "
-                                "several edits. (word:2.0) strengthens a word, (word:0.5) weakens it; the "
-                                "same weight in both texts changes nothing."),
+                io.String.Input("source_text", multiline=True, dynamic_prompts=True, tooltip="What the photo shows: "
+                                "the same text that CLIP Text Encode got."),
+                io.String.Input("edit_text", multiline=True, dynamic_prompts=True, tooltip="What it shall show "
+                                "instead. Several lines are several edits. (word:2.0) strengthens a word, (word:0.5) "
+                                "weakens it; the same weight in both texts changes nothing."),
                 io.Combo.Input("mode", options=["auto", "replace", "refine"], default="auto", tooltip="replace: words "
                                "stand in for words; refine: words are added or removed; auto looks at the texts."),
                 io.Float.Input("cross_replace", default=0.8, min=0.0, max=1.0, step=0.05, tooltip="Share of the steps "
@@ -46,15 +46,17 @@ class P2PEdit(io.ComfyNode):
                                "another place."),
                 io.String.Input("steady_words", default="", optional=True, tooltip="The regions of these words get no "
                                 "fresh noise; separated by commas."),
-                io.Int.Input("variant", default=0, min=0, max=2**31 - 1, optional=True, tooltip="Which fresh noise: "
-                             "another number, another answer."),
+                io.Int.Input("variant", default=0, min=0, max=2**31 - 1, optional=True, control_after_generate=FIXED,
+                             tooltip="Which fresh noise: another number, another answer."),
                 io.Float.Input("focus_from", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, tooltip="Share "
                                "of the steps after which a word that replaces another draws its own outline, where "
                                "the other word was. 1: never; 0.5 for a new shape."),
             ],
             outputs=[
                 Edit.Output(display_name="edit", tooltip="For P2P Edit Sampler."),
-                io.Conditioning.Output(display_name="source", tooltip="The source text, encoded."),
+                io.Conditioning.Output(display_name="source", tooltip="The source text, encoded, for samplers. To "
+                                       "DDIM Invert connect CLIP Text Encode: what comes from here inverts the photo "
+                                       "again for every edit text."),
                 io.Conditioning.Output(display_name="edited", tooltip="The first edit text, encoded."),
                 io.String.Output(display_name="alignment", tooltip="Which words take their attention from which."),
             ],
@@ -114,7 +116,7 @@ class P2PEditSampler(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="edited", tooltip="One latent per photo and edit."),
-                io.Latent.Output(display_name="source", tooltip="What the source branch reached: the photo."),
+                io.Latent.Output(display_name="reconstruction", tooltip="What the source branch reached: the photo."),
                 io.Mask.Output(display_name="blend_mask", tooltip="Where the edit was let through."),
                 Attention.Output(display_name="attention", tooltip="Where each word looked, for Attention Maps."),
             ],

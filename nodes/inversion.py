@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io
+from comfy_execution.graph_utils import GraphBuilder
 
+from .parts import inputs_of
 from .wires import NullEmbeddings, Trajectory, guidance, schema
 
 CHOICES = ["fast", "paper", "negative-prompt", "direct"]
@@ -28,7 +30,8 @@ class DDIMInvert(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL, with any LoRAs that the edit shall "
                                "use."),
-                io.Conditioning.Input("source", tooltip="What the photo shows, from CLIP Text Encode."),
+                io.Conditioning.Input("source", tooltip="What the photo shows, from CLIP Text Encode (P2P Edit's would "
+                                      "invert again for every edit text)."),
                 io.Latent.Input("latent", tooltip="The photo, from VAE Encode."),
                 io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more exactly."),
                 io.Combo.Input("scheduler", options=SCHEDULERS, default="ddim_uniform", tooltip="Noise levels."),
@@ -40,7 +43,8 @@ class DDIMInvert(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="noise", tooltip="For a KSampler (Advanced) that adds no noise: sampled "
-                                 "at cfg 1 with the same steps, it gives the photo back."),
+                                 "at cfg 1 with the same steps, it gives the photo back. Without the latent's noise "
+                                 "mask, which would leave noise in the photo."),
                 Trajectory.Output(display_name="trajectory", tooltip="Every step from the photo to the noise."),
                 io.Sigmas.Output(display_name="sigmas", tooltip="Its noise levels, for SamplerCustom and "
                                  "SamplerCustomAdvanced."),
@@ -58,6 +62,18 @@ class DDIMInvert(io.ComfyNode):
         schedule = schedule_of_node(model, scheduler, steps) if sigmas is None else schedule_of_sigmas(model, sigmas)
         inversion, noise = invert_latent(model, source, latent, schedule, method)
         return io.NodeOutput(noise, inversion, sigmas_of_schedule(schedule))
+
+
+def ignored_of(preset: str) -> dict[str, Any]:
+    """Inputs of Null-Text Optimize that a preset does not use, each with the value that stands for all: the node that
+    has those is asked for the result, and ComfyUI's cache knows it."""
+    from ..nullinv_core import PRESETS, NullTextSettings
+
+    if preset == CUSTOM:
+        return {}
+    paper = NullTextSettings()
+    unused = {name: getattr(paper, name) for name in ("inner_steps", "learning_rate", "early_stop")}
+    return unused if PRESETS[preset].optimization else {**unused, "optimize_pooled": False}
 
 
 class NullTextOptimize(io.ComfyNode):
@@ -94,6 +110,8 @@ class NullTextOptimize(io.ComfyNode):
                 io.Boolean.Input("optimize_pooled", default=False, optional=True, tooltip="SDXL: optimize the pooled "
                                  "vector of the empty text too."),
             ],
+            hidden=[io.Hidden.dynprompt],
+            enable_expand=True,
             outputs=[
                 NullEmbeddings.Output(display_name="null_embeddings", tooltip="One embedding per step."),
                 io.Latent.Output(display_name="reconstruction", tooltip="What guided sampling now gives: the photo."),
@@ -114,6 +132,15 @@ class NullTextOptimize(io.ComfyNode):
         from ..nullinv_core.figures import loss_plot
         from ..nullinv_core.images import from_pil
 
+        ignored = ignored_of(preset)
+        given = {"inner_steps": inner_steps, "learning_rate": learning_rate, "early_stop": early_stop,
+                 "optimize_pooled": optimize_pooled}  # fmt: skip
+        inputs = inputs_of(cls) if any(given[name] != value for name, value in ignored.items()) else None
+        if inputs is not None:
+            same = {name: ignored.get(name, value) for name, value in inputs.items()}
+            graph = GraphBuilder()
+            node = graph.node("NullInvOptimize", **same)
+            return io.NodeOutput(*(node.out(slot) for slot in range(3)), expand=graph.finalize())
         own = Recipe("ddim", NullTextSettings(cfg, inner_steps, learning_rate, early_stop), pinned=False)
         recipe = own if preset == CUSTOM else PRESETS[preset]
         inversion, reconstruction = optimize(model, source, negative, trajectory, recipe, cfg, optimize_pooled)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io
+from comfy_execution.graph_utils import GraphBuilder
 
-from .wires import guidance, schema
+from .parts import PARTS, inputs_of
+from .wires import NullEmbeddings, guidance, schema
 
 
 class EditPhoto(io.ComfyNode):
@@ -19,16 +21,16 @@ class EditPhoto(io.ComfyNode):
             ["edit image", "null text inversion", "prompt to prompt", "change photo"],
             node_id="NullInvEditPhoto",
             display_name="Edit Photo (Null-Text)",
-            description="Edits a photo by its text in one node: invert and edit. With the single nodes a second "
-            "edit of the same photo is much faster.",
+            description="Edits a photo by its text in one node: invert and edit. A second edit of the same photo does "
+            "not invert it again.",
             inputs=[
                 io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL."),
                 io.Clip.Input("clip", tooltip="Its CLIP."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
                 io.Image.Input("image", tooltip="The photo; transparent parts count as white."),
-                io.String.Input("source_text", multiline=True, tooltip="What the photo shows."),
-                io.String.Input("edit_text", multiline=True, tooltip="What it shall show instead: change as few words "
-                                "as you can. Several lines are several edits."),
+                io.String.Input("source_text", multiline=True, dynamic_prompts=True, tooltip="What the photo shows."),
+                io.String.Input("edit_text", multiline=True, dynamic_prompts=True, tooltip="What it shall show "
+                                "instead: change as few words as you can. Several lines are several edits."),
                 io.Float.Input("strength", default=0.35, min=0.0, max=1.0, step=0.05,
                                tooltip="How freely the edit may change the photo's layout and shapes."),
                 io.String.Input("blend_words", default="", tooltip="Only the region of these words may change; "
@@ -41,6 +43,8 @@ class EditPhoto(io.ComfyNode):
                 io.Boolean.Input("keep_pixels", default=True, tooltip="Keep the photo's own pixels wherever the edit "
                                  "hardly differs from it."),
             ],
+            hidden=[io.Hidden.dynprompt],
+            enable_expand=True,
             outputs=[
                 io.Image.Output(display_name="edited", tooltip="The edited photo."),
                 io.Image.Output(display_name="before_after", tooltip="Photo and edit side by side."),
@@ -53,10 +57,100 @@ class EditPhoto(io.ComfyNode):
         blend_words: str, size: int, steps: int, cfg: float, keep_pixels: bool,
     ) -> Any:  # fmt: skip
         """See the schema."""
+        from ..nullinv_core.backends.comfy_photo import check_texts
+        from ..nullinv_core.prompt_to_prompt.lists import word_list
+
+        check_texts(model, clip, source_text, edit_text, strength, word_list(blend_words))
+        photo = {"source_text": source_text, "size": size}
+        wanted = {"edit_text": edit_text, "strength": strength, "blend_words": blend_words, "cfg": cfg,
+                  "keep_pixels": keep_pixels}  # fmt: skip
+        inputs = inputs_of(cls)
+        if inputs is None:
+            given = {"model": model, "clip": clip, "vae": vae, "image": image, **photo}
+            inversion, latent = InvertPhoto.execute(**given, steps=steps).args
+            return EditInverted.execute(**given, **wanted, inversion=inversion, latent=latent)
+        graph, links = GraphBuilder(), {name: inputs[name] for name in ("model", "clip", "vae", "image")}
+        inverted = graph.node("NullInvPartInvertPhoto", **links, **photo, steps=steps)
+        edited = graph.node(
+            "NullInvPartEditInverted", **links, **photo, **wanted, inversion=inverted.out(0), latent=inverted.out(1)
+        )
+        return io.NodeOutput(edited.out(0), edited.out(1), expand=graph.finalize())
+
+
+class InvertPhoto(io.ComfyNode):
+    """The part of Edit Photo that every edit of a photo shares."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the base class."""
+        return schema(
+            [],
+            category=PARTS,
+            is_dev_only=True,
+            node_id="NullInvPartInvertPhoto",
+            display_name="Edit Photo: its inversion",
+            description="A part of Edit Photo, which ComfyUI keeps for the next edit of the same photo.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                io.Image.Input("image"),
+                io.String.Input("source_text", multiline=True),
+                io.Int.Input("size", default=512, min=64, max=2048, step=8),
+                io.Int.Input("steps", default=50, min=1, max=999),
+            ],
+            outputs=[NullEmbeddings.Output(display_name="inversion"), io.Latent.Output(display_name="latent")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, clip: Any, vae: Any, image: Any, source_text: str, size: int, steps: int) -> Any:
+        """See the schema."""
+        from ..nullinv_core.backends.comfy_photo import invert_photo
+
+        return io.NodeOutput(*invert_photo(model, clip, vae, image, source_text, size, steps))
+
+
+class EditInverted(io.ComfyNode):
+    """The part of Edit Photo that is the edit."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the base class."""
+        return schema(
+            [],
+            category=PARTS,
+            is_dev_only=True,
+            node_id="NullInvPartEditInverted",
+            display_name="Edit Photo: its edit",
+            description="A part of Edit Photo: the edit of a photo that is inverted.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                io.Image.Input("image"),
+                NullEmbeddings.Input("inversion"),
+                io.Latent.Input("latent"),
+                io.String.Input("source_text", multiline=True),
+                io.String.Input("edit_text", multiline=True),
+                io.Float.Input("strength", default=0.35, min=0.0, max=1.0, step=0.05),
+                io.String.Input("blend_words", default=""),
+                io.Int.Input("size", default=512, min=64, max=2048, step=8),
+                guidance("cfg", tooltip="Guidance."),
+                io.Boolean.Input("keep_pixels", default=True),
+            ],
+            outputs=[io.Image.Output(display_name="edited"), io.Image.Output(display_name="before_after")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, vae: Any, image: Any, inversion: Any, latent: Any, source_text: str, edit_text: str,
+        strength: float, blend_words: str, size: int, cfg: float, keep_pixels: bool,
+    ) -> Any:  # fmt: skip
+        """See the schema."""
         from ..nullinv_core.backends.comfy_photo import edit_photo
         from ..nullinv_core.prompt_to_prompt.lists import word_list
 
         return io.NodeOutput(*edit_photo(
-            model, clip, vae, image, source_text, edit_text, strength, word_list(blend_words), size, steps, cfg,
-            keep_pixels,
+            model, clip, vae, image, inversion, latent, source_text, edit_text, strength, word_list(blend_words), size,
+            cfg, keep_pixels,
         ))  # fmt: skip

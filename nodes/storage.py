@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .wires import NullEmbeddings, Trajectory, schema
+from .wires import FileName, NullEmbeddings, Trajectory, schema
 
 
 class SaveInversion(io.ComfyNode):
@@ -30,7 +30,7 @@ class SaveInversion(io.ComfyNode):
                                 "are filled in, as in Save Image."),
                 NullEmbeddings.Input("null_embeddings", optional=True, tooltip="From Null-Text Optimize."),
             ],
-            outputs=[io.String.Output(display_name="file", tooltip="Name of the file, inside the output folder.")],
+            outputs=[FileName.Output(display_name="file", tooltip="Name of the file, for Load Inversion.")],
         )  # fmt: skip
 
     @classmethod
@@ -55,21 +55,23 @@ class LoadInversion(io.ComfyNode):
             display_name="Load Inversion",
             description="Reads what Save Inversion wrote, from ComfyUI's output or input folder.",
             inputs=[
-                io.Combo.Input("file", options=saved_files(), tooltip="A file of the output or input folder."),
+                io.Combo.Input("file", options=saved_files(), tooltip="A file of the output or input folder, or the "
+                               "one that Save Inversion writes."),
             ],
             outputs=[
                 Trajectory.Output(display_name="trajectory", tooltip="For P2P Edit Sampler."),
                 NullEmbeddings.Output(display_name="null_embeddings", tooltip="Empty where none were saved."),
                 io.String.Output(display_name="prompt", tooltip="The source text that was saved with it."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> Any:
-        """The file's age, so that a new one under the same name is read again."""
+    def fingerprint_inputs(cls, file: str | None) -> Any:
+        """The file's age, so that a new one under the same name is read again; None where the name comes by a link, of
+        Save Inversion: it never writes to one name twice."""
         from ..nullinv_core.backends.comfy_files import age
 
-        return age(file)
+        return None if file is None else age(file)
 
     @classmethod
     def execute(cls, file: str) -> Any:

@@ -19,6 +19,11 @@ Edit = io.Custom("NULLINV_EDIT")
 """An ``EditRequest``."""
 Attention = io.Custom("NULLINV_ATTENTION")
 """A ``WordMaps``."""
+FileName = io.Custom("STRING,COMBO")
+"""A text that also names an entry of a list of files."""
+
+FIXED = io.ControlAfterGenerate.fixed if hasattr(io, "ControlAfterGenerate") else True
+"""What is done to a number after a run: nothing, unless the user says so. An older ComfyUI begins as it likes."""
 
 
 def guidance(name: str, tooltip: str, default: float = 7.5) -> io.Float.Input:
@@ -27,8 +32,7 @@ def guidance(name: str, tooltip: str, default: float = 7.5) -> io.Float.Input:
 
 
 def schema(search: list[str], **fields: Any) -> io.Schema:
-    """A schema in our category, with search words where this ComfyUI has them."""
+    """A schema in our category; what this ComfyUI does not know yet, as search words, is left out."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
-    if "search_aliases" in known:
-        fields["search_aliases"] = search
-    return io.Schema(category=CATEGORY, **fields)
+    wanted = {"category": CATEGORY, "search_aliases": search, **fields}
+    return io.Schema(**{name: value for name, value in wanted.items() if name in known})

@@ -111,11 +111,15 @@ def _cross_attention(
     rows = _rows(extra, len(query))
     if rows is None or not control.wants_cross(query.shape[1]):
         return (other or _host_attention)(query, key, value, extra)
-    if _count(rows) != _count(control.rows) or key.shape[1] != tokens or len(key) != len(query):
+    counts = {
+        "tokens of the text": (key.shape[1], tokens),
+        "pictures": (_count(rows), _count(control.rows)),
+        "texts": (len(key), len(query)),
+    }
+    if differ := [f"{found} {what} in place of {own}" for what, (found, own) in counts.items() if found != own]:
         raise InputError(
-            f"another node{others} adds tokens to the text in this MODEL's attention, or rows ({key.shape[1]} tokens, "
-            f"{tokens} of them of the text; {_count(rows)} rows for {_count(control.rows)} pictures), and words could "
-            f"not be told apart; {EVERYWHERE}"
+            f"another node{others} adds tokens to the text in this MODEL's attention, or rows ({', '.join(differ)}), "
+            f"and words could not be told apart; {EVERYWHERE}"
         )
     q, k, v = (_split(part[rows], extra["n_heads"]) for part in (query, key, value))
     wanted = attend(q, k, v, extra["dim_head"] ** -0.5, control).transpose(1, 2).flatten(2)

@@ -74,7 +74,7 @@ def age(name: str) -> float:
 
 
 def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str) -> str:
-    """Write an inversion to a new numbered file of the output folder; return its name inside of it.
+    """Write an inversion to a new numbered file of the output folder; return its name as ``saved_files`` has it.
 
     ``prefix`` may hold the placeholders of ComfyUI's own save nodes (see ``_filled``).
     """
@@ -92,7 +92,8 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
         stem.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f'the folder "{short(str(stem.parent))}" cannot be made ({error.strerror})') from error
-    return numbered_file(stem, SUFFIX, lambda place: write_inversion(place, whole)).relative_to(root).as_posix()
+    written = numbered_file(stem, SUFFIX, lambda place: write_inversion(place, whole))
+    return f"output/{written.relative_to(root).as_posix()}"
 
 
 def _filled(root: Path, prefix: str, width: int, height: int) -> str:

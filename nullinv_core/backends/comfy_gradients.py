@@ -24,7 +24,8 @@ def streams_weights(model: Any) -> bool:
 def resident(model: Any) -> Any:
     """A clone of the MODEL whose weights can be differentiated through once they are loaded as a whole.
 
-    Dynamic offloading streams weights into buffers that autograd must not keep, so it is left for a plain clone.
+    Dynamic offloading streams weights into buffers that autograd must not keep, so it is left for a plain clone. Where
+    this ComfyUI can, the MODEL keeps that clone's weights, and the checkpoint is read once more and no oftener.
     """
     if not streams_weights(model):
         return model.clone()
@@ -32,6 +33,8 @@ def resident(model: Any) -> Any:
         raise InputError(
             "this MODEL cannot be loaded as a whole, which optimizing needs; start ComfyUI with --disable-dynamic-vram"
         )
+    if hasattr(model, "get_non_dynamic_delegate"):
+        return model.get_non_dynamic_delegate()
     return model.clone(disable_dynamic=True)
 
 

@@ -295,13 +295,25 @@ def null_of(null: Inversion, inversion: Inversion) -> NullEmbeddings:
 
 
 def check_same_text(context: Tensor, other: Tensor) -> None:
-    """Raise InputError where a source conditioning is not the one that the trajectory was made with."""
-    # an encoder in half precision gives the same text within a few thousandths, a changed word far more
-    if context.shape != other.shape or (context - other).norm() > SAME_TEXT * other.norm():
+    """Raise InputError where a source conditioning is not the one that the trajectory was made with, or another encoder
+    made it."""
+    if _near(context, other):
+        return
+    # what the token that begins a text comes to is the encoder's alone: it looks at no other
+    if not _near(context[:, :1], other[:, :1]):
         raise InputError(
-            "the source text is not the one that the picture was inverted with; feed one text to CLIP Text Encode and "
-            "to P2P Edit"
+            "the source text was encoded in another way than for the inversion: by another CLIP, with a LoRA on it, "
+            "CLIP Set Last Layer or another node's encoder; connect one CLIP to CLIP Text Encode and to P2P Edit"
         )
+    raise InputError(
+        "the source text is not the one that the picture was inverted with; feed one text to CLIP Text Encode and "
+        "to P2P Edit"
+    )
+
+
+def _near(context: Tensor, other: Tensor) -> bool:
+    # an encoder in half precision gives the same text within a few thousandths, a changed word far more
+    return context.shape == other.shape and bool((context - other).norm() <= SAME_TEXT * other.norm())
 
 
 def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:

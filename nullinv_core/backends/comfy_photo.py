@@ -1,8 +1,9 @@
-"""The whole chain in one call, for people who want one node."""
+"""The whole chain in two calls, for people who want one node."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import comfy.utils
@@ -12,11 +13,14 @@ from torch import Tensor
 from ..errors import InputError
 from ..images import GRID, autoencoder_warning, fitted_size, opaque, psnr
 from ..keeping import keep_photo
+from ..null_text import PAPER
 from ..presets import Recipe
 from ..prompt_to_prompt.edit import EditSettings
+from ..store import Inversion
 from .comfy import check_model
-from .comfy_jobs import invert_latent, optimize, sample_edit, schedule_of
-from .comfy_text import plan_request
+from .comfy_jobs import Latent, invert_latent, optimize, sample_edit, schedule_of
+from .comfy_sampling import embeddings_of
+from .comfy_text import encode, plan_request, prompt_of, read_texts
 
 GAP = 8
 """Pixels between the pictures of a before-and-after strip."""
@@ -40,22 +44,37 @@ def fit(image: Tensor, size: int, grid: int) -> Tensor:
     return result
 
 
+def check_texts(model: Any, clip: Any, source: str, edits: str, strength: float, blend: list[str]) -> None:
+    """Raise InputError for all that is known to be wrong before a photo is inverted."""
+    check_model(model)
+    read_texts(clip, source, edits, settings_of(strength, blend))
+
+
+def invert_photo(
+    model: Any, clip: Any, vae: Any, image: Tensor, source: str, size: int, steps: int
+) -> tuple[Inversion, Latent]:
+    """What every edit of a photo can start from, and the photo's LATENT."""
+    check_model(model)
+    text, empty = (encode(clip, prompt_of(clip, each)) for each in (source, ""))
+    schedule = schedule_of(model, "ddim_uniform", steps)
+    latent = {"samples": vae.encode(fit(opaque(image), size, GRID))}
+    inversion, _ = invert_latent(model, text, latent, schedule, PINNED.inversion)
+    # of a pinned source no embedding depends on the guidance
+    return optimize(model, text, empty, inversion, PINNED, PAPER.guidance)[0], latent
+
+
 def edit_photo(
-    model: Any, clip: Any, vae: Any, image: Tensor, source: str, edits: str, strength: float, blend: list[str],
-    size: int, steps: int, guidance: float, keep_pixels: bool,
+    model: Any, clip: Any, vae: Any, image: Tensor, inversion: Inversion, latent: Latent, source: str, edits: str,
+    strength: float, blend: list[str], size: int, guidance: float, keep_pixels: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Edited pictures (B·E, H, W, 3), and each beside its photo.
 
-    ``keep_pixels``: see ``keep_photo``.
+    ``inversion`` and ``latent``: of ``invert_photo``. ``keep_pixels``: see ``keep_photo``.
     """
-    check_model(model)
     request = plan_request(clip, source, edits, settings_of(strength, blend))
     photo = fit(opaque(image), size, GRID)
-    schedule = schedule_of(model, "ddim_uniform", steps)
-    latent = {"samples": vae.encode(photo)}
-    inversion, _ = invert_latent(model, request.source_conditioning, latent, schedule, PINNED.inversion)
-    inversion, _ = optimize(model, request.source_conditioning, request.empty, inversion, PINNED, guidance)
-    edited_latent, _, _, _ = sample_edit(model, inversion, inversion, request, guidance)
+    ours = replace(inversion, null=replace(embeddings_of(inversion), guidance=guidance))
+    edited_latent, _, _, _ = sample_edit(model, ours, ours, request, guidance)
     edited = vae.decode(edited_latent["samples"]).to(photo)
     if keep_pixels:
         decoded = vae.decode(latent["samples"])

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..context import unpack
 from ..editing import other_guidance
 from ..errors import InputError
+from ..images import GRID
 from ..store import Inversion
 from ..truth import CLOSE, from_prediction
 from ..types import NullEmbeddings
@@ -99,6 +100,13 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         own = patched.model.process_latent_out(_noisiest(inversion))
         if not bool(noise.any()) and latent.shape == own.shape and _same(latent, own):
             check_levels(inversion, sigmas)
+        elif latent.shape[-2:] != own.shape[-2:]:
+            size, photo = (_pixels(each) for each in (latent, own))
+            tell(
+                f"a picture of {size} is sampled with null text that was optimized for a whole photo of {photo}: it "
+                "does not suit a part of the photo or another size; give detailers and upscalers the MODEL from before "
+                "Apply Null-Text"
+            )
         # other packs' guiders may have several, or none
         guidance = guider.cfg if isinstance(guider.cfg, int | float) else 1.0
         if text := other_guidance(embeddings_of(inversion), inversion.trajectory, guidance):
@@ -201,6 +209,11 @@ def _levels(inversion: Inversion) -> list[float]:
 def _noisiest(inversion: Inversion) -> Tensor:
     """z*_T in ComfyUI's sampler space."""
     return inversion.trajectory.noisiest * (1 + _levels(inversion)[-1] ** 2) ** 0.5
+
+
+def _pixels(latent: Tensor) -> str:
+    """Size of a latent's picture, for people."""
+    return f"{GRID * latent.shape[-1]}×{GRID * latent.shape[-2]} pixels"
 
 
 def _same(latent: Tensor, other: Tensor) -> bool:

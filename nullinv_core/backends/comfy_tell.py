@@ -14,4 +14,5 @@ def tell(text: str) -> None:
     if node is not None:
         from server import PromptServer
 
-        PromptServer.instance.send_progress_text(text, node.node_id)
+        # a part of a node has that node's id, a dot and more
+        PromptServer.instance.send_progress_text(text, node.node_id.partition(".")[0])

@@ -47,15 +47,7 @@ def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> 
     Raises InputError for an empty text, what ``marks.parse`` refuses, more than ``MOST_EDITS`` lines, and words of the
     settings that no text has.
     """
-    check_text(edits)
-    lines = [line.strip() for line in edits.splitlines() if line.strip()]
-    if not source.strip() or not lines:
-        raise InputError(f"the {'edit' if source.strip() else 'source'} text is empty; say what the picture shows")
-    if len(lines) > MOST_EDITS:
-        raise InputError(f"the edit text has {len(lines)} lines, each an edit; {MOST_EDITS} at most")
-    photo, *prompts = (prompt_of(clip, text) for text in [source, *lines])
-    # whatever is wrong with the words is said here, before a photo is inverted
-    plans = plan_edits(photo, prompts, 1, settings)
+    photo, prompts, plans = read_texts(clip, source, edits, settings)
     strong = [replace(p, weights=plan.prompt.weights) for p, plan in zip(prompts, plans, strict=True)]
     return EditRequest(
         source=photo,
@@ -65,6 +57,19 @@ def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> 
         empty=encode(clip, prompt_of(clip, "")),
         settings=settings,
     )
+
+
+def read_texts(clip: Any, source: str, edits: str, settings: EditSettings) -> tuple[Prompt, list[Prompt], list[Edit]]:
+    """The source text, every line of ``edits``, and the edits over one step; raises as ``plan_request``, before a photo
+    is inverted or a text is encoded."""
+    check_text(edits)
+    lines = [line.strip() for line in edits.splitlines() if line.strip()]
+    if not source.strip() or not lines:
+        raise InputError(f"the {'edit' if source.strip() else 'source'} text is empty; say what the picture shows")
+    if len(lines) > MOST_EDITS:
+        raise InputError(f"the edit text has {len(lines)} lines, each an edit; {MOST_EDITS} at most")
+    photo, *prompts = (prompt_of(clip, text) for text in [source, *lines])
+    return photo, prompts, plan_edits(photo, prompts, 1, settings)
 
 
 def explain_edits(request: EditRequest) -> str:

@@ -220,6 +220,24 @@ def test_a_noise_mask_limits_the_edit(comfy):
     assert moved[:, :8].any() and not moved[:, 8:].any()
 
 
+def test_noise_carries_no_mask(comfy):
+    """Guards `noise` of a LATENT with a noise mask: a sampler would put the noise back wherever the mask is not, so the
+    mask stays with the trajectory, and the whole photo comes back."""
+    chain = Chain(**QUICK, optimize=False)
+    g = chain.graph
+    solid, half = (g.add("SolidMask", value=v, width=w, height=128) for v, w in ((0.0, 128), (1.0, 64)))
+    left = g.add("MaskComposite", destination=solid(), source=half(), x=0, y=0, operation="add")
+    g[chain.invert()[0]]["inputs"]["latent"] = g.add("SetLatentNoiseMask", samples=chain.latent(), mask=left())()
+    masked = g.add("SetLatentNoiseMask", samples=chain.invert(0), mask=left())
+    for name, noise in (("bare", chain.invert(0)), ("masked", masked())):
+        sampled = chain.ksampler(chain.load(), 1.0, noise)
+        g.add("SaveLatent", samples=sampled(), filename_prefix=f"noise-{name}")
+    g.add("SaveLatent", samples=chain.latent(), filename_prefix="noise-photo")
+    comfy.run(g)
+    right = {name: latent(comfy, f"noise-{name}")[..., 8:] for name in ("bare", "masked", "photo")}
+    assert relative(right["bare"], right["photo"]) < 0.5 < 1 < relative(right["masked"], right["photo"])
+
+
 def test_a_preset_is_its_constants(comfy):
     """Guards presets: paper gives what its values give as custom, no two others the same; fast and direct read the
     photo's branch from the trajectory."""
@@ -287,6 +305,64 @@ def test_one_node_edits_a_photo(comfy, picture):
     before = {keep: picture(f"before-after-{keep}")[:, :168] for keep in (True, False)}
     same = {keep: (before[keep] == picture(f"photo-{keep}")).all(-1).mean() for keep in (True, False)}
     assert same[True] > same[False] + 0.1
+
+
+def parts_that_ran(comfy, graph):
+    """Kinds of the parts of a node that a run of a graph did not take from ComfyUI's cache, by their numbers."""
+    states = [data["nodes"] for kind, data in comfy.watch(graph) if kind == "progress_state"]
+    running = {key for nodes in states for key, node in nodes.items() if node["state"] == "running"}
+    return {key.rsplit(".", 1)[1] for key in running if "." in key}
+
+
+def test_another_strength_does_not_invert_the_photo_again(comfy):
+    """Guards Edit Photo's parts: what the edit alone changes runs the edit alone, with the same result; and lists of
+    photos, which no parts can serve, give what each photo alone gives."""
+    g = Graph()
+    load = g.add("NullInvLoadDiffusers", model=DEMO)
+    photos = [g.add("NullInvDemoScene", seed=seed, edit="colour") for seed in (0, 1)]
+    inputs = {
+        "model": load(), "clip": load(1), "vae": load(2), "source_text": "a red mug", "edit_text": "a blue mug",
+        "strength": 0.2, "blend_words": "", "size": 64, "steps": 3, "cfg": 7.5, "keep_pixels": False,
+    }  # fmt: skip
+    alone = g.add("NullInvEditPhoto", image=photos[0](), **inputs)
+    g.add("SaveImage", images=alone(1), filename_prefix="parts-alone")
+    assert parts_that_ran(comfy, g) == {"1", "2"}
+    changed = {"strength": 0.6, "edit_text": "a green mug", "cfg": 3.0}
+    g[alone()[0]]["inputs"].update(changed)
+    assert parts_that_ran(comfy, g) == {"2"}
+    both = g.add("ImageBatch", image1=photos[0](), image2=photos[1]())
+    each = g.add("RebatchImages", images=both(), batch_size=1)
+    listed = g.add("NullInvEditPhoto", image=each(), **inputs | changed)
+    g.add("SaveImage", images=listed(1), filename_prefix="parts-listed")
+    assert parts_that_ran(comfy, g) == set()
+    files = sorted((comfy.base / "output").glob("parts-listed_*"))
+    assert len(files) == 2
+    assert np.array_equal(*(np.asarray(Image.open(file)) for file in (files[0], newest(comfy, "parts-alone"))))
+    g[alone()[0]]["inputs"]["steps"] = 2
+    assert parts_that_ran(comfy, g) == {"1", "2"}
+
+
+def test_constants_that_a_preset_ignores_do_not_optimize_again(comfy):
+    """Guards Null-Text Optimize: a value that the preset does not use changes neither result nor cost; one that it uses
+    does."""
+    chain = Chain(**QUICK)
+    chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix="ignored")
+    inputs = chain.graph[chain.optimize()[0]]["inputs"]
+    inputs.update(preset="fast", inner_steps=10)
+    comfy.run(chain.graph)
+    first = latent(comfy, "ignored")
+    for number, rate in enumerate((0.02, 0.03)):
+        inputs.update(learning_rate=rate, inner_steps=3 + number)
+        parts = parts_that_ran(comfy, chain.graph)
+        # ComfyUI's older cache knows no result of another node, so the first part runs there
+        assert parts <= ({"1"} if number == 0 else set()), parts
+        assert torch.equal(latent(comfy, "ignored"), first)
+    inputs.update(preset="custom")
+    comfy.run(chain.graph)
+    custom = latent(comfy, "ignored")
+    inputs.update(learning_rate=0.1)
+    comfy.run(chain.graph)
+    assert not torch.equal(custom, first) and not torch.equal(latent(comfy, "ignored"), custom)
 
 
 def test_keep_photo_gives_the_photo_back(comfy, picture):
@@ -443,9 +519,15 @@ def other_model(chain, plan, sampler):
     chain.graph[sampler()[0]]["inputs"]["model"] = louder()
 
 
+def other_layer(chain, plan, sampler):
+    fewer = chain.graph.add("CLIPSetLastLayer", clip=chain.load(1), stop_at_clip_layer=-2)
+    chain.graph[plan()[0]]["inputs"]["clip"] = fewer()
+
+
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
+        (other_layer, "encoded in another way than for the inversion"),
         (change(lambda c, p, s: p, blend_words="zebra"), 'NullInvP2PEdit: blend word "zebra" is in neither prompt'),
         (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: blend-exclude word "zebra"'),
         (in_edit_photo(blend_words="zebra"), 'NullInvEditPhoto: blend word "zebra" is in neither prompt'),
@@ -497,9 +579,15 @@ def test_progress_and_preview_reach_the_page(comfy):
     chain.graph.add("SaveLatent", samples=fast(1), filename_prefix="watched-fast")
     chain.graph.add("SaveLatent", samples=chain.edit()[1](), filename_prefix="watched")
     told = list(comfy.watch(chain.graph))
+    # the page shows a part's progress on the node that it is a part of
+    shown_on = {
+        key: part["display_node_id"] for kind, data in told if kind == "progress_state"
+        for key, part in data["nodes"].items()
+    }  # fmt: skip
+    moved = [(shown_on[data["node"]], data) for kind, data in told if kind == "progress"]
     for node, total in ((chain.invert, 5), (chain.optimize, 15), (fast, 10)):
-        seen = [data["value"] for kind, data in told if kind == "progress" and data["node"] == node()[0]]
-        most = {data["max"] for kind, data in told if kind == "progress" and data["node"] == node()[0]}
+        seen = [data["value"] for key, data in moved if key == node()[0]]
+        most = {data["max"] for key, data in moved if key == node()[0]}
         assert most == {total} and seen == sorted(seen) and len(set(seen)) >= total / 3 and seen[-1] > total - 3
     assert sum(kind == "preview" for kind, _ in told) >= 12
 
@@ -549,6 +637,30 @@ def test_an_inversion_is_saved_and_loaded(comfy):
     g[load()[0]]["inputs"]["file"] = next(f for f in files if "saved/bare" in f)
     g[plan()[0]]["inputs"]["source_text"] = later.scene(1)
     assert "holds no null embeddings" in error_of(comfy.finish(comfy.queue(g)))
+
+
+def test_a_saved_file_is_loaded_in_the_same_graph(comfy):
+    """Guards the link from Save to Load Inversion: by type, by name, and it is read anew only where it was."""
+    info = comfy.get("/object_info")
+    assert "COMBO" in info["NullInvSave"]["output"][0].split(",")
+    chain = Chain(**QUICK)
+    g = chain.graph
+    saved = g.add(
+        "NullInvSave", trajectory=chain.invert(1), prompt="x", filename_prefix="saved/linked",
+        null_embeddings=chain.optimize(),
+    )  # fmt: skip
+    load, plan = g.add("NullInvLoad", file=saved()), chain.edit()[0]
+    for name, (trajectory, null) in {"wires": (chain.invert(1), chain.optimize()), "file": (load(0), load(1))}.items():
+        sampler = g.add(
+            "NullInvP2PSampler", model=chain.load(), trajectory=trajectory, edit=plan(), null_embeddings=null
+        )
+        g.add("SaveLatent", samples=sampler(), filename_prefix=f"linked-{name}")
+    comfy.run(g)
+    assert torch.equal(latent(comfy, "linked-file"), latent(comfy, "linked-wires"))
+    again = comfy.run(g)
+    kept = {key for kind, data in again["status"]["messages"] if kind == "execution_cached" for key in data["nodes"]}
+    assert {saved()[0], load()[0]} <= kept
+    assert newest(comfy, "linked").name == "linked_00001.safetensors"
 
 
 def test_a_broken_file_is_a_sentence(comfy):

@@ -188,3 +188,18 @@ def test_a_controlnet_whose_weights_are_streamed_takes_part(comfy):
         assert relative(found["source"], found["reconstruction"]) < 1e-3
         reached[streams] = relative(found["reconstruction"], found["photo"])
     assert reached[True] < 1.06 * reached[False]
+
+
+def test_a_streamed_model_is_read_again_once(comfy, plain):
+    """Guards dynamic offloading: the whole weights that optimizing needs are kept with the MODEL, and are its own."""
+    if "get_non_dynamic_delegate" not in (comfy.comfyui / "comfy" / "model_patcher.py").read_text(encoding="utf-8"):
+        pytest.skip("this ComfyUI has no dynamic offloading")
+    chain = Chain(**QUICK)
+    chain.graph[chain.optimize()[0]]["inputs"]["model"] = chain.graph.add("OtherStream", model=chain.load())()
+    chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix="read-again")
+    before = comfy.text().count("reads the checkpoint again")
+    for inner_steps in (QUICK["inner_steps"] + 1, QUICK["inner_steps"]):
+        chain.graph[chain.optimize()[0]]["inputs"]["inner_steps"] = inner_steps
+        comfy.run(chain.graph)
+    assert torch.equal(latent(comfy, "read-again"), plain["reconstruction"])
+    assert comfy.text().count("reads the checkpoint again") == before + 1

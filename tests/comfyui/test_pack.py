@@ -14,7 +14,11 @@ PACK = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def nodes(comfy):
-    return {name: info for name, info in comfy.get("/object_info").items() if name.startswith("NullInv")}
+    """Those that people take; others are parts of them."""
+    found = {name: info for name, info in comfy.get("/object_info").items() if name.startswith("NullInv")}
+    parts = {name for name, info in found.items() if info["category"].endswith("/parts")}
+    assert parts == {name for name in found if name.startswith("NullInvPart")}
+    return {name: info for name, info in found.items() if name not in parts}
 
 
 def test_the_pack_loads_in_under_a_second(comfy):

@@ -174,6 +174,39 @@ def test_the_files_are_what_their_source_builds(comfy):
         )
 
 
+def test_a_saved_file_connects_to_load_inversion(page):
+    """Guards the page's own check of types, which decides before the server does."""
+    load(page, {"nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4})
+    linked = page.evaluate(
+        """() => {
+            const graph = window.app.graph, [save, load] = ["NullInvSave", "NullInvLoad"].map(kind => {
+                const node = window.LiteGraph.createNode(kind)
+                graph.add(node)
+                return node
+            })
+            const slot = load.inputs.findIndex(input => input.name === "file")
+            return Boolean(save.connect(0, load, slot)) && load.inputs[slot].link != null
+        }"""
+    )
+    assert linked
+
+
+def test_a_workflow_from_before_a_widget_loads(page):
+    """Guards workflows that were written before *variant* could change after a run: every other value stays."""
+    document = json.loads((FOLDER / "3-replace-a-word-demo.json").read_text(encoding="utf-8"))
+    (plan,) = (node for node in document["nodes"] if node["type"] == "NullInvP2PEdit")
+    read = """() => {
+        const widgets = window.app.graph._nodes.find(n => n.type === "NullInvP2PEdit").widgets
+        const after = widgets.find(w => w.name === "variant").linkedWidgets[0]
+        return Object.fromEntries(widgets.filter(w => w !== after).map(w => [w.name, w.value]))
+    }"""
+    load(page, document)
+    now = page.evaluate(read)
+    plan["widgets_values"].remove("fixed")
+    load(page, document)
+    assert page.evaluate(read) == now
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_runs_from_the_page(comfy, page, request, name):
     """Guards the examples: each loads without a missing node, runs, gives pictures; the console stays clean."""

@@ -1,6 +1,7 @@
 """Nodes of ComfyUI's own that change a MODEL, CLIP or CONDITIONING, in front of ours: all of docs/interplay.md."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -130,7 +131,12 @@ def test_tokens_beside_the_text_are_refused_in_edits(comfy, what):
     comfy.run({k: v for k, v in chain.graph.items() if v["class_type"] not in ("NullInvP2PEdit", "NullInvP2PSampler")})
     assert latent(comfy, "tokens").isfinite().all()
     chain.graph.add("SaveLatent", samples=sampler(), filename_prefix="tokens-edited")
-    assert "adds tokens to the text" in error_of(comfy.finish(comfy.queue(chain.graph)))
+    error = error_of(comfy.finish(comfy.queue(chain.graph)))
+    assert "adds tokens to the text" in error
+    # what is named as different is different
+    counts = re.findall(r"(\d+) ([a-z ]+) in place of (\d+)", error)
+    assert counts and all(found != own for found, _, own in counts)
+    assert what == "rows" or ("79", "tokens of the text", "77") in counts
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

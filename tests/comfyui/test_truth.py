@@ -87,6 +87,19 @@ def test_embeddings_know_their_guidance(comfy):
         assert [data for data in page if GUIDANCE.encode() in data and node()[0].encode() in data]
 
 
+def test_a_part_of_the_photo_is_told_of(comfy):
+    """Guards detailers and upscalers: a crop that is sampled with a whole photo's null text is told, and goes on."""
+    chain = Chain(**QUICK)
+    applied = chain.graph.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    crop = chain.graph.add("LatentCrop", samples=chain.latent(), width=64, height=96, x=0, y=0)
+    sampled = chain.ksampler(applied(), 7.5, crop())
+    set_inputs(chain, sampled, add_noise="enable", start_at_step=4)
+    chain.graph.add("SaveLatent", samples=sampled(), filename_prefix="crop")
+    (text,) = told(comfy, chain.graph)
+    assert "a picture of 64×96 pixels is sampled with null text" in text and "a whole photo of 128×128 pixels" in text
+    assert latent(comfy, "crop").isfinite().all()
+
+
 def test_a_guidance_that_cannot_be_used_is_refused_first(comfy):
     """Guards source_cfg after a preset whose photo is read: refused before the model is even looked at."""
     chain = Chain(**QUICK)

@@ -397,6 +397,32 @@ class _StreamingPatcher(comfy.model_patcher.ModelPatcher):
         pass
 
 
+class _StreamedModel(_StreamingPatcher):
+    """A MODEL under dynamic offloading, with the way out of it that this ComfyUI's own has, where it has one."""
+
+    non_dynamic_delegate_model = None
+    if hasattr(comfy.model_patcher, "ModelPatcherDynamic"):
+        get_non_dynamic_delegate = comfy.model_patcher.ModelPatcherDynamic.get_non_dynamic_delegate
+
+
+def _read_again(model, disable_dynamic):
+    """A checkpoint's model, as its loader would read it from disk."""
+    assert disable_dynamic
+    logging.warning("other_pack reads the checkpoint again")
+    config = model.model.model_config
+    network = copy.deepcopy(model.model, {id(config): config})
+    return comfy.model_patcher.ModelPatcher(network, model.load_device, model.offload_device)
+
+
+class Stream(_OnModel):
+    """What ComfyUI makes of every MODEL on a device with dynamic offloading, as far as a CPU can have it."""
+
+    def apply(self, model):
+        streamed = _StreamedModel(model.model, model.load_device, model.offload_device)
+        streamed.cached_patcher_init = (_read_again, (model,))
+        return (streamed,)
+
+
 class _Control(comfy.controlnet.ControlBase):
     def __init__(self, width, streams):
         super().__init__()
@@ -471,4 +497,5 @@ NODE_CLASS_MAPPINGS = {
     "OtherMix": Mix,
     "OtherQuantize": Quantize,
     "OtherApplyControl": ApplyControl,
+    "OtherStream": Stream,
 }
