@@ -265,7 +265,8 @@ def end_of(comfy, graph, most=120):
 def fuzz_nodes(comfy, count, seed=0):
     """How graphs with inputs at random end; each end and how often."""
     ends, whole, known = Counter(), every_node(comfy), comfy.get("/object_info")
-    ours = {name for name in known if name.startswith("NullInv")}
+    # parts of other nodes are reached through those
+    ours = {name for name in known if name.startswith("NullInv") and not name.startswith("NullInvPart")}
     assert ours == {node["class_type"] for node in whole.values()} & ours
     comfy.run(whole)
     for case in range(count):

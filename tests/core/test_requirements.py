@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 NAMED = {"torch", "diffusers", "transformers", "safetensors", "numpy"}
 """What the whole project stands on, whatever ComfyUI needs of it."""
-COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server"}
+COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "nodes", "server"}
 """ComfyUI's own modules, and the names of which packages bring others along."""
 COME_ALONG = {"huggingface_hub": "diffusers", "tokenizers": "transformers"}
 OPTIONAL = {"torchmetrics"}
