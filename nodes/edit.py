@@ -10,7 +10,7 @@ from .wires import FIXED, Attention, Edit, NullEmbeddings, Trajectory, guidance,
 
 
 class P2PEdit(io.ComfyNode):
-    """What shall change, by words."""
+    """What should change, in words."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,13 +19,13 @@ class P2PEdit(io.ComfyNode):
             ["prompt to prompt", "attention control", "edit words"],
             node_id="NullInvP2PEdit",
             display_name="P2P Edit",
-            description="Compares the source text with what the photo shall show instead, and plans which words keep "
+            description="Compares the source text with what the photo should show instead, and plans which words keep "
             "the photo's attention (Prompt-to-Prompt).",
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP that encoded the source text."),
                 io.String.Input("source_text", multiline=True, dynamic_prompts=True, tooltip="What the photo shows: "
                                 "the same text that CLIP Text Encode got."),
-                io.String.Input("edit_text", multiline=True, dynamic_prompts=True, tooltip="What it shall show "
+                io.String.Input("edit_text", multiline=True, dynamic_prompts=True, tooltip="What it should show "
                                 "instead. Several lines are several edits. (word:2.0) strengthens a word, (word:0.5) "
                                 "weakens it; the same weight in both texts changes nothing."),
                 io.Combo.Input("mode", options=["auto", "replace", "refine"], default="auto", tooltip="replace: words "

@@ -29,7 +29,7 @@ class EditPhoto(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Its VAE."),
                 io.Image.Input("image", tooltip="The photo; transparent parts count as white."),
                 io.String.Input("source_text", multiline=True, dynamic_prompts=True, tooltip="What the photo shows."),
-                io.String.Input("edit_text", multiline=True, dynamic_prompts=True, tooltip="What it shall show "
+                io.String.Input("edit_text", multiline=True, dynamic_prompts=True, tooltip="What it should show "
                                 "instead: change as few words as you can. Several lines are several edits."),
                 io.Float.Input("strength", default=0.35, min=0.0, max=1.0, step=0.05,
                                tooltip="How freely the edit may change the photo's layout and shapes."),
