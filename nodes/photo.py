@@ -10,6 +10,10 @@ from comfy_execution.graph_utils import GraphBuilder
 from .parts import PARTS, inputs_of
 from .wires import NullEmbeddings, guidance, schema
 
+PHOTO = ("model", "clip", "vae", "image", "source_text", "size")
+WANTED = ("edit_text", "strength", "blend_words", "cfg", "keep_pixels")
+"""Inputs of Edit Photo that both of its parts have, and those of the edit alone."""
+
 
 class EditPhoto(io.ComfyNode):
     """The whole chain for beginners."""
@@ -77,6 +81,10 @@ class EditPhoto(io.ComfyNode):
         return io.NodeOutput(edited.out(0), edited.out(1), expand=graph.finalize())
 
 
+def _inputs_of_edit_photo(*names: str) -> list[io.Input]:
+    return [one for one in EditPhoto.define_schema().inputs if one.id in names]
+
+
 class InvertPhoto(io.ComfyNode):
     """The part of Edit Photo that every edit of a photo shares."""
 
@@ -90,15 +98,7 @@ class InvertPhoto(io.ComfyNode):
             node_id="NullInvPartInvertPhoto",
             display_name="Edit Photo: its inversion",
             description="A part of Edit Photo, which ComfyUI keeps for the next edit of the same photo.",
-            inputs=[
-                io.Model.Input("model"),
-                io.Clip.Input("clip"),
-                io.Vae.Input("vae"),
-                io.Image.Input("image"),
-                io.String.Input("source_text", multiline=True),
-                io.Int.Input("size", default=512, min=64, max=2048, step=8),
-                io.Int.Input("steps", default=50, min=1, max=999),
-            ],
+            inputs=_inputs_of_edit_photo(*PHOTO, "steps"),
             outputs=[NullEmbeddings.Output(display_name="inversion"), io.Latent.Output(display_name="latent")],
         )
 
@@ -124,19 +124,9 @@ class EditInverted(io.ComfyNode):
             display_name="Edit Photo: its edit",
             description="A part of Edit Photo: the edit of a photo that is inverted.",
             inputs=[
-                io.Model.Input("model"),
-                io.Clip.Input("clip"),
-                io.Vae.Input("vae"),
-                io.Image.Input("image"),
+                *_inputs_of_edit_photo(*PHOTO, *WANTED),
                 NullEmbeddings.Input("inversion"),
                 io.Latent.Input("latent"),
-                io.String.Input("source_text", multiline=True),
-                io.String.Input("edit_text", multiline=True),
-                io.Float.Input("strength", default=0.35, min=0.0, max=1.0, step=0.05),
-                io.String.Input("blend_words", default=""),
-                io.Int.Input("size", default=512, min=64, max=2048, step=8),
-                guidance("cfg", tooltip="Guidance."),
-                io.Boolean.Input("keep_pixels", default=True),
             ],
             outputs=[io.Image.Output(display_name="edited"), io.Image.Output(display_name="before_after")],
         )
