@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nullinv_core import NullEmbeddings, Schedule, Trajectory, edit, reconstruct
 from nullinv_core.denoiser import Denoiser
-from nullinv_core.presets import PRESETS, PresetName
+from nullinv_core.null_text.embedding import PRESETS, PresetName
 
 from .edit_attention import masactrl, plug_and_play
 from .edit_ddpm import edit_friendly, ledits, virtual_inversion

@@ -13,11 +13,11 @@ from torch import Tensor
 from nullinv_core import NullEmbeddings, Schedule, Trajectory, invert, plan_edit
 from nullinv_core.backends.diffusers import DiffusersModel
 from nullinv_core.denoiser import Counted
-from nullinv_core.inversion import InversionMethod
-from nullinv_core.presets import PRESETS, PresetName, embed
+from nullinv_core.inversion.ddim import InversionMethod
+from nullinv_core.null_text.embedding import PRESETS, PresetName, embed
 from nullinv_core.prompt_to_prompt.attention import EditBatch, batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit
-from nullinv_core.prompt_to_prompt.marks import literal
+from nullinv_core.prompt_to_prompt.emphasis import literal
 
 from .edit_cases import EditTask
 

@@ -26,7 +26,7 @@ from nullinv_core import keep_photo
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.demo.nearest import nearer
 from nullinv_core.denoiser import AttentionControl, Counted, Denoiser
-from nullinv_core.images import save_image
+from nullinv_core.photo.images import save_image
 from nullinv_core.schedule import NoiseLevel
 
 from .common import add_records, now

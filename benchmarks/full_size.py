@@ -21,7 +21,7 @@ from nullinv_core.backends.diffusers import DiffusersDenoiser, load_model
 from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.backends.diffusers_memory import saved_bytes
 from nullinv_core.denoiser import Counted
-from nullinv_core.presets import PRESETS, PresetName, embed
+from nullinv_core.null_text.embedding import PRESETS, PresetName, embed
 from nullinv_core.schedule import leading_schedule, scaled_linear_alphas
 
 from .common import dense_edit, now

@@ -27,9 +27,9 @@ from nullinv_core.demo.judge import wrong_edit
 from nullinv_core.demo.run import demo_case, edit_settings, suited_guidance
 from nullinv_core.demo.scenes import render
 from nullinv_core.denoiser import Counted
-from nullinv_core.images import psnr
-from nullinv_core.null_text import NullTextSettings
-from nullinv_core.presets import PRESETS, PresetName, Recipe, embed
+from nullinv_core.null_text.embedding import PRESETS, PresetName, Recipe, embed
+from nullinv_core.null_text.optimization import NullTextSettings
+from nullinv_core.photo.images import psnr
 from nullinv_core.prompt_to_prompt.attention import batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
 

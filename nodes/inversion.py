@@ -130,7 +130,7 @@ class NullTextOptimize(io.ComfyNode):
         from ..nullinv_core import PRESETS, NullTextSettings, Recipe
         from ..nullinv_core.backends.comfy_jobs import optimize
         from ..nullinv_core.figures import loss_plot
-        from ..nullinv_core.images import from_pil
+        from ..nullinv_core.photo.images import from_pil
 
         ignored = ignored_of(preset)
         given = {"inner_steps": inner_steps, "learning_rate": learning_rate, "early_stop": early_stop,

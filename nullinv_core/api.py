@@ -10,15 +10,15 @@ check_torch(torch.__version__)
 from .denoiser import AttentionControl, Counted, Denoiser
 from .editing import EditResult, edit, reconstruct
 from .errors import InputError, NonFiniteError
-from .inversion import invert
-from .keeping import keep_photo
-from .null_text import PAPER, NullTextSettings, optimize_null_text
-from .presets import PRESETS, Recipe, embed
+from .files.store import Inversion, load_inversion, save_inversion
+from .inversion.ddim import invert
+from .null_text.embedding import PRESETS, Recipe, embed
+from .null_text.optimization import PAPER, NullTextSettings, optimize_null_text
+from .photo.composite import keep_photo
 from .prompt_to_prompt.attention import batch_edits
 from .prompt_to_prompt.edit import Edit, EditSettings, plan_edit
 from .prompt_to_prompt.prompt import Prompt
 from .schedule import Schedule, leading_schedule
-from .store import Inversion, load_inversion, save_inversion
 from .types import Event, NullEmbeddings, Pin, Trajectory
 
 __all__ = [

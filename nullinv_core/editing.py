@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser, check_finite, no_gradients
+from .drift import CLOSE, Check, from_prediction
 from .errors import InputError
-from .pinning import without_shared
 from .prompt_to_prompt.attention import AttentionMaps, EditBatch, StepControl, map_grid, needs_source
+from .prompt_to_prompt.fresh_noise import edit_start
 from .prompt_to_prompt.local_blend import blend_mask, uses_blend
 from .schedule import check_guidance, ddim_step, guide, predicted_clean, steps_of
-from .starting import edit_start
-from .truth import CLOSE, Check, from_prediction
+from .shared_guidance import without_shared
 from .types import Callback, Event, NullEmbeddings, Pin, Trajectory, ignore
 
 
@@ -143,7 +143,7 @@ def edit(
     take; with fewer the latents keep the noise of the step that would be next. Costs 2·(1+E)·T samples an image, and
     those of ``edit_start``. ``check``: is told where the photo's branch cannot retrace the trajectory, because the
     model predicts something else now or the embeddings are for another guidance. The edit goes on; its own
-    predictions of the source in the first half decide, and one or two calls where they do not (see ``truth``).
+    predictions of the source in the first half decide, and one or two calls where they do not (see ``drift``).
 
     With a ``Pin``, or embeddings that have one, the source branch is the trajectory itself, not sampled but read
     (direct inversion, Ju et al. 2023), so the source's attention is exact and holds for any guidance. Costs 1+2E a

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .errors import InputError
-from .images import from_pil, to_pil
+from .photo.images import from_pil, to_pil
 from .prompt_to_prompt.attention import WordMaps
 from .prompt_to_prompt.prompt import Prompt, find_phrase
 from .types import NullEmbeddings

@@ -13,13 +13,13 @@ from torch import Tensor
 from ..context import lengthened, unpack
 from ..editing import EditResult, check_source_guidance, edit
 from ..errors import InputError
-from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
-from ..inversion import InversionMethod, invert
-from ..null_text import PAPER
-from ..presets import Recipe, embed
+from ..files.fingerprint import Fingerprint, difference, digest_of, fingerprint
+from ..files.store import Inversion
+from ..inversion.ddim import InversionMethod, invert
+from ..null_text.embedding import Recipe, embed
+from ..null_text.optimization import PAPER
 from ..prompt_to_prompt.attention import WordMaps, batch_edits
 from ..schedule import Schedule, check_levels
-from ..store import Inversion
 from ..types import NullEmbeddings
 from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes

@@ -14,12 +14,12 @@ from torch import Tensor
 from ..context import unpack
 from ..denoiser import AttentionControl, broken_model, broken_weight, no_gradients
 from ..errors import InputError, NonFiniteError
-from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
-from ..images import check_pixels, check_side
-from ..prompt_to_prompt.marks import literal
+from ..files.fingerprint import Fingerprint, difference, digest_of, fingerprint
+from ..files.store import Inversion
+from ..photo.images import check_pixels, check_side
+from ..prompt_to_prompt.emphasis import literal
 from ..prompt_to_prompt.prompt import Prompt
 from ..schedule import NoiseLevel, Schedule, check_levels, epsilon_from_v, leading_schedule
-from ..store import Inversion
 from ..types import NullEmbeddings
 from .diffusers_files import TEXT_ENCODERS, load_pipeline, quiet
 from .diffusers_text import TextEncoder

@@ -17,11 +17,11 @@ from ..backends.diffusers import DiffusersModel
 from ..denoiser import Counted
 from ..editing import edit, reconstruct
 from ..figures import loss_plot, side_by_side
-from ..files import whole_file
-from ..images import from_pil, psnr, save_image, save_pil, to_pil
-from ..inversion import invert
-from ..keeping import keep_photo
-from ..presets import PRESETS, PresetName, embed
+from ..files.atomic_write import whole_file
+from ..inversion.ddim import invert
+from ..null_text.embedding import PRESETS, PresetName, embed
+from ..photo.composite import keep_photo
+from ..photo.images import from_pil, psnr, save_image, save_pil, to_pil
 from ..prompt_to_prompt.attention import batch_edits
 from ..prompt_to_prompt.edit import EditSettings, plan_edit
 from ..types import Callback, NullEmbeddings, ignore

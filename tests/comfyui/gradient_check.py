@@ -25,7 +25,7 @@ from nullinv_core.backends.comfy_checkpoint import Checkpointing  # noqa: E402
 from nullinv_core.backends.comfy_conditioning import text_of  # noqa: E402
 from nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
 from nullinv_core.backends.comfy_models import load_folder  # noqa: E402
-from nullinv_core.null_text import LOSS_SCALE  # noqa: E402
+from nullinv_core.null_text.optimization import LOSS_SCALE  # noqa: E402
 
 STEP = 0.05
 switch = Checkpointing()

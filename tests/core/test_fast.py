@@ -26,10 +26,10 @@ from nullinv_core import (
     reconstruct,
     save_inversion,
 )
-from nullinv_core.fingerprint import Fingerprint
-from nullinv_core.null_text import FAST, PAPER
-from nullinv_core.pinning import guidance_of_photo, without_shared
+from nullinv_core.files.fingerprint import Fingerprint
+from nullinv_core.null_text.optimization import FAST, PAPER
 from nullinv_core.schedule import ddim_step
+from nullinv_core.shared_guidance import guidance_of_photo, without_shared
 
 from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
 

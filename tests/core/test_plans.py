@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from nullinv_core import EditSettings, InputError, plan_edit
 from nullinv_core.prompt_to_prompt.attention import AttentionMaps, edit_cross_attention, map_grid
 from nullinv_core.prompt_to_prompt.edit import MOST_EDITS, MOST_NAMED, plan_edits
+from nullinv_core.prompt_to_prompt.emphasis import MOST_LETTERS
 from nullinv_core.prompt_to_prompt.local_blend import blend_mask, region, uses_blend
-from nullinv_core.prompt_to_prompt.marks import MOST_LETTERS
 from nullinv_core.prompt_to_prompt.prompt import END, LISTED, START, Prompt, check_tokens, find_phrase
 
 from .helpers import word_prompt

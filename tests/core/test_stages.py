@@ -22,9 +22,9 @@ from nullinv_core import (
     plan_edit,
     reconstruct,
 )
-from nullinv_core.pinning import guidance_of_photo
-from nullinv_core.presets import PRESETS, embed, of_source
+from nullinv_core.null_text.embedding import PRESETS, embed, of_source
 from nullinv_core.schedule import Schedule, ddim_inverse_step, ddim_step, guide, predicted_clean
+from nullinv_core.shared_guidance import guidance_of_photo
 
 from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_prompt
 

@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser, check_finite, no_gradients
-from .errors import InputError, NoGradientError
-from .schedule import NoiseLevel, Schedule, check_guidance, ddim_step, guide, predicted_clean
-from .types import Callback, Event, NullEmbeddings, Trajectory, ignore
+from ..denoiser import Denoiser, check_finite, no_gradients
+from ..errors import InputError, NoGradientError
+from ..schedule import NoiseLevel, Schedule, check_guidance, ddim_step, guide, predicted_clean
+from ..types import Callback, Event, NullEmbeddings, Trajectory, ignore
 
 LOSS_SCALE = 2.0**12
 """Gradients of the mean loss are near 1e-8 and vanish in float16. A power of two changes no bit elsewhere."""

@@ -11,8 +11,8 @@ from nullinv_core import PRESETS, EditSettings, InputError, Recipe, batch_edits,
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.run import demo_case
 from nullinv_core.demo.scenes import render
+from nullinv_core.drift import CLOSE, TOLERANCES, Check, from_inversion, from_prediction
 from nullinv_core.editing import check_source_guidance, other_guidance
-from nullinv_core.truth import CLOSE, TOLERANCES, Check, from_inversion, from_prediction
 
 from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_prompt
 

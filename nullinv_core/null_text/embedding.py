@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser
-from .editing import reconstruct
-from .errors import InputError
-from .inversion import InversionMethod
-from .null_text import FAST, PAPER, NullTextSettings, optimize_null_text
-from .pinning import guidance_of_photo
-from .types import Callback, NullEmbeddings, Phase, Pin, Trajectory, ignore
+from ..denoiser import Denoiser
+from ..editing import reconstruct
+from ..errors import InputError
+from ..inversion.ddim import InversionMethod
+from ..shared_guidance import guidance_of_photo
+from ..types import Callback, NullEmbeddings, Phase, Pin, Trajectory, ignore
+from .optimization import FAST, PAPER, NullTextSettings, optimize_null_text
 
 
 @dataclass(frozen=True)

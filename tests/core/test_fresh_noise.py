@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from nullinv_core import EditSettings, InputError, NonFiniteError, Trajectory, batch_edits, invert, plan_edit
 from nullinv_core.denoiser import Counted
+from nullinv_core.prompt_to_prompt.fresh_noise import MOST_PHOTO, READ_AT, edit_start, word_maps
 from nullinv_core.schedule import Schedule
-from nullinv_core.starting import MOST_PHOTO, READ_AT, edit_start, word_maps
 
 from .helpers import context_of, controlled, latents_of, tiny_schedule, tiny_unet, word_prompt
 

@@ -7,10 +7,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser, check_finite, no_gradients
-from .errors import InputError
-from .schedule import Schedule, ddim_inverse_step, predicted_clean
-from .types import Callback, Event, Trajectory, ignore
+from ..denoiser import Denoiser, check_finite, no_gradients
+from ..errors import InputError
+from ..schedule import Schedule, ddim_inverse_step, predicted_clean
+from ..types import Callback, Event, Trajectory, ignore
 
 InversionMethod = Literal["ddim", "fixed-point"]
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser, check_finite
-from .errors import InputError
-from .prompt_to_prompt.attention import AttentionMaps, EditBatch, map_grid
-from .prompt_to_prompt.edit import Edit
-from .prompt_to_prompt.local_blend import region
-from .types import Trajectory
+from ..denoiser import Denoiser, check_finite
+from ..errors import InputError
+from ..types import Trajectory
+from .attention import AttentionMaps, EditBatch, map_grid
+from .edit import Edit
+from .local_blend import region
 
 MOST_PHOTO = 0.5
 """Largest ᾱ of a trajectory's end that may be mixed with fresh noise: the share of the photo's own power there."""
