@@ -109,12 +109,12 @@ class Until:
 
     def __call__(
         self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None,
-        nulls: int = 0,
+        unconditional: int = 0,
     ) -> Tensor:  # fmt: skip
         """See ``Denoiser``."""
         if self.work.late():
             raise Late
-        return self.denoiser(latents, level, context, attention, nulls)
+        return self.denoiser(latents, level, context, attention, unconditional)
 
 
 def run(work: Work, makers: Sequence[MakeTask], workers: int) -> None:

@@ -48,11 +48,11 @@ class Denoiser(Protocol):
         level: NoiseLevel,
         context: Tensor,
         attention: AttentionControl | None = None,
-        nulls: int = 0,
+        unconditional: int = 0,
     ) -> Tensor:
         """ε for latents (B, C, h, w) at a noise level under contexts (B, tokens, width); same shape and dtype as
-        the latents, whatever precision the network runs in. The first ``nulls`` rows are unconditional ones. Where
-        they are half of the rows, they are of the same latents as the other half."""
+        the latents, whatever precision the network runs in. The first ``unconditional`` rows have no text. Where they
+        are half of the rows, they are of the same latents as the other half."""
         ...
 
 
@@ -80,9 +80,9 @@ class Counted:
         level: NoiseLevel,
         context: Tensor,
         attention: AttentionControl | None = None,
-        nulls: int = 0,
+        unconditional: int = 0,
     ) -> Tensor:
-        epsilon = self.denoiser(latents, level, context, attention, nulls)
+        epsilon = self.denoiser(latents, level, context, attention, unconditional)
         self.forwards += len(latents)
         if epsilon.requires_grad:
             epsilon.register_hook(self._count)

@@ -113,7 +113,7 @@ def reconstruct(
         for step in range(schedule.steps, 0, -1):
             level = schedule.level(step)
             contexts = torch.cat([_null_rows(null, trajectory, step).to(text), text])
-            predicted = denoiser(latents.repeat(2, 1, 1, 1), level, contexts, nulls=len(text))
+            predicted = denoiser(latents.repeat(2, 1, 1, 1), level, contexts, unconditional=len(text))
             epsilon_null, epsilon_text = check_finite(predicted, level, step).chunk(2)
             epsilon = guide(epsilon_null, epsilon_text, guidance)
             clean = predicted_clean(latents, epsilon, level.alpha)

@@ -53,7 +53,7 @@ class DiffusersDenoiser:
         level: NoiseLevel,
         context: Tensor,
         attention: AttentionControl | None = None,
-        nulls: int = 0,
+        unconditional: int = 0,
     ) -> Tensor:
         dtype = self.unet.dtype
         text, vector = unpack(context.to(dtype), self.pooled)

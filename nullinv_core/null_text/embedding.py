@@ -64,18 +64,18 @@ def embed(
     recipe: Recipe,
     guidance: float,
     callback: Callback = ignore,
-    alike: bool = True,
+    only_text_differs: bool = True,
 ) -> tuple[NullEmbeddings, Tensor]:
     """Null embeddings of a trajectory for a guidance, and the latents z_0 that the source branch reaches with them.
 
     ``null_context``: the empty prompt's encoding, (tokens, width) or (B, tokens, width). Whatever the recipe, the
-    embeddings lead any sampler back towards the photo; without optimization less exactly. ``alike``: see
+    embeddings lead any sampler back towards the photo; without optimization less exactly. ``only_text_differs``: see
     ``optimize_null_text``.
     """
     trajectory.check_context(null_context, "null context")
     if recipe.optimization is not None:
         settings = replace(recipe.optimization, guidance=guidance)
-        null, reached = optimize_null_text(denoiser, trajectory, null_context, settings, callback, alike)
+        null, reached = optimize_null_text(denoiser, trajectory, null_context, settings, callback, only_text_differs)
     else:
         null, reached = of_source(trajectory, guidance), trajectory.clean
         if not recipe.pinned:

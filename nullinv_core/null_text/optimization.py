@@ -76,14 +76,14 @@ def optimize_null_text(
     null_context: Tensor,
     settings: NullTextSettings = PAPER,
     callback: Callback = ignore,
-    alike: bool = True,
+    only_text_differs: bool = True,
 ) -> tuple[NullEmbeddings, Tensor]:
     """Return ∅_1 … ∅_T under which guided sampling retraces the trajectory, and the latents z_0 that it reaches.
 
     ``null_context``: the empty prompt's encoding, (tokens, width) or (B, tokens, width). Every image of the batch
     has its own loss, stop and result. For t = T … 1: ∅_t starts from ∅_{t+1}, is moved by a fresh Adam until
     MSE(z_{t-1}, z*_{t-1}) is small, then z_{t-1} follows from the optimized ∅_t (eq. 5 and algorithm 1).
-    ``alike``: nothing but the context tells conditional and unconditional rows apart. While ∅ still is the source
+    ``only_text_differs``: nothing but the context tells conditional and unconditional rows apart. While ∅ still is the source
     prompt, ε under it is then known already.
     """
     schedule, batch = trajectory.schedule, trajectory.batch
@@ -92,7 +92,7 @@ def optimize_null_text(
         null = trajectory.context if settings.start == "source" else null_context
         null = null.detach().to(torch.promote_types(null.dtype, torch.float32)).clone()
         null = null.expand(batch, *null.shape[-2:])
-        known = [alike and settings.start == "source" and settings.test_first] * batch
+        known = [only_text_differs and settings.start == "source" and settings.test_first] * batch
         left = torch.full((batch,), settings.budget or settings.inner_steps * schedule.steps)
         latents = trajectory.noisiest
         found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -112,7 +112,7 @@ def optimize_null_text(
             known = [k and not taken for k, taken in zip(known, iterations.tolist(), strict=True)]
             found.append((null, losses, iterations))
             if epsilon_null is None:
-                epsilon_null = denoiser(latents, level, null, nulls=batch)
+                epsilon_null = denoiser(latents, level, null, unconditional=batch)
             epsilon = guide(epsilon_null, epsilon_text, settings.guidance)
             latents = ddim_step(latents, check_finite(epsilon, level, step), schedule, step)
         embeddings, losses, iterations = (torch.stack(column[::-1]) for column in zip(*found, strict=True))
@@ -169,7 +169,9 @@ def _optimize_step(
         if not active:
             break
         with torch.enable_grad():
-            epsilon_null = denoiser(latents[active], level, torch.stack([rows[i] for i in active]), nulls=len(active))
+            epsilon_null = denoiser(
+                latents[active], level, torch.stack([rows[i] for i in active]), unconditional=len(active)
+            )
             loss = loss_of(active, epsilon_null)
         if not loss.requires_grad:
             raise NoGradientError(NO_GRADIENT)

@@ -34,7 +34,7 @@ switch = Checkpointing()
 def loss_of(denoiser, clean, null):
     """How far a prediction under a null context is from a random one."""
     wanted = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
-    return (denoiser(clean, schedule.level(3), null, nulls=1) - wanted).square().mean()
+    return (denoiser(clean, schedule.level(3), null, unconditional=1) - wanted).square().mean()
 
 
 def gradient(denoiser, clean):

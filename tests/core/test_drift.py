@@ -26,7 +26,7 @@ class Smooth:
 
     share: float = 0.0
 
-    def __call__(self, latents, level, context, attention=None, nulls=0):
+    def __call__(self, latents, level, context, attention=None, unconditional=0):
         text = context.mean((1, 2))[:, None, None, None]
         epsilon = torch.tanh(0.3 * latents + text) + 0.1 * latents.roll(1, -1)
         return epsilon * (1 + self.share)

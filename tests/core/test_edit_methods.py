@@ -107,7 +107,7 @@ def _retraced(photo, trajectory):
 class Gaussian:
     """ε of data that is Gaussian noise of spread 0.5, which is known (and linear)."""
 
-    def __call__(self, latents, level, context, attention=None, nulls=0):
+    def __call__(self, latents, level, context, attention=None, unconditional=0):
         return (1 - level.alpha) ** 0.5 * latents / (0.25 * level.alpha + 1 - level.alpha)
 
 
@@ -204,7 +204,7 @@ def test_a_network_that_lent_its_attention_is_as_it_was(photo):
 class Noise:
     """A denoiser of random predictions, the same each time."""
 
-    def __call__(self, latents, level, context, attention=None, nulls=0):
+    def __call__(self, latents, level, context, attention=None, unconditional=0):
         return torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
 
 

@@ -53,7 +53,7 @@ def test_where_the_loss_is_small_nothing_is_optimized(denoiser):
     easy = replace(FAST, early_stop=1e9)
     null, reached = optimize_null_text(denoiser, trajectory, empty_context(), easy)
     assert (denoiser.forwards, denoiser.backwards) == (4, 0)
-    same, end = optimize_null_text(denoiser, trajectory, empty_context(), easy, alike=False)
+    same, end = optimize_null_text(denoiser, trajectory, empty_context(), easy, only_text_differs=False)
     assert denoiser.forwards == 4 + 2 * 4
     assert torch.equal(same.embeddings, null.embeddings) and torch.allclose(end, reached)
     assert torch.allclose(same.losses, null.losses)
@@ -269,7 +269,7 @@ def test_a_fixed_point_retraces_itself(steps, spread):
     def share(level):
         return (1 - level.alpha) ** 0.5 / (spread**2 * level.alpha + 1 - level.alpha)
 
-    counted = Counted(lambda latents, level, context, attention=None, nulls=0: share(level) * latents)
+    counted = Counted(lambda latents, level, context, attention=None, unconditional=0: share(level) * latents)
     context, latents, schedule = context_of(SOURCE)[None], latents_of(), tiny_schedule(steps)
     plain = invert(counted, latents, context, schedule)
     assert counted.forwards == steps

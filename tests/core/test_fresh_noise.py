@@ -25,7 +25,7 @@ class Seen:
     def __init__(self, maps):
         self.maps, self.forwards = maps, 0
 
-    def __call__(self, latents, level, context, attention=None, nulls=0):
+    def __call__(self, latents, level, context, attention=None, unconditional=0):
         self.forwards += len(latents)
         if attention is not None and attention.wants_cross(SIZE * SIZE):
             attention.cross_attention(self.maps.T.expand(len(latents), 2, -1, -1).double())
@@ -138,7 +138,7 @@ def test_pictures_that_are_not_square_are_looked_at_as_they_are():
     maps[SOURCE.tokens_of_word(1), 5, 20] = 1.0
     asked = []
 
-    def looking(latents, level, context, attention=None, nulls=0):
+    def looking(latents, level, context, attention=None, unconditional=0):
         asked.append(level.timestep)
         assert attention.rows == slice(0, 2) and attention.wants_cross(SIZE * 24)
         assert not any(attention.wants_cross(n) or attention.wants_self(n) for n in (SIZE * SIZE, 24 * 24, 8 * 12))
