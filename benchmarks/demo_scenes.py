@@ -14,7 +14,7 @@ import numpy as np
 
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.run import DemoReport, demo_case, run_case
-from nullinv_core.null_text.embedding import PRESETS
+from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.photo.images import to_pil
 
 from .common import RESULTS, environment, markdown_table, write_json

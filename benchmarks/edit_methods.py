@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nullinv_core import NullEmbeddings, Schedule, Trajectory, edit, reconstruct
 from nullinv_core.denoiser import Denoiser
-from nullinv_core.null_text.embedding import PRESETS, PresetName
+from nullinv_core.null_text.presets import PRESETS
 
 from .edit_attention import masactrl, plug_and_play
 from .edit_ddpm import edit_friendly, ledits, virtual_inversion
@@ -20,7 +20,7 @@ Method = Callable[[Photo, float], Tensor]
 """Clean latents (B, C, h, w) of the edited pictures."""
 
 
-def prompt_to_prompt(preset: PresetName) -> Method:
+def prompt_to_prompt(preset: str) -> Method:
     """Ours: a preset's embeddings, then Prompt-to-Prompt."""
 
     def run(photo: Photo, guidance: float) -> Tensor:

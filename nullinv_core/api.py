@@ -11,9 +11,12 @@ from .denoiser import AttentionControl, Counted, Denoiser
 from .editing import EditResult, edit, reconstruct
 from .errors import InputError, NonFiniteError
 from .files.store import Inversion, load_inversion, save_inversion
-from .inversion.ddim import invert
-from .null_text.embedding import PRESETS, Recipe, embed
-from .null_text.optimization import PAPER, NullTextSettings, optimize_null_text
+from .inversion.invert import invert
+from .null_text.embedding import embed
+from .null_text.optimization import optimize_null_text
+from .null_text.presets import PRESETS
+from .null_text.recipe import Recipe
+from .null_text.settings import PAPER, NullTextSettings
 from .photo.composite import keep_photo
 from .prompt_to_prompt.attention import batch_edits
 from .prompt_to_prompt.edit import Edit, EditSettings, plan_edit

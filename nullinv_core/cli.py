@@ -20,6 +20,7 @@ from rich.table import Table
 
 from .errors import InputError, NonFiniteError, printable, short
 from .files.atomic_write import check_outputs, check_writable
+from .null_text.presets import DEFAULT, PRESETS, explained
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,7 +41,10 @@ console = Console(stderr=True)
 DEVICE_HELP = "cpu, cuda, mps …; by default a GPU where there is one."
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 Precision = Literal["float32", "bfloat16", "float16"]
-Preset = Literal["fast", "paper", "negative-prompt", "direct"]
+if TYPE_CHECKING:
+    Preset = str
+else:
+    Preset = Literal[tuple(PRESETS)]
 Dtype = Annotated[Precision, typer.Option(help="Precision of the network.")]
 OtherDtype = Annotated[Precision | None, typer.Option(help="Precision of the network; by default that of `invert`.")]
 InversionFile = Annotated[Path, typer.Option(help="File that `invert` wrote.")]
@@ -232,7 +236,7 @@ def invert(
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
     guidance: Annotated[float, typer.Option(help="Guidance that reconstruction and edits will use.")] = 7.5,
-    preset: Annotated[Preset, typer.Option(help="How null embeddings are made; see the README.")] = "fast",
+    preset: Annotated[Preset, typer.Option(help=f"How null embeddings are made. {explained()}.")] = DEFAULT,
     inner_steps: Annotated[
         int | None, typer.Option(help="Optimizer steps per timestep at most, in the presets that optimize.")
     ] = None,
@@ -249,8 +253,8 @@ def invert(
     from .backends.diffusers import in_safer_precision
     from .backends.diffusers_memory import checkpoint, checkpoint_if_needed
     from .files.store import Inversion, save_inversion
-    from .inversion.ddim import invert as run_inversion
-    from .null_text.embedding import PRESETS, embed
+    from .inversion.invert import invert as run_inversion
+    from .null_text.embedding import embed
     from .photo.images import GRID, check_side, fitted_size, load_image, read_picture
     from .schedule import check_guidance
 

@@ -15,9 +15,10 @@ from ..editing import EditResult, check_source_guidance, edit
 from ..errors import InputError
 from ..files.fingerprint import Fingerprint, difference, digest_of, fingerprint
 from ..files.store import Inversion
-from ..inversion.ddim import InversionMethod, invert
-from ..null_text.embedding import Recipe, embed
-from ..null_text.optimization import PAPER
+from ..inversion.invert import invert
+from ..null_text.embedding import embed
+from ..null_text.recipe import Recipe
+from ..null_text.settings import PAPER
 from ..prompt_to_prompt.attention import WordMaps, batch_edits
 from ..schedule import Schedule, check_levels
 from ..types import NullEmbeddings
@@ -122,7 +123,7 @@ def schedule_of_node(model: Any, scheduler: str, steps: int) -> Schedule:
 
 
 def invert_latent(
-    model: Any, positive: Conditioning, latent: Latent, schedule: Schedule, method: InversionMethod
+    model: Any, positive: Conditioning, latent: Latent, schedule: Schedule, method: str
 ) -> tuple[Inversion, Latent]:
     """The pivot trajectory of a LATENT, and its noisiest end as a LATENT for a sampler that adds no noise.
 

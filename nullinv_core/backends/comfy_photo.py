@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files.store import Inversion
-from ..null_text.embedding import Recipe
-from ..null_text.optimization import PAPER
+from ..null_text.recipe import Recipe
+from ..null_text.settings import PAPER
 from ..photo.composite import keep_photo
 from ..photo.images import GRID, autoencoder_warning, fitted_size, opaque, psnr
 from ..prompt_to_prompt.edit import EditSettings

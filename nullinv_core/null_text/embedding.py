@@ -1,60 +1,18 @@
-"""Ways to make null embeddings, from the authors' to none at all, by name."""
+"""Null embeddings of a trajectory by a recipe, from the authors' to none at all."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
 from ..editing import reconstruct
-from ..errors import InputError
-from ..inversion.ddim import InversionMethod
 from ..shared_guidance import guidance_of_photo
-from ..types import Callback, NullEmbeddings, Phase, Pin, Trajectory, ignore
-from .optimization import FAST, PAPER, NullTextSettings, optimize_null_text
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a photo is prepared for edits.
-
-    ``inversion``: see ``invert``. ``optimization``: constants, of which the guidance is not used; None puts the source
-    prompt in place of optimized embeddings (Miyake et al. 2023, arXiv 2305.16807). ``pinned``: edits read their source
-    branch from the trajectory and are guided by the empty prompt (Ju et al. 2023, arXiv 2310.01506). ``unshared``: what
-    their guidance shares with the photo's own is left out (see ``without_shared``).
-    """
-
-    inversion: InversionMethod
-    optimization: NullTextSettings | None
-    pinned: bool
-    unshared: bool = False
-
-    def __post_init__(self) -> None:
-        if self.unshared and not self.pinned:
-            raise InputError("only edits of a pinned source branch can leave out what their guidance shares with it")
-
-    @property
-    def lengths(self) -> dict[Phase, int]:
-        """Phases of ``embed`` in their order, and how long one step of each is against the others'."""
-        found: dict[Phase, int] = {}
-        if self.optimization is not None:
-            # where the loss is tested first, most steps take no iteration
-            found["optimize"] = 1 if self.optimization.test_first else self.optimization.inner_steps
-        elif not self.pinned:
-            found["sample"] = 1
-        return found | {"pin": 1} if self.unshared else found
-
-
-PresetName = Literal["fast", "paper", "negative-prompt", "direct"]
-PRESETS: dict[PresetName, Recipe] = {
-    "fast": Recipe("fixed-point", FAST, pinned=True, unshared=True),
-    "paper": Recipe("ddim", PAPER, pinned=False),
-    "negative-prompt": Recipe("ddim", None, pinned=False),
-    "direct": Recipe("ddim", None, pinned=True),
-}
+from ..types import Callback, NullEmbeddings, Pin, Trajectory, ignore
+from .optimization import optimize_null_text
+from .recipe import Recipe
 
 
 def embed(

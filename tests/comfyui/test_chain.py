@@ -19,8 +19,8 @@ from nullinv_core import (
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.edits import sample_edit
 from nullinv_core.demo.scenes import render
-from nullinv_core.null_text.embedding import PRESETS
-from nullinv_core.null_text.optimization import NullTextSettings
+from nullinv_core.null_text.presets import PRESETS
+from nullinv_core.null_text.settings import NullTextSettings
 from nullinv_core.photo.images import psnr
 from nullinv_core.shared_guidance import guidance_of_photo
 

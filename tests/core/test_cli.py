@@ -20,7 +20,7 @@ from nullinv_core.backends.diffusers import load_model
 from nullinv_core.cli import Preset, main
 from nullinv_core.errors import InputError
 from nullinv_core.files.store import load_inversion, save_inversion
-from nullinv_core.null_text.embedding import PRESETS
+from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.photo.images import LARGEST_SIDE, fitted_size, load_image, psnr, save_image, ssim
 
 

@@ -26,7 +26,7 @@ from nullinv_core.backends.diffusers_files import _current_name, marked_predicti
 from nullinv_core.backends.families import FAMILIES, write_configuration
 from nullinv_core.backends.model_folder import check_files, parts_of, text_parts
 from nullinv_core.files.fingerprint import Fingerprint
-from nullinv_core.null_text.optimization import NullTextSettings
+from nullinv_core.null_text.settings import NullTextSettings
 from nullinv_core.schedule import NoiseLevel
 
 from .helpers import (

@@ -27,7 +27,8 @@ from nullinv_core import (
     save_inversion,
 )
 from nullinv_core.files.fingerprint import Fingerprint
-from nullinv_core.null_text.optimization import FAST, PAPER
+from nullinv_core.null_text.presets.fast import FAST
+from nullinv_core.null_text.settings import PAPER
 from nullinv_core.schedule import ddim_step
 from nullinv_core.shared_guidance import guidance_of_photo, without_shared
 

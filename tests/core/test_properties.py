@@ -21,7 +21,7 @@ from nullinv_core import (
     plan_edit,
     reconstruct,
 )
-from nullinv_core.null_text.optimization import PAPER
+from nullinv_core.null_text.settings import PAPER
 from nullinv_core.schedule import Schedule, ddim_step, guide
 
 from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt

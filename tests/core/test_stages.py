@@ -22,7 +22,8 @@ from nullinv_core import (
     plan_edit,
     reconstruct,
 )
-from nullinv_core.null_text.embedding import PRESETS, embed, of_source
+from nullinv_core.null_text.embedding import embed, of_source
+from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.schedule import Schedule, ddim_inverse_step, ddim_step, guide, predicted_clean
 from nullinv_core.shared_guidance import guidance_of_photo
 
