@@ -11,8 +11,8 @@ from torch.nn.functional import interpolate
 
 from nullinv_core.denoiser import check_finite, no_gradients
 from nullinv_core.prompt_to_prompt.alignment import align_words
-from nullinv_core.prompt_to_prompt.attention import AttentionMaps, map_grid
-from nullinv_core.prompt_to_prompt.fresh_noise import AttentionReader
+from nullinv_core.prompt_to_prompt.grids import map_grid
+from nullinv_core.prompt_to_prompt.maps import AttentionMaps, AttentionReader
 from nullinv_core.schedule import Schedule, guide, predicted_clean, steps_of
 
 from .edit_photo import Photo

@@ -13,7 +13,7 @@ from torch.nn.functional import max_pool2d
 
 from nullinv_core import Trajectory
 from nullinv_core.denoiser import AttentionControl, Denoiser
-from nullinv_core.prompt_to_prompt.attention import StepControl
+from nullinv_core.prompt_to_prompt.control import StepControl
 from nullinv_core.prompt_to_prompt.local_blend import blend_mask, uses_blend
 from nullinv_core.schedule import NoiseLevel, epsilon_between
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from nullinv_core import NullEmbeddings, Schedule, Trajectory, edit, reconstruct
+from nullinv_core import NullEmbeddings, Sampling, Schedule, Trajectory, edit, reconstruct
 from nullinv_core.denoiser import Denoiser
 from nullinv_core.null_text.presets import PRESETS
 
@@ -60,10 +60,8 @@ def _edited(
     photo: Photo, trajectory: Trajectory, null: NullEmbeddings | Tensor, guidance: float,
     denoiser: Denoiser | None = None, source_guidance: float | None = None,
 ) -> Tensor:  # fmt: skip
-    found = edit(
-        denoiser or photo.denoiser, trajectory, null, photo.edited[:, None], photo.batch, guidance,
-        source_guidance=source_guidance,
-    )  # fmt: skip
+    sampling = Sampling(guidance, source_guidance)
+    found = edit(denoiser or photo.denoiser, trajectory, null, photo.edited[:, None], photo.batch, sampling)
     return found.latents[:, 0]
 
 

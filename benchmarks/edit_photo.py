@@ -15,7 +15,7 @@ from nullinv_core.backends.diffusers import DiffusersModel
 from nullinv_core.denoiser import Counted
 from nullinv_core.null_text.embedding import embed
 from nullinv_core.null_text.presets import PRESETS
-from nullinv_core.prompt_to_prompt.attention import EditBatch, batch_edits
+from nullinv_core.prompt_to_prompt.control import EditBatch, batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit
 from nullinv_core.prompt_to_prompt.emphasis import literal
 

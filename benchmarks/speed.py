@@ -32,7 +32,7 @@ from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.null_text.recipe import Recipe
 from nullinv_core.null_text.settings import NullTextSettings
 from nullinv_core.photo.images import psnr
-from nullinv_core.prompt_to_prompt.attention import batch_edits
+from nullinv_core.prompt_to_prompt.control import batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
 
 from . import full_size

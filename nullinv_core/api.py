@@ -8,7 +8,7 @@ check_torch(torch.__version__)
 
 # ruff: noqa: E402
 from .denoiser import AttentionControl, Counted, Denoiser
-from .editing import EditResult, edit, reconstruct
+from .editing import EditResult, Sampling, edit, reconstruct
 from .errors import InputError, NonFiniteError
 from .files.store import Inversion, load_inversion, save_inversion
 from .inversion.invert import invert
@@ -18,7 +18,7 @@ from .null_text.presets import PRESETS
 from .null_text.recipe import Recipe
 from .null_text.settings import PAPER, NullTextSettings
 from .photo.composite import keep_photo
-from .prompt_to_prompt.attention import batch_edits
+from .prompt_to_prompt.control import batch_edits
 from .prompt_to_prompt.edit import Edit, EditSettings, plan_edit
 from .prompt_to_prompt.prompt import Prompt
 from .schedule import Schedule, leading_schedule
@@ -42,6 +42,7 @@ __all__ = [
     "Pin",
     "Prompt",
     "Recipe",
+    "Sampling",
     "Schedule",
     "Trajectory",
     "batch_edits",

@@ -381,11 +381,12 @@ def edit(
 
     from .backends.diffusers import in_safer_precision, source_prompt
     from .drift import Check
+    from .editing import Sampling
     from .editing import edit as run_edit
     from .figures import word_maps
     from .photo.composite import keep_photo as kept_photo
     from .photo.images import read_picture, save_image, save_pil
-    from .prompt_to_prompt.attention import batch_edits
+    from .prompt_to_prompt.control import batch_edits
     from .prompt_to_prompt.edit import EditSettings, plan_edits
     from .schedule import check_guidance
 
@@ -419,13 +420,13 @@ def edit(
     prompts = [loaded.prompt(text) for text in prompt]
     plans = plan_edits(source, prompts, stored.trajectory.schedule.steps, settings)
     contexts = loaded.encode_prompts([plan.prompt for plan in plans])[None]
+    sampling = Sampling(guidance or null.guidance, check=Check(_warn, loaded.denoiser.unet.dtype))
     with _progress() as callback:
         result = in_safer_precision(
             loaded,
             lambda: run_edit(
                 loaded.denoiser, stored.trajectory, null, contexts,
-                batch_edits([plans]), guidance or null.guidance, callback,
-                check=Check(_warn, loaded.denoiser.unet.dtype),
+                batch_edits([plans]), sampling, callback,
             ),
             _warn,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .photo.images import from_pil, to_pil
-from .prompt_to_prompt.attention import WordMaps
+from .prompt_to_prompt.maps import WordMaps
 from .prompt_to_prompt.prompt import Prompt, find_phrase
 from .types import NullEmbeddings
 

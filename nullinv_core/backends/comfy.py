@@ -119,6 +119,8 @@ class ComfyDenoiser:
         if torch.is_grad_enabled():
             transformer = differentiable(transformer)
         if attention is not None:
+            if attention.edits_features:
+                raise InputError("edits of features, as Plug-and-Play has them, need the diffusers backend")
             tokens = unpack(context, pooled_width(self.model))[0].shape[1]
             transformer = controlled(transformer, self.model.diffusion_model, attention, tokens, named(self.options))
         return {**self.options, "transformer_options": transformer}

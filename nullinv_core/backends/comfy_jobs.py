@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..context import lengthened, unpack
-from ..editing import EditResult, check_source_guidance, edit
+from ..editing import EditResult, Sampling, check_source_guidance, edit
 from ..errors import InputError
 from ..files.fingerprint import Fingerprint, difference, digest_of, fingerprint
 from ..files.store import Inversion
@@ -19,7 +19,8 @@ from ..inversion.invert import invert
 from ..null_text.embedding import embed
 from ..null_text.recipe import Recipe
 from ..null_text.settings import PAPER
-from ..prompt_to_prompt.attention import WordMaps, batch_edits
+from ..prompt_to_prompt.control import batch_edits
+from ..prompt_to_prompt.maps import WordMaps
 from ..schedule import Schedule, check_levels
 from ..types import NullEmbeddings
 from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
@@ -238,7 +239,7 @@ def sample_edit(
         device = clean.device
         return edit(
             denoiser, trajectory.to(device), guides.to(device), contexts.to(device), batch_edits([plans] * batch),
-            guidance, progress(model, sample=end_step or steps), source_guidance, limit, end_step, check,
+            Sampling(guidance, source_guidance, limit, end_step, check), progress(model, sample=end_step or steps),
         )  # fmt: skip
 
     samples = model.model.process_latent_out(trajectory.clean)

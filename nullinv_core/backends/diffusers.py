@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,14 +58,22 @@ class DiffusersDenoiser:
     ) -> Tensor:
         dtype = self.unet.dtype
         text, vector = unpack(context.to(dtype), self.pooled)
-        predicted = self.unet(
-            latents.to(dtype),
-            torch.tensor(level.timestep, device=latents.device),
-            text,
-            added_cond_kwargs=None if vector is None else self._added(latents, vector),
-            cross_attention_kwargs=None if attention is None else {"control": attention},
-        ).sample.to(latents.dtype)
+        with self._feature_hooks(attention):
+            predicted = self.unet(
+                latents.to(dtype),
+                torch.tensor(level.timestep, device=latents.device),
+                text,
+                added_cond_kwargs=None if vector is None else self._added(latents, vector),
+                cross_attention_kwargs=None if attention is None else {"control": attention},
+            ).sample.to(latents.dtype)
         return predicted if self.prediction == "epsilon" else epsilon_from_v(latents, predicted, level.alpha)
+
+    def _feature_hooks(self, attention: AttentionControl | None) -> AbstractContextManager[None]:
+        if attention is None or not attention.edits_features:
+            return nullcontext()
+        from .diffusers_attention import edited_features
+
+        return edited_features(self.unet, attention)
 
     def _added(self, latents: Tensor, vector: Tensor) -> dict[str, Tensor]:
         """SDXL also reads its pooled vector, and (H, W) of the picture as it was, its crop, (H, W) as it is."""
@@ -222,7 +231,7 @@ def in_safer_precision(model: DiffusersModel, job: Callable[[], Result], warn: C
 def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> DiffusersModel:
     """The model of a loaded StableDiffusionPipeline or StableDiffusionXLPipeline, its UNet prepared for attention
     control. Raises InputError where a part is missing or of another kind."""
-    from .diffusers_attention import ControlledAttention
+    from .diffusers_attention import control_attention
 
     unet, vae, scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
     parts = [part for part in ("unet", "vae", *TEXT_ENCODERS, "tokenizer", "tokenizer_2") if hasattr(pipeline, part)]
@@ -252,7 +261,7 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
         for module in (unet, *encoders.values()):
             module.requires_grad_(False).eval().to(device, dtype)
         vae.requires_grad_(False).eval().to(device, torch.float32)
-    unet.set_attn_processor(ControlledAttention())
+    control_attention(unet)
     tokenizers = tuple(getattr(pipeline, part) for part in parts if part.startswith("tokenizer"))
     text = TextEncoder(tokenizers, tuple(encoders.values()))
     if (unet.config.addition_embed_type == "text_time") != bool(text.pooled):

@@ -23,7 +23,7 @@ from ..null_text.embedding import embed
 from ..null_text.presets import PRESETS
 from ..photo.composite import keep_photo
 from ..photo.images import from_pil, psnr, save_image, save_pil, to_pil
-from ..prompt_to_prompt.attention import batch_edits
+from ..prompt_to_prompt.control import batch_edits
 from ..prompt_to_prompt.edit import EditSettings, plan_edit
 from ..types import Callback, NullEmbeddings, ignore
 from .edits import EditCase, sample_edit

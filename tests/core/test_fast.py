@@ -16,6 +16,7 @@ from nullinv_core import (
     Inversion,
     NullTextSettings,
     Pin,
+    Sampling,
     batch_edits,
     edit,
     embed,
@@ -136,7 +137,7 @@ def retraced(denoiser):
     for steps in range(1, 5):
         batch = batch_edits([[plan_edit(SOURCE, SOURCE, 4)]])
         contexts = context_of(SOURCE)[None, None]
-        latents.append(edit(denoiser, trajectory, empty_context(), contexts, batch, 1.0, steps=steps).source)
+        latents.append(edit(denoiser, trajectory, empty_context(), contexts, batch, Sampling(1.0, steps=steps)).source)
     return replace(trajectory, latents=torch.stack(latents[::-1]))
 
 
@@ -153,8 +154,7 @@ def test_pinning_changes_nothing_where_the_source_keeps_to_the_trajectory(denois
             Pin(empty_context()) if pin else empty_context(),
             contexts,
             batch_edits([[plan]]),
-            3.0,
-            source_guidance=None if pin else 1.0,
+            Sampling(3.0, source_guidance=None if pin else 1.0),
         )
         for pin in (False, True)
     )
@@ -322,7 +322,7 @@ def test_presets_say_how_edits_read_the_photo(denoiser, tmp_path):
         plain = edit(denoiser, trajectory, Pin(empty_context(), null.pin.guidance), contexts, plans, 5.0)
         assert torch.allclose(result.latents, plain.latents, rtol=1e-6)
         with pytest.raises(InputError, match="guidance of its own"):
-            edit(denoiser, trajectory, null, contexts, plans, 5.0, source_guidance=2.0)
+            edit(denoiser, trajectory, null, contexts, plans, Sampling(5.0, source_guidance=2.0))
 
 
 def test_what_does_not_fit_is_refused(denoiser):

@@ -12,6 +12,7 @@ from nullinv_core import (
     InputError,
     NonFiniteError,
     NullTextSettings,
+    Sampling,
     Trajectory,
     batch_edits,
     edit,
@@ -23,6 +24,7 @@ from nullinv_core import (
 )
 from nullinv_core.null_text.settings import PAPER
 from nullinv_core.schedule import Schedule, ddim_step, guide
+from nullinv_core.types import ignore
 
 from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
 
@@ -282,10 +284,18 @@ def test_nan_is_reported_with_its_step(denoiser, bad_call):
         inverted(broken)
 
 
-def edited_with(denoiser, trajectory, null, **options):
+def edited_with(denoiser, trajectory, null, callback=ignore, **options):
     plan = plan_edit(SOURCE, EDIT, trajectory.schedule.steps)
     contexts = context_of(EDIT)[None, None].expand(trajectory.batch, -1, -1, -1)
-    return edit(denoiser, trajectory, null, contexts, batch_edits([[plan]] * trajectory.batch), 7.5, **options)
+    return edit(
+        denoiser,
+        trajectory,
+        null,
+        contexts,
+        batch_edits([[plan]] * trajectory.batch),
+        Sampling(7.5, **options),
+        callback,
+    )
 
 
 def test_a_limit_keeps_the_source_outside(denoiser):

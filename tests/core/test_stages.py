@@ -14,6 +14,7 @@ from nullinv_core import (
     NonFiniteError,
     NullTextSettings,
     Pin,
+    Sampling,
     Trajectory,
     batch_edits,
     edit,
@@ -22,6 +23,7 @@ from nullinv_core import (
     plan_edit,
     reconstruct,
 )
+from nullinv_core.denoiser import Layer
 from nullinv_core.null_text.embedding import embed, of_source
 from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.schedule import Schedule, ddim_inverse_step, ddim_step, guide, predicted_clean
@@ -250,10 +252,10 @@ def test_null_embeddings_serve_the_trajectory_that_they_are_of():
 def test_an_edit_takes_some_steps_and_no_more_than_there_are(steps):
     """Guards the end step: one step is enough, none is no edit."""
     trajectory = trajectory_of()
-    first = edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, 7.5, steps=1)
+    first = edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, Sampling(7.5, steps=1))
     assert first.latents.shape == (BATCH, 2, *trajectory.clean.shape[1:])
     with pytest.raises(InputError, match=f"between 1 and 4 steps, not {steps}"):
-        edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, 7.5, steps=steps)
+        edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, Sampling(7.5, steps=steps))
 
 
 def test_guidance_is_as_exact_as_the_latents():
@@ -269,8 +271,8 @@ def test_a_blend_keeps_to_its_mask_in_pictures_that_are_not_square(size):
     maps = torch.rand(1 + 2, 2, size[0] * size[1], SOURCE.length, generator=torch.Generator().manual_seed(3)) ** 8
 
     def looking(latents, level, context, attention=None, unconditional=0):
-        assert attention.wants_cross(size[0] * size[1])
-        attention.cross_attention(maps.repeat(BATCH, 1, 1, 1).double())
+        assert attention.weighs(Layer("cross", size[0] * size[1]))
+        attention.weigh(maps.repeat(BATCH, 1, 1, 1).double(), Layer("cross", size[0] * size[1]))
         return network(latents, level, context)
 
     latents = torch.randn(STEPS + 1, BATCH, 4, *size, generator=torch.Generator().manual_seed(4)).double()
