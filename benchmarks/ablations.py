@@ -20,7 +20,7 @@ from nullinv_core import NullTextSettings, Trajectory, invert, optimize_null_tex
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.demo.captions import caption
 from nullinv_core.demo.scenes import render, sample_scene
-from nullinv_core.images import psnr
+from nullinv_core.photo.images import psnr
 from nullinv_core.schedule import ddim_step, guide
 
 from .common import RESULTS, environment, markdown_table, write_json

@@ -14,8 +14,8 @@ import numpy as np
 
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.run import DemoReport, demo_case, run_case
-from nullinv_core.images import to_pil
-from nullinv_core.presets import PRESETS
+from nullinv_core.null_text.presets import PRESETS
+from nullinv_core.photo.images import to_pil
 
 from .common import RESULTS, environment, markdown_table, write_json
 

@@ -5,143 +5,107 @@ The photo runs along its trajectory under the empty prompt, so its features are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from collections.abc import Callable
 
 import torch
-from diffusers.models.attention_processor import Attention
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from nullinv_core.backends.diffusers_attention import ControlledAttention
-from nullinv_core.denoiser import check_finite, no_gradients
+from nullinv_core.denoiser import Layer, check_finite, no_gradients
+from nullinv_core.prompt_to_prompt.attention_edit import AttentionEdit, FeatureEdit, Here, InputEdit, from_source
+from nullinv_core.prompt_to_prompt.control import EditBatch, StepControl
+from nullinv_core.prompt_to_prompt.maps import AttentionMaps
 from nullinv_core.schedule import ddim_step, guide, steps_of
 
 from .edit_photo import Photo
 
-Part = Literal["query", "key", "value"]
 FIRST_MUTUAL = 4 / 50
 """MasaCtrl: the share of steps that lay out the edit by itself."""
 ATTENTION_SHARE, FEATURE_SHARE = 0.5, 0.8
 """Plug-and-play: shares of the steps, from the noisiest, with the photo's self-attention and features."""
 
 
+class MutualSelfAttention(InputEdit):
+    """MasaCtrl: the edit's queries look up keys and values of the photo."""
+
+    def wants(self, layer: Layer, size: tuple[int, int]) -> bool:
+        """See ``finer``."""
+        return layer.part == "self" and finer(layer)
+
+    def rewrite(self, query: Tensor, key: Tensor, value: Tensor, here: Here) -> tuple[Tensor, Tensor, Tensor]:
+        """The photo's keys and values."""
+        return query, from_source(key, here.window), from_source(value, here.window)
+
+
+class PhotoAttention(InputEdit):
+    """Plug-and-play: self-attention is the photo's."""
+
+    def wants(self, layer: Layer, size: tuple[int, int]) -> bool:
+        """See ``finer``."""
+        return layer.part == "self" and finer(layer)
+
+    def rewrite(self, query: Tensor, key: Tensor, value: Tensor, here: Here) -> tuple[Tensor, Tensor, Tensor]:
+        """The photo's queries and keys."""
+        return from_source(query, here.window), from_source(key, here.window), value
+
+
+class PhotoFeatures(FeatureEdit):
+    """Plug-and-play: features of the decoder's layer at two fifths of its depth (the authors' fourth of twelve)."""
+
+    def wants(self, layer: Layer, size: tuple[int, int]) -> bool:
+        """The first of the finer ones."""
+        return (layer.part, layer.stage, layer.block, layer.index) == ("features", "up", 1, 0)
+
+    def rewrite(self, features: Tensor, here: Here) -> Tensor:
+        """The photo's."""
+        return from_source(features, here.window)
+
+
+def finer(layer: Layer) -> bool:
+    """Whether a layer is in the decoder's blocks with attention, but for the coarsest."""
+    return layer.stage == "up" and layer.block >= 1
+
+
 def masactrl(photo: Photo, guidance: float) -> Tensor:
     """Mutual self-attention control (Cao et al. 2023, arXiv 2304.08465, eq. 3).
 
-    After the first steps, the edit's queries look up keys and values of the photo, in the finer two thirds of the
-    decoder (the authors' layers 10 to 15 of Stable Diffusion's 16).
+    After the first steps, in the finer two thirds of the decoder (the authors' layers 10 to 15 of Stable Diffusion's
+    16).
     """
     first = steps_of(FIRST_MUTUAL, photo.schedule.steps)
-
-    def borrowed(index: int) -> ExitStack:
-        stack = ExitStack()
-        if index >= first:
-            stack.enter_context(photo_attention(_unet(photo), finer_blocks(_unet(photo)), ("key", "value")))
-        return stack
-
-    return _beside_photo(photo, guidance, borrowed)
+    return _beside_photo(photo, guidance, [MutualSelfAttention(_window(photo, lambda index: index >= first))])
 
 
 def plug_and_play(photo: Photo, guidance: float) -> Tensor:
-    """Plug-and-play diffusion features (Tumanyan et al. 2023, arXiv 2211.12572, section 4 and algorithm 1).
-
-    Features of the decoder's layer at two fifths of its depth (the authors' fourth of twelve) and the self-attention
-    from there on are the photo's.
-    """
-    unet, steps = _unet(photo), photo.schedule.steps
-    finer = finer_blocks(unet)
-
-    def borrowed(index: int) -> ExitStack:
-        stack = ExitStack()
-        if index < steps_of(ATTENTION_SHARE, steps):
-            stack.enter_context(photo_attention(unet, finer, ("query", "key")))
-        if index < steps_of(FEATURE_SHARE, steps):
-            stack.enter_context(photo_features(finer[0].resnets[0].conv2))
-        return stack
-
-    return _beside_photo(photo, guidance, borrowed)
+    """Plug-and-play diffusion features (Tumanyan et al. 2023, arXiv 2211.12572, section 4 and algorithm 1)."""
+    attention, features = (steps_of(share, photo.schedule.steps) for share in (ATTENTION_SHARE, FEATURE_SHARE))
+    edits = [
+        PhotoAttention(_window(photo, lambda index: index < attention)),
+        PhotoFeatures(_window(photo, lambda index: index < features)),
+    ]
+    return _beside_photo(photo, guidance, edits)
 
 
-def _unet(photo: Photo) -> Any:
-    return photo.model.denoiser.unet
+def _window(photo: Photo, inside: Callable[[int], bool]) -> Tensor:
+    """bool (B, 2, T), for both rows of an edit."""
+    return torch.tensor([inside(index) for index in range(photo.schedule.steps)]).expand(len(photo.plans), 2, -1)
 
 
-def finer_blocks(unet: Any) -> list[Any]:
-    """The decoder's blocks with attention but for the coarsest."""
-    return [block for block in unet.up_blocks if hasattr(block, "attentions")][1:]
-
-
-def _beside_photo(photo: Photo, guidance: float, borrowed: Callable[[int], ExitStack]) -> Tensor:
-    """Guided sampling of the edit from z*_T; in ``borrowed`` of a step the rows are (photo, edit under ∅, edit)."""
+def _beside_photo(photo: Photo, guidance: float, attention: list[AttentionEdit]) -> Tensor:
+    """Guided sampling of the edit from z*_T; rows of an image are (photo, edit under ∅, edit)."""
     trajectory, schedule = photo.trajectory("ddim", empty=True), photo.schedule
+    latents = trajectory.noisiest
+    edits = EditBatch(tuple((plan, plan) for plan in photo.plans), tuple(attention)).to(latents.device)
     empty = photo.empty.expand_as(photo.source)
-    contexts = torch.cat([empty, empty, photo.edited])
+    contexts = torch.stack([empty, empty, photo.edited], 1).flatten(0, 1)
+    size = (latents.shape[-2], latents.shape[-1])
+    # none is read: no layer has a grid of no positions
+    maps = AttentionMaps((0, 0))
     with no_gradients():
-        latents = trajectory.noisiest
         for index, step in enumerate(range(schedule.steps, 0, -1)):
             level = schedule.level(step)
-            with borrowed(index):
-                rows = torch.cat([trajectory.latents[step], latents, latents])
-                predicted = check_finite(photo.denoiser(rows, level, contexts), level, step)
-            _, null, text = predicted.chunk(3)
+            rows = torch.stack([trajectory.latents[step], latents, latents], 1).flatten(0, 1)
+            control = StepControl(edits, index, maps, slice(0, len(rows)), size)
+            predicted = check_finite(photo.denoiser(rows, level, contexts, control), level, step)
+            _, null, text = predicted.unflatten(0, (-1, 3)).unbind(1)
             latents = ddim_step(latents, guide(null, text, guidance), schedule, step)
         return latents
-
-
-class FromPhoto:
-    """An attention processor whose rows are thirds: the first third lends its parts to the others.
-
-    ``parts``: of self-attention. In cross-attention every row is its own.
-    """
-
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self.parts = parts
-
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None, temb: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Attended states, of the shape of ``hidden_states``."""
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        found = {
-            name: layer(states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for name, layer, states in (
-                ("query", attn.to_q, hidden_states), ("key", attn.to_k, context), ("value", attn.to_v, context)
-            )
-        }  # fmt: skip
-        if encoder_hidden_states is None:
-            found |= {name: lent(found[name]) for name in self.parts}
-        attended = scaled_dot_product_attention(found["query"], found["key"], found["value"], scale=attn.scale)
-        attended = attended.transpose(1, 2).flatten(2)
-        for layer in attn.to_out:
-            attended = layer(attended)
-        return attended
-
-
-def lent(rows: Tensor) -> Tensor:
-    """The first third of rows in place of all three."""
-    return rows.chunk(3)[0].repeat(3, *[1] * (rows.ndim - 1))
-
-
-@contextmanager
-def photo_attention(unet: Any, blocks: Sequence[Any], parts: Sequence[Part]) -> Iterator[None]:
-    """Self-attention of the blocks takes ``parts`` from the first third of the rows."""
-    layers = [layer for block in blocks for layer in block.modules() if isinstance(layer, Attention)]
-    for layer in layers:
-        layer.set_processor(FromPhoto(parts))
-    try:
-        yield
-    finally:
-        unet.set_attn_processor(ControlledAttention())
-
-
-@contextmanager
-def photo_features(layer: torch.nn.Module) -> Iterator[None]:
-    """What a layer returns is that of the first third of the rows."""
-    handle = layer.register_forward_hook(lambda module, inputs, output: lent(output))
-    try:
-        yield
-    finally:
-        handle.remove()

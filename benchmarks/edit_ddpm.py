@@ -11,9 +11,9 @@ from torch.nn.functional import interpolate
 
 from nullinv_core.denoiser import check_finite, no_gradients
 from nullinv_core.prompt_to_prompt.alignment import align_words
-from nullinv_core.prompt_to_prompt.attention import AttentionMaps, map_grid
+from nullinv_core.prompt_to_prompt.grids import map_grid
+from nullinv_core.prompt_to_prompt.maps import AttentionMaps, AttentionReader
 from nullinv_core.schedule import Schedule, guide, predicted_clean, steps_of
-from nullinv_core.starting import AttentionReader
 
 from .edit_photo import Photo
 

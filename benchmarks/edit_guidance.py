@@ -13,7 +13,7 @@ from torch.nn.functional import max_pool2d
 
 from nullinv_core import Trajectory
 from nullinv_core.denoiser import AttentionControl, Denoiser
-from nullinv_core.prompt_to_prompt.attention import StepControl
+from nullinv_core.prompt_to_prompt.control import StepControl
 from nullinv_core.prompt_to_prompt.local_blend import blend_mask, uses_blend
 from nullinv_core.schedule import NoiseLevel, epsilon_between
 
@@ -34,10 +34,10 @@ class Proximal:
 
     def __call__(
         self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None,
-        nulls: int = 0,
+        unconditional: int = 0,
     ) -> Tensor:  # fmt: skip
         """See ``Denoiser``."""
-        predicted = self.denoiser(latents, level, context, attention, nulls)
+        predicted = self.denoiser(latents, level, context, attention, unconditional)
         null, text = predicted.chunk(2)
         guidance = text - null
         # of both branches of a picture together, as the authors have it
@@ -66,10 +66,10 @@ class Blended:
 
     def __call__(
         self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None,
-        nulls: int = 0,
+        unconditional: int = 0,
     ) -> Tensor:  # fmt: skip
         """See ``Denoiser``."""
-        predicted = self.denoiser(latents, level, context, attention, nulls)
+        predicted = self.denoiser(latents, level, context, attention, unconditional)
         if not isinstance(attention, StepControl) or attention.maps.total is None:
             return predicted
         null, text = (half.unflatten(0, (-1, 2)).clone() for half in predicted.chunk(2))

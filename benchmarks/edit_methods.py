@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from nullinv_core import NullEmbeddings, Schedule, Trajectory, edit, reconstruct
+from nullinv_core import NullEmbeddings, Sampling, Schedule, Trajectory, edit, reconstruct
 from nullinv_core.denoiser import Denoiser
-from nullinv_core.presets import PRESETS, PresetName
+from nullinv_core.null_text.presets import PRESETS
 
 from .edit_attention import masactrl, plug_and_play
 from .edit_ddpm import edit_friendly, ledits, virtual_inversion
@@ -20,7 +20,7 @@ Method = Callable[[Photo, float], Tensor]
 """Clean latents (B, C, h, w) of the edited pictures."""
 
 
-def prompt_to_prompt(preset: PresetName) -> Method:
+def prompt_to_prompt(preset: str) -> Method:
     """Ours: a preset's embeddings, then Prompt-to-Prompt."""
 
     def run(photo: Photo, guidance: float) -> Tensor:
@@ -60,10 +60,8 @@ def _edited(
     photo: Photo, trajectory: Trajectory, null: NullEmbeddings | Tensor, guidance: float,
     denoiser: Denoiser | None = None, source_guidance: float | None = None,
 ) -> Tensor:  # fmt: skip
-    found = edit(
-        denoiser or photo.denoiser, trajectory, null, photo.edited[:, None], photo.batch, guidance,
-        source_guidance=source_guidance,
-    )  # fmt: skip
+    sampling = Sampling(guidance, source_guidance)
+    found = edit(denoiser or photo.denoiser, trajectory, null, photo.edited[:, None], photo.batch, sampling)
     return found.latents[:, 0]
 
 

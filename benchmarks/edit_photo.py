@@ -13,11 +13,11 @@ from torch import Tensor
 from nullinv_core import NullEmbeddings, Schedule, Trajectory, invert, plan_edit
 from nullinv_core.backends.diffusers import DiffusersModel
 from nullinv_core.denoiser import Counted
-from nullinv_core.inversion import InversionMethod
-from nullinv_core.presets import PRESETS, PresetName, embed
-from nullinv_core.prompt_to_prompt.attention import EditBatch, batch_edits
+from nullinv_core.null_text.embedding import embed
+from nullinv_core.null_text.presets import PRESETS
+from nullinv_core.prompt_to_prompt.control import EditBatch, batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit
-from nullinv_core.prompt_to_prompt.marks import literal
+from nullinv_core.prompt_to_prompt.emphasis import literal
 
 from .edit_cases import EditTask
 
@@ -76,14 +76,14 @@ class Photo:
     def _spent(self) -> Cost:
         return _less((self.denoiser.forwards, self.denoiser.backwards), _sum(self.costs.values()))
 
-    def trajectory(self, method: InversionMethod, empty: bool = False) -> Trajectory:
+    def trajectory(self, method: str, empty: bool = False) -> Trajectory:
         """The photos' trajectory, made once, under their own prompts or the empty one."""
         text = self.empty.expand_as(self.source) if empty else self.source
         return self.once(
             (method, empty), lambda: invert(self.denoiser, self.latents, text, self.schedule, method=method)
         )
 
-    def null(self, preset: PresetName, guidance: float) -> NullEmbeddings:
+    def null(self, preset: str, guidance: float) -> NullEmbeddings:
         """Their null embeddings for a guidance, made once; a pinned source holds for any."""
         recipe = PRESETS[preset]
         trajectory = self.trajectory(recipe.inversion)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from nullinv_core.backends.diffusers import load_model
-from nullinv_core.keeping import REACH, SEEN, UNSEEN
+from nullinv_core.photo.composite import REACH, SEEN, UNSEEN
 
 from . import edit_photo
 from .common import environment, known_records, read_records, write_json

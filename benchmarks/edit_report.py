@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from nullinv_core.figures import side_by_side
-from nullinv_core.images import save_pil
+from nullinv_core.photo.images import save_pil
 
 from .common import markdown_table
 from .edit_cases import SINGLE

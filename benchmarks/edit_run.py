@@ -26,7 +26,7 @@ from nullinv_core import keep_photo
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.demo.nearest import nearer
 from nullinv_core.denoiser import AttentionControl, Counted, Denoiser
-from nullinv_core.images import save_image
+from nullinv_core.photo.images import save_image
 from nullinv_core.schedule import NoiseLevel
 
 from .common import add_records, now
@@ -109,12 +109,12 @@ class Until:
 
     def __call__(
         self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None,
-        nulls: int = 0,
+        unconditional: int = 0,
     ) -> Tensor:  # fmt: skip
         """See ``Denoiser``."""
         if self.work.late():
             raise Late
-        return self.denoiser(latents, level, context, attention, nulls)
+        return self.denoiser(latents, level, context, attention, unconditional)
 
 
 def run(work: Work, makers: Sequence[MakeTask], workers: int) -> None:

@@ -13,7 +13,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from nullinv_core.demo.judge import wrong_edit
 from nullinv_core.demo.nearest import nearer
-from nullinv_core.images import from_pil, psnr, ssim, to_pil
+from nullinv_core.photo.images import from_pil, psnr, ssim, to_pil
 
 from .edit_cases import EditTask
 from .learned_scores import Measure

@@ -21,7 +21,8 @@ from nullinv_core.backends.diffusers import DiffusersDenoiser, load_model
 from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.backends.diffusers_memory import saved_bytes
 from nullinv_core.denoiser import Counted
-from nullinv_core.presets import PRESETS, PresetName, embed
+from nullinv_core.null_text.embedding import embed
+from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.schedule import leading_schedule, scaled_linear_alphas
 
 from .common import dense_edit, now
@@ -111,7 +112,7 @@ def plan_of(steps: int) -> Edit:
     return plan_edit(before, after, steps, EditSettings(blend=["star"]))
 
 
-def measure(unet: UNet2DConditionModel, preset: PresetName, checkpointing: bool, steps: int, side: int) -> FullSizeRow:
+def measure(unet: UNet2DConditionModel, preset: str, checkpointing: bool, steps: int, side: int) -> FullSizeRow:
     """One preset, its second run timed: the first one warms the device up."""
     recipe = PRESETS[preset]
     device, latents = str(unet.device), torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
@@ -169,7 +170,7 @@ def where_time_goes(unet: UNet2DConditionModel, side: int, rows: int = 15) -> st
     return str(profiled.key_averages().table(sort_by=key, row_limit=rows, max_name_column_width=60))
 
 
-def run(device: str, dtype: torch.dtype, steps: int, side: int, presets: list[PresetName]) -> dict[str, Any]:
+def run(device: str, dtype: torch.dtype, steps: int, side: int, presets: list[str]) -> dict[str, Any]:
     """The edit beside the dense one; every preset, ``fast`` also with gradient checkpointing, and a profile.
 
     Without presets the edit alone.

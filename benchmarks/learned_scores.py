@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate, normalize
 
 from nullinv_core import InputError
-from nullinv_core.images import to_pil
+from nullinv_core.photo.images import to_pil
 
 from .edit_cases import EditTask
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nullinv_core import EditSettings, InputError
-from nullinv_core.images import load_image, psnr, ssim
+from nullinv_core.photo.images import load_image, psnr, ssim
 
 from .edit_cases import EditTask
 from .edit_scores import BEST

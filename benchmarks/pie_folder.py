@@ -15,7 +15,7 @@ from PIL import Image
 
 from nullinv_core.demo.edits import KINDS, EditCase, sample_edit
 from nullinv_core.demo.scenes import render
-from nullinv_core.images import save_pil, to_pil
+from nullinv_core.photo.images import save_pil, to_pil
 
 from .pie_bench import SIDE
 

@@ -21,7 +21,8 @@ from nullinv_core.demo.looks import COLOURS
 from nullinv_core.demo.run import EDIT_GUIDANCE
 from nullinv_core.demo.scenes import render, sample_scene
 from nullinv_core.denoiser import Counted
-from nullinv_core.presets import PRESETS, embed
+from nullinv_core.null_text.embedding import embed
+from nullinv_core.null_text.presets import PRESETS
 
 from .common import RESULTS, environment, markdown_table, write_json
 

@@ -27,10 +27,12 @@ from nullinv_core.demo.judge import wrong_edit
 from nullinv_core.demo.run import demo_case, edit_settings, suited_guidance
 from nullinv_core.demo.scenes import render
 from nullinv_core.denoiser import Counted
-from nullinv_core.images import psnr
-from nullinv_core.null_text import NullTextSettings
-from nullinv_core.presets import PRESETS, PresetName, Recipe, embed
-from nullinv_core.prompt_to_prompt.attention import batch_edits
+from nullinv_core.null_text.embedding import embed
+from nullinv_core.null_text.presets import PRESETS
+from nullinv_core.null_text.recipe import Recipe
+from nullinv_core.null_text.settings import NullTextSettings
+from nullinv_core.photo.images import psnr
+from nullinv_core.prompt_to_prompt.control import batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
 
 from . import full_size
@@ -304,7 +306,7 @@ def main() -> None:
     out = options.out or RESULTS / ("speed.json" if options.arch == "demo" else "speed_sd15.json")
     if options.arch == "sd15":
         dtype = torch.float32 if options.device == "cpu" else torch.float16
-        presets: list[PresetName] = [] if options.edits_alone else ["paper", "fast"]
+        presets: list[str] = [] if options.edits_alone else ["paper", "fast"]
         figures = full_size.run(options.device, dtype, options.steps, options.side, presets)
         write_json(out, {**environment(), "steps": options.steps, "side": options.side, **figures})
         return

@@ -17,7 +17,7 @@ from nullinv_core.demo.geometry import Buffers, View, geometry
 from nullinv_core.demo.looks import Look, compose
 from nullinv_core.demo.objects import Form
 from nullinv_core.demo.scenes import Thing
-from nullinv_core.images import to_pil
+from nullinv_core.photo.images import to_pil
 
 FOLDER = Path(__file__).parent
 ICON, BANNER = 400, (1680, 720)

@@ -23,7 +23,7 @@ from nullinv_core.demo.judge import load_judge, verdicts
 from nullinv_core.demo.run import EDIT_GUIDANCE, comparison, demo_case, run_case
 from nullinv_core.demo.scenes import sample_scene
 from nullinv_core.demo.training.evaluate import generate
-from nullinv_core.images import to_pil
+from nullinv_core.photo.images import to_pil
 
 FOLDER = Path(__file__).parent
 FIRST_SEED, COUNT = 700_000, 24

@@ -10,7 +10,6 @@ from comfy_execution.graph_utils import GraphBuilder
 from .parts import inputs_of
 from .wires import NullEmbeddings, Trajectory, guidance, schema
 
-CHOICES = ["fast", "paper", "negative-prompt", "direct"]
 CUSTOM = "custom"
 SCHEDULERS = ["ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential", "beta"]
 
@@ -21,6 +20,8 @@ class DDIMInvert(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the base class."""
+        from ..nullinv_core.inversion.methods import METHODS
+
         return schema(
             ["unsampler", "inversion", "null text", "ddim inversion"],
             node_id="NullInvDDIMInvert",
@@ -35,9 +36,8 @@ class DDIMInvert(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="The photo, from VAE Encode."),
                 io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more exactly."),
                 io.Combo.Input("scheduler", options=SCHEDULERS, default="ddim_uniform", tooltip="Noise levels."),
-                io.Combo.Input("method", options=["fixed-point", "ddim"], default="fixed-point", tooltip="fixed-point: "
-                               "samples back to the photo far more exactly, at the same cost; ddim: as the paper "
-                               "has it."),
+                io.Combo.Input("method", options=list(METHODS), default="fixed-point", tooltip="; ".join(
+                               f"{name}: {method.help}" for name, method in METHODS.items()) + "."),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels of your own, in place of steps and "
                                 "scheduler: down to 0, where the photo is."),
             ],
@@ -82,6 +82,8 @@ class NullTextOptimize(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the base class."""
+        from ..nullinv_core.null_text.presets import DEFAULT, PRESETS, explained
+
         return schema(
             ["null text inversion", "pivotal tuning", "reconstruct"],
             node_id="NullInvOptimize",
@@ -95,11 +97,8 @@ class NullTextOptimize(io.ComfyNode):
                                       "embeddings start from (paper)."),
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
                 guidance("cfg", tooltip="Guidance of the edits."),
-                io.Combo.Input("preset", options=[*CHOICES, CUSTOM], default="fast", tooltip="fast: optimizes only "
-                               "where the photo would be lost, edits read the photo's branch from the trajectory and "
-                               "go without what guidance would do to the photo itself; paper: the authors' "
-                               "constants, many times slower; negative-prompt: no optimization; direct: the photo's "
-                               "branch is read, nothing else done; custom: the three values below."),
+                io.Combo.Input("preset", options=[*PRESETS, CUSTOM], default=DEFAULT,
+                               tooltip=f"{explained()}; {CUSTOM}: the three values below."),
                 io.Int.Input("inner_steps", default=10, min=1, max=100,
                              tooltip="custom: most optimizer steps per timestep."),
                 io.Float.Input("learning_rate", default=0.01, min=0.0001, max=1.0, step=0.0001, round=0.0001,
@@ -130,7 +129,7 @@ class NullTextOptimize(io.ComfyNode):
         from ..nullinv_core import PRESETS, NullTextSettings, Recipe
         from ..nullinv_core.backends.comfy_jobs import optimize
         from ..nullinv_core.figures import loss_plot
-        from ..nullinv_core.images import from_pil
+        from ..nullinv_core.photo.images import from_pil
 
         ignored = ignored_of(preset)
         given = {"inner_steps": inner_steps, "learning_rate": learning_rate, "early_stop": early_stop,

@@ -36,7 +36,7 @@ class KeepPhoto(io.ComfyNode):
     @classmethod
     def execute(cls, photo: Any, edited: Any, reconstructed: Any) -> Any:
         """See the schema."""
-        from ..nullinv_core.images import opaque
-        from ..nullinv_core.keeping import keep_photo
+        from ..nullinv_core.photo.composite import keep_photo
+        from ..nullinv_core.photo.images import opaque
 
         return io.NodeOutput(*keep_photo(opaque(photo), opaque(edited), opaque(reconstructed)))

@@ -37,7 +37,7 @@ class AttentionMaps(io.ComfyNode):
     def execute(cls, attention: Any, words: str, edit: int, image: Any = None) -> Any:
         """See the schema."""
         from ..nullinv_core.figures import heat_maps
-        from ..nullinv_core.images import opaque
+        from ..nullinv_core.photo.images import opaque
         from ..nullinv_core.prompt_to_prompt.lists import word_list
 
         drawn = heat_maps(attention, edit, word_list(words), None if image is None else opaque(image))

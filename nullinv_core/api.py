@@ -8,17 +8,20 @@ check_torch(torch.__version__)
 
 # ruff: noqa: E402
 from .denoiser import AttentionControl, Counted, Denoiser
-from .editing import EditResult, edit, reconstruct
+from .editing import EditResult, Sampling, edit, reconstruct
 from .errors import InputError, NonFiniteError
-from .inversion import invert
-from .keeping import keep_photo
-from .null_text import PAPER, NullTextSettings, optimize_null_text
-from .presets import PRESETS, Recipe, embed
-from .prompt_to_prompt.attention import batch_edits
+from .files.store import Inversion, load_inversion, save_inversion
+from .inversion.invert import invert
+from .null_text.embedding import embed
+from .null_text.optimization import optimize_null_text
+from .null_text.presets import PRESETS
+from .null_text.recipe import Recipe
+from .null_text.settings import PAPER, NullTextSettings
+from .photo.composite import keep_photo
+from .prompt_to_prompt.control import batch_edits
 from .prompt_to_prompt.edit import Edit, EditSettings, plan_edit
 from .prompt_to_prompt.prompt import Prompt
 from .schedule import Schedule, leading_schedule
-from .store import Inversion, load_inversion, save_inversion
 from .types import Event, NullEmbeddings, Pin, Trajectory
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
     "Pin",
     "Prompt",
     "Recipe",
+    "Sampling",
     "Schedule",
     "Trajectory",
     "batch_edits",

@@ -19,14 +19,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from .errors import InputError, NonFiniteError, printable, short
-from .files import check_outputs, check_writable
+from .files.atomic_write import check_outputs, check_writable
+from .null_text.presets import DEFAULT, PRESETS, explained
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
     from .backends.diffusers import DiffusersModel
-    from .store import Inversion
+    from .files.store import Inversion
     from .types import Callback, Event, NullEmbeddings, Trajectory
 
 app = typer.Typer(
@@ -40,7 +41,10 @@ console = Console(stderr=True)
 DEVICE_HELP = "cpu, cuda, mps …; by default a GPU where there is one."
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 Precision = Literal["float32", "bfloat16", "float16"]
-Preset = Literal["fast", "paper", "negative-prompt", "direct"]
+if TYPE_CHECKING:
+    Preset = str
+else:
+    Preset = Literal[tuple(PRESETS)]
 Dtype = Annotated[Precision, typer.Option(help="Precision of the network.")]
 OtherDtype = Annotated[Precision | None, typer.Option(help="Precision of the network; by default that of `invert`.")]
 InversionFile = Annotated[Path, typer.Option(help="File that `invert` wrote.")]
@@ -118,7 +122,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_text(text: str) -> None:
-    from .prompt_to_prompt.marks import without_marks
+    from .prompt_to_prompt.emphasis import without_marks
 
     if not without_marks(text).strip():
         raise InputError("the --prompt is empty; say what the picture shows")
@@ -142,7 +146,7 @@ def _read_from(model: str, config: Path | None, *files: Path | None) -> list[Pat
 
 def _stored(inversion: Path, model: str) -> tuple[Inversion, str]:
     """An inversion with null embeddings, and the name of its model."""
-    from .store import load_inversion
+    from .files.store import load_inversion
 
     stored = load_inversion(inversion)
     if stored.null is None:
@@ -184,7 +188,7 @@ def _reopen(
 
 def _autoencoded(loaded: DiffusersModel, latents: Tensor, photo: Tensor) -> tuple[Tensor, float]:
     """A photo (1, H, W, 3) as the autoencoder alone gives it back, and at which PSNR; warns of a low one."""
-    from .images import autoencoder_warning, psnr
+    from .photo.images import autoencoder_warning, psnr
 
     decoded = loaded.decode(latents)
     decibels = psnr(decoded, photo)
@@ -232,7 +236,7 @@ def invert(
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
     guidance: Annotated[float, typer.Option(help="Guidance that reconstruction and edits will use.")] = 7.5,
-    preset: Annotated[Preset, typer.Option(help="How null embeddings are made; see the README.")] = "fast",
+    preset: Annotated[Preset, typer.Option(help=f"How null embeddings are made. {explained()}.")] = DEFAULT,
     inner_steps: Annotated[
         int | None, typer.Option(help="Optimizer steps per timestep at most, in the presets that optimize.")
     ] = None,
@@ -248,11 +252,11 @@ def invert(
     """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
     from .backends.diffusers import in_safer_precision
     from .backends.diffusers_memory import checkpoint, checkpoint_if_needed
-    from .images import GRID, check_side, fitted_size, load_image, read_picture
-    from .inversion import invert as run_inversion
-    from .presets import PRESETS, embed
+    from .files.store import Inversion, save_inversion
+    from .inversion.invert import invert as run_inversion
+    from .null_text.embedding import embed
+    from .photo.images import GRID, check_side, fitted_size, load_image, read_picture
     from .schedule import check_guidance
-    from .store import Inversion, save_inversion
 
     picture = read_picture(image)
     check_outputs([out], _read_from(model, config, image), ".safetensors")
@@ -306,7 +310,7 @@ def reconstruct(
     """Reconstruct the picture from its inversion, at the guidance it was optimized for."""
     from .backends.diffusers import in_safer_precision
     from .editing import reconstruct as run_reconstruction
-    from .images import psnr, read_picture, save_image
+    from .photo.images import psnr, read_picture, save_image
 
     stored, model = _stored(inversion, model)
     outputs = _numbered(out, stored.trajectory.batch)
@@ -376,14 +380,15 @@ def edit(
     import torch
 
     from .backends.diffusers import in_safer_precision, source_prompt
+    from .drift import Check
+    from .editing import Sampling
     from .editing import edit as run_edit
     from .figures import word_maps
-    from .images import read_picture, save_image, save_pil
-    from .keeping import keep_photo as kept_photo
-    from .prompt_to_prompt.attention import batch_edits
+    from .photo.composite import keep_photo as kept_photo
+    from .photo.images import read_picture, save_image, save_pil
+    from .prompt_to_prompt.control import batch_edits
     from .prompt_to_prompt.edit import EditSettings, plan_edits
     from .schedule import check_guidance
-    from .truth import Check
 
     settings = EditSettings(
         mode=mode,
@@ -415,13 +420,13 @@ def edit(
     prompts = [loaded.prompt(text) for text in prompt]
     plans = plan_edits(source, prompts, stored.trajectory.schedule.steps, settings)
     contexts = loaded.encode_prompts([plan.prompt for plan in plans])[None]
+    sampling = Sampling(guidance or null.guidance, check=Check(_warn, loaded.denoiser.unet.dtype))
     with _progress() as callback:
         result = in_safer_precision(
             loaded,
             lambda: run_edit(
                 loaded.denoiser, stored.trajectory, null, contexts,
-                batch_edits([plans]), guidance or null.guidance, callback,
-                check=Check(_warn, loaded.denoiser.unet.dtype),
+                batch_edits([plans]), sampling, callback,
             ),
             _warn,
         )  # fmt: skip
@@ -444,7 +449,7 @@ def edit(
 
 def _photo(picture: Image, name: Path | None, stored: Inversion, loaded: DiffusersModel) -> Tensor:
     """The photo of an inversion, (1, H, W, 3), scaled and cropped as it was; raises InputError for another one."""
-    from .images import load_image
+    from .photo.images import load_image
 
     inverted = stored.trajectory.clean
     height, width = (n * loaded.factor for n in inverted.shape[-2:])
@@ -461,7 +466,7 @@ def _kept(picture: Tensor, photo: Tensor, mask: Tensor) -> str:
     import numpy as np
     from torch.nn.functional import interpolate
 
-    from .images import from_pil, psnr, ssim, to_pil
+    from .photo.images import from_pil, psnr, ssim, to_pil
 
     outside = ~interpolate(mask[None, None].float(), picture.shape[:2])[0, 0].bool().cpu().numpy()
     if not outside.any():

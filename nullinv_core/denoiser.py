@@ -1,11 +1,11 @@
-"""What the core asks of a host framework: one function that predicts ε, and a way into its attention."""
+"""What the core asks of a host framework: one function that predicts ε, and a way into its layers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -13,30 +13,63 @@ from torch import Tensor
 from .errors import NonFiniteError
 from .schedule import NoiseLevel
 
+Part = Literal["self", "cross", "features"]
+Stage = Literal["down", "middle", "up"]
 
-class AttentionControl(Protocol):
-    """Edits attention while a network runs. Rows are samples of the network's batch."""
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a UNet: attention among its positions or to the text, or the features that a residual block adds.
+
+    ``positions``: of its grid. ``block``: which block with attention of its stage, ``index``: which layer of that kind
+    in the block, both from 0 in the order in which they run.
+    """
+
+    part: Part
+    positions: int
+    stage: Stage = "down"
+    block: int = 0
+    index: int = 0
+
+
+class AttentionControl:
+    """Edits a network while it runs; as the methods stand here, they change nothing. A subclass writes what it needs.
+
+    ``rows``: the samples of the network's batch that are controlled; all others must stay untouched.
+    """
+
+    rows: slice
+
+    def rewrites(self, layer: Layer) -> bool:
+        """Whether a layer attends with other queries, keys or values now."""
+        return False
+
+    def rewrite(self, query: Tensor, key: Tensor, value: Tensor, layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value to use instead of those of the controlled rows, (rows, heads, positions or tokens,
+        width) each; the very tensor that was given where nothing changes."""
+        return query, key, value
+
+    def weighs(self, layer: Layer) -> bool:
+        """Whether a layer's attention is read or edited now."""
+        return False
+
+    def weigh(self, probabilities: Tensor, layer: Layer) -> Tensor:
+        """Probabilities to use instead of those of the controlled rows, (rows, heads, positions, positions or
+        tokens)."""
+        return probabilities
 
     @property
-    def rows(self) -> slice:
-        """The rows that are controlled; all others must stay untouched."""
-        ...
+    def edits_features(self) -> bool:
+        """Whether any features are edited now."""
+        return False
 
-    def wants_self(self, positions: int) -> bool:
-        """Whether the self-attention of a layer with that many positions is edited now."""
-        ...
+    def shares(self, layer: Layer) -> bool:
+        """Whether a layer's features are edited now."""
+        return False
 
-    def self_attention(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Query and key to use instead of those of the controlled rows, (rows, heads, positions, width) each."""
-        ...
-
-    def wants_cross(self, positions: int) -> bool:
-        """Whether the cross-attention of a layer with that many positions is read or edited now."""
-        ...
-
-    def cross_attention(self, probabilities: Tensor) -> Tensor:
-        """Probabilities to use instead of those of the controlled rows, (rows, heads, positions, tokens)."""
-        ...
+    def share(self, features: Tensor, layer: Layer) -> Tensor:
+        """Features to use instead of those of the controlled rows, (rows, C, h, w)."""
+        return features
 
 
 class Denoiser(Protocol):
@@ -48,22 +81,22 @@ class Denoiser(Protocol):
         level: NoiseLevel,
         context: Tensor,
         attention: AttentionControl | None = None,
-        nulls: int = 0,
+        unconditional: int = 0,
     ) -> Tensor:
         """ε for latents (B, C, h, w) at a noise level under contexts (B, tokens, width); same shape and dtype as
-        the latents, whatever precision the network runs in. The first ``nulls`` rows are unconditional ones. Where
-        they are half of the rows, they are of the same latents as the other half."""
+        the latents, whatever precision the network runs in. The first ``unconditional`` rows have no text. Where they
+        are half of the rows, they are of the same latents as the other half."""
         ...
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, control: AttentionControl) -> Tensor:
-    """Attention of the controlled rows with the probabilities that ``control`` wants.
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, control: AttentionControl, layer: Layer) -> Tensor:
+    """Attention of the controlled rows of a layer with the probabilities that ``control`` wants.
 
     Query, key, value: (rows, heads, positions or tokens, width). Probabilities are float32 or better.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     scores = query.to(exact) @ key.to(exact).transpose(-1, -2) * scale
-    return control.cross_attention(scores.softmax(-1)).to(value.dtype) @ value
+    return control.weigh(scores.softmax(-1), layer).to(value.dtype) @ value
 
 
 @dataclass
@@ -80,9 +113,9 @@ class Counted:
         level: NoiseLevel,
         context: Tensor,
         attention: AttentionControl | None = None,
-        nulls: int = 0,
+        unconditional: int = 0,
     ) -> Tensor:
-        epsilon = self.denoiser(latents, level, context, attention, nulls)
+        epsilon = self.denoiser(latents, level, context, attention, unconditional)
         self.forwards += len(latents)
         if epsilon.requires_grad:
             epsilon.register_hook(self._count)

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser, check_finite, no_gradients
+from .drift import CLOSE, Check, from_prediction
 from .errors import InputError
-from .pinning import without_shared
-from .prompt_to_prompt.attention import AttentionMaps, EditBatch, StepControl, map_grid, needs_source
+from .prompt_to_prompt.control import EditBatch, StepControl, needs_source
+from .prompt_to_prompt.fresh_noise import edit_start
+from .prompt_to_prompt.grids import map_grid
 from .prompt_to_prompt.local_blend import blend_mask, uses_blend
+from .prompt_to_prompt.maps import AttentionMaps
 from .schedule import check_guidance, ddim_step, guide, predicted_clean, steps_of
-from .starting import edit_start
-from .truth import CLOSE, Check, from_prediction
+from .shared_guidance import without_shared
 from .types import Callback, Event, NullEmbeddings, Pin, Trajectory, ignore
 
 
@@ -113,7 +115,7 @@ def reconstruct(
         for step in range(schedule.steps, 0, -1):
             level = schedule.level(step)
             contexts = torch.cat([_null_rows(null, trajectory, step).to(text), text])
-            predicted = denoiser(latents.repeat(2, 1, 1, 1), level, contexts, nulls=len(text))
+            predicted = denoiser(latents.repeat(2, 1, 1, 1), level, contexts, unconditional=len(text))
             epsilon_null, epsilon_text = check_finite(predicted, level, step).chunk(2)
             epsilon = guide(epsilon_null, epsilon_text, guidance)
             clean = predicted_clean(latents, epsilon, level.alpha)
@@ -122,101 +124,170 @@ def reconstruct(
         return latents
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How edits are sampled.
+
+    ``guidance`` w. ``source_guidance``: of the source branch, by default that of the edits. ``limit``: bool (B, h, w);
+    outside of it edits stay the source. ``steps``: how many of the T steps to take; with fewer the latents keep the
+    noise of the step that would be next. ``check``: is told where the photo's branch cannot retrace the trajectory,
+    because the model predicts something else now or the embeddings are for another guidance. The edit goes on; its own
+    predictions of the source in the first half decide, and one or two calls where they do not (see ``drift``).
+    """
+
+    guidance: float
+    source_guidance: float | None = None
+    limit: Tensor | None = None
+    steps: int | None = None
+    check: Check | None = None
+
+    @property
+    def of_source(self) -> float:
+        """Guidance of the source branch."""
+        return self.guidance if self.source_guidance is None else self.source_guidance
+
+
 def edit(
     denoiser: Denoiser,
     trajectory: Trajectory,
     null: NullEmbeddings | Pin | Tensor,
     contexts: Tensor,
     edits: EditBatch,
-    guidance: float,
+    sampling: Sampling | float,
     callback: Callback = ignore,
-    source_guidance: float | None = None,
-    limit: Tensor | None = None,
-    steps: int | None = None,
-    check: Check | None = None,
 ) -> EditResult:
     """Sample source and edits of every image in one batch, with attention control and local blend.
 
     ``contexts``: the edit prompts' (B, E, tokens, width). ``null``: ∅_t of the inversion, which serves all branches
-    of its image, or a plain null context (tokens, width). ``source_guidance``: of the source branch, by default that
-    of the edits. ``limit``: bool (B, h, w); outside of it edits stay the source. ``steps``: how many of the T steps to
-    take; with fewer the latents keep the noise of the step that would be next. Costs 2·(1+E)·T samples an image, and
-    those of ``edit_start``. ``check``: is told where the photo's branch cannot retrace the trajectory, because the
-    model predicts something else now or the embeddings are for another guidance. The edit goes on; its own
-    predictions of the source in the first half decide, and one or two calls where they do not (see ``truth``).
+    of its image, or a plain null context (tokens, width). ``sampling``: a number is a guidance. Costs 2·(1+E)·T samples
+    an image, and those of ``edit_start``.
 
     With a ``Pin``, or embeddings that have one, the source branch is the trajectory itself, not sampled but read
     (direct inversion, Ju et al. 2023), so the source's attention is exact and holds for any guidance. Costs 1+2E a
     step, 2E where no edit looks at the source's attention any more, and ``maps`` end with the last step that did. Where
     the pin has the photo's own guidance, the edits go without what theirs shares with it (see ``without_shared``).
     """
-    _check_null(null, trajectory, guidance)
-    _check_edits(trajectory, contexts, edits, limit)
-    check_source_guidance(null, source_guidance)
-    own_guidance = guidance if source_guidance is None else source_guidance
-    optimized = null if isinstance(null, NullEmbeddings) and null.pin is None else None
-    if check and optimized and (drifts := other_guidance(optimized, trajectory, own_guidance)):
-        check.warn(drifts)
-    if isinstance(null, NullEmbeddings) and null.pin is not None:
-        null = null.pin
-        _check_null(null, trajectory, guidance)
-    pin = null if isinstance(null, Pin) else None
-    schedule, batch, branches = trajectory.schedule, trajectory.batch, edits.branches
-    taken = schedule.steps if steps is None else steps
+    sampling = sampling if isinstance(sampling, Sampling) else Sampling(sampling)
+    pin = _checked(trajectory, null, contexts, edits, sampling)
+    schedule, limit = trajectory.schedule, sampling.limit
+    taken = schedule.steps if sampling.steps is None else sampling.steps
     if not 1 <= taken <= schedule.steps:
         raise InputError(f"an edit takes between 1 and {schedule.steps} steps, not {taken}")
     edits = edits.to(trajectory.clean.device)
     with no_gradients():
-        text = torch.cat([trajectory.context[:, None], contexts], 1).flatten(0, 1)
-        size = (trajectory.clean.shape[-2], trajectory.clean.shape[-1])
-        maps = AttentionMaps(map_grid(*size))
-        mask = torch.ones(batch, branches - 1, *size, dtype=torch.bool, device=text.device)
-        scale = torch.full((batch, branches, 1, 1, 1), guidance, device=text.device, dtype=trajectory.clean.dtype)
-        scale[:, 0] = own_guidance
+        branches = _Branches(denoiser, trajectory, pin or null, contexts, edits, sampling)
+        mask = torch.ones(
+            trajectory.batch, edits.branches - 1, *branches.size, dtype=torch.bool, device=contexts.device
+        )
         latents = edit_start(denoiser, trajectory, edits).flatten(0, 1)
-        every = torch.arange(len(latents), device=latents.device)
-        of_edits = every.unflatten(0, (batch, branches))[:, 1:].flatten()
-        pending = check
-        if pending and pin and not needs_source(edits, 0):
-            pending(denoiser, trajectory)
-            pending = None
         for index, step in enumerate(range(schedule.steps, schedule.steps - taken, -1)):
-            level = schedule.level(step)
-            rows = _null_rows(null, trajectory, step).to(text).repeat_interleave(branches, 0)
-            # a pinned source is not guided, and not sampled at all once no edit looks at it any more
-            guided = of_edits if pin else every
-            sampled = of_edits if pin and not needs_source(edits, index) else every
-            first, last = len(guided), len(sampled)
-            control = StepControl(edits, index, maps, slice(first, first + last), size) if sampled is every else None
-            predicted = denoiser(
-                torch.cat([latents[guided], latents[sampled]]), level, torch.cat([rows[guided], text[sampled]]),
-                control, first,
-            )  # fmt: skip
-            epsilon_null, epsilon_text = check_finite(predicted, level, step).split([first, last])
-            early = sampled is every and 2 * step > schedule.steps
-            if pending and early and from_prediction(epsilon_text[::branches], trajectory, step) > CLOSE:
-                pending(denoiser, trajectory)
-                pending = None
-            epsilon = torch.zeros_like(latents)
-            epsilon[sampled] = epsilon_text
-            if pin and pin.guidance is not None:
-                photo = pin.guidance[step - 1].to(epsilon).repeat_interleave(branches - 1, 0)
-                epsilon[guided] += (guidance - 1) * without_shared(epsilon[guided] - epsilon_null, photo)
-            else:
-                epsilon[guided] = guide(epsilon_null, epsilon[guided], scale.flatten(0, 1)[guided])
-            clean = predicted_clean(latents, epsilon, level.alpha)
+            epsilon = branches.guided(latents, index, step)
+            clean = predicted_clean(latents, epsilon, schedule.level(step).alpha)
             latents = ddim_step(latents, epsilon, schedule, step)
             if pin:
-                latents[::branches] = trajectory.latents[step - 1]
-            latents = _blend(latents, maps, edits, index, schedule.steps, mask)
+                latents[:: edits.branches] = trajectory.latents[step - 1]
+            latents = _blend(latents, branches.maps, edits, index, schedule.steps, mask)
             if limit is not None:
-                latents = _keep_outside(latents, limit.to(latents.device), branches)
-            edited = clean.unflatten(0, (batch, branches))[:, 1:].flatten(0, 1)
+                latents = _keep_outside(latents, limit.to(latents.device), edits.branches)
+            edited = clean.unflatten(0, (-1, edits.branches))[:, 1:].flatten(0, 1)
             callback(Event("sample", index + 1, taken, edited))
         if limit is not None:
             mask &= limit.to(mask.device)[:, None]
-        reached = latents.unflatten(0, (batch, branches))
-        return EditResult(reached[:, 1:], reached[:, 0], mask, None if maps.total is None else maps.mean())
+        reached = latents.unflatten(0, (-1, edits.branches))
+        maps = None if branches.maps.total is None else branches.maps.mean()
+        return EditResult(reached[:, 1:], reached[:, 0], mask, maps)
+
+
+class _Branches:
+    """Source and edits of every image, sampled in one batch: rows are images, each with its branches."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        trajectory: Trajectory,
+        null: NullEmbeddings | Pin | Tensor,
+        contexts: Tensor,
+        edits: EditBatch,
+        sampling: Sampling,
+    ) -> None:
+        self.denoiser, self.trajectory, self.null, self.edits = denoiser, trajectory, null, edits
+        self.guidance, self.pin = sampling.guidance, null if isinstance(null, Pin) else None
+        clean, batch, branches = trajectory.clean, trajectory.batch, edits.branches
+        self.text = torch.cat([trajectory.context[:, None], contexts], 1).flatten(0, 1)
+        self.size = (clean.shape[-2], clean.shape[-1])
+        self.maps = AttentionMaps(map_grid(*self.size))
+        scale = clean.new_full((batch, branches, 1, 1, 1), sampling.guidance)
+        scale[:, 0] = sampling.of_source
+        self.scale = scale.flatten(0, 1)
+        self.every = torch.arange(batch * branches, device=clean.device)
+        self.of_edits = self.every.unflatten(0, (batch, branches))[:, 1:].flatten()
+        self.pending = sampling.check
+        if self.pin and not needs_source(edits, 0):
+            self._ask()
+
+    def guided(self, latents: Tensor, index: int, step: int) -> Tensor:
+        """Guided ε of every branch (eq. 1); that of a pinned source is not used."""
+        level, pin, branches = self.trajectory.schedule.level(step), self.pin, self.edits.branches
+        # a pinned source is not guided, and not sampled at all once no edit looks at it any more
+        guided = self.of_edits if pin else self.every
+        sampled = self.of_edits if pin and not needs_source(self.edits, index) else self.every
+        first, last = len(guided), len(sampled)
+        null = _null_rows(self.null, self.trajectory, step).to(self.text).repeat_interleave(branches, 0)
+        predicted = self.denoiser(
+            torch.cat([latents[guided], latents[sampled]]),
+            level,
+            torch.cat([null[guided], self.text[sampled]]),
+            self._control(index, slice(first, first + last)) if sampled is self.every else None,
+            first,
+        )
+        epsilon_null, epsilon_text = check_finite(predicted, level, step).split([first, last])
+        if sampled is self.every:
+            self._compare(epsilon_text[::branches], step)
+        epsilon = torch.zeros_like(latents)
+        epsilon[sampled] = epsilon_text
+        if pin and pin.guidance is not None:
+            photo = pin.guidance[step - 1].to(epsilon).repeat_interleave(branches - 1, 0)
+            epsilon[guided] += (self.guidance - 1) * without_shared(epsilon[guided] - epsilon_null, photo)
+        else:
+            epsilon[guided] = guide(epsilon_null, epsilon[guided], self.scale[guided])
+        return epsilon
+
+    def _control(self, index: int, rows: slice) -> StepControl:
+        return StepControl(self.edits, index, self.maps, rows, self.size)
+
+    def _compare(self, epsilon_source: Tensor, step: int) -> None:
+        """Ask the check where the source's prediction, in the first half, is not the inversion's."""
+        early = 2 * step > self.trajectory.schedule.steps
+        if self.pending and early and from_prediction(epsilon_source, self.trajectory, step) > CLOSE:
+            self._ask()
+
+    def _ask(self) -> None:
+        if self.pending:
+            self.pending(self.denoiser, self.trajectory)
+        self.pending = None
+
+
+def _checked(
+    trajectory: Trajectory,
+    null: NullEmbeddings | Pin | Tensor,
+    contexts: Tensor,
+    edits: EditBatch,
+    sampling: Sampling,
+) -> Pin | None:
+    """The pin of an edit, if it has one; raises InputError for what does not fit together."""
+    guidance, check = sampling.guidance, sampling.check
+    _check_null(null, trajectory, guidance)
+    _check_edits(trajectory, contexts, edits, sampling.limit)
+    check_source_guidance(null, sampling.source_guidance)
+    if isinstance(null, Pin):
+        return null
+    if not isinstance(null, NullEmbeddings):
+        return None
+    if null.pin is not None:
+        _check_null(null.pin, trajectory, guidance)
+    elif check and (drifts := other_guidance(null, trajectory, sampling.of_source)):
+        check.warn(drifts)
+    return null.pin
 
 
 def _check_edits(trajectory: Trajectory, contexts: Tensor, edits: EditBatch, limit: Tensor | None) -> None:
@@ -227,8 +298,8 @@ def _check_edits(trajectory: Trajectory, contexts: Tensor, edits: EditBatch, lim
             f"{batch} images with {count} edits each need contexts (B, E, tokens, width) = {wanted}, "
             f"not {tuple(contexts.shape)}"
         )
-    if edits.self_window.shape[2] != steps:
-        raise InputError(f"the edits were planned for {edits.self_window.shape[2]} steps, not {steps}")
+    if edits.steps != steps:
+        raise InputError(f"the edits were planned for {edits.steps} steps, not {steps}")
     if limit is not None and limit.shape != (batch, *trajectory.clean.shape[-2:]):
         raise InputError(f"a limit for {batch} images is ({batch}, h, w), not {tuple(limit.shape)}")
 

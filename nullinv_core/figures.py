@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .errors import InputError
-from .images import from_pil, to_pil
-from .prompt_to_prompt.attention import WordMaps
+from .photo.images import from_pil, to_pil
+from .prompt_to_prompt.maps import WordMaps
 from .prompt_to_prompt.prompt import Prompt, find_phrase
 from .types import NullEmbeddings
 

@@ -10,12 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GUIDANCE = (0.0, 100.0)
 """Least and most guidance scale, wherever one is given."""
@@ -77,6 +77,8 @@ class Schedule:
 
 def scaled_linear_alphas(beta_start: float = 0.00085, beta_end: float = 0.012, train_steps: int = 1000) -> list[float]:
     """ᾱ of every training timestep of Stable Diffusion's ``scaled_linear`` schedule."""
+    import torch
+
     betas = torch.linspace(beta_start**0.5, beta_end**0.5, train_steps, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, 0).tolist()
 
@@ -147,7 +149,7 @@ def ddim_inverse_step(latents: Tensor, epsilon: Tensor, schedule: Schedule, step
 def epsilon_between(latents: Tensor, following: Tensor, schedule: Schedule, step: int) -> Tensor:
     """The ε whose DDIM step leads from z_t to ``following`` z_{t-1} at ``step`` = t in 1 … T (eq. 2, solved)."""
     alpha_from, alpha_to = schedule.alphas_cumprod[step], schedule.alphas_cumprod[step - 1]
-    return (following - move(latents, torch.zeros_like(latents), alpha_from, alpha_to)) / shift(alpha_from, alpha_to)
+    return (following - math.sqrt(alpha_to / alpha_from) * latents) / shift(alpha_from, alpha_to)
 
 
 def predicted_clean(latents: Tensor, epsilon: Tensor, alpha: float) -> Tensor:

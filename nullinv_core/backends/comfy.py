@@ -81,27 +81,29 @@ class ComfyDenoiser:
         level: NoiseLevel,
         context: Tensor,
         attention: AttentionControl | None = None,
-        nulls: int = 0,
+        unconditional: int = 0,
     ) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        sigma, texts = sigma_of(level.alpha), len(latents) - nulls
-        if nulls and texts and nulls != texts:
+        sigma, texts = sigma_of(level.alpha), len(latents) - unconditional
+        if unconditional and texts and unconditional != texts:
             # ComfyUI predicts all conditionings of a call for the same latents
-            null = self(latents[:nulls], level, context[:nulls], None, nulls)
-            return torch.cat([null, self(latents[nulls:], level, context[nulls:], attention)])
-        sampled = latents[: max(nulls, texts)] * math.sqrt(1 + sigma**2)
+            null = self(latents[:unconditional], level, context[:unconditional], None, unconditional)
+            return torch.cat([null, self(latents[unconditional:], level, context[unconditional:], attention)])
+        sampled = latents[: max(unconditional, texts)] * math.sqrt(1 + sigma**2)
         sigmas = sampled.new_full((len(sampled),), sigma)
         # other packs tell conditional (0) and unconditional rows (1) apart by their place in this list
         conds = [
-            [self._with(self.positive, context[nulls:])] if texts else None,
-            [self._with(self.negative, context[:nulls])] if nulls else None,
+            [self._with(self.positive, context[unconditional:])] if texts else None,
+            [self._with(self.negative, context[:unconditional])] if unconditional else None,
         ]
         text, null = comfy.samplers.calc_cond_batch(
             self.model, conds, sampled, sigmas, self._options(attention, context)
         )
         if self.watch is not None:
             self.watch.check(len(latents))
-        return torch.cat([(sampled - clean) / sigma for clean, wanted in ((null, nulls), (text, texts)) if wanted])
+        return torch.cat(
+            [(sampled - clean) / sigma for clean, wanted in ((null, unconditional), (text, texts)) if wanted]
+        )
 
     def _with(self, entry: dict[str, Any], context: Tensor) -> dict[str, Any]:
         return with_context(entry, context, pooled_width(self.model), self.pooled_gradient)
@@ -117,6 +119,8 @@ class ComfyDenoiser:
         if torch.is_grad_enabled():
             transformer = differentiable(transformer)
         if attention is not None:
+            if attention.edits_features:
+                raise InputError("edits of features, as Plug-and-Play has them, need the diffusers backend")
             tokens = unpack(context, pooled_width(self.model))[0].shape[1]
             transformer = controlled(transformer, self.model.diffusion_model, attention, tokens, named(self.options))
         return {**self.options, "transformer_options": transformer}

@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch, optimized_attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
 from torch import Tensor
 
-from ..denoiser import AttentionControl, attend
+from ..denoiser import AttentionControl, Layer, Stage, attend
 from ..errors import InputError
-from ..prompt_to_prompt.focus import halving
+from ..prompt_to_prompt.grids import halving
 from .comfy_others import EVERYWHERE
 
 Block = tuple[str, int, int]
 """How ComfyUI names a transformer block: ("input" | "middle" | "output", number, index inside)."""
 Attention = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 """A replacement of a layer's attention: of projected queries, keys and values, (rows, positions or tokens, width)."""
+Inputs = tuple[Tensor, Tensor, Tensor]
+"""Projected queries, keys and values of a layer."""
 CONDITIONAL = 0
 """How ``cond_or_uncond`` marks conditional rows."""
 
 
-def transformer_blocks(unet: Any) -> Iterator[Block]:
-    """Every transformer block of a ComfyUI UNet, found by its structure."""
-    stages = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
-    for stage, blocks in stages.items():
+def transformer_blocks(unet: Any) -> dict[Block, tuple[Stage, int, int]]:
+    """Every transformer block of a ComfyUI UNet, found by its structure, and where it is as the core counts: in which
+    block with attention of its stage, and its index there.
+
+    What ComfyUI has up to a change of size is one block to the core.
+    """
+    stages: dict[Stage, tuple[str, Any]] = {
+        "down": ("input", unet.input_blocks),
+        "middle": ("middle", [unet.middle_block]),
+        "up": ("output", unet.output_blocks),
+    }
+    found: dict[Block, tuple[Stage, int, int]] = {}
+    for stage, (name, blocks) in stages.items():
+        size, sizes, count = 0, list[int](), 0
         for number, block in enumerate(blocks):
             for layer in block:
                 if isinstance(layer, SpatialTransformer):
-                    yield from ((stage, number, index) for index in range(len(layer.transformer_blocks)))
+                    if size not in sizes:
+                        sizes.append(size)
+                        count = 0
+                    for index in range(len(layer.transformer_blocks)):
+                        found[(name, number, index)] = (stage, len(sizes) - 1, count)
+                        count += 1
+            size += any(isinstance(layer, Downsample | Upsample) for layer in block)
+    return found
 
 
 def differentiable(options: dict[str, Any]) -> dict[str, Any]:
@@ -73,43 +93,46 @@ def controlled(
     """
     taken = options.get("patches_replace", {})
     replace = {name: dict(slots) for name, slots in taken.items()}
-    for block in transformer_blocks(unet):
+    for block, place in transformer_blocks(unet).items():
         for name, patch in (("attn1", _self_attention), ("attn2", partial(_cross_attention, tokens))):
             slots = taken.get(name, {})
             other = slots.get(block, slots.get(block[:2]))
-            replace.setdefault(name, {})[block] = partial(patch, control, others, other)
+            replace.setdefault(name, {})[block] = partial(patch, _Control(control, place, others), other)
     return {**options, "patches_replace": replace}
 
 
+class _Control(NamedTuple):
+    """A control at a transformer block. ``others``: who else changes the MODEL."""
+
+    control: AttentionControl
+    place: tuple[Stage, int, int]
+    others: str
+
+
 def _self_attention(
-    control: AttentionControl, others: str, other: Attention | None, query: Tensor, key: Tensor, value: Tensor,
-    extra: dict[str, Any],
-) -> Tensor:  # fmt: skip
-    rows = _rows(extra, len(query))
-    if rows is not None and control.wants_self(query.shape[1]):
-        whole = halving(tuple(extra["original_shape"][-2:]), query.shape[1])
-        # merged by three quarters, queries are as many as those of the next smaller layer; keys are all there
-        if _count(rows) != _count(control.rows) or whole is None or query.shape[1] != key.shape[1]:
-            # cut in attention alone, cross-attention still sees whole pictures
-            whole_pictures = extra["original_shape"][0] == len(extra["cond_or_uncond"]) * _count(control.rows)
-            way = ", or set self_replace to 0" if whole_pictures else ""
-            raise InputError(
-                f"another node{others} cuts this MODEL's pictures or their attention into tiles, or merges positions "
-                f"(Tiled Diffusion, HyperTile, ToMe and the like); {EVERYWHERE}{way}"
-            )
-        heads = extra["n_heads"]
-        edited = control.self_attention(_split(query[rows], heads), _split(key[rows], heads))
-        query, key = query.clone(), key.clone()
-        query[rows], key[rows] = (part.transpose(1, 2).flatten(2) for part in edited)
-    return (other or _host_attention)(query, key, value, extra)
+    at: _Control, other: Attention | None, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]
+) -> Tensor:
+    rows, layer, control = _rows(extra, len(query)), Layer("self", query.shape[1], *at.place), at.control
+    if rows is None or not (control.rewrites(layer) or control.weighs(layer)):
+        return (other or _host_attention)(query, key, value, extra)
+    whole = halving(tuple(extra["original_shape"][-2:]), query.shape[1])
+    # merged by three quarters, queries are as many as those of the next smaller layer; keys are all there
+    if _count(rows) != _count(control.rows) or whole is None or query.shape[1] != key.shape[1]:
+        # cut in attention alone, cross-attention still sees whole pictures
+        whole_pictures = extra["original_shape"][0] == len(extra["cond_or_uncond"]) * _count(control.rows)
+        way = ", or set self_replace to 0" if whole_pictures else ""
+        raise InputError(
+            f"another node{at.others} cuts this MODEL's pictures or their attention into tiles, or merges positions "
+            f"(Tiled Diffusion, HyperTile, ToMe and the like); {EVERYWHERE}{way}"
+        )
+    return _edited(control, layer, rows, other, (query, key, value), extra)
 
 
 def _cross_attention(
-    tokens: int, control: AttentionControl, others: str, other: Attention | None, query: Tensor, key: Tensor,
-    value: Tensor, extra: dict[str, Any],
-) -> Tensor:  # fmt: skip
-    rows = _rows(extra, len(query))
-    if rows is None or not control.wants_cross(query.shape[1]):
+    tokens: int, at: _Control, other: Attention | None, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]
+) -> Tensor:
+    rows, layer, control = _rows(extra, len(query)), Layer("cross", query.shape[1], *at.place), at.control
+    if rows is None or not (control.rewrites(layer) or control.weighs(layer)):
         return (other or _host_attention)(query, key, value, extra)
     counts = {
         "tokens of the text": (key.shape[1], tokens),
@@ -118,11 +141,29 @@ def _cross_attention(
     }
     if differ := [f"{found} {what} in place of {own}" for what, (found, own) in counts.items() if found != own]:
         raise InputError(
-            f"another node{others} adds tokens to the text in this MODEL's attention, or rows ({', '.join(differ)}), "
-            f"and words could not be told apart; {EVERYWHERE}"
+            f"another node{at.others} adds tokens to the text in this MODEL's attention, or rows ({', '.join(differ)}),"
+            f" and words could not be told apart; {EVERYWHERE}"
         )
-    q, k, v = (_split(part[rows], extra["n_heads"]) for part in (query, key, value))
-    wanted = attend(q, k, v, extra["dim_head"] ** -0.5, control).transpose(1, 2).flatten(2)
+    return _edited(control, layer, rows, other, (query, key, value), extra)
+
+
+def _edited(
+    control: AttentionControl, layer: Layer, rows: slice, other: Attention | None, inputs: Inputs, extra: dict[str, Any]
+) -> Tensor:
+    """Attention of all rows, that of ``rows`` as the control wants it."""
+    heads = extra["n_heads"]
+    if control.rewrites(layer):
+        given = _split(inputs[0][rows], heads), _split(inputs[1][rows], heads), _split(inputs[2][rows], heads)
+        query, key, value = (
+            whole if new is old else _with_rows(whole, rows, new)
+            for whole, old, new in zip(inputs, given, control.rewrite(*given, layer), strict=True)
+        )
+        inputs = query, key, value
+    if not control.weighs(layer):
+        return (other or _host_attention)(*inputs, extra)
+    query, key, value = inputs
+    q, k, v = (_split(part[rows], heads) for part in inputs)
+    wanted = attend(q, k, v, extra["dim_head"] ** -0.5, control, layer).transpose(1, 2).flatten(2)
     if other is not None:
         attended = other(query, key, value, extra).clone()
         attended[rows] += wanted - _host_attention(query[rows], key[rows], value[rows], extra)
@@ -133,6 +174,13 @@ def _cross_attention(
         if len(query[rest]):
             attended[rest] = _host_attention(query[rest], key[rest], value[rest], extra)
     return attended
+
+
+def _with_rows(tensor: Tensor, rows: slice, heads: Tensor) -> Tensor:
+    """A copy in which some rows are those of ``heads`` (rows, heads, positions, width)."""
+    copy = tensor.clone()
+    copy[rows] = heads.transpose(1, 2).flatten(2)
+    return copy
 
 
 def _rows(extra: dict[str, Any], batch: int) -> slice | None:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..context import pack, unpack
 from ..errors import InputError
-from ..images import GRID
-from ..store import Inversion
+from ..files.store import Inversion
+from ..photo.images import GRID
 from .comfy_gradients import ordinary
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]

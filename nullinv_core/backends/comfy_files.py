@@ -13,9 +13,9 @@ from pathlib import Path
 import folder_paths
 
 from ..errors import InputError, short
-from ..files import numbered_file
-from ..images import GRID
-from ..store import Inversion, load_inversion, write_inversion
+from ..files.atomic_write import numbered_file
+from ..files.store import Inversion, load_inversion, write_inversion
+from ..photo.images import GRID
 from .model_folder import INDEX
 
 SUFFIX = ".safetensors"

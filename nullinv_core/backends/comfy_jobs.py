@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from ..context import lengthened, unpack
-from ..editing import EditResult, check_source_guidance, edit
+from ..editing import EditResult, Sampling, check_source_guidance, edit
 from ..errors import InputError
-from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
-from ..inversion import InversionMethod, invert
-from ..null_text import PAPER
-from ..presets import Recipe, embed
-from ..prompt_to_prompt.attention import WordMaps, batch_edits
+from ..files.fingerprint import Fingerprint, difference, digest_of, fingerprint
+from ..files.store import Inversion
+from ..inversion.invert import invert
+from ..null_text.embedding import embed
+from ..null_text.recipe import Recipe
+from ..null_text.settings import PAPER
+from ..prompt_to_prompt.control import batch_edits
+from ..prompt_to_prompt.maps import WordMaps
 from ..schedule import Schedule, check_levels
-from ..store import Inversion
 from ..types import NullEmbeddings
 from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
@@ -122,7 +124,7 @@ def schedule_of_node(model: Any, scheduler: str, steps: int) -> Schedule:
 
 
 def invert_latent(
-    model: Any, positive: Conditioning, latent: Latent, schedule: Schedule, method: InversionMethod
+    model: Any, positive: Conditioning, latent: Latent, schedule: Schedule, method: str
 ) -> tuple[Inversion, Latent]:
     """The pivot trajectory of a LATENT, and its noisiest end as a LATENT for a sampler that adds no noise.
 
@@ -237,7 +239,7 @@ def sample_edit(
         device = clean.device
         return edit(
             denoiser, trajectory.to(device), guides.to(device), contexts.to(device), batch_edits([plans] * batch),
-            guidance, progress(model, sample=end_step or steps), source_guidance, limit, end_step, check,
+            Sampling(guidance, source_guidance, limit, end_step, check), progress(model, sample=end_step or steps),
         )  # fmt: skip
 
     samples = model.model.process_latent_out(trajectory.clean)

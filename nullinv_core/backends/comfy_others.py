@@ -140,9 +140,9 @@ def check_apart(
     texts = torch.cat([context[:, :1].expand_as(context), context])
 
     def alone() -> Tensor:
-        return torch.cat([denoiser(latents, level, texts[:1], nulls=1), denoiser(latents, level, texts[1:])])
+        return torch.cat([denoiser(latents, level, texts[:1], unconditional=1), denoiser(latents, level, texts[1:])])
 
-    first, moved = alone(), denoiser(latents.repeat(2, 1, 1, 1), level, texts, nulls=1)
+    first, moved = alone(), denoiser(latents.repeat(2, 1, 1, 1), level, texts, unconditional=1)
     apart = (moved - first).norm()
     if apart <= TOGETHER * (first[1] - first[0]).norm() + ROUNDING * first.norm():
         return

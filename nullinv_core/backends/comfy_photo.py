@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..images import GRID, autoencoder_warning, fitted_size, opaque, psnr
-from ..keeping import keep_photo
-from ..null_text import PAPER
-from ..presets import Recipe
+from ..files.store import Inversion
+from ..null_text.recipe import Recipe
+from ..null_text.settings import PAPER
+from ..photo.composite import keep_photo
+from ..photo.images import GRID, autoencoder_warning, fitted_size, opaque, psnr
 from ..prompt_to_prompt.edit import EditSettings
-from ..store import Inversion
 from .comfy import check_model
 from .comfy_jobs import Latent, invert_latent, optimize, sample_edit, schedule_of
 from .comfy_sampling import embeddings_of

@@ -13,11 +13,11 @@ import comfy.samplers
 from torch import Tensor
 
 from ..context import unpack
+from ..drift import CLOSE, from_prediction
 from ..editing import other_guidance
 from ..errors import InputError
-from ..images import GRID
-from ..store import Inversion
-from ..truth import CLOSE, from_prediction
+from ..files.store import Inversion
+from ..photo.images import GRID
 from ..types import NullEmbeddings
 from .comfy import CACHE, GUIDANCE_HOOKS, OWN_WRAPPER, ComfyDenoiser
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError, short
 from ..prompt_to_prompt.alignment import align_tokens, explain
 from ..prompt_to_prompt.edit import MOST_EDITS, Edit, EditSettings, plan_edits
-from ..prompt_to_prompt.marks import check_text, parse, without_marks
+from ..prompt_to_prompt.emphasis import check_text, parse, without_marks
 from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
 
 SDXL_ENCODERS = {"l", "g"}
@@ -42,10 +42,10 @@ class EditRequest:
 
 
 def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> EditRequest:
-    """Encode the source text and every line of ``edits``; weights of words are as in ``marks``.
+    """Encode the source text and every line of ``edits``; weights of words are as in ``emphasis``.
 
-    Raises InputError for an empty text, what ``marks.parse`` refuses, more than ``MOST_EDITS`` lines, and words of the
-    settings that no text has.
+    Raises InputError for an empty text, what ``emphasis.parse`` refuses, more than ``MOST_EDITS`` lines, and words of
+    the settings that no text has.
     """
     photo, prompts, plans = read_texts(clip, source, edits, settings)
     strong = [replace(p, weights=plan.prompt.weights) for p, plan in zip(prompts, plans, strict=True)]
@@ -102,7 +102,7 @@ def prompt_of(clip: Any, text: str) -> Prompt:
 
     A word ends with the token that ends in ``</w>``; a textual-inversion embedding is one word, ``embedding:name``.
     Raises InputError for a CLIP of another family, for an embedding that ComfyUI does not find, and for what
-    ``marks.parse`` refuses.
+    ``emphasis.parse`` refuses.
     """
     parse(text)
     chunks_by_encoder = clip.tokenize(text, return_word_ids=True)

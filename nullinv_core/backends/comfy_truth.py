@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..fingerprint import Fingerprint, other_patches
-from ..store import Inversion
-from ..truth import Check
+from ..drift import Check
+from ..files.fingerprint import Fingerprint, other_patches
+from ..files.store import Inversion
 from .comfy import OWN_WRAPPER
 from .comfy_precision import compute_dtype
 from .comfy_tell import tell

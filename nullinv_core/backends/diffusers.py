@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,12 +15,12 @@ from torch import Tensor
 from ..context import unpack
 from ..denoiser import AttentionControl, broken_model, broken_weight, no_gradients
 from ..errors import InputError, NonFiniteError
-from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
-from ..images import check_pixels, check_side
-from ..prompt_to_prompt.marks import literal
+from ..files.fingerprint import Fingerprint, difference, digest_of, fingerprint
+from ..files.store import Inversion
+from ..photo.images import check_pixels, check_side
+from ..prompt_to_prompt.emphasis import literal
 from ..prompt_to_prompt.prompt import Prompt
 from ..schedule import NoiseLevel, Schedule, check_levels, epsilon_from_v, leading_schedule
-from ..store import Inversion
 from ..types import NullEmbeddings
 from .diffusers_files import TEXT_ENCODERS, load_pipeline, quiet
 from .diffusers_text import TextEncoder
@@ -53,18 +54,26 @@ class DiffusersDenoiser:
         level: NoiseLevel,
         context: Tensor,
         attention: AttentionControl | None = None,
-        nulls: int = 0,
+        unconditional: int = 0,
     ) -> Tensor:
         dtype = self.unet.dtype
         text, vector = unpack(context.to(dtype), self.pooled)
-        predicted = self.unet(
-            latents.to(dtype),
-            torch.tensor(level.timestep, device=latents.device),
-            text,
-            added_cond_kwargs=None if vector is None else self._added(latents, vector),
-            cross_attention_kwargs=None if attention is None else {"control": attention},
-        ).sample.to(latents.dtype)
+        with self._feature_hooks(attention):
+            predicted = self.unet(
+                latents.to(dtype),
+                torch.tensor(level.timestep, device=latents.device),
+                text,
+                added_cond_kwargs=None if vector is None else self._added(latents, vector),
+                cross_attention_kwargs=None if attention is None else {"control": attention},
+            ).sample.to(latents.dtype)
         return predicted if self.prediction == "epsilon" else epsilon_from_v(latents, predicted, level.alpha)
+
+    def _feature_hooks(self, attention: AttentionControl | None) -> AbstractContextManager[None]:
+        if attention is None or not attention.edits_features:
+            return nullcontext()
+        from .diffusers_attention import edited_features
+
+        return edited_features(self.unet, attention)
 
     def _added(self, latents: Tensor, vector: Tensor) -> dict[str, Tensor]:
         """SDXL also reads its pooled vector, and (H, W) of the picture as it was, its crop, (H, W) as it is."""
@@ -222,7 +231,7 @@ def in_safer_precision(model: DiffusersModel, job: Callable[[], Result], warn: C
 def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> DiffusersModel:
     """The model of a loaded StableDiffusionPipeline or StableDiffusionXLPipeline, its UNet prepared for attention
     control. Raises InputError where a part is missing or of another kind."""
-    from .diffusers_attention import ControlledAttention
+    from .diffusers_attention import control_attention
 
     unet, vae, scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
     parts = [part for part in ("unet", "vae", *TEXT_ENCODERS, "tokenizer", "tokenizer_2") if hasattr(pipeline, part)]
@@ -252,7 +261,7 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
         for module in (unet, *encoders.values()):
             module.requires_grad_(False).eval().to(device, dtype)
         vae.requires_grad_(False).eval().to(device, torch.float32)
-    unet.set_attn_processor(ControlledAttention())
+    control_attention(unet)
     tokenizers = tuple(getattr(pipeline, part) for part in parts if part.startswith("tokenizer"))
     text = TextEncoder(tokenizers, tuple(encoders.values()))
     if (unet.config.addition_embed_type == "text_time") != bool(text.pooled):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..context import pack
 from ..denoiser import no_gradients
 from ..errors import InputError, short
-from ..prompt_to_prompt.marks import emphasized, parse
+from ..prompt_to_prompt.emphasis import emphasized, parse
 from ..prompt_to_prompt.prompt import END, PAD, START, Prompt, check_tokens
 
 
@@ -38,7 +38,7 @@ class TextEncoder:
     def prompt(self, text: str) -> Prompt:
         """Tokens and words of a text and their weights, written ``(word:1.5)``.
 
-        Raises InputError where it is longer than the encoder reads, and for what ``marks.parse`` refuses.
+        Raises InputError where it is longer than the encoder reads, and for what ``emphasis.parse`` refuses.
         """
         tokenizer, length = self.tokenizers[0], self.length
         ids, weights = _ids(tokenizer, text, length)

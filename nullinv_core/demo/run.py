@@ -17,12 +17,13 @@ from ..backends.diffusers import DiffusersModel
 from ..denoiser import Counted
 from ..editing import edit, reconstruct
 from ..figures import loss_plot, side_by_side
-from ..files import whole_file
-from ..images import from_pil, psnr, save_image, save_pil, to_pil
-from ..inversion import invert
-from ..keeping import keep_photo
-from ..presets import PRESETS, PresetName, embed
-from ..prompt_to_prompt.attention import batch_edits
+from ..files.atomic_write import whole_file
+from ..inversion.invert import invert
+from ..null_text.embedding import embed
+from ..null_text.presets import PRESETS
+from ..photo.composite import keep_photo
+from ..photo.images import from_pil, psnr, save_image, save_pil, to_pil
+from ..prompt_to_prompt.control import batch_edits
 from ..prompt_to_prompt.edit import EditSettings, plan_edit
 from ..types import Callback, NullEmbeddings, ignore
 from .edits import EditCase, sample_edit
@@ -109,7 +110,7 @@ def run_case(
     guidance: float = 7.5,
     edit_guidance: float | None = None,
     settings: EditSettings | None = None,
-    preset: PresetName = "fast",
+    preset: str = "fast",
     callback: Callback = ignore,
 ) -> tuple[DemoReport, DemoPictures]:
     """Invert, reconstruct at ``guidance`` and edit at ``edit_guidance`` (None: what suits the preset) one case; return

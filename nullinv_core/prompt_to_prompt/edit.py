@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import InputError, short
 from ..schedule import steps_of
 from .alignment import Mode, Pair, TokenAlignment, WordAlignment, align_tokens, align_words
-from .marks import MOST_LETTERS, carried, check_weight
+from .emphasis import MOST_LETTERS, carried, check_weight
 from .prompt import LISTED, Prompt, find_phrase
 
 MOST_REPEATED = 4

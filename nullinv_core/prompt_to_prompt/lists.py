@@ -6,13 +6,13 @@ import re
 
 from ..errors import InputError, short
 from .edit import Window
-from .marks import check_text
+from .emphasis import check_text
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def word_list(text: str) -> list[str]:
-    """Words or phrases of a text, which commas separate. Raises InputError for what ``marks.check_text`` refuses."""
+    """Words or phrases of a text, which commas separate. Raises InputError for what ``emphasis.check_text`` refuses."""
     check_text(text)
     return [word.strip() for word in text.split(",") if word.strip()]
 

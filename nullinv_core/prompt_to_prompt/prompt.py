@@ -27,7 +27,7 @@ class Prompt:
 
     ``text``: as it was written. ``token_ids``: every token, special and padding ones included. ``words``: the words in
     order, lower case. ``word_of_token``: for each token the index of its word, or START, END or PAD. ``weights``: how
-    strongly each word is encoded (see ``marks``), by default 1.
+    strongly each word is encoded (see ``emphasis``), by default 1.
     """
 
     text: str

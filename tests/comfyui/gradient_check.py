@@ -25,7 +25,7 @@ from nullinv_core.backends.comfy_checkpoint import Checkpointing  # noqa: E402
 from nullinv_core.backends.comfy_conditioning import text_of  # noqa: E402
 from nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
 from nullinv_core.backends.comfy_models import load_folder  # noqa: E402
-from nullinv_core.null_text import LOSS_SCALE  # noqa: E402
+from nullinv_core.null_text.optimization import LOSS_SCALE  # noqa: E402
 
 STEP = 0.05
 switch = Checkpointing()
@@ -34,7 +34,7 @@ switch = Checkpointing()
 def loss_of(denoiser, clean, null):
     """How far a prediction under a null context is from a random one."""
     wanted = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
-    return (denoiser(clean, schedule.level(3), null, nulls=1) - wanted).square().mean()
+    return (denoiser(clean, schedule.level(3), null, unconditional=1) - wanted).square().mean()
 
 
 def gradient(denoiser, clean):

@@ -43,7 +43,7 @@ def peak(denoiser, clean):
     before = resident("VmRSS")
     with torch.enable_grad():
         null = empty.clone().requires_grad_(True)
-        torch.autograd.grad(denoiser(clean, schedule.level(3), null, nulls=1).square().mean(), null)
+        torch.autograd.grad(denoiser(clean, schedule.level(3), null, unconditional=1).square().mean(), null)
     return resident("VmHWM") - before
 
 

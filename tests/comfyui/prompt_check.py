@@ -26,7 +26,7 @@ from nullinv_core.backends.comfy_files import DEMO_MODEL  # noqa: E402
 from nullinv_core.backends.comfy_models import load_folder  # noqa: E402
 from nullinv_core.backends.comfy_text import plan_request, prompt_of  # noqa: E402
 from nullinv_core.errors import InputError  # noqa: E402
-from nullinv_core.prompt_to_prompt.marks import parse  # noqa: E402
+from nullinv_core.prompt_to_prompt.emphasis import parse  # noqa: E402
 
 PIECES = ["(", ")", "(", ")", "\\", "\\(", "\\)", ":", ":1.5", ":.5)", ":-2)", "a", "red cat", " ", "[", "1"]
 TEXTS = ["a (red:1.5) cat", "((red)) cat", "a ((red:1.2):1.5) (cat on:0.5) grass", "a red) cat", "a (red cat"]

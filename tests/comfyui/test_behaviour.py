@@ -12,7 +12,7 @@ from PIL import Image
 
 from nullinv_core import keep_photo, load_inversion
 from nullinv_core.demo.edits import sample_edit
-from nullinv_core.images import psnr
+from nullinv_core.photo.images import psnr
 
 from .graphs import DEMO, Chain, Graph
 from .outputs import latent, newest, relative

@@ -19,10 +19,10 @@ from nullinv_core import (
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.edits import sample_edit
 from nullinv_core.demo.scenes import render
-from nullinv_core.images import psnr
-from nullinv_core.null_text import NullTextSettings
-from nullinv_core.pinning import guidance_of_photo
-from nullinv_core.presets import PRESETS
+from nullinv_core.null_text.presets import PRESETS
+from nullinv_core.null_text.settings import NullTextSettings
+from nullinv_core.photo.images import psnr
+from nullinv_core.shared_guidance import guidance_of_photo
 
 from .graphs import Chain
 from .outputs import latent, newest, relative

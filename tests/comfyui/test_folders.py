@@ -18,7 +18,7 @@ from nullinv_core.demo.scenes import render
 from nullinv_core.demo.training.autoencoder import new_autoencoder
 from nullinv_core.demo.training.folder import write_model
 from nullinv_core.demo.training.text import WIDTH, new_text_encoder
-from nullinv_core.fingerprint import difference
+from nullinv_core.files.fingerprint import difference
 
 from ..core.helpers import demo_tokenizer, tiny_xl_folder
 from .graphs import Chain, Graph

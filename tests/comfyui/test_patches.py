@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nullinv_core.images import psnr
+from nullinv_core.photo.images import psnr
 
 from .graphs import Chain
 from .outputs import latent, relative

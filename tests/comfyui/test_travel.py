@@ -11,8 +11,8 @@ from nullinv_core.backends.diffusers import check_inversion, load_model
 from nullinv_core.cli import app
 from nullinv_core.demo.edits import sample_edit
 from nullinv_core.demo.scenes import render
-from nullinv_core.fingerprint import Fingerprint
-from nullinv_core.images import save_image
+from nullinv_core.files.fingerprint import Fingerprint
+from nullinv_core.photo.images import save_image
 
 from .graphs import DEMO, Chain, Graph
 from .outputs import latent, relative

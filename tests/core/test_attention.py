@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from nullinv_core import Counted, EditSettings, batch_edits, plan_edit
-from nullinv_core.denoiser import attend, broken_weight
-from nullinv_core.prompt_to_prompt.attention import AttentionMaps, StepControl
+from nullinv_core.denoiser import Layer, attend, broken_weight
+from nullinv_core.prompt_to_prompt.control import StepControl
+from nullinv_core.prompt_to_prompt.maps import AttentionMaps
 
 from .helpers import word_prompt
 
@@ -23,27 +24,27 @@ def control(index, **settings):
 @pytest.mark.parametrize(("index", "inside"), [(0, True), (3, True), (4, False), (9, False)])
 def test_self_attention_is_replaced_inside_its_window_only(index, inside):
     """Guards the self-replace window (0.4 of the steps) and its limit of 32×32 positions."""
-    assert control(index).wants_self(32 * 32) is inside
-    assert not control(index).wants_self(32 * 32 + 1)
+    assert control(index).rewrites(Layer("self", 32 * 32)) is inside
+    assert not control(index).rewrites(Layer("self", 32 * 32 + 1))
 
 
 @pytest.mark.parametrize(("index", "inside"), [(0, True), (7, True), (8, False), (9, False)])
 def test_cross_attention_is_touched_inside_its_window_or_where_maps_are_read(index, inside):
     """Guards the fast path: outside of the cross-replace window (0.8) only layers of the map grid are touched."""
-    assert control(index).wants_cross(64 * 64) is inside
-    assert control(index).wants_cross(16 * 16)
+    assert control(index).weighs(Layer("cross", 64 * 64)) is inside
+    assert control(index).weighs(Layer("cross", 16 * 16))
 
 
 def test_closed_windows_touch_only_the_map_grid():
     """Guards edits without replacement: every other layer stays untouched."""
     closed = control(0, cross_replace=0.0, self_replace=0.0)
-    assert not any(closed.wants_cross(n * n) or closed.wants_self(n * n) for n in (8, 32, 64))
+    assert not any(closed.weighs(Layer("cross", n * n)) or closed.rewrites(Layer("self", n * n)) for n in (8, 32, 64))
 
 
 def test_a_single_word_keeps_its_own_window_open():
     """Guards per-word windows: they count beside the common one."""
     late = control(9, cross_replace=0.0, word_cross_replace={"blue": (0.5, 1.0)})
-    assert late.wants_cross(64 * 64) and not control(0, cross_replace=0.0).wants_cross(64 * 64)
+    assert late.weighs(Layer("cross", 64 * 64)) and not control(0, cross_replace=0.0).weighs(Layer("cross", 64 * 64))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_pictures_of_any_shape_keep_their_layout(size, replaced, kept):
     """Guards self-attention of pictures that are not square: the layers that a square one has replaced are replaced."""
     edits = batch_edits([[plan_edit(SOURCE, EDIT, 10, EditSettings(self_replace=1.0))]])
     step = StepControl(edits, 0, AttentionMaps((16, 16)), slice(0, 2), size)
-    assert step.wants_self(replaced) and (not kept or not step.wants_self(kept))
+    assert step.rewrites(Layer("self", replaced)) and (not kept or not step.rewrites(Layer("self", kept)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -69,11 +70,11 @@ def test_attention_is_the_formula_s_in_any_precision(dtype):
     q, k, v = (torch.randn(2, 3, n, 8, generator=generator).to(dtype) for n in (5, 7, 7))
     seen = []
 
-    def halved(probabilities):
+    def halved(probabilities, layer):
         seen.append(probabilities)
         return probabilities / 2
 
-    found = attend(q, k, v, 0.3, SimpleNamespace(cross_attention=halved))
+    found = attend(q, k, v, 0.3, SimpleNamespace(weigh=halved), Layer("cross", 5))
     exact = torch.promote_types(dtype, torch.float32)
     wanted = torch.einsum("bhpd,bhkd->bhpk", q.double(), k.double()).mul(0.3).softmax(-1)
     assert found.dtype == dtype and seen[0].dtype == exact

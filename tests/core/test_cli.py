@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.cli import Preset, main
 from nullinv_core.errors import InputError
-from nullinv_core.images import LARGEST_SIDE, fitted_size, load_image, psnr, save_image, ssim
-from nullinv_core.presets import PRESETS
-from nullinv_core.store import load_inversion, save_inversion
+from nullinv_core.files.store import load_inversion, save_inversion
+from nullinv_core.null_text.presets import PRESETS
+from nullinv_core.photo.images import LARGEST_SIDE, fitted_size, load_image, psnr, save_image, ssim
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -204,7 +204,7 @@ def test_broken_and_huge_images(command, model_folder, tmp_path, monkeypatch):
     Image.new("1", (15_000, 15_000)).save(tmp_path / "bomb.png")
     status, _, err = command("invert", *base(model_folder, tmp_path / "bomb.png", tmp_path))
     assert status == 2 and "larger than 100 megapixels" in err
-    monkeypatch.setattr("nullinv_core.picture_file.LARGEST", 10)
+    monkeypatch.setattr("nullinv_core.photo.picture_file.LARGEST", 10)
     Image.new("RGB", (4, 4)).save(tmp_path / "huge.png")
     status, _, err = command("invert", *base(model_folder, tmp_path / "huge.png", tmp_path))
     assert status == 2 and "4×4 pixels" in err
@@ -583,7 +583,7 @@ def test_debug_shows_the_traceback():
 
 def test_16_bit_grey_keeps_its_tones(tmp_path):
     """Guards 16-bit pictures: mid grey stays mid grey."""
-    from nullinv_core.images import load_image
+    from nullinv_core.photo.images import load_image
 
     Image.fromarray(np.full((8, 8), 32768, np.uint16)).save(tmp_path / "grey.png")
     assert load_image(tmp_path / "grey.png", 8).mean().item() == pytest.approx(0.5, abs=0.01)

@@ -10,7 +10,7 @@ import torch
 
 from nullinv_core import cli
 from nullinv_core.errors import InputError
-from nullinv_core.images import save_image, ssim
+from nullinv_core.photo.images import save_image, ssim
 
 MISSING = [sys.executable, "-m", "nullinv_core", "reconstruct", "--inversion", "none", "--out", "x.png"]
 

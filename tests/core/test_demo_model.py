@@ -32,8 +32,9 @@ from nullinv_core.demo.training.autoencoder import PREVIEW_FACTORS
 from nullinv_core.demo.training.evaluate import ancestral_step, fidelity, generate, judged
 from nullinv_core.demo.training.folder import scheduler
 from nullinv_core.demo.training.text import tokenizer_of
-from nullinv_core.images import psnr, save_image
-from nullinv_core.presets import PRESETS, embed
+from nullinv_core.null_text.embedding import embed
+from nullinv_core.null_text.presets import PRESETS
+from nullinv_core.photo.images import psnr, save_image
 from nullinv_core.schedule import leading_schedule
 
 

@@ -6,7 +6,7 @@ import pytest
 from nullinv_core import InputError
 from nullinv_core.demo.edits import dilate
 from nullinv_core.figures import log_plot, side_by_side
-from nullinv_core.images import load_image, psnr, save_image
+from nullinv_core.photo.images import load_image, psnr, save_image
 
 SIZE = 128
 

@@ -25,8 +25,9 @@ from nullinv_core.backends.diffusers_attention import ControlledAttention
 from nullinv_core.backends.diffusers_files import _current_name, marked_prediction, predicts_v
 from nullinv_core.backends.families import FAMILIES, write_configuration
 from nullinv_core.backends.model_folder import check_files, parts_of, text_parts
-from nullinv_core.fingerprint import Fingerprint
-from nullinv_core.null_text import NullTextSettings
+from nullinv_core.denoiser import AttentionControl
+from nullinv_core.files.fingerprint import Fingerprint
+from nullinv_core.null_text.settings import NullTextSettings
 from nullinv_core.schedule import NoiseLevel
 
 from .helpers import (
@@ -46,23 +47,23 @@ TEXT_BIAS = "cond_stage_model.transformer.text_model.final_layer_norm.bias"
 PARTS = ("unet", "vae", "text_encoder")
 
 
-class Passive:
+class Passive(AttentionControl):
     """A control that looks at everything and changes nothing."""
 
     def __init__(self, rows):
         self.rows, self.seen = rows, []
 
-    def wants_self(self, positions):
-        return True
+    def rewrites(self, layer):
+        return layer.part == "self"
 
-    def wants_cross(self, positions):
-        return True
+    def weighs(self, layer):
+        return layer.part == "cross"
 
-    def self_attention(self, query, key):
+    def rewrite(self, query, key, value, layer):
         self.seen.append(("self", tuple(query.shape)))
-        return query, key
+        return query.clone(), key.clone(), value
 
-    def cross_attention(self, probabilities):
+    def weigh(self, probabilities, layer):
         self.seen.append(("cross", tuple(probabilities.shape)))
         assert torch.allclose(probabilities.sum(-1), torch.ones_like(probabilities[..., 0]))
         return probabilities
@@ -100,7 +101,7 @@ def test_untouched_layers_stay_on_the_fast_path(monkeypatch):
 
     monkeypatch.setattr("nullinv_core.backends.diffusers_attention.scaled_dot_product_attention", counting)
     control = Passive(slice(0, 1))
-    control.wants_self = control.wants_cross = lambda positions: False
+    control.rewrites = control.weighs = lambda layer: False
     context = context_of(word_prompt("a cat"))[None]
     controlled(tiny_unet(torch.float64))(latents_of(), LEVEL, context, control)
     assert len(calls) == 14 and control.seen == []

@@ -36,7 +36,7 @@ from nullinv_core.demo import nearest
 from nullinv_core.demo.edits import VISIBLE
 from nullinv_core.demo.places import PLACES
 from nullinv_core.demo.scenes import render
-from nullinv_core.images import psnr, to_pil
+from nullinv_core.photo.images import psnr, to_pil
 
 DEMO_FOLDER = Path(nullinv_core.demo.__file__).parent / "model"
 TASKS = [scene_task(seed) for seed in range(30_000, 30_000 + len(KINDS))]

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 from diffusers.models.attention_processor import Attention
 
 from benchmarks import edit_photo
-from benchmarks.edit_attention import FromPhoto, finer_blocks, lent, photo_attention, photo_features
+from benchmarks.edit_attention import MutualSelfAttention, PhotoAttention, PhotoFeatures
 from benchmarks.edit_cases import EditTask
 from benchmarks.edit_ddpm import implicit_mask, mean_and_deviation, noise_maps, own_tokens
 from benchmarks.edit_guidance import QUANTILE, Blended, Proximal
@@ -19,10 +19,11 @@ from benchmarks.edit_methods import METHODS
 from benchmarks.edit_photo import fresh, photo_of
 from nullinv_core import EditSettings, Trajectory, plan_edit, reconstruct
 from nullinv_core.backends.diffusers import load_model
-from nullinv_core.backends.diffusers_attention import ControlledAttention
+from nullinv_core.backends.diffusers_attention import ControlledAttention, control_attention, edited_features
 from nullinv_core.denoiser import Counted
-from nullinv_core.prompt_to_prompt.attention import AttentionMaps, StepControl, batch_edits
+from nullinv_core.prompt_to_prompt.control import EditBatch, StepControl, batch_edits
 from nullinv_core.prompt_to_prompt.local_blend import blend_mask
+from nullinv_core.prompt_to_prompt.maps import AttentionMaps
 from nullinv_core.schedule import ddim_step, guide
 
 STEPS = 5
@@ -107,7 +108,7 @@ def _retraced(photo, trajectory):
 class Gaussian:
     """ε of data that is Gaussian noise of spread 0.5, which is known (and linear)."""
 
-    def __call__(self, latents, level, context, attention=None, nulls=0):
+    def __call__(self, latents, level, context, attention=None, unconditional=0):
         return (1 - level.alpha) ** 0.5 * latents / (0.25 * level.alpha + 1 - level.alpha)
 
 
@@ -166,45 +167,69 @@ def test_queries_and_keys_of_the_photo_give_its_layout():
         return part(states).unflatten(-1, (2, 4)).transpose(1, 2)
 
     query, key, value = (split(part) for part in (layer.to_q, layer.to_k, layer.to_v))
+    # rows are (photos, edits under ∅, edits)
     photos = torch.tensor([0, 1, 0, 1, 0, 1])
 
     def attended(query, key, value):
         return layer.to_out[0](((query @ key.mT / 2).softmax(-1) @ value).transpose(1, 2).flatten(2))
 
+    def found(kind, text=None):
+        # rows are pictures, each with (photo, edit under ∅, edit)
+        edits = () if kind is None else (kind(torch.ones(2, 2, 1, dtype=torch.bool)),)
+        batch = EditBatch((("an edit", "an edit"),) * 2, edits)
+        control = StepControl(batch, 0, AttentionMaps((0, 0)), slice(0, 6), (1, 5))
+        text = None if text is None else text[by_picture]
+        return ControlledAttention(("up", 1, 0))(layer, states[by_picture], text, control=control)[by_branch]
+
+    by_picture = torch.tensor([0, 2, 4, 1, 3, 5])
+    by_branch = by_picture.argsort()
     with torch.no_grad():
-        for parts, wanted in (
-            (("query", "key"), attended(query[photos], key[photos], value)),
-            (("key", "value"), attended(query, key[photos], value[photos])),
-            ((), attended(query, key, value)),
+        for kind, wanted in (
+            (PhotoAttention, attended(query[photos], key[photos], value)),
+            (MutualSelfAttention, attended(query, key[photos], value[photos])),
+            (None, attended(query, key, value)),
         ):
-            assert FromPhoto(parts)(layer, states) == pytest.approx(wanted, abs=1e-5)
+            assert found(kind) == pytest.approx(wanted, abs=1e-5)
         text = torch.randn(6, 3, 8)
-        assert torch.equal(FromPhoto(("key", "value"))(layer, states, text), FromPhoto(())(layer, states, text))
+        assert torch.equal(found(MutualSelfAttention, text), found(None, text))
 
 
-def test_a_network_that_lent_its_attention_is_as_it_was(photo):
-    """Guards the methods after these: processors and hooks go, whatever happens inside."""
+def test_a_network_that_lent_its_features_is_as_it_was(photo):
+    """Guards the methods after these: hooks go, whatever happens inside, and are there for their layer alone."""
     unet = photo.model.denoiser.unet
-    block = finer_blocks(unet)[0]
-    layer = block.resnets[0].conv2
+    window = torch.ones(1, 2, 1, dtype=torch.bool)
+    batch = EditBatch((("an edit", "an edit"),), (PhotoFeatures(window),))
+    control = StepControl(batch, 0, AttentionMaps((0, 0)), slice(0, 3), (4, 4))
+    lent, other = unet.up_blocks[1].resnets[0].conv2, unet.up_blocks[1].resnets[1].conv2
 
     def stopped():
-        with photo_attention(unet, [block], ("key",)), photo_features(layer):
-            assert any(isinstance(p, FromPhoto) for p in unet.attn_processors.values())
-            found = layer(torch.randn(3, layer.in_channels, 4, 4).double())
-            assert torch.equal(found, lent(found))
+        with edited_features(unet, control):
+            found = lent(torch.randn(3, lent.in_channels, 4, 4).double())
+            assert torch.equal(found, found[:1].expand_as(found))
+            found = other(torch.randn(3, other.in_channels, 4, 4).double())
+            assert not torch.equal(found, found[:1].expand_as(found))
             raise KeyError
 
     with pytest.raises(KeyError):
         stopped()
-    assert all(isinstance(p, ControlledAttention) for p in unet.attn_processors.values())
-    assert not layer._forward_hooks
+    assert not lent._forward_hooks and not other._forward_hooks
+
+
+def test_layers_are_numbered_in_the_order_in_which_they_run(photo):
+    """Guards the places by which edits choose layers: in blocks with attention alone, of each stage."""
+    unet = photo.model.denoiser.unet
+    control_attention(unet)
+    places = {name: processor.place for name, processor in unet.attn_processors.items()}
+    assert len(set(places.values())) * 2 == len(places)
+    assert places["mid_block.attentions.0.transformer_blocks.0.attn1.processor"] == ("middle", 0, 0)
+    assert places["up_blocks.1.attentions.0.transformer_blocks.0.attn2.processor"] == ("up", 1, 0)
+    assert places["up_blocks.1.attentions.1.transformer_blocks.0.attn1.processor"] == ("up", 1, 1)
 
 
 class Noise:
     """A denoiser of random predictions, the same each time."""
 
-    def __call__(self, latents, level, context, attention=None, nulls=0):
+    def __call__(self, latents, level, context, attention=None, unconditional=0):
         return torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
 
 

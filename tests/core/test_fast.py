@@ -16,6 +16,7 @@ from nullinv_core import (
     Inversion,
     NullTextSettings,
     Pin,
+    Sampling,
     batch_edits,
     edit,
     embed,
@@ -26,10 +27,11 @@ from nullinv_core import (
     reconstruct,
     save_inversion,
 )
-from nullinv_core.fingerprint import Fingerprint
-from nullinv_core.null_text import FAST, PAPER
-from nullinv_core.pinning import guidance_of_photo, without_shared
+from nullinv_core.files.fingerprint import Fingerprint
+from nullinv_core.null_text.presets.fast import FAST
+from nullinv_core.null_text.settings import PAPER
 from nullinv_core.schedule import ddim_step
+from nullinv_core.shared_guidance import guidance_of_photo, without_shared
 
 from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
 
@@ -53,7 +55,7 @@ def test_where_the_loss_is_small_nothing_is_optimized(denoiser):
     easy = replace(FAST, early_stop=1e9)
     null, reached = optimize_null_text(denoiser, trajectory, empty_context(), easy)
     assert (denoiser.forwards, denoiser.backwards) == (4, 0)
-    same, end = optimize_null_text(denoiser, trajectory, empty_context(), easy, alike=False)
+    same, end = optimize_null_text(denoiser, trajectory, empty_context(), easy, only_text_differs=False)
     assert denoiser.forwards == 4 + 2 * 4
     assert torch.equal(same.embeddings, null.embeddings) and torch.allclose(end, reached)
     assert torch.allclose(same.losses, null.losses)
@@ -135,7 +137,7 @@ def retraced(denoiser):
     for steps in range(1, 5):
         batch = batch_edits([[plan_edit(SOURCE, SOURCE, 4)]])
         contexts = context_of(SOURCE)[None, None]
-        latents.append(edit(denoiser, trajectory, empty_context(), contexts, batch, 1.0, steps=steps).source)
+        latents.append(edit(denoiser, trajectory, empty_context(), contexts, batch, Sampling(1.0, steps=steps)).source)
     return replace(trajectory, latents=torch.stack(latents[::-1]))
 
 
@@ -152,8 +154,7 @@ def test_pinning_changes_nothing_where_the_source_keeps_to_the_trajectory(denois
             Pin(empty_context()) if pin else empty_context(),
             contexts,
             batch_edits([[plan]]),
-            3.0,
-            source_guidance=None if pin else 1.0,
+            Sampling(3.0, source_guidance=None if pin else 1.0),
         )
         for pin in (False, True)
     )
@@ -269,7 +270,7 @@ def test_a_fixed_point_retraces_itself(steps, spread):
     def share(level):
         return (1 - level.alpha) ** 0.5 / (spread**2 * level.alpha + 1 - level.alpha)
 
-    counted = Counted(lambda latents, level, context, attention=None, nulls=0: share(level) * latents)
+    counted = Counted(lambda latents, level, context, attention=None, unconditional=0: share(level) * latents)
     context, latents, schedule = context_of(SOURCE)[None], latents_of(), tiny_schedule(steps)
     plain = invert(counted, latents, context, schedule)
     assert counted.forwards == steps
@@ -321,7 +322,7 @@ def test_presets_say_how_edits_read_the_photo(denoiser, tmp_path):
         plain = edit(denoiser, trajectory, Pin(empty_context(), null.pin.guidance), contexts, plans, 5.0)
         assert torch.allclose(result.latents, plain.latents, rtol=1e-6)
         with pytest.raises(InputError, match="guidance of its own"):
-            edit(denoiser, trajectory, null, contexts, plans, 5.0, source_guidance=2.0)
+            edit(denoiser, trajectory, null, contexts, plans, Sampling(5.0, source_guidance=2.0))
 
 
 def test_what_does_not_fit_is_refused(denoiser):

@@ -21,7 +21,7 @@ from nullinv_core.figures import (
     side_by_side,
     word_maps,
 )
-from nullinv_core.prompt_to_prompt.attention import WordMaps
+from nullinv_core.prompt_to_prompt.maps import WordMaps
 from nullinv_core.schedule import scaled_linear_alphas
 from nullinv_core.types import NullEmbeddings
 

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullinv_core import InputError
-from nullinv_core.fingerprint import difference, digest_of, fingerprint, from_json, other_patches, sampled, to_json
+from nullinv_core.files.fingerprint import (
+    difference,
+    digest_of,
+    fingerprint,
+    from_json,
+    other_patches,
+    sampled,
+    to_json,
+)
 from nullinv_core.schedule import scaled_linear_alphas
 
 LEVELS = scaled_linear_alphas()

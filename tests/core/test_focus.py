@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nullinv_core import EditSettings, InputError, batch_edits, edit, invert, plan_edit
-from nullinv_core.prompt_to_prompt.attention import AttentionMaps, StepControl, needs_source
-from nullinv_core.prompt_to_prompt.focus import BLUR, MOST_GAIN, focus, layer_grid
+from nullinv_core.denoiser import Layer
+from nullinv_core.prompt_to_prompt.attention_edits.focus import BLUR, MOST_GAIN, focus
+from nullinv_core.prompt_to_prompt.control import StepControl, needs_source
+from nullinv_core.prompt_to_prompt.grids import layer_grid
+from nullinv_core.prompt_to_prompt.maps import AttentionMaps
 
 from .helpers import context_of, controlled, latents_of, tiny_schedule, tiny_unet, word_prompt
 
@@ -113,8 +116,8 @@ def test_a_step_focuses_the_word_and_nothing_else():
     """Guards the control: the focused column is ``focus`` times the word's weight, the others are as without it."""
     both = torch.rand(2, 3, 16 * 24, SOURCE.length, dtype=torch.float64).softmax(-1)
     for index in (4, 6):
-        found = control(index, focus_from=0.4, weights={"dog": 2.0}).cross_attention(both)
-        without = control(index, weights={"dog": 2.0}).cross_attention(both)
+        found = control(index, focus_from=0.4, weights={"dog": 2.0}).weigh(both, Layer("cross", 16 * 24))
+        without = control(index, weights={"dog": 2.0}).weigh(both, Layer("cross", 16 * 24))
         others = [k for k in range(SOURCE.length) if k not in DOG]
         assert torch.equal(found[0], both[0]) and torch.equal(found[..., others], without[..., others])
         expected = 2.0 * focus(both[0][..., DOG], both[1][..., DOG], (16, 24))
@@ -126,7 +129,7 @@ def test_focused_steps_look_at_the_source():
     """Guards pinned sources: they are sampled as long as a word is focused, after the last window too."""
     late, never = control(9, focus_from=0.4), control(9)
     assert needs_source(late.edits, 9) and not needs_source(never.edits, 9)
-    assert late.wants_cross(64 * 64) and not never.wants_cross(64 * 64)
+    assert late.weighs(Layer("cross", 64 * 64)) and not never.weighs(Layer("cross", 64 * 64))
 
 
 def test_edits_of_a_batch_are_focused_each_by_itself():

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageCms
 
 from nullinv_core.errors import InputError
-from nullinv_core.images import (
+from nullinv_core.photo.images import (
     FAITHFUL,
     LARGEST_SIDE,
     autoencoder_warning,

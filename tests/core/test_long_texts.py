@@ -9,10 +9,10 @@ import pytest
 from nullinv_core import EditSettings, InputError, Prompt, load_inversion, plan_edit, save_inversion
 from nullinv_core.figures import heat_maps
 from nullinv_core.prompt_to_prompt.alignment import MOST_WORDS, align_tokens, align_words
-from nullinv_core.prompt_to_prompt.attention import WordMaps
 from nullinv_core.prompt_to_prompt.edit import MOST_CELLS, MOST_EDITS, MOST_NAMED, plan_edits
+from nullinv_core.prompt_to_prompt.emphasis import MOST_LETTERS, parse
 from nullinv_core.prompt_to_prompt.lists import take_windows, word_list
-from nullinv_core.prompt_to_prompt.marks import MOST_LETTERS, parse
+from nullinv_core.prompt_to_prompt.maps import WordMaps
 from nullinv_core.prompt_to_prompt.prompt import END, START, find_phrase, split_words
 
 from .test_store import replace, some_inversion, torch

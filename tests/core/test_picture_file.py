@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nullinv_core import InputError, picture_file
-from nullinv_core.images import read_picture
+from nullinv_core import InputError
+from nullinv_core.photo import picture_file
+from nullinv_core.photo.images import read_picture
 
 from ..fuzz.pictures import OTHERS
 

@@ -10,10 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nullinv_core import EditSettings, InputError, plan_edit
-from nullinv_core.prompt_to_prompt.attention import AttentionMaps, edit_cross_attention, map_grid
+from nullinv_core.denoiser import Layer
+from nullinv_core.prompt_to_prompt.attention_edit import Here
+from nullinv_core.prompt_to_prompt.attention_edits.replace import Replace
+from nullinv_core.prompt_to_prompt.attention_edits.reweight import Reweight
 from nullinv_core.prompt_to_prompt.edit import MOST_EDITS, MOST_NAMED, plan_edits
+from nullinv_core.prompt_to_prompt.emphasis import MOST_LETTERS
+from nullinv_core.prompt_to_prompt.grids import map_grid
 from nullinv_core.prompt_to_prompt.local_blend import blend_mask, region, uses_blend
-from nullinv_core.prompt_to_prompt.marks import MOST_LETTERS
+from nullinv_core.prompt_to_prompt.maps import AttentionMaps
 from nullinv_core.prompt_to_prompt.prompt import END, LISTED, START, Prompt, check_tokens, find_phrase
 
 from .helpers import word_prompt
@@ -44,7 +49,12 @@ def test_cross_attention_is_edited_by_the_formula(seed):
         if window[place]:
             taken = sum(source[b, 0, h, p, k] * mapping[b, e, k, token] for k in range(4))
             wanted[b, e, h, p, token] = (taken if keep[place] else own[b, e, h, p, token]) * equalizer[place]
-    found = edit_cross_attention(*map(torch.from_numpy, (source, own, mapping, keep, equalizer, window)))
+    source, own, mapping, keep, equalizer, window = map(
+        torch.from_numpy, (source, own, mapping, keep, equalizer, window)
+    )
+    here = Here(Layer("cross", 3), (1, 3), window)
+    replaced = Replace(window, mapping, keep).rewrite(source, own, own, here)
+    found = Reweight(window, equalizer).rewrite(source, own, replaced, here)
     assert np.allclose(found.numpy(), wanted)
 
 

@@ -10,8 +10,8 @@ from nullinv_core import NullTextSettings, invert, optimize_null_text
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.captions import caption
 from nullinv_core.demo.scenes import render, sample_scene
-from nullinv_core.images import psnr
-from nullinv_core.null_text import LOSS_SCALE
+from nullinv_core.null_text.optimization import LOSS_SCALE
+from nullinv_core.photo.images import psnr
 from nullinv_core.schedule import ddim_step, guide
 
 STEPS = 6

@@ -12,6 +12,7 @@ from nullinv_core import (
     InputError,
     NonFiniteError,
     NullTextSettings,
+    Sampling,
     Trajectory,
     batch_edits,
     edit,
@@ -21,8 +22,9 @@ from nullinv_core import (
     plan_edit,
     reconstruct,
 )
-from nullinv_core.null_text import PAPER
+from nullinv_core.null_text.settings import PAPER
 from nullinv_core.schedule import Schedule, ddim_step, guide
+from nullinv_core.types import ignore
 
 from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
 
@@ -57,7 +59,7 @@ def test_guidance_one_with_the_source_prompt_reconstructs():
     The network is the exact one for Gaussian data, so only the discretization keeps the two apart.
     """
 
-    def gaussian(latents, level, context, attention=None, nulls=0):
+    def gaussian(latents, level, context, attention=None, unconditional=0):
         return (1 - level.alpha) ** 0.5 / (0.25 * level.alpha + 1 - level.alpha) * latents
 
     def error(steps):
@@ -215,7 +217,7 @@ def test_gradients_survive_half_precision():
     schedule, z, null = tiny_schedule(1), latents_of(1, 64, torch.float32), empty_context(torch.float32)
 
     def network(dtype):
-        def denoiser(latents, level, context, attention=None, nulls=0):
+        def denoiser(latents, level, context, attention=None, unconditional=0):
             everywhere = 1e-3 * context.mean((1, 2))[:, None, None, None].expand(latents.shape)
             return 0.1 * latents + everywhere.to(dtype).to(latents.dtype)
 
@@ -274,7 +276,7 @@ def test_nan_is_reported_with_its_step(denoiser, bad_call):
     """Guards half precision: NaN from the network names the step and the way out."""
     calls = []
 
-    def broken(latents, level, context, attention=None, nulls=0):
+    def broken(latents, level, context, attention=None, unconditional=0):
         calls.append(level)
         return denoiser(latents, level, context) * (float("nan") if len(calls) - 1 == bad_call else 1.0)
 
@@ -282,10 +284,18 @@ def test_nan_is_reported_with_its_step(denoiser, bad_call):
         inverted(broken)
 
 
-def edited_with(denoiser, trajectory, null, **options):
+def edited_with(denoiser, trajectory, null, callback=ignore, **options):
     plan = plan_edit(SOURCE, EDIT, trajectory.schedule.steps)
     contexts = context_of(EDIT)[None, None].expand(trajectory.batch, -1, -1, -1)
-    return edit(denoiser, trajectory, null, contexts, batch_edits([[plan]] * trajectory.batch), 7.5, **options)
+    return edit(
+        denoiser,
+        trajectory,
+        null,
+        contexts,
+        batch_edits([[plan]] * trajectory.batch),
+        Sampling(7.5, **options),
+        callback,
+    )
 
 
 def test_a_limit_keeps_the_source_outside(denoiser):
@@ -335,8 +345,8 @@ def test_inference_mode_around_the_core_does_no_harm(denoiser):
         context, latents, null = context_of(SOURCE)[None] + 0, latents_of() + 0, empty_context() + 0
         assert latents.is_inference() and null.is_inference()
         trajectory = invert(denoiser, latents, context, tiny_schedule())
-        nulls, _ = optimize_null_text(denoiser, trajectory, null, QUICK)
-    assert not nulls.embeddings.is_inference() and not trajectory.latents.is_inference()
+        null, _ = optimize_null_text(denoiser, trajectory, null, QUICK)
+    assert not null.embeddings.is_inference() and not trajectory.latents.is_inference()
 
 
 def test_a_schedule_from_outside_is_used_as_it_is(denoiser):

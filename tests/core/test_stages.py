@@ -14,6 +14,7 @@ from nullinv_core import (
     NonFiniteError,
     NullTextSettings,
     Pin,
+    Sampling,
     Trajectory,
     batch_edits,
     edit,
@@ -22,9 +23,11 @@ from nullinv_core import (
     plan_edit,
     reconstruct,
 )
-from nullinv_core.pinning import guidance_of_photo
-from nullinv_core.presets import PRESETS, embed, of_source
+from nullinv_core.denoiser import Layer
+from nullinv_core.null_text.embedding import embed, of_source
+from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.schedule import Schedule, ddim_inverse_step, ddim_step, guide, predicted_clean
+from nullinv_core.shared_guidance import guidance_of_photo
 
 from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_prompt
 
@@ -37,7 +40,7 @@ EDIT_TEXT = context_of(EDIT).expand(BATCH, 2, -1, -1)
 DOWN = list(range(STEPS, 0, -1))
 
 
-def network(latents, level, context, attention=None, nulls=0):
+def network(latents, level, context, attention=None, unconditional=0):
     """A cheap ε that depends on all it is told."""
     return 0.4 * (1 - level.alpha) ** 0.5 * latents + 0.2 * context.mean((1, 2))[:, None, None, None].to(latents)
 
@@ -73,8 +76,8 @@ class Recorder:
     def __init__(self, broken=-1):
         self.calls, self.broken = [], broken
 
-    def __call__(self, latents, level, context, attention=None, nulls=0):
-        self.calls.append((latents.detach(), level, context.detach(), nulls))
+    def __call__(self, latents, level, context, attention=None, unconditional=0):
+        self.calls.append((latents.detach(), level, context.detach(), unconditional))
         return network(latents, level, context) * (float("nan") if len(self.calls) == self.broken + 1 else 1.0)
 
     @property
@@ -94,16 +97,16 @@ def test_every_call_is_at_the_level_of_its_step(stage):
 
 @every_stage
 def test_unconditional_rows_come_first_and_are_counted(stage):
-    """Guards ``nulls``, by which a backend tells rows apart: so many rows of the empty prompt, then texts alone."""
+    """Guards ``unconditional``, which tells rows apart: so many rows of the empty prompt, then texts alone."""
     asked, texts = Recorder(), [*TEXT]
     STAGES[stage](asked, trajectory_of(), empty_context(), lambda event: None)
-    for latents, _, context, nulls in asked.calls:
+    for latents, _, context, unconditional in asked.calls:
         assert len(latents) == len(context)
         assert [any(torch.equal(row, text) for text in texts) for row in context] == [
-            index >= nulls for index in range(len(context))
+            index >= unconditional for index in range(len(context))
         ]
-        if 2 * nulls == len(context):
-            assert torch.equal(latents[:nulls], latents[nulls:])
+        if 2 * unconditional == len(context):
+            assert torch.equal(latents[:unconditional], latents[unconditional:])
 
 
 @pytest.mark.parametrize("stage", ["reconstruct", "edit", "pinned edit", "unshared edit", "pin"])
@@ -135,7 +138,7 @@ def test_every_step_is_told_with_the_picture_that_it_implies(stage):
     """Guards progress and previews: all steps are counted, and where ε never changes every preview is the photo."""
     epsilon = latents_of(1, seed=9)
 
-    def constant(latents, level, context, attention=None, nulls=0):
+    def constant(latents, level, context, attention=None, unconditional=0):
         return epsilon + 0 * context.sum((1, 2))[:, None, None, None].expand(latents.shape)
 
     events, trajectory = [], trajectory_of(constant)
@@ -152,7 +155,7 @@ def test_every_step_is_told_with_the_picture_that_it_implies(stage):
 def test_a_fixed_point_is_looked_for_where_the_last_two_steps_point():
     """Guards the method against its description: one iteration, from the ε of the last two steps, extrapolated."""
 
-    def bent(latents, level, context, attention=None, nulls=0):
+    def bent(latents, level, context, attention=None, unconditional=0):
         return torch.tanh(latents) * (1 - level.alpha) ** 0.5
 
     latents, seen = [latents_of()], []
@@ -199,12 +202,12 @@ def test_a_preset_gives_what_edits_need(name, images):
 
 
 def test_a_preset_looks_for_free_where_it_may():
-    """Guards ``alike``: a backend whose unconditional rows differ pays for the first look at each step."""
+    """Guards ``only_text_differs``: a backend whose unconditional rows differ pays for the first look at each step."""
     calls = []
-    for alike in ({}, {"alike": True}, {"alike": False}):
+    for only_text_differs in ({}, {"only_text_differs": True}, {"only_text_differs": False}):
         asked = Recorder()
         recipe = replace(PRESETS["fast"], optimization=replace(PRESETS["fast"].optimization, early_stop=math.inf))
-        embed(asked, trajectory_of(), empty_context(), recipe, 3.5, **alike)
+        embed(asked, trajectory_of(), empty_context(), recipe, 3.5, **only_text_differs)
         calls.append(len(asked.calls))
     assert calls == [2 * STEPS, 2 * STEPS, 3 * STEPS]
 
@@ -249,10 +252,10 @@ def test_null_embeddings_serve_the_trajectory_that_they_are_of():
 def test_an_edit_takes_some_steps_and_no_more_than_there_are(steps):
     """Guards the end step: one step is enough, none is no edit."""
     trajectory = trajectory_of()
-    first = edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, 7.5, steps=1)
+    first = edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, Sampling(7.5, steps=1))
     assert first.latents.shape == (BATCH, 2, *trajectory.clean.shape[1:])
     with pytest.raises(InputError, match=f"between 1 and 4 steps, not {steps}"):
-        edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, 7.5, steps=steps)
+        edit(network, trajectory, empty_context(), EDIT_TEXT, EDITS, Sampling(7.5, steps=steps))
 
 
 def test_guidance_is_as_exact_as_the_latents():
@@ -267,9 +270,9 @@ def test_a_blend_keeps_to_its_mask_in_pictures_that_are_not_square(size):
     """Guards the mask's sides: as the latents', and outside of it an edit is its own photo's source."""
     maps = torch.rand(1 + 2, 2, size[0] * size[1], SOURCE.length, generator=torch.Generator().manual_seed(3)) ** 8
 
-    def looking(latents, level, context, attention=None, nulls=0):
-        assert attention.wants_cross(size[0] * size[1])
-        attention.cross_attention(maps.repeat(BATCH, 1, 1, 1).double())
+    def looking(latents, level, context, attention=None, unconditional=0):
+        assert attention.weighs(Layer("cross", size[0] * size[1]))
+        attention.weigh(maps.repeat(BATCH, 1, 1, 1).double(), Layer("cross", size[0] * size[1]))
         return network(latents, level, context)
 
     latents = torch.randn(STEPS + 1, BATCH, 4, *size, generator=torch.Generator().manual_seed(4)).double()
@@ -282,16 +285,16 @@ def test_a_blend_keeps_to_its_mask_in_pictures_that_are_not_square(size):
     assert torch.equal(moved, found.mask[0]) and all(0.05 < float(one.double().mean()) < 0.99 for one in found.mask[0])
 
 
-@pytest.mark.parametrize("alike", [True, False])
-def test_looks_at_the_loss_are_counted_from_one(alike):
+@pytest.mark.parametrize("only_text_differs", [True, False])
+def test_looks_at_the_loss_are_counted_from_one(only_text_differs):
     """Guards what progress says of the optimization, whether the first look is free or not."""
     events, settings = [], NullTextSettings(start="source", inner_steps=2, test_first=True, early_stop=0, budget=3)
     trajectory = trajectory_of()
-    null, _ = optimize_null_text(network, trajectory, empty_context(), settings, events.append, alike)
+    null, _ = optimize_null_text(network, trajectory, empty_context(), settings, events.append, only_text_differs)
     for step in range(1, STEPS + 1):
         counts = [event.iteration for event in events if event.step == step]
         # the free look at the noisiest step and the one after it are of the same embedding
-        assert counts == [1] * (alike and step == 1) + list(range(1, counts[-1] + 1))
+        assert counts == [1] * (only_text_differs and step == 1) + list(range(1, counts[-1] + 1))
         assert counts[-1] == int(null.iterations[STEPS - step].max()) + 1
 
 
@@ -300,7 +303,7 @@ def test_a_network_without_a_gradient_is_a_sentence(trained):
     """Guards attention kernels that cannot be differentiated, in networks whose weights have gradients or none."""
     weight = torch.ones((), dtype=torch.float64, requires_grad=trained)
 
-    def deaf(latents, level, context, attention=None, nulls=0):
+    def deaf(latents, level, context, attention=None, unconditional=0):
         return weight * network(latents, level, context.detach())
 
     for settings in (NullTextSettings(), NullTextSettings(test_first=True)):

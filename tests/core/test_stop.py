@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nullinv_core.images import save_image
+from nullinv_core.photo.images import save_image
 
 ROOT = Path(__file__).parents[2]
 pty = pytest.importorskip("pty", reason="terminals of POSIX")

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from nullinv_core import InputError, Inversion, NullEmbeddings, Trajectory, load_inversion, save_inversion
-from nullinv_core.fingerprint import Fingerprint
-from nullinv_core.inversion_file import AXES, FIELDS, LARGEST_HEADER, check_tensors
+from nullinv_core.files.fingerprint import Fingerprint
+from nullinv_core.files.inversion_file import AXES, FIELDS, LARGEST_HEADER, check_tensors
 from nullinv_core.schedule import Schedule
 from nullinv_core.types import Pin
 
@@ -284,7 +284,7 @@ def test_a_truncated_file_is_refused(tmp_path_factory, length):
 def test_a_file_too_large_is_refused_unread(tmp_path, monkeypatch):
     """Guards memory: the size is looked at before anything is allocated."""
     save_inversion(tmp_path / "x.safetensors", some_inversion())
-    monkeypatch.setattr("nullinv_core.inversion_file.LARGEST", 100)
+    monkeypatch.setattr("nullinv_core.files.inversion_file.LARGEST", 100)
     with pytest.raises(InputError, match="larger than"):
         load_inversion(tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="larger than"):
@@ -309,7 +309,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatc
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nullinv_core.store.save_file", full_disk)
+    monkeypatch.setattr("nullinv_core.files.store.save_file", full_disk)
     with pytest.raises(InputError, match="No space left"):
         save_inversion(path, some_inversion(seed=1))
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
@@ -365,7 +365,7 @@ def test_what_safetensors_cannot_write_is_a_sentence(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise SafetensorError("I/O error: no space")
 
-    monkeypatch.setattr("nullinv_core.store.save_file", refuse)
+    monkeypatch.setattr("nullinv_core.files.store.save_file", refuse)
     with pytest.raises(InputError, match=r"cannot write .*.*no space"):
         save_inversion(tmp_path / "x.safetensors", some_inversion())
 

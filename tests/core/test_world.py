@@ -19,7 +19,7 @@ from nullinv_core.demo.scenes import all_forms, belongs, buffers_of, is_held_out
 from nullinv_core.demo.shapes import ball, block, disc, ellipsoid, ring, rod, slab, smooth_union, turned_on_a_wheel
 from nullinv_core.demo.training import dataset
 from nullinv_core.demo.training.dataset import example, mirrored, read_shard, render_shard, stage, toy_masks
-from nullinv_core.images import psnr
+from nullinv_core.photo.images import psnr
 
 POINTS = torch.rand(3, 4_000, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

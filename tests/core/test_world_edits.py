@@ -17,7 +17,7 @@ from nullinv_core.demo.edits import KINDS, VISIBLE, mark, sample_edit, toy_mask
 from nullinv_core.demo.looks import palette
 from nullinv_core.demo.objects import ROLES, span
 from nullinv_core.demo.scenes import belongs, render
-from nullinv_core.images import psnr, to_pil
+from nullinv_core.photo.images import psnr, to_pil
 
 
 @pytest.mark.parametrize("kind", KINDS)

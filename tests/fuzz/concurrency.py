@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from nullinv_core import load_inversion, save_inversion
-from nullinv_core.files import PREFIX, numbered_file
-from nullinv_core.images import read_picture, save_image
+from nullinv_core.files.atomic_write import PREFIX, numbered_file
+from nullinv_core.photo.images import read_picture, save_image
 
 from ..core.test_store import some_inversion
 from .runner import listed

@@ -5,7 +5,7 @@ import struct
 from contextlib import contextmanager
 
 from nullinv_core import load_inversion, save_inversion
-from nullinv_core.store import write_inversion
+from nullinv_core.files.store import write_inversion
 
 from ..core.test_store import some_inversion
 from .runner import naming

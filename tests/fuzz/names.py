@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-from nullinv_core.files import check_outputs, numbered_file, whole_file
+from nullinv_core.files.atomic_write import check_outputs, numbered_file, whole_file
 
 PARTS = [
     "a", "b.png", "photo", ".", "..", "", " ", "~", "-", "*", "?", "a" * 250, "a" * 300, "é" * 130, "🙂", "\0", "\n",

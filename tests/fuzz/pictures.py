@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, features
 
-from nullinv_core.images import load_image
+from nullinv_core.photo.images import load_image
 
 from ..core.test_images import P3
 from .runner import naming

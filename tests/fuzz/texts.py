@@ -11,8 +11,8 @@ from nullinv_core.backends.diffusers_text import TextEncoder
 from nullinv_core.cli import _weights
 from nullinv_core.prompt_to_prompt.alignment import align_tokens, explain
 from nullinv_core.prompt_to_prompt.edit import plan_edits
+from nullinv_core.prompt_to_prompt.emphasis import MOST_LETTERS, parse, without_marks
 from nullinv_core.prompt_to_prompt.lists import take_windows, word_list
-from nullinv_core.prompt_to_prompt.marks import MOST_LETTERS, parse, without_marks
 
 PIECES = [
     "(", ")", "\\(", "\\)", "\\", ":", ":1.5)", ":-2)", ":nan)", ":1e400)", ":1e39)", "[", "]", "=", "=0.4",

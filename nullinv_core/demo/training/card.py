@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ...images import to_pil
+from ...photo.images import to_pil
 from ..run import EDIT_GUIDANCE
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...backends.diffusers import DEMO_MODEL, DiffusersModel, load_model
-from ...images import psnr
+from ...photo.images import psnr
 from ...schedule import Schedule, guide, predicted_clean
 from ..captions import caption, reading_of
 from ..edits import sample_edit

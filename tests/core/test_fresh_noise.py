@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nullinv_core import EditSettings, InputError, NonFiniteError, Trajectory, batch_edits, invert, plan_edit
-from nullinv_core.denoiser import Counted
+from nullinv_core.denoiser import Counted, Layer
+from nullinv_core.prompt_to_prompt.fresh_noise import MOST_PHOTO, READ_AT, edit_start, word_maps
 from nullinv_core.schedule import Schedule
-from nullinv_core.starting import MOST_PHOTO, READ_AT, edit_start, word_maps
 
 from .helpers import context_of, controlled, latents_of, tiny_schedule, tiny_unet, word_prompt
 
@@ -25,10 +25,10 @@ class Seen:
     def __init__(self, maps):
         self.maps, self.forwards = maps, 0
 
-    def __call__(self, latents, level, context, attention=None, nulls=0):
+    def __call__(self, latents, level, context, attention=None, unconditional=0):
         self.forwards += len(latents)
-        if attention is not None and attention.wants_cross(SIZE * SIZE):
-            attention.cross_attention(self.maps.T.expand(len(latents), 2, -1, -1).double())
+        if attention is not None and attention.weighs(Layer("cross", SIZE * SIZE)):
+            attention.weigh(self.maps.T.expand(len(latents), 2, -1, -1).double(), Layer("cross", SIZE * SIZE))
         return torch.zeros_like(latents)
 
 
@@ -138,11 +138,14 @@ def test_pictures_that_are_not_square_are_looked_at_as_they_are():
     maps[SOURCE.tokens_of_word(1), 5, 20] = 1.0
     asked = []
 
-    def looking(latents, level, context, attention=None, nulls=0):
+    def looking(latents, level, context, attention=None, unconditional=0):
         asked.append(level.timestep)
-        assert attention.rows == slice(0, 2) and attention.wants_cross(SIZE * 24)
-        assert not any(attention.wants_cross(n) or attention.wants_self(n) for n in (SIZE * SIZE, 24 * 24, 8 * 12))
-        attention.cross_attention(maps.flatten(1).T.expand(2, 3, -1, -1).double())
+        assert attention.rows == slice(0, 2) and attention.weighs(Layer("cross", SIZE * 24))
+        assert not any(
+            attention.weighs(Layer("cross", n)) or attention.rewrites(Layer("self", n))
+            for n in (SIZE * SIZE, 24 * 24, 8 * 12)
+        )
+        attention.weigh(maps.flatten(1).T.expand(2, 3, -1, -1).double(), Layer("cross", SIZE * 24))
         return torch.zeros_like(latents)
 
     steady, plain = EditSettings(fresh_noise=1.0, steady=["cat"]), EditSettings(fresh_noise=1.0)

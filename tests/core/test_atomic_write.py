@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from nullinv_core import files
 from nullinv_core.errors import InputError
-from nullinv_core.files import check_outputs, check_suffix, check_writable, numbered_file, whole_file
+from nullinv_core.files import atomic_write
+from nullinv_core.files.atomic_write import check_outputs, check_suffix, check_writable, numbered_file, whole_file
 
 # by its whole name, under which the other processes find it
 from tests.fuzz.concurrency import PROCESSES, crowd
@@ -22,14 +22,14 @@ from tests.fuzz.concurrency import PROCESSES, crowd
 NUMBERING = """
 import sys
 from pathlib import Path
-from nullinv_core.files import numbered_file
+from nullinv_core.files.atomic_write import numbered_file
 for i in range(int(sys.argv[3])):
     print(numbered_file(Path(sys.argv[1]), ".txt", lambda place: place.write_text(f"{sys.argv[2]} {i}")).name)
 """
 HANGING = """
 import sys, time
 from pathlib import Path
-from nullinv_core.files import whole_file
+from nullinv_core.files.atomic_write import whole_file
 with whole_file(Path(sys.argv[1])) as place:
     place.write_text("half")
     print("writing", flush=True)
@@ -152,7 +152,7 @@ def test_what_a_killed_process_left_goes_with_the_next_file_and_a_living_one_sta
 
 def test_a_process_killed_before_its_lock_leaves_nothing(tmp_path):
     """Guards the moments before the lock is made and after it is gone."""
-    (tmp_path / f"{files.PREFIX}empty{files.SUFFIX}").mkdir()
+    (tmp_path / f"{atomic_write.PREFIX}empty{atomic_write.SUFFIX}").mkdir()
     write(tmp_path / "a", "x")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -176,26 +176,26 @@ def test_a_lock_goes_last(tmp_path, monkeypatch):
     """Guards a kill in the middle of tidying up: what is left is empty, or has its lock."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    for name in ("a", files.LOCK, "z"):
+    for name in ("a", atomic_write.LOCK, "z"):
         (folder / name).touch()
     seen = []
     unlink = Path.unlink
     monkeypatch.setattr(Path, "unlink", lambda path: (unlink(path), seen.append(os.listdir(folder))))
-    files._remove(folder)
-    assert not folder.exists() and len(seen) == 2 and all(files.LOCK in left for left in seen)
+    atomic_write._remove(folder)
+    assert not folder.exists() and len(seen) == 2 and all(atomic_write.LOCK in left for left in seen)
 
 
 @pytest.mark.parametrize("locks", [True, False])
 def test_without_a_lock_only_age_tells_what_was_left(tmp_path, monkeypatch, locks):
     if not locks:
-        monkeypatch.setattr(files, "_locked", lambda file: None)
-    for name, age in (("young", 60), ("old", 2 * files.ABANDONED)):
-        folder = tmp_path / f"{files.PREFIX}{name}{files.SUFFIX}"
+        monkeypatch.setattr(atomic_write, "_locked", lambda file: None)
+    for name, age in (("young", 60), ("old", 2 * atomic_write.ABANDONED)):
+        folder = tmp_path / f"{atomic_write.PREFIX}{name}{atomic_write.SUFFIX}"
         folder.mkdir()
-        (folder / ("content" if locks else files.LOCK)).touch()
+        (folder / ("content" if locks else atomic_write.LOCK)).touch()
         os.utime(folder, (time.time() - age,) * 2)
     write(tmp_path / "a", "x")
-    assert {p.name for p in tmp_path.iterdir()} == {"a", f"{files.PREFIX}young{files.SUFFIX}"}
+    assert {p.name for p in tmp_path.iterdir()} == {"a", f"{atomic_write.PREFIX}young{atomic_write.SUFFIX}"}
 
 
 @pytest.mark.parametrize("check", [check_writable, lambda path: write(path, "x"), lambda p: check_outputs([p], [], "")])
@@ -309,12 +309,12 @@ def test_a_number_that_another_takes_in_between_is_theirs(tmp_path, monkeypatch,
 def test_what_only_looks_like_ours_stays(tmp_path):
     """Guards other programs' files: a name that begins or ends as ours do, and a link to somebody's folder."""
     (tmp_path / "victim").mkdir()
-    (tmp_path / "victim" / files.LOCK).touch()
-    names = [f"{files.PREFIX}x", f"x{files.SUFFIX}"]
+    (tmp_path / "victim" / atomic_write.LOCK).touch()
+    names = [f"{atomic_write.PREFIX}x", f"x{atomic_write.SUFFIX}"]
     for name in names:
         (tmp_path / name).mkdir()
-        (tmp_path / name / files.LOCK).touch()
-    (tmp_path / f"{files.PREFIX}link{files.SUFFIX}").symlink_to("victim")
+        (tmp_path / name / atomic_write.LOCK).touch()
+    (tmp_path / f"{atomic_write.PREFIX}link{atomic_write.SUFFIX}").symlink_to("victim")
     before = set(tmp_path.rglob("*"))
     write(tmp_path / "a", "x")
     assert set(tmp_path.rglob("*")) == before | {tmp_path / "a"}

@@ -13,8 +13,8 @@ from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from .errors import InputError
-from .files import check_suffix, whole_file
+from ..errors import InputError
+from ..files.atomic_write import check_suffix, whole_file
 from .picture_file import check_claims, decoding, opened
 
 LARGEST_SIDE = 4096

@@ -1,4 +1,4 @@
-"""Where edits start: at the photo's own noise, or with fresh noise where something new shall be drawn.
+"""Where edits start: at the photo's own noise, or with fresh noise where something new should be drawn.
 
 What DDIM inversion makes of a flat region is flat as well, and from such noise sampling draws little else. Fresh noise
 leaves an edit room (Nie et al. 2024, "The Blessing of Randomness", arXiv 2311.01410, find the same of whole paths), and
@@ -7,17 +7,17 @@ another seed another answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser, check_finite
-from .errors import InputError
-from .prompt_to_prompt.attention import AttentionMaps, EditBatch, map_grid
-from .prompt_to_prompt.edit import Edit
-from .prompt_to_prompt.local_blend import region
-from .types import Trajectory
+from ..denoiser import Denoiser, check_finite
+from ..errors import InputError
+from ..types import Trajectory
+from .control import EditBatch
+from .edit import Edit
+from .grids import map_grid
+from .local_blend import region
+from .maps import AttentionMaps, AttentionReader
 
 MOST_PHOTO = 0.5
 """Largest ᾱ of a trajectory's end that may be mixed with fresh noise: the share of the photo's own power there."""
@@ -70,24 +70,3 @@ def _steady(maps: Tensor | None, edit: Edit, like: Tensor) -> Tensor:
     tokens, size = edit.steady[:1].to(maps.device), (like.shape[-2], like.shape[-1])
     inside = region(maps[None], tokens, size, edit.settings.blend_threshold, pool=True)
     return inside[0].to(like)
-
-
-@dataclass(frozen=True)
-class AttentionReader:
-    """Reads the attention of all rows and edits none."""
-
-    maps: AttentionMaps
-    rows: slice
-
-    def wants_self(self, positions: int) -> bool:
-        return False
-
-    def self_attention(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        return query, key
-
-    def wants_cross(self, positions: int) -> bool:
-        return positions == self.maps.grid[0] * self.maps.grid[1]
-
-    def cross_attention(self, probabilities: Tensor) -> Tensor:
-        self.maps.add(probabilities[:, None])
-        return probabilities

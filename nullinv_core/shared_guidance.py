@@ -23,7 +23,7 @@ def guidance_of_photo(
         null = null_context.expand(batch, *null_context.shape[-2:]).to(trajectory.context)
         for step in range(schedule.steps, 0, -1):
             level, latents = schedule.level(step), trajectory.latents[step]
-            epsilon_null = check_finite(denoiser(latents, level, null, nulls=batch), level, step)
+            epsilon_null = check_finite(denoiser(latents, level, null, unconditional=batch), level, step)
             epsilon_text = epsilon_between(latents, trajectory.latents[step - 1], schedule, step)
             found.append(epsilon_text - epsilon_null)
             clean = predicted_clean(latents, epsilon_text, level.alpha)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullinv_core import InputError, NonFiniteError, keep_photo
-from nullinv_core.images import ssim
-from nullinv_core.keeping import REACH, SEEN, UNSEEN, changed, extend
+from nullinv_core.photo.composite import REACH, SEEN, UNSEEN, changed, extend
+from nullinv_core.photo.images import ssim
 
 SEEDS = st.integers(0, 2**31 - 1)
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from .errors import InputError, short
+from ..errors import InputError, short
 
 PREFIX, SUFFIX = ".nullinv-", ".partial"
 """Names of the hidden folders."""

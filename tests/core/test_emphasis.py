@@ -23,7 +23,7 @@ from nullinv_core import (
 from nullinv_core.backends.diffusers import load_model, source_prompt
 from nullinv_core.prompt_to_prompt.alignment import align_tokens
 from nullinv_core.prompt_to_prompt.edit import common_length, plan_edits
-from nullinv_core.prompt_to_prompt.marks import DEEPEST, carried, emphasized, literal, parse, without_marks
+from nullinv_core.prompt_to_prompt.emphasis import DEEPEST, carried, emphasized, literal, parse, without_marks
 
 from .helpers import TOKENS, context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from .errors import InputError
+from ..errors import InputError
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """By Pillow's names. It knows forty more, among them EPS, which it has another program run."""

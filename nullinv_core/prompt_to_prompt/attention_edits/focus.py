@@ -8,17 +8,58 @@ where, and the new word's own attention is weighed by it.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from ..errors import InputError
+from ...denoiser import Layer
+from ..attention_edit import Here, Plans, ProbabilityEdit, stacked
+from ..grids import layer_grid
 
+ORDER = 3
 BLUR = 1.5 / 16
 """Standard deviation of the blur, in sides of the picture (of the square of its area, where it is none)."""
 MOST_GAIN = 4.0
 """How many times stronger a focused map may become at most to weigh what it did before."""
+
+
+@dataclass(frozen=True)
+class Focus(ProbabilityEdit):
+    """Some ``tokens`` attend by themselves, where the source attended to the old word.
+
+    ``mapping``: (B, E, K, tokens). ``equalizer``: (B, E, 1, 1, tokens).
+    """
+
+    tokens: tuple[int, ...]
+    mapping: Tensor
+    equalizer: Tensor
+
+    def wants(self, layer: Layer, size: tuple[int, int]) -> bool:
+        """All cross-attention."""
+        return layer.part == "cross"
+
+    def rewrite(self, source: Tensor, own: Tensor, edited: Tensor, here: Here) -> Tensor:
+        """``edited``, with the focused words drawn by themselves."""
+        columns = list(self.tokens)
+        old = torch.einsum("bxhpk,bekl->behpl", source, self.mapping.to(source))
+        new = focus(old, own[..., columns], layer_grid(here.size, own.shape[-2]))
+        new = new * self.equalizer.to(new)
+        result = edited.clone()
+        result[..., columns] = torch.where(here.window[..., columns], new, edited[..., columns])
+        return result
+
+
+def planned(plans: Plans) -> Focus | None:
+    """What ``focus_from`` asks for."""
+    window = stacked(plans, lambda edit: edit.focus_window)
+    tokens = window.flatten(0, 2).any(0).nonzero().flatten().tolist()
+    if not tokens:
+        return None
+    mapping = stacked(plans, lambda edit: edit.alignment.mapping)[..., tokens]
+    equalizer = stacked(plans, lambda edit: edit.equalizer[None, None])[..., tokens]
+    return Focus(window, tuple(tokens), mapping, equalizer)
 
 
 def focus(source: Tensor, own: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -34,28 +75,6 @@ def focus(source: Tensor, own: Tensor, grid: tuple[int, int]) -> Tensor:
     weighed = own.to(exact) * (where / where.amax(-2, keepdim=True).clamp_min(tiny))
     before, after = own.to(exact).sum(-2, keepdim=True), weighed.sum(-2, keepdim=True)
     return (weighed * (before / after.clamp_min(tiny)).clamp_max(MOST_GAIN)).to(own.dtype)
-
-
-def halving(size: tuple[int, int], positions: int) -> tuple[int, int] | None:
-    """(h, w) of the halving, rounded up, of latents of ``size`` that has so many positions; None where none has."""
-    height, width = size
-    while height * width > positions:
-        height, width = -(-height // 2), -(-width // 2)
-    return (height, width) if height * width == positions else None
-
-
-def layer_grid(size: tuple[int, int], positions: int) -> tuple[int, int]:
-    """(h, w) of a layer with so many positions, in a UNet that halves latents of ``size``, rounding up.
-
-    Raises InputError where no halving has that many.
-    """
-    found = halving(size, positions)
-    if found is None:
-        raise InputError(
-            f"the model attends to {positions} positions, which no halving of its latents ({size[0]}×{size[1]}) has, "
-            "so replaced words cannot be focused; set focus_from to 1, or take out what rescales the model's layers"
-        )
-    return found
 
 
 def _blur(maps: Tensor, grid: tuple[int, int]) -> Tensor:

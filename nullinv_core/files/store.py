@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..errors import InputError
+from ..schedule import Schedule
+from ..types import NullEmbeddings, Pin, Trajectory
 from . import inversion_file
-from .errors import InputError
-from .files import whole_file
+from .atomic_write import whole_file
 from .fingerprint import Fingerprint, from_json, to_json
 from .inversion_file import FEWER, FORMAT, HEADER, VERSION
-from .schedule import Schedule
-from .types import NullEmbeddings, Pin, Trajectory
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,7 +62,7 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
 
 
 def write_inversion(path: Path, inversion: Inversion) -> None:
-    """Write an inversion to a place of ``files``. Raises OSError where the disk does not take it."""
+    """Write an inversion to a place of ``atomic_write``. Raises OSError where the disk does not take it."""
     tensors, metadata = _tensors_of(inversion), _metadata_of(inversion)
     inversion_file.check_tensors(tensors)
     inversion_file.check_metadata(metadata, inversion.null is not None)

@@ -7,12 +7,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nullinv_core import PRESETS, EditSettings, InputError, Recipe, batch_edits, edit, embed, invert, plan_edit
+from nullinv_core import (
+    PRESETS,
+    EditSettings,
+    InputError,
+    Recipe,
+    Sampling,
+    batch_edits,
+    edit,
+    embed,
+    invert,
+    plan_edit,
+)
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.run import demo_case
 from nullinv_core.demo.scenes import render
+from nullinv_core.drift import CLOSE, TOLERANCES, Check, from_inversion, from_prediction
 from nullinv_core.editing import check_source_guidance, other_guidance
-from nullinv_core.truth import CLOSE, TOLERANCES, Check, from_inversion, from_prediction
 
 from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_prompt
 
@@ -26,7 +37,7 @@ class Smooth:
 
     share: float = 0.0
 
-    def __call__(self, latents, level, context, attention=None, nulls=0):
+    def __call__(self, latents, level, context, attention=None, unconditional=0):
         text = context.mean((1, 2))[:, None, None, None]
         epsilon = torch.tanh(0.3 * latents + text) + 0.1 * latents.roll(1, -1)
         return epsilon * (1 + self.share)
@@ -49,9 +60,8 @@ def edited(trajectory, null, denoiser, check=None, guidance=7.5, source_guidance
     plan = plan_edit(SOURCE, TARGET, trajectory.schedule.steps, EditSettings(**settings))
     contexts = context_of(TARGET).expand(2, 1, -1, -1)
     edits = batch_edits([[plan]] * 2)
-    return edit(
-        counted, trajectory, null, contexts, edits, guidance, source_guidance=source_guidance, check=check
-    ), calls
+    sampling = Sampling(guidance, source_guidance, check=check)
+    return edit(counted, trajectory, null, contexts, edits, sampling), calls
 
 
 @given(st.integers(1, 40), st.sampled_from(["ddim", "fixed-point"]), st.integers(0, 9))

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from .errors import InputError, short
-from .prompt_to_prompt.marks import check_text
-from .schedule import check_guidance
+from ..errors import InputError, short
+from ..prompt_to_prompt.emphasis import check_text
+from ..schedule import check_guidance
 
 FORMAT = "nullinv-inversion"
 VERSION = 2

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InputError, short
-from .schedule import SAME_LEVEL
+from ..errors import InputError, short
+from ..schedule import SAME_LEVEL
 
 SAMPLES = 16
 """Values that are read of each weight."""

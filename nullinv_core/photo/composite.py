@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
-from .errors import InputError, NonFiniteError
+from ..errors import InputError, NonFiniteError
 
 UNSEEN, SEEN = 0.03, 0.06
 """Differences, of 1 from black to white: up to the first a pixel is the photo's, from the second on the edit's."""

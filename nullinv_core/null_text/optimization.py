@@ -1,0 +1,93 @@
+"""Null-text optimization (Mokady et al. 2022, section 3.3, algorithm 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoiser, check_finite, no_gradients
+from ..errors import NoGradientError
+from ..schedule import ddim_step, guide
+from ..types import Callback, NullEmbeddings, Trajectory, ignore
+from .batch import Timestep, books_of
+from .settings import PAPER, NullTextSettings
+
+LOSS_SCALE = 2.0**12
+"""Gradients of the mean loss are near 1e-8 and vanish in float16. A power of two changes no bit elsewhere."""
+
+NO_GRADIENT = "the network passes no gradient to its context; turn off custom attention kernels"
+
+
+def optimize_null_text(
+    denoiser: Denoiser,
+    trajectory: Trajectory,
+    null_context: Tensor,
+    settings: NullTextSettings = PAPER,
+    callback: Callback = ignore,
+    only_text_differs: bool = True,
+) -> tuple[NullEmbeddings, Tensor]:
+    """Return ∅_1 … ∅_T under which guided sampling retraces the trajectory, and the latents z_0 that it reaches.
+
+    ``null_context``: the empty prompt's encoding, (tokens, width) or (B, tokens, width). Every image of the batch
+    has its own loss, stop and result. For t = T … 1: ∅_t starts from ∅_{t+1}, is moved by a fresh Adam until
+    MSE(z_{t-1}, z*_{t-1}) is small, then z_{t-1} follows from the optimized ∅_t (eq. 5 and algorithm 1).
+    ``only_text_differs``: conditional and unconditional predictions differ by their text alone. Then ε under ∅ needs no
+    prediction of its own while ∅ is the source prompt.
+    """
+    schedule, w = trajectory.schedule, settings.guidance
+    trajectory.check_context(null_context, "null context")
+    with no_gradients():
+        books = books_of(trajectory.batch, schedule.steps, settings, callback, only_text_differs)
+        null, latents = _first_null(trajectory, null_context, settings), trajectory.noisiest
+        for step in range(schedule.steps, 0, -1):
+            level = schedule.level(step)
+            epsilon_text = check_finite(denoiser(latents, level, trajectory.context), level, step)
+            here = Timestep(latents, trajectory.latents[step - 1], epsilon_text, schedule, step, w)
+            rows = [row.clone().requires_grad_(True) for row in null]
+            adam = torch.optim.Adam(rows, lr=settings.rate(here.index, schedule.steps))
+            books.open(here, null.dtype)
+            while images := books.active:
+                with torch.enable_grad():
+                    context = torch.stack([rows[i] for i in images])
+                    epsilon_null = denoiser(latents[images], level, context, unconditional=len(images))
+                    loss = here.loss(images, epsilon_null)
+                moving = books.looked(epsilon_null, loss)
+                _adam_step(adam, {i: rows[i] for i in images}, loss, moving, here)
+            null = torch.stack([row.detach() for row in rows])
+            epsilon = guide(books.close(null, denoiser), epsilon_text, w)
+            latents = ddim_step(latents, check_finite(epsilon, level, step), schedule, step)
+        return books.embeddings(), latents
+
+
+def _first_null(trajectory: Trajectory, null_context: Tensor, settings: NullTextSettings) -> Tensor:
+    """∅ of every image before the first step: (B, tokens, width), float32 or better."""
+    null = trajectory.context if settings.start == "source" else null_context
+    null = null.detach().to(torch.promote_types(null.dtype, torch.float32)).clone()
+    return null.expand(trajectory.batch, *null.shape[-2:])
+
+
+def _adam_step(
+    adam: torch.optim.Adam, rows: dict[int, Tensor], loss: Tensor, moving: list[int], here: Timestep
+) -> None:
+    """Move ∅ of some of the images whose ``loss`` was just computed; ``rows``: their ∅ by image.
+
+    Raises NoGradientError where the network passes no gradient, NonFiniteError where one is NaN or infinite.
+    """
+    if not loss.requires_grad:
+        raise NoGradientError(NO_GRADIENT)
+    if not moving:
+        return
+    places = {image: place for place, image in enumerate(rows)}
+    adam.zero_grad(set_to_none=True)
+    with torch.enable_grad():
+        (loss[[places[i] for i in moving]].sum() * LOSS_SCALE).backward()
+    for image, row in rows.items():
+        if image not in moving:
+            # Adam's momentum would move an image that is done even where its gradient is zero
+            row.grad = None
+            continue
+        if row.grad is None:
+            raise NoGradientError(NO_GRADIENT)
+        check_finite(row.grad, here.level, here.step)
+        row.grad /= LOSS_SCALE
+    adam.step()

@@ -1,0 +1,7 @@
+"""Negative-prompt inversion (Miyake et al. 2023, arXiv 2305.16807)."""
+
+from __future__ import annotations
+
+from ..recipe import Preset, Recipe
+
+PRESET = Preset("negative-prompt", Recipe("ddim", None, pinned=False), "no optimization", samples=3)
