@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from nullinv_core.backends.diffusers_attention import ControlledAttention
+from nullinv_core.backends.diffusers.attention import ControlledAttention
 from nullinv_core.denoiser import check_finite, no_gradients
 from nullinv_core.schedule import ddim_step, guide, steps_of
 

@@ -247,7 +247,7 @@ def invert(
 ) -> None:
     """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
     from .backends.diffusers import in_safer_precision
-    from .backends.diffusers_memory import checkpoint, checkpoint_if_needed
+    from .backends.diffusers.memory import checkpoint, checkpoint_if_needed
     from .images import GRID, check_side, fitted_size, load_image, read_picture
     from .inversion import invert as run_inversion
     from .presets import PRESETS, embed

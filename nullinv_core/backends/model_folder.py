@@ -17,6 +17,8 @@ from typing import Any
 from ..errors import InputError, short
 from .model_config import check_together, checked, class_of
 
+DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
+"""The small model that ships."""
 XL = "StableDiffusionXLPipeline"
 KINDS = ("StableDiffusionPipeline", XL)
 """Pipelines that are read, by the name in their index."""

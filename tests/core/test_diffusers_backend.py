@@ -21,8 +21,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from nullinv_core import InputError, Inversion, NonFiniteError, invert, optimize_null_text
 from nullinv_core.backends.diffusers import check_inversion, in_safer_precision, load_model, wrap_pipeline
-from nullinv_core.backends.diffusers_attention import ControlledAttention
-from nullinv_core.backends.diffusers_files import _current_name, marked_prediction, predicts_v
+from nullinv_core.backends.diffusers.attention import ControlledAttention
+from nullinv_core.backends.diffusers.loading import _current_name, marked_prediction, predicts_v
 from nullinv_core.backends.families import FAMILIES, write_configuration
 from nullinv_core.backends.model_folder import check_files, parts_of, text_parts
 from nullinv_core.fingerprint import Fingerprint
@@ -98,7 +98,7 @@ def test_untouched_layers_stay_on_the_fast_path(monkeypatch):
         calls.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr("nullinv_core.backends.diffusers_attention.scaled_dot_product_attention", counting)
+    monkeypatch.setattr("nullinv_core.backends.diffusers.attention.scaled_dot_product_attention", counting)
     control = Passive(slice(0, 1))
     control.wants_self = control.wants_cross = lambda positions: False
     context = context_of(word_prompt("a cat"))[None]

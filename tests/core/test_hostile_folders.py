@@ -283,7 +283,7 @@ def test_the_table_knows_the_entries_of_the_libraries(folders):
 )  # fmt: skip
 def test_a_wrong_entry_is_named_before_anything_is_built(folder, monkeypatch, file, changes, said):
     """Guards the table: the file, the entry, what it is and what is allowed."""
-    monkeypatch.setattr("nullinv_core.backends.diffusers_files._empty", None)
+    monkeypatch.setattr("nullinv_core.backends.diffusers.loading._empty", None)
     rewrite(folder / file, **changes)
     with pytest.raises(InputError) as refused:
         load_model(folder)
@@ -292,7 +292,7 @@ def test_a_wrong_entry_is_named_before_anything_is_built(folder, monkeypatch, fi
 
 def test_weights_of_another_shape_take_no_memory(folder, monkeypatch):
     """Guards configurations that pass and are not the weights': seen from the headers alone."""
-    monkeypatch.setattr("nullinv_core.backends.diffusers_files._read", None)
+    monkeypatch.setattr("nullinv_core.backends.diffusers.loading._read", None)
     rewrite(folder / "unet/config.json", block_out_channels=[4096, 4096], attention_head_dim=1, layers_per_block=8)
     with pytest.raises(InputError, match=r"the configuration beside it asks for|lacks"):
         load_model(folder)

@@ -97,7 +97,7 @@ def test_a_missing_part_is_named_before_anything_is_loaded(copy_of, kind, monkey
     """Guards incomplete folders: each part, each of its files; the libraries would make a tokenizer of two words."""
     folder = copy_of(kind)
     assert read_folder(folder).kind == kind
-    monkeypatch.setattr("nullinv_core.backends.diffusers_files._empty", None)
+    monkeypatch.setattr("nullinv_core.backends.diffusers.loading._empty", None)
     for part in parts_of(kind):
         hidden = (folder / part).rename(folder / "hidden")
         with pytest.raises(InputError, match=f'is not whole: its folder "{part}" has no'):

@@ -7,7 +7,7 @@ from transformers import CLIPTokenizer
 
 from nullinv_core import EditSettings, batch_edits
 from nullinv_core.backends.diffusers import DEMO_MODEL
-from nullinv_core.backends.diffusers_text import TextEncoder
+from nullinv_core.backends.diffusers.text import TextEncoder
 from nullinv_core.cli import _weights
 from nullinv_core.prompt_to_prompt.alignment import align_tokens, explain
 from nullinv_core.prompt_to_prompt.edit import plan_edits

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..fingerprint import Fingerprint, other_patches
-from ..store import Inversion
-from ..truth import Check
-from .comfy import OWN_WRAPPER
-from .comfy_precision import compute_dtype
-from .comfy_tell import tell
+from ...fingerprint import Fingerprint, other_patches
+from ...store import Inversion
+from ...truth import Check
+from .host import OWN_WRAPPER
+from .notices import tell
+from .precision import compute_dtype
 
 
 def patch_names(model: Any) -> tuple[str, ...]:

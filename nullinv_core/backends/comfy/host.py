@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..context import pack, unpack
-from ..denoiser import AttentionControl
-from ..errors import InputError
-from ..schedule import NoiseLevel, Schedule
-from ..types import Callback, Event
-from .comfy_attention import controlled, differentiable
-from .comfy_checkpoint import Checkpointing, allow_checkpointing, memory_needed, room_for
-from .comfy_conditioning import Conditioning, check_hints, ordinary_conditioning, pooled_width, with_context
-from .comfy_gradients import (
+from ...context import pack, unpack
+from ...denoiser import AttentionControl
+from ...errors import InputError
+from ...schedule import NoiseLevel, Schedule
+from ...types import Callback, Event
+from .attention import controlled, differentiable
+from .conditioning import Conditioning, check_hints, ordinary_conditioning, pooled_width, with_context
+from .gradients.checkpointing import Checkpointing, allow_checkpointing, memory_needed, room_for
+from .gradients.weights import (
     check_streams_no_weights,
     check_whole,
     differentiating,
@@ -42,9 +42,9 @@ from .comfy_gradients import (
     resident,
     with_constant_controls,
 )
-from .comfy_others import EVERYWHERE, Watch, check_apart, holds, named, owner, watched
-from .comfy_precision import in_safer_precision
-from .comfy_sigmas import alphas_of, check_sigmas, sigma_of
+from .other_packs import EVERYWHERE, Watch, check_apart, holds, named, owner, watched
+from .precision import in_safer_precision
+from .sigmas import alphas_of, check_sigmas, sigma_of
 
 GUIDANCE_HOOKS = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_calc_cond_batch_function",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..schedule import NoiseLevel
-from .diffusers import DiffusersDenoiser, DiffusersModel
+from ...schedule import NoiseLevel
+from .model import DiffusersDenoiser, DiffusersModel
 
 PROBE = 2
 """The memory is counted on latents with so many times shorter sides; it grows with their area."""

@@ -12,18 +12,18 @@ import comfy.patcher_extension
 import comfy.samplers
 from torch import Tensor
 
-from ..context import unpack
-from ..editing import other_guidance
-from ..errors import InputError
-from ..images import GRID
-from ..store import Inversion
-from ..truth import CLOSE, from_prediction
-from ..types import NullEmbeddings
-from .comfy import CACHE, GUIDANCE_HOOKS, OWN_WRAPPER, ComfyDenoiser
-from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
-from .comfy_sigmas import first_other, nearest, sigma_of
-from .comfy_tell import tell
-from .comfy_truth import check_of
+from ...context import unpack
+from ...editing import other_guidance
+from ...errors import InputError
+from ...images import GRID
+from ...store import Inversion
+from ...truth import CLOSE, from_prediction
+from ...types import NullEmbeddings
+from .conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
+from .host import CACHE, GUIDANCE_HOOKS, OWN_WRAPPER, ComfyDenoiser
+from .notices import tell
+from .sigmas import first_other, nearest, sigma_of
+from .truth import check_of
 
 LEAST_STEP = 2.0
 """Ratio of two noise levels that counts as near, however fine an inversion's steps are: schedulers begin apart."""

@@ -16,12 +16,12 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..prompt_to_prompt.prompt import check_tokens
-from .clip_tokenizer import load_tokenizer
-from .clip_vocabulary import LENGTH
-from .comfy_folder import lacking, read_weights
-from .model_folder import ModelFolder
+from ....errors import InputError
+from ....prompt_to_prompt.prompt import check_tokens
+from ...clip_tokenizer import load_tokenizer
+from ...clip_vocabulary import LENGTH
+from ...model_folder import ModelFolder
+from .weights import lacking, read_weights
 
 VOCABULARY = 49_408
 """Rows of the token table that ComfyUI builds, whatever the tokenizer."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from ..errors import InputError, short
-from ..prompt_to_prompt.alignment import align_tokens, explain
-from ..prompt_to_prompt.edit import MOST_EDITS, Edit, EditSettings, plan_edits
-from ..prompt_to_prompt.marks import check_text, parse, without_marks
-from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
+from ...errors import InputError, short
+from ...prompt_to_prompt.alignment import align_tokens, explain
+from ...prompt_to_prompt.edit import MOST_EDITS, Edit, EditSettings, plan_edits
+from ...prompt_to_prompt.marks import check_text, parse, without_marks
+from ...prompt_to_prompt.prompt import END, PAD, START, Prompt
 
 SDXL_ENCODERS = {"l", "g"}
 """How ComfyUI names the text encoders of SDXL."""

@@ -11,20 +11,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..context import unpack
-from ..denoiser import AttentionControl, broken_model, broken_weight, no_gradients
-from ..errors import InputError, NonFiniteError
-from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
-from ..images import check_pixels, check_side
-from ..prompt_to_prompt.marks import literal
-from ..prompt_to_prompt.prompt import Prompt
-from ..schedule import NoiseLevel, Schedule, check_levels, epsilon_from_v, leading_schedule
-from ..store import Inversion
-from ..types import NullEmbeddings
-from .diffusers_files import TEXT_ENCODERS, load_pipeline, quiet
-from .diffusers_text import TextEncoder
+from ...context import unpack
+from ...denoiser import AttentionControl, broken_model, broken_weight, no_gradients
+from ...errors import InputError, NonFiniteError
+from ...fingerprint import Fingerprint, difference, digest_of, fingerprint
+from ...images import check_pixels, check_side
+from ...prompt_to_prompt.marks import literal
+from ...prompt_to_prompt.prompt import Prompt
+from ...schedule import NoiseLevel, Schedule, check_levels, epsilon_from_v, leading_schedule
+from ...store import Inversion
+from ...types import NullEmbeddings
+from ..model_folder import DEMO_MODEL
+from .loading import TEXT_ENCODERS, load_pipeline, quiet
+from .text import TextEncoder
 
-DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
 Result = TypeVar("Result")
 PREDICTIONS = ("epsilon", "v_prediction")
 LEAST_ALPHA = 4.8973451890853435e-08
@@ -222,7 +222,7 @@ def in_safer_precision(model: DiffusersModel, job: Callable[[], Result], warn: C
 def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> DiffusersModel:
     """The model of a loaded StableDiffusionPipeline or StableDiffusionXLPipeline, its UNet prepared for attention
     control. Raises InputError where a part is missing or of another kind."""
-    from .diffusers_attention import ControlledAttention
+    from .attention import ControlledAttention
 
     unet, vae, scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
     parts = [part for part in ("unet", "vae", *TEXT_ENCODERS, "tokenizer", "tokenizer_2") if hasattr(pipeline, part)]

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..context import pack
-from ..denoiser import no_gradients
-from ..errors import InputError, short
-from ..prompt_to_prompt.marks import emphasized, parse
-from ..prompt_to_prompt.prompt import END, PAD, START, Prompt, check_tokens
+from ...context import pack
+from ...denoiser import no_gradients
+from ...errors import InputError, short
+from ...prompt_to_prompt.marks import emphasized, parse
+from ...prompt_to_prompt.prompt import END, PAD, START, Prompt, check_tokens
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,10 +10,10 @@ import torch
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch, optimized_attention
 from torch import Tensor
 
-from ..denoiser import AttentionControl, attend
-from ..errors import InputError
-from ..prompt_to_prompt.focus import halving
-from .comfy_others import EVERYWHERE
+from ...denoiser import AttentionControl, attend
+from ...errors import InputError
+from ...prompt_to_prompt.focus import halving
+from .other_packs import EVERYWHERE
 
 Block = tuple[str, int, int]
 """How ComfyUI names a transformer block: ("input" | "middle" | "output", number, index inside)."""

@@ -15,12 +15,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import InputError, short
-from .clip_tokenizer import load_tokenizer, read_vocabulary
-from .clip_vocabulary import write_vocabulary
-from .families import FAMILIES, write_configuration, write_settings
-from .model_config import ENCODERS
-from .model_folder import NETWORKS, ModelFolder, read_folder, read_settings, text_parts, variant_of, weight_files
+from ...errors import InputError, short
+from ..clip_tokenizer import load_tokenizer, read_vocabulary
+from ..clip_vocabulary import write_vocabulary
+from ..families import FAMILIES, write_configuration, write_settings
+from ..model_config import ENCODERS
+from ..model_folder import NETWORKS, ModelFolder, read_folder, read_settings, text_parts, variant_of, weight_files
 
 IN_ONE_FILE = {
     "UNet": ("model.diffusion_model.", ["unet"]),

@@ -9,11 +9,11 @@ import comfy.model_base
 import torch
 from torch import Tensor
 
-from ..context import pack, unpack
-from ..errors import InputError
-from ..images import GRID
-from ..store import Inversion
-from .comfy_gradients import ordinary
+from ...context import pack, unpack
+from ...errors import InputError
+from ...images import GRID
+from ...store import Inversion
+from .gradients.weights import ordinary
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
 REFUSED = {

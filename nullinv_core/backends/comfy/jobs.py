@@ -10,24 +10,24 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..context import lengthened, unpack
-from ..editing import EditResult, check_source_guidance, edit
-from ..errors import InputError
-from ..fingerprint import Fingerprint, difference, digest_of, fingerprint
-from ..inversion import InversionMethod, invert
-from ..null_text import PAPER
-from ..presets import Recipe, embed
-from ..prompt_to_prompt.attention import WordMaps, batch_edits
-from ..schedule import Schedule, check_levels
-from ..store import Inversion
-from ..types import NullEmbeddings
-from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
-from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
-from .comfy_others import holds, weights_of
-from .comfy_sigmas import alphas_of, sigma_of
-from .comfy_tell import tell
-from .comfy_text import EditRequest
-from .comfy_truth import check_of, patch_names
+from ...context import lengthened, unpack
+from ...editing import EditResult, check_source_guidance, edit
+from ...errors import InputError
+from ...fingerprint import Fingerprint, difference, digest_of, fingerprint
+from ...inversion import InversionMethod, invert
+from ...null_text import PAPER
+from ...presets import Recipe, embed
+from ...prompt_to_prompt.attention import WordMaps, batch_edits
+from ...schedule import Schedule, check_levels
+from ...store import Inversion
+from ...types import NullEmbeddings
+from .conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
+from .host import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
+from .notices import tell
+from .other_packs import holds, weights_of
+from .sigmas import alphas_of, sigma_of
+from .text import EditRequest
+from .truth import check_of, patch_names
 
 Latent = dict[str, Any]
 """ComfyUI's LATENT."""

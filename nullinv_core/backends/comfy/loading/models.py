@@ -15,12 +15,12 @@ import comfy.supported_models
 import comfy.utils
 import torch
 
-from ..errors import InputError
-from .comfy_clip import load_clip
-from .comfy_conditioning import SIZE_WIDTH
-from .comfy_folder import check_whole, read_weights, told
-from .model_config import depths_of, per_level
-from .model_folder import KINDS, XL, ModelFolder, read_folder, text_parts
+from ....errors import InputError
+from ...model_config import depths_of, per_level
+from ...model_folder import KINDS, XL, ModelFolder, read_folder, text_parts
+from ..conditioning import SIZE_WIDTH
+from .clip import load_clip
+from .weights import check_whole, read_weights, told
 
 LEVELS_OF_VAE, LAYERS_OF_VAE, GROUPS = 4, 2, 32
 """What ComfyUI builds whatever a folder says; ``GROUPS``: of every group norm."""
