@@ -21,7 +21,7 @@ import torch  # noqa: E402
 # behind ComfyUI's own folder, which has a "nodes" too
 sys.path.append(ARGUMENTS[0])
 
-from nullinv_core.backends.comfy.conditioning import pooled_width, text_of  # noqa: E402
+from nullinv_core.backends.comfy.conditioning import text_of  # noqa: E402
 from nullinv_core.backends.comfy.gradients.checkpointing import Checkpointing, memory_needed  # noqa: E402
 from nullinv_core.backends.comfy.host import run  # noqa: E402
 from nullinv_core.backends.comfy.jobs import schedule_of  # noqa: E402
@@ -38,7 +38,7 @@ def resident(field):
 
 def peak(denoiser, clean):
     """Peak of a gradient of the null context."""
-    empty = text_of(conditioning, "empty", pooled=pooled_width(model.model))
+    empty = text_of(conditioning, "empty", network=model.model)
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     with torch.enable_grad():

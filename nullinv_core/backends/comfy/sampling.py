@@ -57,8 +57,8 @@ def null_text_guider(
 ) -> comfy.samplers.CFGGuider:
     """Classifier-free guidance whose unconditional branch has ∅_t at each noise level. A guidance of 0 is theirs.
 
-    ``negative``: what the embeddings were optimized with, where it carries more than text (a ControlNet). SDXL is told
-    the sizes that the picture was inverted with.
+    ``negative``: what the embeddings were optimized with, where it carries more than text (a ControlNet). What tells sizes
+    tells those that the picture was inverted with.
     """
     first = embedding_at(inversion, _levels(inversion)[-1])
     text, vector = unpack(first, pooled_width(model.model))
@@ -136,7 +136,7 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
             raise InputError("Apply Null-Text needs a guider with one positive and one negative text")
         if x.shape[-2:] == inversion.trajectory.clean.shape[-2:]:
             for entry in chain.from_iterable(entries or () for entries in conds):
-                check_same_sizes(entry, inversion, "KSampler's")
+                check_same_sizes(entry, inversion, "KSampler's", network)
         pooled = pooled_width(network)
         negative = [run.is_negative(entries, place) for place, entries in enumerate(conds)]
         given = [

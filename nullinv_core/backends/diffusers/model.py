@@ -1,4 +1,4 @@
-"""The diffusers backend: Stable Diffusion 1.x, 2.x and SDXL architectures of any width, from local files."""
+"""A model of diffusers' as the core takes it: any width of the families that are known, from local files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ... import families
 from ...context import unpack
 from ...denoiser import AttentionControl, broken_model, broken_weight, no_gradients
 from ...errors import InputError, NonFiniteError
+from ...families import Family
 from ...fingerprint import Fingerprint, difference, digest_of, fingerprint
 from ...images import check_pixels, check_side
 from ...prompt_to_prompt.marks import literal
@@ -21,12 +23,11 @@ from ...prompt_to_prompt.prompt import Prompt
 from ...schedule import NoiseLevel, Schedule, check_levels, epsilon_from_v, leading_schedule
 from ...store import Inversion
 from ...types import NullEmbeddings
-from ..model_folder import DEMO_MODEL
-from .loading import TEXT_ENCODERS, load_pipeline, quiet
+from ..model_folder import DEMO_MODEL, networks_of, tokenizers_of
+from .loading import load_pipeline, quiet
 from .text import TextEncoder
 
 Result = TypeVar("Result")
-PREDICTIONS = ("epsilon", "v_prediction")
 LEAST_ALPHA = 4.8973451890853435e-08
 """ᾱ of pure noise, which "zero terminal SNR" models are trained on; as ComfyUI has it, where 0 would divide."""
 
@@ -35,9 +36,9 @@ LEAST_ALPHA = 4.8973451890853435e-08
 class DiffusersDenoiser:
     """``Denoiser`` of a diffusers UNet. The UNet may run in any precision; what comes out has the latents' dtype.
 
-    ``pooled``: width of the pooled text vector that contexts carry (SDXL), or 0. The vector gets a gradient only with
-    ``pooled_gradient``: the paper optimizes what the tokens attend to. ``factor``: pixels per latent position; SDXL is
-    told the size of the picture, or ``sizes`` where they are given (see ``inversion_file.SIZES``).
+    ``pooled``: width of the pooled text vector that contexts carry, or 0. The vector gets a gradient only with
+    ``pooled_gradient``: the paper optimizes what the tokens attend to. ``factor``: pixels per latent position.
+    ``sizes``: what a network that is told of the picture's size is told (``families.SIZES``), where they are given.
     """
 
     unet: Any
@@ -67,25 +68,26 @@ class DiffusersDenoiser:
         return predicted if self.prediction == "epsilon" else epsilon_from_v(latents, predicted, level.alpha)
 
     def _added(self, latents: Tensor, vector: Tensor) -> dict[str, Tensor]:
-        """SDXL also reads its pooled vector, and (H, W) of the picture as it was, its crop, (H, W) as it is."""
+        """With a pooled vector goes (H, W) of the picture as it was, its crop, and (H, W) as it is."""
         width, height, left, top, now_wide, now_high = self.sizes or plain_sizes(latents, self.factor)
         told = vector.new_tensor([height, width, top, left, now_high, now_wide]).expand(len(latents), -1)
         return {"text_embeds": vector if self.pooled_gradient else vector.detach(), "time_ids": told}
 
 
 def plain_sizes(latents: Tensor, factor: int) -> tuple[int, ...]:
-    """Sizes (see ``inversion_file.SIZES``) of a picture that was neither scaled nor cropped."""
+    """Sizes (``families.SIZES``) of a picture that was neither scaled nor cropped."""
     height, width = (side * factor for side in latents.shape[-2:])
     return (width, height, 0, 0, width, height)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DiffusersModel:
-    """A loaded Stable Diffusion model and what the core needs of it.
+    """A loaded model of a ``family`` and what the core needs of it.
 
     ``alphas_cumprod``: ᾱ of every training timestep. ``fingerprint``: tells models apart, whatever their precision.
     """
 
+    family: Family
     denoiser: DiffusersDenoiser
     vae: Any
     text: TextEncoder
@@ -108,7 +110,7 @@ class DiffusersModel:
     @property
     def native_size(self) -> int:
         """Side in pixels that the model was trained at."""
-        size = self.denoiser.unet.config.sample_size or 64
+        size = self.denoiser.unet.config.sample_size or self.family.side
         return (size if isinstance(size, int) else min(size)) * self.factor
 
     def check_size(self, side: int) -> int:
@@ -121,8 +123,8 @@ class DiffusersModel:
         return check_side(side, self.factor, self.factor * 2**halvings)
 
     def sizes_of(self, latents: Tensor) -> tuple[int, ...]:
-        """What this model is told of the picture of some latents: SDXL its sizes, others nothing."""
-        return plain_sizes(latents, self.factor) if self.text.pooled else ()
+        """What this model is told of the picture of some latents: its sizes, or nothing."""
+        return plain_sizes(latents, self.factor) if self.family.sizes else ()
 
     def told(self, sizes: tuple[int, ...]) -> DiffusersModel:
         """The model, told the sizes that a picture was inverted with; empty: those of the picture at hand."""
@@ -159,7 +161,7 @@ class DiffusersModel:
         return self.text.prompt(text)
 
     def encode_prompts(self, prompts: list[Prompt]) -> Tensor:
-        """Contexts, float32 (B, rows, width): one for each token, and for SDXL's pooled vector (see ``context``).
+        """Contexts, float32 (B, rows, width): one for each token, and those of a pooled vector (see ``context``).
 
         Raises NonFiniteError where the text encoder makes NaN of them.
         """
@@ -170,7 +172,7 @@ class DiffusersModel:
 
         Reads every weight: for when something has gone wrong.
         """
-        encoders = dict(zip(TEXT_ENCODERS, self.text.encoders, strict=False))
+        encoders = dict(zip((row.part for row in self.family.encoders), self.text.encoders, strict=True))
         for name, module in {"unet": self.denoiser.unet, "vae": self.vae, **encoders}.items():
             found = broken_weight(module.state_dict()) if name.startswith(part) else None
             if found is not None:
@@ -220,29 +222,25 @@ def in_safer_precision(model: DiffusersModel, job: Callable[[], Result], warn: C
 
 
 def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> DiffusersModel:
-    """The model of a loaded StableDiffusionPipeline or StableDiffusionXLPipeline, its UNet prepared for attention
-    control. Raises InputError where a part is missing or of another kind."""
+    """The model of a loaded pipeline of a known family, its UNet prepared for attention control.
+
+    Raises InputError where a part is missing or of another kind.
+    """
     from .attention import ControlledAttention
 
     unet, vae, scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
-    parts = [part for part in ("unet", "vae", *TEXT_ENCODERS, "tokenizer", "tokenizer_2") if hasattr(pipeline, part)]
-    for part in parts:
+    family = families.of_pipeline(pipeline.config["_class_name"])
+    for part in (*networks_of(family), *tokenizers_of(family)):
         if getattr(pipeline, part) is None:
             raise InputError(f'"{name}" has no {part}; use a complete model')
-    if unet.config.in_channels != 4:
-        raise InputError(
-            f'"{name}" has a UNet with {unet.config.in_channels} input channels (inpainting or depth); '
-            "use the text-to-image model of the family"
-        )
+    if unet.config.in_channels != family.channels:
+        raise families.more_channels(f'"{name}"', unet.config.in_channels)
     prediction = scheduler.config.get("prediction_type", "epsilon")
     if not hasattr(scheduler, "alphas_cumprod"):
-        raise InputError(
-            f'"{name}" was trained on continuous noise levels (EDM, as Playground 2.5), which null-text inversion does '
-            "not know; use a plain Stable Diffusion 1.x, 2.x or SDXL model"
-        )
-    if prediction not in PREDICTIONS:
-        raise InputError(f'"{name}" predicts "{prediction}"; supported are {", ".join(PREDICTIONS)}')
-    encoders = {part: getattr(pipeline, part) for part in parts if part in TEXT_ENCODERS}
+        raise families.unknown_noise(f'"{name}"')
+    if prediction not in family.predictions:
+        raise InputError(f'"{name}" predicts "{prediction}"; supported are {", ".join(family.predictions)}')
+    encoders = {row.part: getattr(pipeline, row.part) for row in family.encoders}
     alphas = tuple(scheduler.alphas_cumprod.double().clamp(min=LEAST_ALPHA).tolist())
     identity = replace(
         fingerprint(unet.state_dict().values(), prediction, alphas),
@@ -253,11 +251,12 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
             module.requires_grad_(False).eval().to(device, dtype)
         vae.requires_grad_(False).eval().to(device, torch.float32)
     unet.set_attn_processor(ControlledAttention())
-    tokenizers = tuple(getattr(pipeline, part) for part in parts if part.startswith("tokenizer"))
-    text = TextEncoder(tokenizers, tuple(encoders.values()))
-    if (unet.config.addition_embed_type == "text_time") != bool(text.pooled):
+    tokenizers = tuple(getattr(pipeline, part) for part in tokenizers_of(family))
+    text = TextEncoder(family, tokenizers, tuple(encoders.values()))
+    if (unet.config.addition_embed_type == "text_time") != family.pooled:
         raise InputError(f'"{name}" has a UNet of another family than its text encoders; use a complete model')
     model = DiffusersModel(
+        family=family,
         denoiser=DiffusersDenoiser(unet, prediction, text.pooled),
         vae=vae,
         text=text,
