@@ -57,8 +57,8 @@ def null_text_guider(
 ) -> comfy.samplers.CFGGuider:
     """Classifier-free guidance whose unconditional branch has ∅_t at each noise level. A guidance of 0 is theirs.
 
-    ``negative``: what the embeddings were optimized with, where it carries more than text (a ControlNet). What tells sizes
-    tells those that the picture was inverted with.
+    ``negative``: what the embeddings were optimized with, where it carries more than text (a ControlNet). Where the
+    model is told of sizes, they are those that the picture was inverted with.
     """
     first = embedding_at(inversion, _levels(inversion)[-1])
     text, vector = unpack(first, pooled_width(model.model))

@@ -38,9 +38,9 @@ PLAIN = ("F16", "BF16", "F32", "F64")
 """Types of weights that are numbers by themselves; others come with scales that we do not know."""
 
 
-def load_pipeline(path: Path, config: Path | None = None) -> Any:
-    """The parts of a Stable Diffusion folder or ``.safetensors`` checkpoint by diffusers' names (``unet``, ``vae``,
-    ``scheduler``, ``text_encoder``, ``tokenizer`` …); ``config`` as in ``load_model``.
+def load_pipeline(path: Path, config: Path | None = None) -> tuple[Any, Family]:
+    """The parts of a folder or ``.safetensors`` checkpoint by diffusers' names (``unet``, ``vae``, ``scheduler``,
+    ``text_encoder``, ``tokenizer`` …), and its family; ``config`` as in ``load_model``.
 
     Raises InputError for a missing, broken or incomplete model and for kinds that null-text inversion does not apply
     to.
@@ -68,7 +68,7 @@ def quiet() -> Iterator[None]:
                 log.enable_progress_bar()
 
 
-def _load_folder(path: Path) -> Any:
+def _load_folder(path: Path) -> tuple[Any, Family]:
     folder = read_folder(path)
     parts = {"scheduler": _noise_levels(folder.configs["scheduler"])}
     parts |= {tokenizer: load_tokenizer(path / tokenizer) for tokenizer in tokenizers_of(folder.family)}
@@ -76,7 +76,7 @@ def _load_folder(path: Path) -> Any:
     parts |= {part: _unfilled(folder, part) for part in folder.networks}
     for part in folder.networks:
         _fill(folder, part, parts[part])
-    return SimpleNamespace(config={"_class_name": folder.kind}, **parts)
+    return SimpleNamespace(**parts), folder.family
 
 
 def _noise_levels(config: dict[str, Any]) -> Any:
@@ -180,7 +180,7 @@ def _current_name(name: str) -> str:
     return name
 
 
-def _load_single_file(path: Path, config: Path | None) -> Any:
+def _load_single_file(path: Path, config: Path | None) -> tuple[Any, Family]:
     if path.suffix != ".safetensors" or not path.is_file():
         raise InputError(
             f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused'
@@ -208,7 +208,7 @@ def _load_single_file(path: Path, config: Path | None) -> Any:
         what = f"{families.supported()} text-to-image checkpoint"
         raise InputError(f'"{path.name}" cannot be read as a {what} ({_first_line(error)})') from error
     _check_gaps(path, pipeline, family)
-    return pipeline
+    return pipeline, family
 
 
 def _pipeline_class(kind: str) -> Any:

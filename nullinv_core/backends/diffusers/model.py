@@ -198,8 +198,8 @@ def load_model(
     path = DEMO_MODEL if str(path) == "demo" else Path(path)
     if not os.path.exists(path):
         raise InputError(f'there is no model at "{path}"; give a diffusers folder, a .safetensors file, or "demo"')
-    pipeline = load_pipeline(path, None if config is None else Path(config))
-    return wrap_pipeline(pipeline, path.name, device, dtype)
+    pipeline, family = load_pipeline(path, None if config is None else Path(config))
+    return wrap_pipeline(pipeline, path.name, device, dtype, family)
 
 
 def in_safer_precision(model: DiffusersModel, job: Callable[[], Result], warn: Callable[[str], None]) -> Result:
@@ -221,15 +221,18 @@ def in_safer_precision(model: DiffusersModel, job: Callable[[], Result], warn: C
     return job()
 
 
-def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> DiffusersModel:
+def wrap_pipeline(
+    pipeline: Any, name: str, device: str, dtype: torch.dtype, family: Family | None = None
+) -> DiffusersModel:
     """The model of a loaded pipeline of a known family, its UNet prepared for attention control.
 
-    Raises InputError where a part is missing or of another kind.
+    ``family``: None where the pipeline is diffusers' own and its class says so. Raises InputError where a part is
+    missing or of another kind.
     """
     from .attention import ControlledAttention
 
     unet, vae, scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
-    family = families.of_pipeline(pipeline.config["_class_name"])
+    family = family or families.of_pipeline(type(pipeline).__name__)
     for part in (*networks_of(family), *tokenizers_of(family)):
         if getattr(pipeline, part) is None:
             raise InputError(f'"{name}" has no {part}; use a complete model')
