@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .backends.diffusers import DiffusersModel
     from .store import Inversion
-    from .types import Callback, Event, NullEmbeddings, Trajectory
+    from .types import Callback, Event
 
 app = typer.Typer(
     help="Edit real images by their text prompt: null-text inversion and Prompt-to-Prompt.",
@@ -104,7 +104,7 @@ def _load(model: str, device: str, dtype: str, config: Path | None = None) -> Di
 
     from .backends.diffusers import load_model
 
-    return load_model(model, _pick_device(device), getattr(torch, dtype), config)
+    return replace(load_model(model, _pick_device(device), getattr(torch, dtype), config), warn=_warn)
 
 
 def _check_folder(folder: Path) -> None:
@@ -169,29 +169,13 @@ def _is_local(name: str) -> bool:
     return os.path.isdir(name) or (name.endswith(".safetensors") and os.path.isfile(name))
 
 
-def _reopen(
-    stored: Inversion, model: str, device: str, dtype: str | None, config: Path | None
-) -> tuple[Inversion, NullEmbeddings, DiffusersModel]:
-    """An inversion, its null embeddings and the model that made it, checked to belong together."""
-    from .backends.diffusers import check_inversion
-
+def _reopen(stored: Inversion, model: str, device: str, dtype: str | None, config: Path | None) -> DiffusersModel:
+    """The model that made an inversion, checked to be that one."""
     if model == stored.model != "demo":
         _warn(f'the model is "{printable(model)}", which stands in the inversion file; --model takes another')
     loaded = _load(model, device, dtype or stored.precision, config)
-    checked, null = check_inversion(stored, loaded)
-    return checked, null, loaded.told(checked.sizes)
-
-
-def _autoencoded(loaded: DiffusersModel, latents: Tensor, photo: Tensor) -> tuple[Tensor, float]:
-    """A photo (1, H, W, 3) as the autoencoder alone gives it back, and at which PSNR; warns of a low one."""
-    from .images import autoencoder_warning, psnr
-
-    decoded = loaded.decode(latents)
-    decibels = psnr(decoded, photo)
-    warning = autoencoder_warning(decibels)
-    if warning is not None:
-        _warn(warning)
-    return decoded, decibels
+    loaded.check_made(stored)
+    return loaded
 
 
 @app.command()
@@ -246,13 +230,11 @@ def invert(
     config: Config = None,
 ) -> None:
     """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
-    from .backends.diffusers import in_safer_precision
-    from .backends.diffusers.memory import checkpoint, checkpoint_if_needed
-    from .images import GRID, check_side, fitted_size, load_image, read_picture
-    from .inversion import invert as run_inversion
-    from .presets import PRESETS, embed
+    from .images import GRID, check_side, fitted_size, load_image, psnr, read_picture
+    from .pipeline import prepare
+    from .presets import PRESETS
     from .schedule import check_guidance
-    from .store import Inversion, save_inversion
+    from .store import save_inversion
 
     picture = read_picture(image)
     check_outputs([out], _read_from(model, config, image), ".safetensors")
@@ -267,29 +249,13 @@ def invert(
     if size:
         check_side(size)
         fitted_size(*((size, size) if square else picture.size), size, GRID)
-    loaded = _load(model, device, dtype, config)
-    schedule = loaded.schedule(steps)
+    loaded = replace(_load(model, device, dtype, config), checkpointing=low_memory)
     side = loaded.check_size(size or loaded.native_size)
     photo = load_image(picture, side, 0 if square else loaded.factor)
-    context, empty = loaded.encode_prompts([loaded.prompt(prompt), loaded.prompt("")]).split(1)
-    latents = loaded.encode_image(photo)
-    _, decibels = _autoencoded(loaded, latents, photo)
-    if low_memory is not None:
-        checkpoint(loaded, low_memory)
     with _progress() as callback:
-
-        def prepare() -> tuple[Trajectory, NullEmbeddings]:
-            if low_memory is None and recipe.optimization is not None:
-                # reckoned anew where float32 takes more
-                checkpoint_if_needed(loaded, latents, context)
-            trajectory = run_inversion(loaded.denoiser, latents, context, schedule, callback, recipe.inversion)
-            return trajectory, embed(loaded.denoiser, trajectory, empty, recipe, guidance, callback)[0]
-
-        trajectory, null = in_safer_precision(loaded, prepare, _warn)
-    place = model if model == "demo" else str(Path(model).resolve())
-    precision = str(loaded.denoiser.unet.dtype).removeprefix("torch.")
-    made_by = (loaded.fingerprint, place, precision)
-    save_inversion(out, Inversion(trajectory, null, (prompt,), *made_by, sizes=loaded.sizes_of(latents)))
+        found = prepare(loaded, photo, prompt, steps, recipe, guidance, callback)
+    save_inversion(out, found)
+    decibels = psnr(loaded.decode(found.trajectory.clean), photo)
     typer.echo(f"saved: {out} (the autoencoder alone gives the photo back at {decibels:.1f} dB)")
 
 
@@ -304,8 +270,7 @@ def reconstruct(
     config: Config = None,
 ) -> None:
     """Reconstruct the picture from its inversion, at the guidance it was optimized for."""
-    from .backends.diffusers import in_safer_precision
-    from .editing import reconstruct as run_reconstruction
+    from . import pipeline
     from .images import psnr, read_picture, save_image
 
     stored, model = _stored(inversion, model)
@@ -314,20 +279,13 @@ def reconstruct(
         raise InputError(f"this inversion holds {stored.trajectory.batch} images; --reference is for one alone")
     picture_file = None if reference is None else read_picture(reference)
     check_outputs(outputs, _read_from(model, config, inversion, reference), ".png")
-    stored, null, loaded = _reopen(stored, model, device, dtype, config)
+    loaded = _reopen(stored, model, device, dtype, config)
     photo = None if picture_file is None else _photo(picture_file, reference, stored, loaded)
     with _progress() as callback:
-        latents = in_safer_precision(
-            loaded,
-            lambda: run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback),
-            _warn,
-        )
-    pictures = loaded.decode(latents)
-    if photo is None:
-        best, limit = loaded.decode(stored.trajectory.clean), "; --reference tells how near the photo is"
-    else:
-        best, decibels = _autoencoded(loaded, stored.trajectory.clean, photo)
-        limit = f", which itself is {decibels:.1f} dB to the photo"
+        pictures = pipeline.reconstruct(loaded, stored, callback=callback)
+    best, limit = loaded.decode(stored.trajectory.clean), "; --reference tells how near the photo is"
+    if photo is not None:
+        limit = f", which itself is {_autoencoded(best, photo):.1f} dB to the photo"
     for path, picture, wanted in zip(outputs, pictures, best, strict=True):
         save_image(picture, path)
         to_photo = "" if photo is None else f"{psnr(picture, photo[0]):.1f} dB to the photo; "
@@ -375,15 +333,11 @@ def edit(
     """
     import torch
 
-    from .backends.diffusers import in_safer_precision, source_prompt
-    from .editing import edit as run_edit
     from .figures import word_maps
     from .images import read_picture, save_image, save_pil
-    from .keeping import keep_photo as kept_photo
-    from .prompt_to_prompt.attention import batch_edits
-    from .prompt_to_prompt.edit import EditSettings, plan_edits
+    from .pipeline import apply
+    from .prompt_to_prompt.edit import EditSettings
     from .schedule import check_guidance
-    from .truth import Check
 
     settings = EditSettings(
         mode=mode,
@@ -409,25 +363,11 @@ def edit(
     picture_file = None if reference is None else read_picture(reference)
     existing = [path for path in maps if os.path.isdir(path.parent)]
     check_outputs([*outputs, *existing], _read_from(model, config, inversion, reference), ".png")
-    stored, null, loaded = _reopen(stored, model, device, dtype, config)
+    loaded = _reopen(stored, model, device, dtype, config)
     photo = None if picture_file is None else _photo(picture_file, reference, stored, loaded)
-    source = source_prompt(stored, loaded)
-    prompts = [loaded.prompt(text) for text in prompt]
-    plans = plan_edits(source, prompts, stored.trajectory.schedule.steps, settings)
-    contexts = loaded.encode_prompts([plan.prompt for plan in plans])[None]
     with _progress() as callback:
-        result = in_safer_precision(
-            loaded,
-            lambda: run_edit(
-                loaded.denoiser, stored.trajectory, null, contexts,
-                batch_edits([plans]), guidance or null.guidance, callback,
-                check=Check(_warn, loaded.denoiser.unet.dtype),
-            ),
-            _warn,
-        )  # fmt: skip
-    pictures = loaded.decode(result.latents[0])
-    if photo is not None and keep_photo:
-        pictures, _ = kept_photo(photo, pictures, loaded.decode(stored.trajectory.clean))
+        found = apply(loaded, stored, prompt, settings, guidance, photo if keep_photo else None, callback)
+    pictures, result = found.pictures, found.result
     for path, picture, mask in zip(outputs, pictures, result.mask[0], strict=True):
         save_image(picture, path)
         typer.echo(f"saved: {path}" + ("" if photo is None else f" ({_kept(picture, photo[0], mask)})"))
@@ -437,7 +377,7 @@ def edit(
         raise InputError("the model has no cross-attention of the size that maps are read at; leave --save-attention")
     save_attention.mkdir(parents=True, exist_ok=True)
     shown = torch.cat([loaded.decode(result.source), pictures])
-    for path, picture, attention, one in zip(maps, shown, result.maps[0].cpu(), [source, *prompts], strict=True):
+    for path, picture, attention, one in zip(maps, shown, result.maps[0].cpu(), found.prompts, strict=True):
         save_pil(word_maps(picture, attention, one), path)
     typer.echo(f"attention: {save_attention}")
 
@@ -454,6 +394,17 @@ def _photo(picture: Image, name: Path | None, stored: Inversion, loaded: Diffuse
     if float((latents.to(inverted) - inverted).square().mean().sqrt() / inverted.std()) > 0.2:
         raise InputError(f'--reference "{name}" is not the photo that was inverted; give that one, or leave it out')
     return photo
+
+
+def _autoencoded(decoded: Tensor, photo: Tensor) -> float:
+    """PSNR of a photo (1, H, W, 3) as the autoencoder alone gives it back; warns of a low one."""
+    from .images import autoencoder_warning, psnr
+
+    decibels = psnr(decoded, photo)
+    warning = autoencoder_warning(decibels)
+    if warning is not None:
+        _warn(warning)
+    return decibels
 
 
 def _kept(picture: Tensor, photo: Tensor, mask: Tensor) -> str:

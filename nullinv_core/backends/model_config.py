@@ -268,11 +268,11 @@ def check_together(configs: Mapping[str, Mapping[str, Any]], family: Family, whe
             f"{unet['cross_attention_dim']}, they give {width}); use a complete model of one family"
         )
     if family.pooled:
-        told = unet["addition_time_embed_dim"]
+        told, last = unet["addition_time_embed_dim"], ("first", "second", "third")[len(texts) - 1]
         expected = configs[texts[-1]]["projection_dim"] + len(family.sizes) * (told or 0)
         if told is None or told % 2 or unet["projection_class_embeddings_input_dim"] != expected:
             raise InputError(
-                f"{where('unet')}: projection_class_embeddings_input_dim must be the projection_dim of the last text "
+                f"{where('unet')}: projection_class_embeddings_input_dim must be the projection_dim of the {last} text "
                 f"encoder and {len(family.sizes)} times addition_time_embed_dim, which is even; this is no plain "
                 f"{family.name} model"
             )

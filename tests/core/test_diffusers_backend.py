@@ -20,13 +20,14 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from nullinv_core import InputError, Inversion, NonFiniteError, invert, optimize_null_text
-from nullinv_core.backends.diffusers import check_inversion, in_safer_precision, load_model, wrap_pipeline
+from nullinv_core.backends.diffusers import check_inversion, load_model, wrap_pipeline
 from nullinv_core.backends.diffusers.attention import ControlledAttention
 from nullinv_core.backends.diffusers.configuration import write_configuration
 from nullinv_core.backends.diffusers.loading import _current_name, marked_prediction, predicts_v
 from nullinv_core.backends.model_folder import check_files, parts_of
 from nullinv_core.families import FAMILIES
 from nullinv_core.fingerprint import Fingerprint
+from nullinv_core.model import in_safer_precision
 from nullinv_core.null_text import NullTextSettings
 from nullinv_core.schedule import NoiseLevel
 
@@ -203,7 +204,7 @@ def test_broken_weights_are_blamed_on_the_file(model_folder, tmp_path, part, fir
         return model.decode(latents)
 
     with pytest.raises(NonFiniteError) as error:
-        in_safer_precision(model, run, said.append)
+        in_safer_precision(run, replace(model, warn=said.append))
     half = dtype == torch.float16 and part != "vae"
     assert f"({part}." in str(error.value) and first in str(error.value) and not said
     assert str(error.value).endswith("load it in float32" if half else "get another copy of the model's file")

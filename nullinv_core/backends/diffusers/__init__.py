@@ -5,9 +5,7 @@ from .model import (
     DiffusersDenoiser,
     DiffusersModel,
     check_inversion,
-    in_safer_precision,
     load_model,
-    source_prompt,
     wrap_pipeline,
 )
 
@@ -16,8 +14,6 @@ __all__ = [
     "DiffusersDenoiser",
     "DiffusersModel",
     "check_inversion",
-    "in_safer_precision",
     "load_model",
-    "source_prompt",
     "wrap_pipeline",
 ]

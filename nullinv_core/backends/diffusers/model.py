@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import families
-from ...context import unpack
-from ...denoiser import AttentionControl, broken_model, broken_weight, no_gradients
+from ...context import pooled_rows, unpack
+from ...denoiser import AttentionControl, Counted, Denoiser, broken_model, broken_weight, no_gradients
 from ...errors import InputError, NonFiniteError
 from ...families import Family
 from ...fingerprint import Fingerprint, difference, digest_of, fingerprint
 from ...images import check_pixels, check_side
-from ...prompt_to_prompt.marks import literal
+from ...model import Checkpointing, Memory, Result, in_less_memory, in_safer_precision
 from ...prompt_to_prompt.prompt import Prompt
 from ...schedule import NoiseLevel, Schedule, check_levels, epsilon_from_v, leading_schedule
 from ...store import Inversion
+from ...truth import Check
 from ...types import NullEmbeddings
 from ..model_folder import DEMO_MODEL, networks_of, tokenizers_of
 from .loading import load_pipeline, quiet
 from .text import TextEncoder
 
-Result = TypeVar("Result")
 LEAST_ALPHA = 4.8973451890853435e-08
 """ᾱ of pure noise, which "zero terminal SNR" models are trained on; as ComfyUI has it, where 0 would divide."""
 
@@ -85,6 +86,8 @@ class DiffusersModel:
     """A loaded model of a ``family`` and what the core needs of it.
 
     ``alphas_cumprod``: ᾱ of every training timestep. ``fingerprint``: tells models apart, whatever their precision.
+    ``place``: where its files are. ``checkpointing``: whether blocks compute their inner values again for a backward
+    pass; None: where the device needs it. ``counter``: is asked in place of the denoiser. ``warn``: speaks to the user.
     """
 
     family: Family
@@ -94,6 +97,35 @@ class DiffusersModel:
     alphas_cumprod: tuple[float, ...]
     fingerprint: Fingerprint
     name: str
+    place: str = ""
+    checkpointing: bool | None = None
+    counter: Counted | None = None
+    warn: Callable[[str], None] = logging.getLogger("nullinv_core").warning
+
+    @property
+    def precision(self) -> str:
+        """What the UNet computes in, by PyTorch's name ("float32")."""
+        return str(self.compute_dtype).removeprefix("torch.")
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What the UNet computes in."""
+        found: torch.dtype = self.denoiser.unet.dtype
+        return found
+
+    def compute_in_float32(self) -> None:
+        """Let the UNet compute in float32 from now on. Its weights keep what float16 made of them."""
+        self.denoiser.unet.float()
+
+    @property
+    def pooled(self) -> int:
+        """Width of the pooled text vector that contexts carry, or 0."""
+        return self.text.pooled
+
+    @property
+    def same_but_text(self) -> bool:
+        """Nothing but the text tells conditional and unconditional predictions apart."""
+        return True
 
     @property
     def device(self) -> torch.device:
@@ -130,6 +162,62 @@ class DiffusersModel:
         """The model, told the sizes that a picture was inverted with; empty: those of the picture at hand."""
         return replace(self, denoiser=replace(self.denoiser, sizes=sizes))
 
+    def conditioned(self, source: Prompt, empty: Prompt, sizes: tuple[int, ...]) -> DiffusersModel:
+        """The model, told the sizes of a picture; nothing else goes with a text's rows here."""
+        return self.told(sizes)
+
+    def tell(self, text: str) -> None:
+        """Say a sentence to the user."""
+        self.warn(text)
+
+    def truth(self, inversion: Inversion) -> Check:
+        """What tells the user where the model does not predict an inversion's trajectory any more."""
+        return Check(self.tell, self.compute_dtype)
+
+    def check_made(self, inversion: Inversion) -> None:
+        """Raise InputError where another model or schedule made an inversion."""
+        if other := difference(inversion.fingerprint, self.fingerprint):
+            made_with = f' ("{inversion.model}")' if inversion.model else ""
+            raise InputError(
+                f'this inversion was made with another model{made_with} than "{self.name}": {other}; '
+                "use that model or invert the image again"
+            )
+        trajectory, config = inversion.trajectory, self.denoiser.unet.config
+        if (trajectory.clean.shape[1], trajectory.context.shape[2]) != (config.in_channels, config.cross_attention_dim):
+            raise InputError(f'this inversion does not have the shapes of "{self.name}"; invert the image again')
+        check_levels(trajectory.schedule, self.alphas_cumprod)
+
+    def run(
+        self,
+        job: Callable[[Denoiser, Tensor], Result],
+        latents: Tensor,
+        schedule: Schedule,
+        gradients: bool = False,
+        branches: int = 1,
+    ) -> Result:
+        """See ``Model``."""
+        from .memory import checkpoint, checkpoint_if_needed, release
+
+        here, denoiser = latents.to(self.device), self.counter or self.denoiser
+        if not gradients or self.checkpointing is not None:
+            checkpoint(self, bool(self.checkpointing))
+            return in_safer_precision(lambda: job(denoiser, here), self)
+        switch = Checkpointing()
+
+        def attempt() -> Result:
+            # counted again where float32 takes more
+            switch.on = checkpoint_if_needed(self, here, self._any_context()) or switch.on
+            checkpoint(self, switch.on)
+            return job(denoiser, here)
+
+        memory = Memory(release, self.tell, "a model in half precision (--dtype float16)")
+        return in_less_memory(lambda: in_safer_precision(attempt, self), switch, memory)
+
+    def _any_context(self) -> Tensor:
+        """A context of the model's own size, to count memory with."""
+        width = self.denoiser.unet.config.cross_attention_dim
+        return torch.zeros(1, self.text.length + pooled_rows(self.pooled, width), width, device=self.device)
+
     def schedule(self, steps: int) -> Schedule:
         """The authors' schedule of so many steps on this model's noise levels."""
         return leading_schedule(self.alphas_cumprod, steps)
@@ -152,7 +240,7 @@ class DiffusersModel:
         Raises NonFiniteError where the autoencoder makes NaN of them.
         """
         with no_gradients():
-            pixels = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+            pixels = self.vae.decode(latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor).sample
             pixels = self._finite(pixels.float(), "autoencoder", "vae")
             return (pixels.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).cpu()
 
@@ -160,7 +248,11 @@ class DiffusersModel:
         """Tokens and words of a text; raises InputError where it is longer than the encoder reads."""
         return self.text.prompt(text)
 
-    def encode_prompts(self, prompts: list[Prompt]) -> Tensor:
+    def contexts(self, prompts: Sequence[Prompt]) -> list[Tensor]:
+        """The context of each prompt, (1, rows, width); see ``encode_prompts``."""
+        return list(self.encode_prompts(prompts).split(1))
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> Tensor:
         """Contexts, float32 (B, rows, width): one for each token, and those of a pooled vector (see ``context``).
 
         Raises NonFiniteError where the text encoder makes NaN of them.
@@ -195,30 +287,12 @@ def load_model(
     configuration and tokenizer from than the family's own (see ``families``).
     Raises InputError for a missing or broken model and for kinds that null-text inversion does not apply to.
     """
-    path = DEMO_MODEL if str(path) == "demo" else Path(path)
+    place = "demo" if str(path) == "demo" else str(Path(path).resolve())
+    path = DEMO_MODEL if place == "demo" else Path(path)
     if not os.path.exists(path):
         raise InputError(f'there is no model at "{path}"; give a diffusers folder, a .safetensors file, or "demo"')
     pipeline, family = load_pipeline(path, None if config is None else Path(config))
-    return wrap_pipeline(pipeline, path.name, device, dtype, family)
-
-
-def in_safer_precision(model: DiffusersModel, job: Callable[[], Result], warn: Callable[[str], None]) -> Result:
-    """What ``job`` returns; where a float16 UNet overflows in it, what it returns with the UNet in float32 from now on.
-
-    ``warn`` is told so. The weights keep what float16 made of them. Raises NonFiniteError where another precision, the
-    second run, or a weight has NaN.
-    """
-    try:
-        return job()
-    except NonFiniteError as error:
-        model.check_weights()
-        if model.denoiser.unet.dtype != torch.float16:
-            raise
-        found = str(error)
-    # outside of the handler, which keeps the failed run's tensors alive
-    warn(f"{found}; once more in float32")
-    model.denoiser.unet.float()
-    return job()
+    return replace(wrap_pipeline(pipeline, path.name, device, dtype, family), place=place)
 
 
 def wrap_pipeline(
@@ -286,31 +360,8 @@ def check_inversion(inversion: Inversion, model: DiffusersModel) -> tuple[Invers
 
     Raises InputError where another model or schedule made it, or nothing was optimized.
     """
-    if other := difference(inversion.fingerprint, model.fingerprint):
-        made_with = f' ("{inversion.model}")' if inversion.model else ""
-        raise InputError(
-            f'this inversion was made with another model{made_with} than "{model.name}": {other}; '
-            "use that model or invert the image again"
-        )
+    model.check_made(inversion)
     if inversion.null is None:
         raise InputError("this inversion holds no null embeddings; invert the image again")
-    trajectory, config = inversion.trajectory, model.denoiser.unet.config
-    if (trajectory.clean.shape[1], trajectory.context.shape[2]) != (config.in_channels, config.cross_attention_dim):
-        raise InputError(f'this inversion does not have the shapes of "{model.name}"; invert the image again')
-    check_levels(trajectory.schedule, model.alphas_cumprod)
     null = inversion.null.to(model.device)
-    return replace(inversion, trajectory=trajectory.to(model.device), null=null), null
-
-
-def source_prompt(inversion: Inversion, model: DiffusersModel) -> Prompt:
-    """The prompt of an inversion of one image.
-
-    In files of old, brackets were no weights: there the text is read as it is spelled, if so it was inverted.
-    """
-    text, context = inversion.prompts[0], inversion.trajectory.context
-    prompt = model.prompt(text)
-    if any(weight != 1 for weight in prompt.weights):
-        spelled = model.prompt(literal(text))
-        found = [(model.encode_prompts([one]).to(context) - context).norm() for one in (prompt, spelled)]
-        return spelled if found[1] < found[0] else prompt
-    return prompt
+    return replace(inversion, trajectory=inversion.trajectory.to(model.device), null=null), null
