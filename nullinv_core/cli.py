@@ -63,21 +63,27 @@ def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the trace
 def _progress() -> Iterator[Callback]:
     """A progress bar per phase with the live loss, as a callback for the core."""
     columns = (TextColumn("{task.description:<11}"), BarColumn(), TextColumn("{task.completed:>3.0f}/{task.total:.0f}"))
-    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console) as bars:
-        tasks: dict[tuple[str, int], TaskID] = {}
-        runs: dict[str, tuple[int, int]] = {}
+    bars = Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console)
+    tasks: dict[tuple[str, int], TaskID] = {}
+    runs: dict[str, tuple[int, int]] = {}
 
-        def show(event: Event) -> None:
-            run, last = runs.get(event.phase, (0, 0))
-            run += event.step < last
-            runs[event.phase] = (run, event.step)
-            key = (event.phase, run)
-            if key not in tasks:
-                tasks[key] = bars.add_task(PHASES[event.phase], total=event.total, note="")
-            note = "" if event.loss is None else f"loss {max(event.loss):.1e} (iteration {event.iteration})"
-            bars.update(tasks[key], completed=event.step, note=note)
+    def show(event: Event) -> None:
+        # nothing is shown before there is something to show: an error may come first
+        bars.start()
+        run, last = runs.get(event.phase, (0, 0))
+        run += event.step < last
+        runs[event.phase] = (run, event.step)
+        key = (event.phase, run)
+        if key not in tasks:
+            tasks[key] = bars.add_task(PHASES[event.phase], total=event.total, note="")
+        note = "" if event.loss is None else f"loss {max(event.loss):.1e} (iteration {event.iteration})"
+        bars.update(tasks[key], completed=event.step, note=note)
 
+    try:
         yield show
+    finally:
+        if tasks:
+            bars.stop()
 
 
 def _warn(text: str) -> None:

@@ -74,6 +74,9 @@ def prepare(
     where the autoencoder does not keep the photo.
     """
     check_guidance(guidance)
+    model.schedule(steps)
+    for text in [prompt] if isinstance(prompt, str) else prompt:
+        model.prompt(text)
     latents = model.encode_image(photo)
     warning = autoencoder_warning(psnr(model.decode(latents).cpu(), photo.cpu()))
     if warning is not None:
