@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor
 
 from nullinv_core import Edit, NullEmbeddings, Trajectory
-from nullinv_core.backends.diffusers_attention import ControlledAttention
+from nullinv_core.backends.diffusers.attention import ControlledAttention
 
 from . import reference
 

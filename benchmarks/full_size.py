@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nullinv_core import Edit, EditSettings, batch_edits, edit, invert, plan_edit
 from nullinv_core.backends.diffusers import DiffusersDenoiser, load_model
-from nullinv_core.backends.diffusers_attention import ControlledAttention
-from nullinv_core.backends.diffusers_memory import saved_bytes
+from nullinv_core.backends.diffusers.attention import ControlledAttention
+from nullinv_core.backends.diffusers.memory import saved_bytes
 from nullinv_core.denoiser import Counted
 from nullinv_core.null_text.embedding import embed
 from nullinv_core.null_text.presets import PRESETS

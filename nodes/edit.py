@@ -70,7 +70,7 @@ class P2PEdit(io.ComfyNode):
     ) -> Any:  # fmt: skip
         """See the schema."""
         from ..nullinv_core import EditSettings
-        from ..nullinv_core.backends.comfy_text import explain_edits, plan_request
+        from ..nullinv_core.backends.comfy.text import explain_edits, plan_request
         from ..nullinv_core.prompt_to_prompt.lists import take_windows, word_list
 
         settings = EditSettings(
@@ -128,7 +128,7 @@ class P2PEditSampler(io.ComfyNode):
         null_embeddings: Any = None, mask: Any = None, source: Any = None, negative: Any = None,
     ) -> Any:  # fmt: skip
         """See the schema."""
-        from ..nullinv_core.backends.comfy_jobs import sample_edit
+        from ..nullinv_core.backends.comfy.jobs import sample_edit
 
         options = (source_cfg or None, mask, end_step or None, source, negative)
         return io.NodeOutput(*sample_edit(model, trajectory, null_embeddings, edit, cfg, *options))

@@ -56,8 +56,8 @@ class DDIMInvert(io.ComfyNode):
         cls, model: Any, source: Any, latent: Any, steps: int, scheduler: str, method: Any, sigmas: Any = None
     ) -> Any:
         """See the schema."""
-        from ..nullinv_core.backends.comfy import schedule_of_sigmas, sigmas_of_schedule
-        from ..nullinv_core.backends.comfy_jobs import invert_latent, schedule_of_node
+        from ..nullinv_core.backends.comfy.host import schedule_of_sigmas, sigmas_of_schedule
+        from ..nullinv_core.backends.comfy.jobs import invert_latent, schedule_of_node
 
         schedule = schedule_of_node(model, scheduler, steps) if sigmas is None else schedule_of_sigmas(model, sigmas)
         inversion, noise = invert_latent(model, source, latent, schedule, method)
@@ -127,7 +127,7 @@ class NullTextOptimize(io.ComfyNode):
         import torch
 
         from ..nullinv_core import PRESETS, NullTextSettings, Recipe
-        from ..nullinv_core.backends.comfy_jobs import optimize
+        from ..nullinv_core.backends.comfy.jobs import optimize
         from ..nullinv_core.figures import loss_plot
         from ..nullinv_core.photo.images import from_pil
 

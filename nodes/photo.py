@@ -61,7 +61,7 @@ class EditPhoto(io.ComfyNode):
         blend_words: str, size: int, steps: int, cfg: float, keep_pixels: bool,
     ) -> Any:  # fmt: skip
         """See the schema."""
-        from ..nullinv_core.backends.comfy_photo import check_texts
+        from ..nullinv_core.backends.comfy.photo import check_texts
         from ..nullinv_core.prompt_to_prompt.lists import word_list
 
         check_texts(model, clip, source_text, edit_text, strength, word_list(blend_words))
@@ -105,7 +105,7 @@ class InvertPhoto(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any, image: Any, source_text: str, size: int, steps: int) -> Any:
         """See the schema."""
-        from ..nullinv_core.backends.comfy_photo import invert_photo
+        from ..nullinv_core.backends.comfy.photo import invert_photo
 
         return io.NodeOutput(*invert_photo(model, clip, vae, image, source_text, size, steps))
 
@@ -137,7 +137,7 @@ class EditInverted(io.ComfyNode):
         strength: float, blend_words: str, size: int, cfg: float, keep_pixels: bool,
     ) -> Any:  # fmt: skip
         """See the schema."""
-        from ..nullinv_core.backends.comfy_photo import edit_photo
+        from ..nullinv_core.backends.comfy.photo import edit_photo
         from ..nullinv_core.prompt_to_prompt.lists import word_list
 
         return io.NodeOutput(*edit_photo(

@@ -35,8 +35,8 @@ class NullTextGuider(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, conditioning: Any, null_embeddings: Any, cfg: float, negative: Any = None) -> Any:
         """See the schema."""
-        from ..nullinv_core.backends.comfy_jobs import check_made_with
-        from ..nullinv_core.backends.comfy_sampling import null_text_guider
+        from ..nullinv_core.backends.comfy.jobs import check_made_with
+        from ..nullinv_core.backends.comfy.sampling import null_text_guider
 
         check_made_with(model, null_embeddings)
         return io.NodeOutput(null_text_guider(model, conditioning, null_embeddings, cfg, negative))
@@ -64,8 +64,8 @@ class ApplyNullText(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, null_embeddings: Any) -> Any:
         """See the schema."""
-        from ..nullinv_core.backends.comfy_jobs import check_made_with
-        from ..nullinv_core.backends.comfy_sampling import apply_null_text
+        from ..nullinv_core.backends.comfy.jobs import check_made_with
+        from ..nullinv_core.backends.comfy.sampling import apply_null_text
 
         check_made_with(model, null_embeddings)
         return io.NodeOutput(apply_null_text(model, null_embeddings))

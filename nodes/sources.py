@@ -17,7 +17,7 @@ class LoadDiffusersModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the base class."""
-        from ..nullinv_core.backends.comfy_files import model_folders
+        from ..nullinv_core.backends.comfy.files import model_folders
 
         return schema(
             ["checkpoint", "diffusers", "demo model"],
@@ -39,8 +39,8 @@ class LoadDiffusersModel(io.ComfyNode):
     @classmethod
     def execute(cls, model: str) -> Any:
         """See the schema."""
-        from ..nullinv_core.backends.comfy_files import model_folder
-        from ..nullinv_core.backends.comfy_models import load_folder
+        from ..nullinv_core.backends.comfy.files import model_folder
+        from ..nullinv_core.backends.comfy.loading.models import load_folder
 
         return io.NodeOutput(*load_folder(model_folder(None if model == DEMO else model)))
 

@@ -36,7 +36,7 @@ class SaveInversion(io.ComfyNode):
     @classmethod
     def execute(cls, trajectory: Any, prompt: str, filename_prefix: str, null_embeddings: Any = None) -> Any:
         """See the schema."""
-        from ..nullinv_core.backends.comfy_files import save
+        from ..nullinv_core.backends.comfy.files import save
 
         return io.NodeOutput(save(trajectory, null_embeddings, prompt, filename_prefix))
 
@@ -47,7 +47,7 @@ class LoadInversion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the base class."""
-        from ..nullinv_core.backends.comfy_files import saved_files
+        from ..nullinv_core.backends.comfy.files import saved_files
 
         return schema(
             ["load", "import"],
@@ -69,14 +69,14 @@ class LoadInversion(io.ComfyNode):
     def fingerprint_inputs(cls, file: str | None) -> Any:
         """The file's age, so that a new one under the same name is read again; None where the name comes by a link, of
         Save Inversion: it never writes to one name twice."""
-        from ..nullinv_core.backends.comfy_files import age
+        from ..nullinv_core.backends.comfy.files import age
 
         return None if file is None else age(file)
 
     @classmethod
     def execute(cls, file: str) -> Any:
         """See the schema."""
-        from ..nullinv_core.backends.comfy_files import load
+        from ..nullinv_core.backends.comfy.files import load
 
         inversion = load(file)
         return io.NodeOutput(inversion, inversion, inversion.prompts[0])

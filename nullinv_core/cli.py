@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .backends.diffusers import DiffusersModel
     from .files.store import Inversion
-    from .types import Callback, Event, NullEmbeddings, Trajectory
+    from .types import Callback, Event
 
 app = typer.Typer(
     help="Edit real images by their text prompt: null-text inversion and Prompt-to-Prompt.",
@@ -67,21 +67,27 @@ def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the trace
 def _progress() -> Iterator[Callback]:
     """A progress bar per phase with the live loss, as a callback for the core."""
     columns = (TextColumn("{task.description:<11}"), BarColumn(), TextColumn("{task.completed:>3.0f}/{task.total:.0f}"))
-    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console) as bars:
-        tasks: dict[tuple[str, int], TaskID] = {}
-        runs: dict[str, tuple[int, int]] = {}
+    bars = Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console)
+    tasks: dict[tuple[str, int], TaskID] = {}
+    runs: dict[str, tuple[int, int]] = {}
 
-        def show(event: Event) -> None:
-            run, last = runs.get(event.phase, (0, 0))
-            run += event.step < last
-            runs[event.phase] = (run, event.step)
-            key = (event.phase, run)
-            if key not in tasks:
-                tasks[key] = bars.add_task(PHASES[event.phase], total=event.total, note="")
-            note = "" if event.loss is None else f"loss {max(event.loss):.1e} (iteration {event.iteration})"
-            bars.update(tasks[key], completed=event.step, note=note)
+    def show(event: Event) -> None:
+        # nothing is shown before there is something to show: an error may come first
+        bars.start()
+        run, last = runs.get(event.phase, (0, 0))
+        run += event.step < last
+        runs[event.phase] = (run, event.step)
+        key = (event.phase, run)
+        if key not in tasks:
+            tasks[key] = bars.add_task(PHASES[event.phase], total=event.total, note="")
+        note = "" if event.loss is None else f"loss {max(event.loss):.1e} (iteration {event.iteration})"
+        bars.update(tasks[key], completed=event.step, note=note)
 
+    try:
         yield show
+    finally:
+        if tasks:
+            bars.stop()
 
 
 def _warn(text: str) -> None:
@@ -108,7 +114,7 @@ def _load(model: str, device: str, dtype: str, config: Path | None = None) -> Di
 
     from .backends.diffusers import load_model
 
-    return load_model(model, _pick_device(device), getattr(torch, dtype), config)
+    return replace(load_model(model, _pick_device(device), getattr(torch, dtype), config), warn=_warn)
 
 
 def _check_folder(folder: Path) -> None:
@@ -173,29 +179,13 @@ def _is_local(name: str) -> bool:
     return os.path.isdir(name) or (name.endswith(".safetensors") and os.path.isfile(name))
 
 
-def _reopen(
-    stored: Inversion, model: str, device: str, dtype: str | None, config: Path | None
-) -> tuple[Inversion, NullEmbeddings, DiffusersModel]:
-    """An inversion, its null embeddings and the model that made it, checked to belong together."""
-    from .backends.diffusers import check_inversion
-
+def _reopen(stored: Inversion, model: str, device: str, dtype: str | None, config: Path | None) -> DiffusersModel:
+    """The model that made an inversion, checked to be that one."""
     if model == stored.model != "demo":
         _warn(f'the model is "{printable(model)}", which stands in the inversion file; --model takes another')
     loaded = _load(model, device, dtype or stored.precision, config)
-    checked, null = check_inversion(stored, loaded)
-    return checked, null, loaded.told(checked.sizes)
-
-
-def _autoencoded(loaded: DiffusersModel, latents: Tensor, photo: Tensor) -> tuple[Tensor, float]:
-    """A photo (1, H, W, 3) as the autoencoder alone gives it back, and at which PSNR; warns of a low one."""
-    from .photo.images import autoencoder_warning, psnr
-
-    decoded = loaded.decode(latents)
-    decibels = psnr(decoded, photo)
-    warning = autoencoder_warning(decibels)
-    if warning is not None:
-        _warn(warning)
-    return decoded, decibels
+    loaded.check_made(stored)
+    return loaded
 
 
 @app.command()
@@ -250,12 +240,10 @@ def invert(
     config: Config = None,
 ) -> None:
     """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
-    from .backends.diffusers import in_safer_precision
-    from .backends.diffusers_memory import checkpoint, checkpoint_if_needed
-    from .files.store import Inversion, save_inversion
-    from .inversion.invert import invert as run_inversion
-    from .null_text.embedding import embed
-    from .photo.images import GRID, check_side, fitted_size, load_image, read_picture
+    from .files.store import save_inversion
+    from .null_text.presets import PRESETS
+    from .photo.images import GRID, check_side, fitted_size, load_image, psnr, read_picture
+    from .pipeline import prepare
     from .schedule import check_guidance
 
     picture = read_picture(image)
@@ -271,29 +259,13 @@ def invert(
     if size:
         check_side(size)
         fitted_size(*((size, size) if square else picture.size), size, GRID)
-    loaded = _load(model, device, dtype, config)
-    schedule = loaded.schedule(steps)
+    loaded = replace(_load(model, device, dtype, config), checkpointing=low_memory)
     side = loaded.check_size(size or loaded.native_size)
     photo = load_image(picture, side, 0 if square else loaded.factor)
-    context, empty = loaded.encode_prompts([loaded.prompt(prompt), loaded.prompt("")]).split(1)
-    latents = loaded.encode_image(photo)
-    _, decibels = _autoencoded(loaded, latents, photo)
-    if low_memory is not None:
-        checkpoint(loaded, low_memory)
     with _progress() as callback:
-
-        def prepare() -> tuple[Trajectory, NullEmbeddings]:
-            if low_memory is None and recipe.optimization is not None:
-                # reckoned anew where float32 takes more
-                checkpoint_if_needed(loaded, latents, context)
-            trajectory = run_inversion(loaded.denoiser, latents, context, schedule, callback, recipe.inversion)
-            return trajectory, embed(loaded.denoiser, trajectory, empty, recipe, guidance, callback)[0]
-
-        trajectory, null = in_safer_precision(loaded, prepare, _warn)
-    place = model if model == "demo" else str(Path(model).resolve())
-    precision = str(loaded.denoiser.unet.dtype).removeprefix("torch.")
-    made_by = (loaded.fingerprint, place, precision)
-    save_inversion(out, Inversion(trajectory, null, (prompt,), *made_by, sizes=loaded.sizes_of(latents)))
+        found = prepare(loaded, photo, prompt, steps, recipe, guidance, callback)
+    save_inversion(out, found)
+    decibels = psnr(loaded.decode(found.trajectory.clean), photo)
     typer.echo(f"saved: {out} (the autoencoder alone gives the photo back at {decibels:.1f} dB)")
 
 
@@ -308,8 +280,7 @@ def reconstruct(
     config: Config = None,
 ) -> None:
     """Reconstruct the picture from its inversion, at the guidance it was optimized for."""
-    from .backends.diffusers import in_safer_precision
-    from .editing import reconstruct as run_reconstruction
+    from . import pipeline
     from .photo.images import psnr, read_picture, save_image
 
     stored, model = _stored(inversion, model)
@@ -318,20 +289,13 @@ def reconstruct(
         raise InputError(f"this inversion holds {stored.trajectory.batch} images; --reference is for one alone")
     picture_file = None if reference is None else read_picture(reference)
     check_outputs(outputs, _read_from(model, config, inversion, reference), ".png")
-    stored, null, loaded = _reopen(stored, model, device, dtype, config)
+    loaded = _reopen(stored, model, device, dtype, config)
     photo = None if picture_file is None else _photo(picture_file, reference, stored, loaded)
     with _progress() as callback:
-        latents = in_safer_precision(
-            loaded,
-            lambda: run_reconstruction(loaded.denoiser, stored.trajectory, null, null.guidance, None, callback),
-            _warn,
-        )
-    pictures = loaded.decode(latents)
-    if photo is None:
-        best, limit = loaded.decode(stored.trajectory.clean), "; --reference tells how near the photo is"
-    else:
-        best, decibels = _autoencoded(loaded, stored.trajectory.clean, photo)
-        limit = f", which itself is {decibels:.1f} dB to the photo"
+        pictures = pipeline.reconstruct(loaded, stored, callback=callback)
+    best, limit = loaded.decode(stored.trajectory.clean), "; --reference tells how near the photo is"
+    if photo is not None:
+        limit = f", which itself is {_autoencoded(best, photo):.1f} dB to the photo"
     for path, picture, wanted in zip(outputs, pictures, best, strict=True):
         save_image(picture, path)
         to_photo = "" if photo is None else f"{psnr(picture, photo[0]):.1f} dB to the photo; "
@@ -379,15 +343,10 @@ def edit(
     """
     import torch
 
-    from .backends.diffusers import in_safer_precision, source_prompt
-    from .drift import Check
-    from .editing import Sampling
-    from .editing import edit as run_edit
     from .figures import word_maps
-    from .photo.composite import keep_photo as kept_photo
     from .photo.images import read_picture, save_image, save_pil
-    from .prompt_to_prompt.control import batch_edits
-    from .prompt_to_prompt.edit import EditSettings, plan_edits
+    from .pipeline import apply
+    from .prompt_to_prompt.edit import EditSettings
     from .schedule import check_guidance
 
     settings = EditSettings(
@@ -414,25 +373,11 @@ def edit(
     picture_file = None if reference is None else read_picture(reference)
     existing = [path for path in maps if os.path.isdir(path.parent)]
     check_outputs([*outputs, *existing], _read_from(model, config, inversion, reference), ".png")
-    stored, null, loaded = _reopen(stored, model, device, dtype, config)
+    loaded = _reopen(stored, model, device, dtype, config)
     photo = None if picture_file is None else _photo(picture_file, reference, stored, loaded)
-    source = source_prompt(stored, loaded)
-    prompts = [loaded.prompt(text) for text in prompt]
-    plans = plan_edits(source, prompts, stored.trajectory.schedule.steps, settings)
-    contexts = loaded.encode_prompts([plan.prompt for plan in plans])[None]
-    sampling = Sampling(guidance or null.guidance, check=Check(_warn, loaded.denoiser.unet.dtype))
     with _progress() as callback:
-        result = in_safer_precision(
-            loaded,
-            lambda: run_edit(
-                loaded.denoiser, stored.trajectory, null, contexts,
-                batch_edits([plans]), sampling, callback,
-            ),
-            _warn,
-        )  # fmt: skip
-    pictures = loaded.decode(result.latents[0])
-    if photo is not None and keep_photo:
-        pictures, _ = kept_photo(photo, pictures, loaded.decode(stored.trajectory.clean))
+        found = apply(loaded, stored, prompt, settings, guidance, photo if keep_photo else None, callback)
+    pictures, result = found.pictures, found.result
     for path, picture, mask in zip(outputs, pictures, result.mask[0], strict=True):
         save_image(picture, path)
         typer.echo(f"saved: {path}" + ("" if photo is None else f" ({_kept(picture, photo[0], mask)})"))
@@ -442,7 +387,7 @@ def edit(
         raise InputError("the model has no cross-attention of the size that maps are read at; leave --save-attention")
     save_attention.mkdir(parents=True, exist_ok=True)
     shown = torch.cat([loaded.decode(result.source), pictures])
-    for path, picture, attention, one in zip(maps, shown, result.maps[0].cpu(), [source, *prompts], strict=True):
+    for path, picture, attention, one in zip(maps, shown, result.maps[0].cpu(), found.prompts, strict=True):
         save_pil(word_maps(picture, attention, one), path)
     typer.echo(f"attention: {save_attention}")
 
@@ -459,6 +404,17 @@ def _photo(picture: Image, name: Path | None, stored: Inversion, loaded: Diffuse
     if float((latents.to(inverted) - inverted).square().mean().sqrt() / inverted.std()) > 0.2:
         raise InputError(f'--reference "{name}" is not the photo that was inverted; give that one, or leave it out')
     return photo
+
+
+def _autoencoded(decoded: Tensor, photo: Tensor) -> float:
+    """PSNR of a photo (1, H, W, 3) as the autoencoder alone gives it back; warns of a low one."""
+    from .photo.images import autoencoder_warning, psnr
+
+    decibels = psnr(decoded, photo)
+    warning = autoencoder_warning(decibels)
+    if warning is not None:
+        _warn(warning)
+    return decibels
 
 
 def _kept(picture: Tensor, photo: Tensor, mask: Tensor) -> str:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+from .. import families
 from ..errors import InputError, short
+from ..families import Family
 
 MOST_LEVELS, MOST_LAYERS, MOST_TRANSFORMERS = 8, 8, 64
 MOST_BLOCKS = 512
-"""Transformer blocks of a whole UNet; SDXL has 70."""
+"""Transformer blocks of a whole UNet; the largest known has 70."""
 WIDEST = 16_384
 REQUIRED = object()
 """In place of a default: the entry must be there."""
@@ -76,7 +78,7 @@ MIDDLES = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
 UNET: dict[str, Rule] = {
     "sample_size": either(whole(1, 4096), listed(whole(1, 4096), 2)),
     "in_channels": whole(1, 64).or_else(4),
-    "out_channels": one_of(4),
+    "out_channels": whole(1, 64).or_else(4),
     "down_block_types": listed(one_of("CrossAttnDownBlock2D", "DownBlock2D")).or_else(
         ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     ),
@@ -163,12 +165,11 @@ NOISE: dict[str, Rule] = {
 """What decides the noise levels and what is predicted, in every scheduler of ``SCHEDULERS``. How a scheduler steps is
 no matter: we step ourselves."""
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
-ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
 CLASSES: dict[str, tuple[dict[str, Rule], dict[str, Any]]] = {
     "UNet2DConditionModel": (UNET, UNET_OF_ALL),
     "AutoencoderKL": (KL, KL_OF_ALL),
     "AutoencoderTiny": (TINY, TINY_OF_ALL),
-    **dict.fromkeys(ENCODERS.values(), (CLIP, CLIP_OF_ALL)),
+    **dict.fromkeys(("CLIPTextModel", "CLIPTextModelWithProjection"), (CLIP, CLIP_OF_ALL)),
 }
 """Entries of each class of network: those that may differ, and those that may not."""
 SCHEDULERS = tuple(
@@ -180,32 +181,34 @@ SCHEDULERS = tuple(
         "UniPCMultistep",
     )
 )  # fmt: skip
-KNOWN: dict[str, tuple[tuple[str, str], ...]] = {
+OF_ALL: dict[str, tuple[tuple[str, str], ...]] = {
     "unet": (("diffusers", "UNet2DConditionModel"),),
     "vae": (("diffusers", "AutoencoderKL"), ("diffusers", "AutoencoderTiny")),
     "scheduler": tuple(("diffusers", name) for name in SCHEDULERS),
-    **{part: (("transformers", name),) for part, name in ENCODERS.items()},
-    **dict.fromkeys(("tokenizer", "tokenizer_2"), tuple(("transformers", name) for name in TOKENIZERS)),
 }
-"""For each part the pairs of library and class that an index may name."""
+"""For each part that every family has, the pairs of library and class that an index may name."""
 
 
-def class_of(index: Mapping[str, Any], part: str, where: str) -> str:
-    """The class that an index names for a part; raises InputError for one that is not ``KNOWN``. ``where``: the index,
-    for the message."""
-    found = index.get(part)
-    if isinstance(found, list) and len(found) == 2 and tuple(map(str, found)) in KNOWN[part]:
+def known_classes(family: Family) -> dict[str, tuple[tuple[str, str], ...]]:
+    """For each part of a family's folder the pairs of library and class that an index may name."""
+    known = dict(OF_ALL)
+    for encoder in family.encoders:
+        known[encoder.part] = (("transformers", encoder.kind),)
+        known[encoder.tokenizer] = tuple(("transformers", name) for name in TOKENIZERS)
+    return known
+
+
+def class_of(index: Mapping[str, Any], part: str, family: Family, where: str) -> str:
+    """The class that an index names for a part; raises InputError for one that the family does not have. ``where``: the
+    index, for the message."""
+    found, known = index.get(part), known_classes(family)[part]
+    if isinstance(found, list) and len(found) == 2 and tuple(map(str, found)) in known:
         return str(found[1])
     if part == "scheduler" and "EDM" in str(found):
-        raise InputError(
-            f"{where} names {short(str(found))}: the model was trained on continuous noise levels (EDM noise levels, "
-            "as Playground 2.5), which null-text inversion does not know; use a plain Stable Diffusion 1.x, 2.x or "
-            "SDXL model"
-        )
-    known = " or ".join(dict.fromkeys(name for _, name in KNOWN[part][:3]))
+        raise families.unknown_noise(f"{where} names {short(str(found))}: the model")
+    names = " or ".join(dict.fromkeys(name for _, name in known[:3]))
     raise InputError(
-        f'{where} names {short(str(found))} for the part "{part}"; known are {known}'
-        f"{' …' if len(KNOWN[part]) > 3 else ''}"
+        f'{where} names {short(str(found))} for the part "{part}"; known are {names}{" …" if len(known) > 3 else ""}'
     )
 
 
@@ -245,42 +248,45 @@ def _shown(value: Any) -> str:
     return short(str(value))
 
 
-def check_together(configs: Mapping[str, Mapping[str, Any]], where: Callable[[str], str]) -> None:
-    """Raise InputError where entries that ``checked`` let through do not fit each other.
+def check_together(configs: Mapping[str, Mapping[str, Any]], family: Family, where: Callable[[str], str]) -> None:
+    """Raise InputError where entries that ``checked`` let through do not fit each other, or the family.
 
     ``configs``: by part; ``where``: names a part's file, for messages.
     """
-    _check_unet(configs["unet"], where("unet"))
+    _check_unet(configs["unet"], family.channels, where("unet"))
     _check_vae(configs["vae"], configs["unet"], where("vae"))
-    texts = [part for part in ENCODERS if part in configs]
+    texts = [encoder.part for encoder in family.encoders]
     for part in texts:
         config = configs[part]
         if config["hidden_size"] % config["num_attention_heads"]:
             raise InputError(f"{where(part)}: hidden_size is no multiple of num_attention_heads")
     unet = configs["unet"]
     width = sum(configs[part]["hidden_size"] for part in texts)
-    if unet["cross_attention_dim"] != width or (unet["addition_embed_type"] is not None) != (len(texts) > 1):
+    if unet["cross_attention_dim"] != width or (unet["addition_embed_type"] is not None) != family.pooled:
         raise InputError(
             f"{where('unet')}: it is built for other text encoders (cross_attention_dim is "
             f"{unet['cross_attention_dim']}, they give {width}); use a complete model of one family"
         )
-    if len(texts) > 1:
-        told = unet["addition_time_embed_dim"]
-        expected = configs[texts[-1]]["projection_dim"] + 6 * (told or 0)
+    if family.pooled:
+        told, last = unet["addition_time_embed_dim"], ("first", "second", "third")[len(texts) - 1]
+        expected = configs[texts[-1]]["projection_dim"] + len(family.sizes) * (told or 0)
         if told is None or told % 2 or unet["projection_class_embeddings_input_dim"] != expected:
             raise InputError(
-                f"{where('unet')}: projection_class_embeddings_input_dim must be the projection_dim of the second text "
-                "encoder and six times addition_time_embed_dim, which is even; this is no plain SDXL model"
+                f"{where('unet')}: projection_class_embeddings_input_dim must be the projection_dim of the {last} text "
+                f"encoder and {len(family.sizes)} times addition_time_embed_dim, which is even; this is no plain "
+                f"{family.name} model"
             )
     _check_noise(configs["scheduler"], where("scheduler"))
 
 
-def _check_unet(config: Mapping[str, Any], where: str) -> None:
-    if config["in_channels"] != 4:
+def _check_unet(config: Mapping[str, Any], of_latents: int, where: str) -> None:
+    if config["in_channels"] != of_latents:
         raise InputError(
-            f"{where}: in_channels is {config['in_channels']} (an inpainting or depth model has more than 4); use the "
-            "text-to-image model of the family"
+            f"{where}: in_channels is {config['in_channels']} (an inpainting or depth model has more than "
+            f"{of_latents}); use the text-to-image model of the family"
         )
+    if config["out_channels"] != of_latents:
+        raise InputError(f"{where}: out_channels is {config['out_channels']}; it must be {of_latents}")
     channels, down, up = (config[n] for n in ("block_out_channels", "down_block_types", "up_block_types"))
     levels = len(channels)
     for name in ("down_block_types", "up_block_types", "layers_per_block", "attention_head_dim", *DEPTHS):

@@ -14,32 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import families
 from ..errors import InputError, short
+from ..families import Family
 from .model_config import check_together, checked, class_of
 
-XL = "StableDiffusionXLPipeline"
-KINDS = ("StableDiffusionPipeline", XL)
-"""Pipelines that are read, by the name in their index."""
+DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
+"""The small model that ships."""
 INDEX = "model_index.json"
-NETWORKS = {
-    "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model",
-    "text_encoder_2": "model",
-}  # fmt: skip
-"""Parts with weights, and how their files begin."""
-SETTINGS = {"scheduler": "scheduler_config.json", **dict.fromkeys(NETWORKS, "config.json")}
-"""Parts with a configuration, and its name."""
-CHOICES: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
-    **{part: (((name,),),) for part, name in SETTINGS.items()},
-    **dict.fromkeys(
-        ("tokenizer", "tokenizer_2"),
-        (
-            # transformers 5 writes the first of each, transformers 4 all of them
-            (("tokenizer.json",), ("vocab.json", "merges.txt")),
-            (("tokenizer_config.json",), ("special_tokens_map.json",)),
-        ),
-    ),
-}
-"""For each part, of each row one group of files must be there. Weights: see ``weight_files``."""
+SCHEDULER = "scheduler_config.json"
+TOKENIZER: tuple[tuple[tuple[str, ...], ...], ...] = (
+    # transformers 5 writes the first of each, transformers 4 all of them
+    (("tokenizer.json",), ("vocab.json", "merges.txt")),
+    (("tokenizer_config.json",), ("special_tokens_map.json",)),
+)
+"""Of each row one group of files must be there. Weights: see ``weight_files``."""
 PIECE = re.compile(r"-(\d{5})-of-(\d{5})")
 """In the name of a file that holds a piece of a large part."""
 LARGEST_CONFIG, LARGEST_VOCABULARY = 2**20, 2**24
@@ -48,24 +37,44 @@ LARGEST_CONFIG, LARGEST_VOCABULARY = 2**20, 2**24
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder that was looked at: its ``kind``, one of ``KINDS``; for each part with a configuration its class
-    and the entries that build it, as ``model_config.checked`` gives them."""
+    """A model folder that was looked at: its ``family``; for each part with a configuration its class and the entries
+    that build it, as ``model_config.checked`` gives them."""
 
     path: Path
-    kind: str
+    family: Family
     classes: dict[str, str]
     configs: dict[str, dict[str, Any]]
 
+    @property
+    def kind(self) -> str:
+        """Its pipeline, by the name in its index."""
+        return self.family.pipeline
 
-def text_parts(kind: str) -> tuple[tuple[str, str], ...]:
-    """Names of each text encoder's folder and of its tokenizer's."""
-    both = (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2"))
-    return both if kind == XL else both[:1]
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Its parts with weights."""
+        return networks_of(self.family)
 
 
-def parts_of(kind: str) -> tuple[str, ...]:
-    """Folders that a pipeline of a kind must have."""
-    return ("unet", "scheduler", *(part for pair in text_parts(kind) for part in pair), "vae")
+def networks_of(family: Family) -> tuple[str, ...]:
+    """Parts of a family with weights."""
+    return (*(encoder.part for encoder in family.encoders), "unet", "vae")
+
+
+def tokenizers_of(family: Family) -> tuple[str, ...]:
+    """Parts of a family with a tokenizer."""
+    return tuple(encoder.tokenizer for encoder in family.encoders)
+
+
+def parts_of(family: Family) -> tuple[str, ...]:
+    """Folders that a model of a family must have."""
+    texts = (part for encoder in family.encoders for part in (encoder.part, encoder.tokenizer))
+    return ("unet", "scheduler", *texts, "vae")
+
+
+def settings_file(part: str) -> str:
+    """Name of the configuration of a part that has one."""
+    return SCHEDULER if part == "scheduler" else "config.json"
 
 
 def read_folder(path: Path) -> ModelFolder:
@@ -75,9 +84,9 @@ def read_folder(path: Path) -> ModelFolder:
     safetensors, and entries that no model of the kind has.
     """
     folder = read_settings(path)
-    for part in parts_of(folder.kind):
+    for part in parts_of(folder.family):
         check_files(path, part)
-        if part in NETWORKS:
+        if part in folder.networks:
             _check_pieces(path, part)
     return folder
 
@@ -88,32 +97,34 @@ def read_settings(path: Path) -> ModelFolder:
         raise InputError(f'"{path}" is not a diffusers model folder: {INDEX} is missing')
     index = read_config(path / INDEX)
     kind = index.get("_class_name")
-    if kind not in KINDS:
+    if kind not in families.pipelines():
         raise InputError(
-            f'"{path}" holds a {short(str(kind))}; null-text inversion here needs a Stable Diffusion 1.x, 2.x or SDXL '
-            f"text-to-image model ({' or '.join(KINDS)})"
+            f'"{path}" holds a {short(str(kind))}; null-text inversion here needs a {families.supported()} '
+            f"text-to-image model ({' or '.join(families.pipelines())})"
         )
-    for part in parts_of(kind):
+    family = families.of_pipeline(kind)
+    for part in parts_of(family):
         check_files(path, part)
-    classes = {part: class_of(index, part, f'"{path / INDEX}"') for part in parts_of(kind)}
-    files = {part: path / part / SETTINGS[part] for part in classes if part in SETTINGS}
+    classes = {part: class_of(index, part, family, f'"{path / INDEX}"') for part in parts_of(family)}
+    files = {part: path / part / settings_file(part) for part in ("scheduler", *networks_of(family))}
     raw = {part: read_config(file) for part, file in files.items()}
     configs = {part: checked(raw[part], classes[part], f'"{file}"') for part, file in files.items()}
-    configs["unet"]["sample_size"] = _trained_at(raw["unet"], configs["unet"]["sample_size"], kind)
-    check_together(configs, lambda part: f'"{files[part]}"')
-    return ModelFolder(path, kind, classes, configs)
+    configs["unet"]["sample_size"] = _trained_at(raw["unet"], configs["unet"]["sample_size"])
+    check_together(configs, family, lambda part: f'"{files[part]}"')
+    return ModelFolder(path, family, classes, configs)
 
 
-def _trained_at(raw: dict[str, Any], size: Any, kind: str) -> Any:
+def _trained_at(raw: dict[str, Any], size: Any) -> Any:
     """Side of the latents that a UNet was trained at. Folders from before diffusers 0.9 say 32 where it was 64."""
     version = re.match(r"0\.(\d{1,3})\.", str(raw.get("_diffusers_version", "0.0."))[:9])
-    early = kind == KINDS[0] and "_diffusers_version" in raw and version is not None and int(version[1]) < 9
+    early = "_diffusers_version" in raw and version is not None and int(version[1]) < 9
     return 64 if early and isinstance(size, int) and size < 64 else size
 
 
 def check_files(folder: Path, part: str) -> None:
     """Raise InputError where a part of the folder lacks a file other than weights."""
-    for groups in CHOICES[part]:
+    choices = TOKENIZER if part.startswith("tokenizer") else (((settings_file(part),),),)
+    for groups in choices:
         if not any(all((folder / part / name).is_file() for name in names) for names in groups):
             wanted = ", nor ".join(" and ".join(names) for names in groups)
             raise InputError(
@@ -127,7 +138,7 @@ def weight_files(folder: Path, part: str) -> dict[str, list[Path]]:
     A copy may be in pieces, in order. Pieces are known by their names: no index is read, so none can name other files.
     """
     copies: dict[str, list[Path]] = {}
-    start = NETWORKS[part]
+    start = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
     for file in sorted((folder / part).glob(f"{start}*.safetensors")):
         # a link, as in Hugging Face's cache, counts as what it leads to; devices and pipes do not count
         if file.is_file():

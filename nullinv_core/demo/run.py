@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from ..backends.diffusers import DiffusersModel
 from ..denoiser import Counted
-from ..editing import edit, reconstruct
+from ..editing import reconstruct
 from ..figures import loss_plot, side_by_side
 from ..files.atomic_write import whole_file
+from ..files.store import Inversion
 from ..inversion.invert import invert
-from ..null_text.embedding import embed
 from ..null_text.presets import PRESETS
-from ..photo.composite import keep_photo
+from ..null_text.recipe import Recipe
 from ..photo.images import from_pil, psnr, save_image, save_pil, to_pil
-from ..prompt_to_prompt.control import batch_edits
-from ..prompt_to_prompt.edit import EditSettings, plan_edit
-from ..types import Callback, NullEmbeddings, ignore
+from ..pipeline import apply, null_of, optimize, prepare_latents
+from ..prompt_to_prompt.edit import EditSettings
+from ..types import Callback, Event, NullEmbeddings, ignore
 from .edits import EditCase, sample_edit
 from .judge import wrong_edit
 from .scenes import render
@@ -116,42 +116,34 @@ def run_case(
     """Invert, reconstruct at ``guidance`` and edit at ``edit_guidance`` (None: what suits the preset) one case; return
     figures and pictures."""
     source, truth = render(case.source), render(case.target)
-    denoiser = Counted(model.denoiser)
-    schedule, recipe = model.schedule(steps), PRESETS[preset]
     source_prompt, edit_prompt = case.captions
-    prompts = [model.prompt(text) for text in (source_prompt, edit_prompt, "")]
-    context, edit_context, empty = model.encode_prompts(prompts).split(1)
-
-    started = time.perf_counter()
-    latents = model.encode_image(torch.from_numpy(source)[None])
-    trajectory = invert(denoiser, latents, context, schedule, callback, recipe.inversion)
-    inverted = time.perf_counter()
-    null, reached = embed(denoiser, trajectory, empty, recipe, guidance, callback)
+    counted = Counted(model.denoiser)
+    watched, recipe = replace(model, counter=counted), PRESETS[preset]
+    clock = _Clock(callback)
+    latents, photo = model.encode_image(torch.from_numpy(source)[None]), torch.from_numpy(source)[None]
+    inversion, reached = prepare_latents(watched, latents, source_prompt, steps, recipe, guidance, clock)
     optimized = time.perf_counter()
-    plain = trajectory if recipe.inversion == "ddim" else invert(model.denoiser, latents, context, schedule)
-    ddim = reconstruct(model.denoiser, plain, empty, guidance)
+    plain = ddim_reconstruction(model, inversion, recipe, guidance)
 
     resumed = time.perf_counter()
-    edit_null = null
+    null = null_of(inversion)
     edit_guidance = edit_guidance or suited_guidance(null)
     if edit_guidance != guidance and not null.pinned:
-        edit_null, _ = embed(denoiser, trajectory, empty, recipe, edit_guidance, callback)
+        inversion = optimize(watched, inversion, recipe, edit_guidance, callback)
     edit_optimized = time.perf_counter()
-    plan = plan_edit(prompts[0], prompts[1], steps, settings or edit_settings(case))
-    result = edit(denoiser, trajectory, edit_null, edit_context[None], batch_edits([[plan]]), edit_guidance, callback)
-    edited_at = time.perf_counter()
-    decoded, photo = model.decode(torch.cat([result.latents[0], latents])), torch.from_numpy(source)[None]
-    edited, _ = keep_photo(photo, decoded[:1], decoded[1:])
+    wanted = settings or edit_settings(case)
+    found = apply(watched, inversion, edit_prompt, wanted, edit_guidance, callback=clock)
+    autoencoded = model.decode(latents)
+    edited = found.keeping(photo, autoencoded).pictures
 
     pictures = DemoPictures(
         source=source,
-        ddim_reconstruction=_picture(model, ddim),
+        ddim_reconstruction=_picture(model, plain),
         reconstruction=_picture(model, reached),
         edited=from_pil(to_pil(edited[0]))[0].numpy(),
         true_edit=truth,
         null=null,
     )
-    autoencoded = decoded[1].numpy()
     changes = case.mask
     report = DemoReport(
         seed=seed,
@@ -161,22 +153,43 @@ def run_case(
         steps=steps,
         guidance=guidance,
         edit_guidance=edit_guidance,
-        psnr_autoencoder=psnr(autoencoded, source),
+        psnr_autoencoder=psnr(autoencoded[0], source),
         psnr_ddim=psnr(pictures.ddim_reconstruction, source),
         psnr_null_text=psnr(pictures.reconstruction, source),
-        psnr_null_text_vs_autoencoder=psnr(pictures.reconstruction, autoencoded),
+        psnr_null_text_vs_autoencoder=psnr(pictures.reconstruction, autoencoded[0]),
         background_psnr=psnr(pictures.edited, source, ~changes),
         changed_region_psnr=psnr(pictures.edited, truth, changes),
         changed_region_psnr_of_source=psnr(source, truth, changes),
         edit_judged_right=not wrong_edit(pictures.edited, case),
-        unet_forwards=denoiser.forwards,
-        unet_backwards=denoiser.backwards,
-        seconds_invert=inverted - started,
-        seconds_optimize=optimized - inverted,
+        unet_forwards=counted.forwards,
+        unet_backwards=counted.backwards,
+        seconds_invert=clock.ended["invert"] - clock.started,
+        seconds_optimize=optimized - clock.ended["invert"],
         seconds_optimize_edit=edit_optimized - resumed,
-        seconds_edit=edited_at - edit_optimized,
+        seconds_edit=clock.ended["sample"] - edit_optimized,
     )
     return report, pictures
+
+
+def ddim_reconstruction(model: DiffusersModel, inversion: Inversion, recipe: Recipe, guidance: float) -> Tensor:
+    """Latents (1, C, h, w) of the baseline: DDIM inversion, then sampling under the empty prompt."""
+    trajectory, (empty,) = inversion.trajectory, model.contexts([model.prompt("")])
+    if recipe.inversion != "ddim":
+        trajectory = invert(model.denoiser, trajectory.clean, trajectory.context, trajectory.schedule)
+    return reconstruct(model.denoiser, trajectory, empty, guidance)
+
+
+@dataclass
+class _Clock:
+    """A callback that notes when each phase ended."""
+
+    callback: Callback
+    started: float = field(default_factory=time.perf_counter)
+    ended: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, event: Event) -> None:
+        self.callback(event)
+        self.ended[event.phase] = time.perf_counter()
 
 
 def _picture(model: DiffusersModel, latents: Tensor) -> np.ndarray:

@@ -22,10 +22,10 @@ import torch  # noqa: E402
 sys.path.append(ARGUMENTS[0])
 
 from nullinv_core import PRESETS  # noqa: E402
-from nullinv_core.backends.comfy_jobs import invert_latent, optimize, sample_edit, schedule_of  # noqa: E402
-from nullinv_core.backends.comfy_models import load_folder  # noqa: E402
-from nullinv_core.backends.comfy_precision import compute_dtype  # noqa: E402
-from nullinv_core.backends.comfy_text import plan_request  # noqa: E402
+from nullinv_core.backends.comfy.jobs import invert_latent, optimize, sample_edit, schedule_of  # noqa: E402
+from nullinv_core.backends.comfy.loading.models import load_folder  # noqa: E402
+from nullinv_core.backends.comfy.precision import compute_dtype  # noqa: E402
+from nullinv_core.backends.comfy.text import plan_request  # noqa: E402
 from nullinv_core.demo.edits import sample_edit as sample_scene_edit  # noqa: E402
 from nullinv_core.demo.scenes import render  # noqa: E402
 from nullinv_core.prompt_to_prompt.edit import EditSettings  # noqa: E402

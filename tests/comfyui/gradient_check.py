@@ -20,11 +20,11 @@ import torch  # noqa: E402
 # behind ComfyUI's own folder, which has a "nodes" too
 sys.path.append(ARGUMENTS[0])
 
-from nullinv_core.backends.comfy import run  # noqa: E402
-from nullinv_core.backends.comfy_checkpoint import Checkpointing  # noqa: E402
-from nullinv_core.backends.comfy_conditioning import text_of  # noqa: E402
-from nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
-from nullinv_core.backends.comfy_models import load_folder  # noqa: E402
+from nullinv_core.backends.comfy.conditioning import text_of  # noqa: E402
+from nullinv_core.backends.comfy.gradients.checkpointing import Checkpointing  # noqa: E402
+from nullinv_core.backends.comfy.host import run  # noqa: E402
+from nullinv_core.backends.comfy.jobs import schedule_of  # noqa: E402
+from nullinv_core.backends.comfy.loading.models import load_folder  # noqa: E402
 from nullinv_core.null_text.optimization import LOSS_SCALE  # noqa: E402
 
 STEP = 0.05

@@ -2,7 +2,7 @@
 
 ``gradient_memory.py PACK CHECKPOINT SIDE plain|checkpointed``, run by ComfyUI's Python through launch.py on a CPU under
 Linux: resident memory at its peak less that before, in bytes, for latents SIDE×SIDE, and what
-``comfy_checkpoint.memory_needed`` reckons, as JSON. One pass a process: what an earlier one gave back is used again.
+``checkpointing.memory_needed`` reckons, as JSON. One pass a process: what an earlier one gave back is used again.
 """
 
 import json
@@ -21,10 +21,10 @@ import torch  # noqa: E402
 # behind ComfyUI's own folder, which has a "nodes" too
 sys.path.append(ARGUMENTS[0])
 
-from nullinv_core.backends.comfy import run  # noqa: E402
-from nullinv_core.backends.comfy_checkpoint import Checkpointing, memory_needed  # noqa: E402
-from nullinv_core.backends.comfy_conditioning import pooled_width, text_of  # noqa: E402
-from nullinv_core.backends.comfy_jobs import schedule_of  # noqa: E402
+from nullinv_core.backends.comfy.conditioning import text_of  # noqa: E402
+from nullinv_core.backends.comfy.gradients.checkpointing import Checkpointing, memory_needed  # noqa: E402
+from nullinv_core.backends.comfy.host import run  # noqa: E402
+from nullinv_core.backends.comfy.jobs import schedule_of  # noqa: E402
 
 STATUS = Path("/proc/self/status")
 switch = Checkpointing(ARGUMENTS[3] == "checkpointed")
@@ -38,7 +38,7 @@ def resident(field):
 
 def peak(denoiser, clean):
     """Peak of a gradient of the null context."""
-    empty = text_of(conditioning, "empty", pooled=pooled_width(model.model))
+    empty = text_of(conditioning, "empty", network=model.model)
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     with torch.enable_grad():

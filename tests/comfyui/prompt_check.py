@@ -22,9 +22,9 @@ from safetensors.torch import save_file  # noqa: E402
 sys.path.append(ARGUMENTS[0])
 
 from nullinv_core import EditSettings  # noqa: E402
-from nullinv_core.backends.comfy_files import DEMO_MODEL  # noqa: E402
-from nullinv_core.backends.comfy_models import load_folder  # noqa: E402
-from nullinv_core.backends.comfy_text import plan_request, prompt_of  # noqa: E402
+from nullinv_core.backends.comfy.files import DEMO_MODEL  # noqa: E402
+from nullinv_core.backends.comfy.loading.models import load_folder  # noqa: E402
+from nullinv_core.backends.comfy.text import plan_request, prompt_of  # noqa: E402
 from nullinv_core.errors import InputError  # noqa: E402
 from nullinv_core.prompt_to_prompt.emphasis import parse  # noqa: E402
 

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from benchmarks.common import environment, write_json
 from nullinv_core import EditSettings, batch_edits, edit, invert, load_inversion, plan_edit, reconstruct
 from nullinv_core.backends.diffusers import DiffusersDenoiser, check_inversion, load_model
-from nullinv_core.backends.diffusers_attention import ControlledAttention
-from nullinv_core.backends.families import FAMILIES, write_configuration
+from nullinv_core.backends.diffusers.attention import ControlledAttention
+from nullinv_core.backends.diffusers.configuration import write_configuration
+from nullinv_core.families import FAMILIES
 
 from .outputs import latent, newest, relative
 from .server import PACK

@@ -23,7 +23,7 @@ sys.path += [ARGUMENTS[0], f"{ARGUMENTS[0]}/tests/core"]
 
 from fuzz_folders import fuzz_folders  # noqa: E402
 
-from nullinv_core.backends.comfy_models import load_folder  # noqa: E402
+from nullinv_core.backends.comfy.loading.models import load_folder  # noqa: E402
 
 
 def use(loaded):

@@ -13,8 +13,9 @@ import torch
 
 from nullinv_core import InputError
 from nullinv_core.backends.diffusers import load_model
-from nullinv_core.backends.model_folder import SETTINGS, read_folder
+from nullinv_core.backends.model_folder import read_folder, settings_file
 
+PARTS = ("scheduler", "unet", "vae", "text_encoder", "text_encoder_2")
 VALUES = [
     None, True, False, 0, 1, 2, 3, 7, -1, 64, 100_000_000, 2**63, 10**400, 0.5, -0.0, 1e-300, 1e300, float("nan"),
     float("inf"), "", "x", "x" * 10_000, "../../evil", "None", "evil.Evil", [], [0], [1], [-1, 2], [[1], [2]],
@@ -108,8 +109,8 @@ def break_folder(folder, rng):
                 put(file, what)
             told.append(f"{file.relative_to(folder)} is {what}")
         elif kind == "swap":
-            one, other = rng.sample(list(SETTINGS), 2)
-            source, target = (folder / part / SETTINGS[part] for part in (other, one))
+            one, other = rng.sample(PARTS, 2)
+            source, target = (folder / part / settings_file(part) for part in (other, one))
             if stat.S_ISREG(_mode(source)) and stat.S_ISREG(_mode(target)):
                 shutil.copyfile(source, target)
             told.append(f"{one} says what {other} does")

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from nullinv_core import Prompt, leading_schedule
 from nullinv_core.backends.diffusers import DEMO_MODEL, DiffusersDenoiser
-from nullinv_core.backends.diffusers_attention import ControlledAttention
+from nullinv_core.backends.diffusers.attention import ControlledAttention
 from nullinv_core.demo.training.folder import scheduler, write_model
 from nullinv_core.prompt_to_prompt.prompt import END, PAD, START
 from nullinv_core.schedule import scaled_linear_alphas

@@ -21,7 +21,7 @@ from nullinv_core import (
     plan_edit,
 )
 from nullinv_core.backends.diffusers import DEMO_MODEL, load_model
-from nullinv_core.backends.diffusers_attention import ControlledAttention
+from nullinv_core.backends.diffusers.attention import ControlledAttention
 from nullinv_core.demo.captions import caption, reading_of
 from nullinv_core.demo.edits import dilate, sample_edit, toy_mask
 from nullinv_core.demo.judge import JUDGE, load_judge, verdicts, wrong_edit

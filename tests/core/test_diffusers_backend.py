@@ -20,13 +20,15 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from nullinv_core import InputError, Inversion, NonFiniteError, invert, optimize_null_text
-from nullinv_core.backends.diffusers import check_inversion, in_safer_precision, load_model, wrap_pipeline
-from nullinv_core.backends.diffusers_attention import ControlledAttention
-from nullinv_core.backends.diffusers_files import _current_name, marked_prediction, predicts_v
-from nullinv_core.backends.families import FAMILIES, write_configuration
-from nullinv_core.backends.model_folder import check_files, parts_of, text_parts
+from nullinv_core.backends.diffusers import check_inversion, load_model, wrap_pipeline
+from nullinv_core.backends.diffusers.attention import ControlledAttention
+from nullinv_core.backends.diffusers.configuration import write_configuration
+from nullinv_core.backends.diffusers.loading import _current_name, marked_prediction, predicts_v
+from nullinv_core.backends.model_folder import check_files, parts_of
 from nullinv_core.denoiser import AttentionControl
+from nullinv_core.families import FAMILIES
 from nullinv_core.files.fingerprint import Fingerprint
+from nullinv_core.model import in_safer_precision
 from nullinv_core.null_text.settings import NullTextSettings
 from nullinv_core.schedule import NoiseLevel
 
@@ -99,7 +101,7 @@ def test_untouched_layers_stay_on_the_fast_path(monkeypatch):
         calls.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr("nullinv_core.backends.diffusers_attention.scaled_dot_product_attention", counting)
+    monkeypatch.setattr("nullinv_core.backends.diffusers.attention.scaled_dot_product_attention", counting)
     control = Passive(slice(0, 1))
     control.rewrites = control.weighs = lambda layer: False
     context = context_of(word_prompt("a cat"))[None]
@@ -203,7 +205,7 @@ def test_broken_weights_are_blamed_on_the_file(model_folder, tmp_path, part, fir
         return model.decode(latents)
 
     with pytest.raises(NonFiniteError) as error:
-        in_safer_precision(model, run, said.append)
+        in_safer_precision(run, replace(model, warn=said.append))
     half = dtype == torch.float16 and part != "vae"
     assert f"({part}." in str(error.value) and first in str(error.value) and not said
     assert str(error.value).endswith("load it in float32" if half else "get another copy of the model's file")
@@ -370,7 +372,9 @@ def test_a_single_file_alone_is_enough(model_folder, tmp_path, monkeypatch, no_n
     monkeypatch.setitem(FAMILIES, "v1", replace(
         family, vae={"block_out_channels": (32, 32, 32, 32)},
         unet={**family.unet, "block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 16},
-        texts=({"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},),
+        encoders=(replace(family.encoders[0], build={
+            "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        }),),
     ))  # fmt: skip
     write_configuration(tmp_path / "folder", FAMILIES["v1"], {})
     torch.manual_seed(0)
@@ -398,11 +402,11 @@ def test_a_single_file_alone_is_enough(model_folder, tmp_path, monkeypatch, no_n
 def test_every_family_s_configuration_is_whole(name, tmp_path):
     """Guards the table: the folder has every part; heads, layers and contexts fit each other at full size."""
     write_configuration(tmp_path, FAMILIES[name], {})
-    kind = FAMILIES[name].pipeline
-    for part in parts_of(kind):
+    family = FAMILIES[name]
+    for part in parts_of(family):
         check_files(tmp_path, part)
     unet, *texts = (
-        json.loads((tmp_path / p / "config.json").read_text()) for p in ("unet", *(e for e, _ in text_parts(kind)))
+        json.loads((tmp_path / p / "config.json").read_text()) for p in ("unet", *(e.part for e in family.encoders))
     )
     with torch.device("meta"):
         network = UNet2DConditionModel.from_config(unet)

@@ -19,7 +19,7 @@ from benchmarks.edit_methods import METHODS
 from benchmarks.edit_photo import fresh, photo_of
 from nullinv_core import EditSettings, Trajectory, plan_edit, reconstruct
 from nullinv_core.backends.diffusers import load_model
-from nullinv_core.backends.diffusers_attention import ControlledAttention, control_attention, edited_features
+from nullinv_core.backends.diffusers.attention import ControlledAttention, control_attention, edited_features
 from nullinv_core.denoiser import Counted
 from nullinv_core.prompt_to_prompt.control import EditBatch, StepControl, batch_edits
 from nullinv_core.prompt_to_prompt.local_blend import blend_mask

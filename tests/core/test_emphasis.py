@@ -20,7 +20,8 @@ from nullinv_core import (
     plan_edit,
     reconstruct,
 )
-from nullinv_core.backends.diffusers import load_model, source_prompt
+from nullinv_core.backends.diffusers import load_model
+from nullinv_core.pipeline import source_prompt
 from nullinv_core.prompt_to_prompt.alignment import align_tokens
 from nullinv_core.prompt_to_prompt.edit import common_length, plan_edits
 from nullinv_core.prompt_to_prompt.emphasis import DEEPEST, carried, emphasized, literal, parse, without_marks

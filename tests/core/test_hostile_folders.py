@@ -14,14 +14,15 @@ from nullinv_core import InputError
 from nullinv_core.backends.clip_tokenizer import load_tokenizer
 from nullinv_core.backends.clip_vocabulary import clip_merges, write_tokenizer_files
 from nullinv_core.backends.diffusers import DEMO_MODEL, load_model
-from nullinv_core.backends.families import FAMILIES, write_configuration
-from nullinv_core.backends.model_config import CLASSES, KNOWN, SCHEDULERS
+from nullinv_core.backends.diffusers.configuration import write_configuration
+from nullinv_core.backends.model_config import CLASSES, SCHEDULERS, known_classes
 from nullinv_core.backends.model_folder import (
     INDEX,
     LARGEST_CONFIG,
     read_config,
     read_settings,
 )
+from nullinv_core.families import FAMILIES
 
 from .fuzz_folders import HOOKS, fuzz_folders, put
 from .helpers import tiny_xl_folder, with_plain_autoencoder
@@ -249,7 +250,7 @@ def test_the_table_knows_the_entries_of_the_libraries(folders):
             assert found == rule.default or (found is None and rule.default is None), f"{kind}: {name}"
         for name, value in fixed.items():
             assert name not in defaults or defaults[name] in (value, None), f"{kind}: {name}"
-    for part, pairs in KNOWN.items():
+    for part, pairs in (pair for family in FAMILIES.values() for pair in known_classes(family).items()):
         for library, name in pairs:
             assert part.startswith("tokenizer") or hasattr({"diffusers": diffusers}.get(library, transformers), name)
 
@@ -283,7 +284,7 @@ def test_the_table_knows_the_entries_of_the_libraries(folders):
 )  # fmt: skip
 def test_a_wrong_entry_is_named_before_anything_is_built(folder, monkeypatch, file, changes, said):
     """Guards the table: the file, the entry, what it is and what is allowed."""
-    monkeypatch.setattr("nullinv_core.backends.diffusers_files._empty", None)
+    monkeypatch.setattr("nullinv_core.backends.diffusers.loading._empty", None)
     rewrite(folder / file, **changes)
     with pytest.raises(InputError) as refused:
         load_model(folder)
@@ -292,7 +293,7 @@ def test_a_wrong_entry_is_named_before_anything_is_built(folder, monkeypatch, fi
 
 def test_weights_of_another_shape_take_no_memory(folder, monkeypatch):
     """Guards configurations that pass and are not the weights': seen from the headers alone."""
-    monkeypatch.setattr("nullinv_core.backends.diffusers_files._read", None)
+    monkeypatch.setattr("nullinv_core.backends.diffusers.loading._read", None)
     rewrite(folder / "unet/config.json", block_out_channels=[4096, 4096], attention_head_dim=1, layers_per_block=8)
     with pytest.raises(InputError, match=r"the configuration beside it asks for|lacks"):
         load_model(folder)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nullinv_core.backends import diffusers_memory as memory
 from nullinv_core.backends.diffusers import load_model
+from nullinv_core.backends.diffusers import memory as memory
 from nullinv_core.demo.captions import caption
 from nullinv_core.demo.scenes import render, sample_scene
 

@@ -9,9 +9,12 @@ from diffusers import DiffusionPipeline
 
 from nullinv_core import InputError
 from nullinv_core.backends.diffusers import load_model
-from nullinv_core.backends.model_folder import KINDS, parts_of, read_folder, variant_of, weight_files
+from nullinv_core.backends.model_folder import parts_of, read_folder, variant_of, weight_files
+from nullinv_core.families import of_pipeline, pipelines
 
 from .helpers import tiny_xl_folder
+
+KINDS = pipelines()
 
 TEXT = "a yellow cat on a checkered blue cloth"
 
@@ -97,8 +100,8 @@ def test_a_missing_part_is_named_before_anything_is_loaded(copy_of, kind, monkey
     """Guards incomplete folders: each part, each of its files; the libraries would make a tokenizer of two words."""
     folder = copy_of(kind)
     assert read_folder(folder).kind == kind
-    monkeypatch.setattr("nullinv_core.backends.diffusers_files._empty", None)
-    for part in parts_of(kind):
+    monkeypatch.setattr("nullinv_core.backends.diffusers.loading._empty", None)
+    for part in parts_of(of_pipeline(kind)):
         hidden = (folder / part).rename(folder / "hidden")
         with pytest.raises(InputError, match=f'is not whole: its folder "{part}" has no'):
             load_model(folder)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nullinv_core import InputError, Schedule
-from nullinv_core.backends.comfy_sigmas import alphas_of, check_sigmas, first_other, nearest, sigma_of
+from nullinv_core.backends.comfy.sigmas import alphas_of, check_sigmas, first_other, nearest, sigma_of
 from nullinv_core.schedule import check_levels, leading_schedule, scaled_linear_alphas
 
 LEVELS = scaled_linear_alphas()

@@ -7,8 +7,9 @@ from transformers import CLIPTokenizer
 
 from nullinv_core import EditSettings, batch_edits
 from nullinv_core.backends.diffusers import DEMO_MODEL
-from nullinv_core.backends.diffusers_text import TextEncoder
+from nullinv_core.backends.diffusers.text import TextEncoder
 from nullinv_core.cli import _weights
+from nullinv_core.families import FAMILIES
 from nullinv_core.prompt_to_prompt.alignment import align_tokens, explain
 from nullinv_core.prompt_to_prompt.edit import plan_edits
 from nullinv_core.prompt_to_prompt.emphasis import MOST_LETTERS, parse, without_marks
@@ -64,7 +65,7 @@ def settings(rng):
 def prepare(_):
     """Every text is read alike by all readers, and its edits planned, or a sentence says why not."""
     reader = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=77))
-    encoder = TextEncoder((CLIPTokenizer.from_pretrained(DEMO_MODEL / "tokenizer"),), (reader,))
+    encoder = TextEncoder(FAMILIES["v1"], (CLIPTokenizer.from_pretrained(DEMO_MODEL / "tokenizer"),), (reader,))
 
     def case(rng):
         kind = rng.randrange(4)

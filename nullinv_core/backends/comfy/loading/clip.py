@@ -1,4 +1,4 @@
-"""Text encoders of a diffusers folder as ComfyUI's CLIP, at any width: one (1.x, 2.x), or two (SDXL)."""
+"""Text encoders of a diffusers folder as ComfyUI's CLIP, at any width: as many as the family has."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..prompt_to_prompt.prompt import check_tokens
-from .clip_tokenizer import load_tokenizer
-from .clip_vocabulary import LENGTH
-from .comfy_folder import lacking, read_weights
-from .model_folder import ModelFolder
+from ....errors import InputError
+from ....families import TextEncoder
+from ....prompt_to_prompt.prompt import check_tokens
+from ...clip_tokenizer import load_tokenizer
+from ...model_folder import ModelFolder
+from .weights import lacking, read_weights
 
 VOCABULARY = 49_408
 """Rows of the token table that ComfyUI builds, whatever the tokenizer."""
 TABLE = "text_model.embeddings.token_embedding.weight"
 UNUSED = {"text_model.embeddings.position_ids"}
 PROJECTION = "text_projection.weight"
-"""What ComfyUI's text encoder has and only SDXL's second one reads."""
+"""What ComfyUI's text encoders have and only one whose pooled vector is read needs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,52 +40,52 @@ class _Part:
     weights: dict[str, Tensor]
 
 
-def load_clip(folder: ModelFolder, parts: tuple[tuple[str, str], ...]) -> Any:
-    """ComfyUI's CLIP of a folder's text encoders, by the names of their own and their tokenizers' folders.
+def load_clip(folder: ModelFolder) -> Any:
+    """ComfyUI's CLIP of a folder's text encoders.
 
     Raises InputError where one is broken or of another build.
     """
-    found = [_part(folder, *names, len(parts) > 1) for names in parts]
+    rows = folder.family.encoders
+    found = [_part(folder, row) for row in rows]
     weights = {f"{number}.{name}": w for number, one in enumerate(found) for name, w in one.weights.items()}
     clip = comfy.sd.CLIP(
-        _target(found),
+        _target(rows, found),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(weights),
     )
     model = clip.cond_stage_model
-    for one, network in zip(found, [getattr(model, f"clip_{name}") for name in ("l", "g")[: len(found)]], strict=True):
-        missing = set(network.load_sd(one.weights).missing_keys) - UNUSED
-        if one is not found[-1] or len(found) == 1:
+    for row, one in zip(rows, found, strict=True):
+        missing = set(getattr(model, f"clip_{row.comfy}").load_sd(one.weights).missing_keys) - UNUSED
+        if not row.pooled:
             missing -= {PROJECTION}
         if missing:
             raise lacking(folder.path, "text encoder", missing)
     return clip
 
 
-def _part(folder: ModelFolder, encoder: str, tokenizer: str, sdxl: bool) -> _Part:
-    config = folder.configs[encoder]
-    second = encoder != "text_encoder"
-    if second and config["projection_dim"] != config["hidden_size"]:
-        raise InputError(f'the second text encoder of "{folder.path.name}" is not built as SDXL\'s')
-    if config["max_position_embeddings"] != LENGTH:
+def _part(folder: ModelFolder, row: TextEncoder) -> _Part:
+    config = folder.configs[row.part]
+    if row.pooled and config["projection_dim"] != config["hidden_size"]:
+        raise InputError(f'the {row.part} of "{folder.path.name}" is not built as that of {folder.family.name} models')
+    if config["max_position_embeddings"] != row.tokens:
         raise InputError(
-            f'the {encoder} of "{folder.path.name}" reads {config["max_position_embeddings"]} tokens; ComfyUI gives '
-            f"{LENGTH}"
+            f'the {row.part} of "{folder.path.name}" reads {config["max_position_embeddings"]} tokens; ComfyUI gives '
+            f"{row.tokens}"
         )
-    tokens = load_tokenizer(folder.path / tokenizer)
+    tokens = load_tokenizer(folder.path / row.tokenizer)
     special = {"start": tokens.bos_token_id, "end": tokens.eos_token_id, "pad": tokens.pad_token_id}
-    layers = {"layer": "hidden", "layer_idx": -2, "layer_norm_hidden_state": False} if sdxl else {}
+    layers = {"layer": "hidden", "layer_idx": -2, "layer_norm_hidden_state": False} if row.layer == -2 else {}
     network = partial(
         comfy.sd1_clip.SDClipModel,
-        textmodel_json_config=config, special_tokens=special, return_projected_pooled=second, **layers,
+        textmodel_json_config=config, special_tokens=special, return_projected_pooled=row.pooled, **layers,
     )  # fmt: skip
     splitter = partial(
         comfy.sd1_clip.SDTokenizer,
-        tokenizer_path=tokenizer, tokenizer_class=_Read(tokens), pad_token=special["pad"],
-        embedding_size=config["hidden_size"], embedding_key="clip_g" if second else "clip_l",
+        tokenizer_path=row.tokenizer, tokenizer_class=_Read(tokens), pad_token=special["pad"],
+        embedding_size=config["hidden_size"], embedding_key=f"clip_{row.comfy}",
     )  # fmt: skip
     return _Part(
-        splitter, network, _named(folder.path, read_weights(folder.path, encoder), max(tokens.get_vocab().values()))
+        splitter, network, _named(folder.path, read_weights(folder.path, row.part), max(tokens.get_vocab().values()))
     )
 
 
@@ -114,7 +114,7 @@ def _named(folder: Path, weights: dict[str, Tensor], highest: int) -> dict[str, 
     return named
 
 
-def _target(parts: list[_Part]) -> Any:
+def _target(rows: tuple[TextEncoder, ...], parts: list[_Part]) -> Any:
     """What ComfyUI builds a CLIP from."""
     if len(parts) == 1:
         return comfy.supported_models_base.ClipTarget(
@@ -126,7 +126,8 @@ def _target(parts: list[_Part]) -> Any:
         """SDXL's, from this folder."""
 
         def __init__(self, **named: Any) -> None:
-            self.clip_l, self.clip_g = (part.tokenizer(**named) for part in parts)
+            for row, part in zip(rows, parts, strict=True):
+                setattr(self, f"clip_{row.comfy}", part.tokenizer(**named))
 
     class Encoder(comfy.sdxl_clip.SDXLClipModel):
         """SDXL's, at this folder's widths."""
@@ -134,7 +135,8 @@ def _target(parts: list[_Part]) -> Any:
         def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
             torch.nn.Module.__init__(self)
             given = {"device": device, "dtype": dtype, "model_options": model_options or {}}
-            self.clip_l, self.clip_g = (part.network(**given) for part in parts)
+            for row, part in zip(rows, parts, strict=True):
+                setattr(self, f"clip_{row.comfy}", part.network(**given))
             self.dtypes = {dtype}
 
     return comfy.supported_models_base.ClipTarget(Tokenizer, Encoder)

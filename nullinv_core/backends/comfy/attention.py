@@ -11,10 +11,10 @@ from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch, o
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
 from torch import Tensor
 
-from ..denoiser import AttentionControl, Layer, Stage, attend
-from ..errors import InputError
-from ..prompt_to_prompt.grids import halving
-from .comfy_others import EVERYWHERE
+from ...denoiser import AttentionControl, Layer, Stage, attend
+from ...errors import InputError
+from ...prompt_to_prompt.grids import halving
+from .other_packs import EVERYWHERE
 
 Block = tuple[str, int, int]
 """How ComfyUI names a transformer block: ("input" | "middle" | "output", number, index inside)."""

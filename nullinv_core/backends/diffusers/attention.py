@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..denoiser import AttentionControl, Layer, Stage, attend
+from ...denoiser import AttentionControl, Layer, Stage, attend
 
 
 class ControlledAttention:

@@ -10,26 +10,27 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..context import lengthened, unpack
-from ..editing import EditResult, Sampling, check_source_guidance, edit
-from ..errors import InputError
-from ..files.fingerprint import Fingerprint, difference, digest_of, fingerprint
-from ..files.store import Inversion
-from ..inversion.invert import invert
-from ..null_text.embedding import embed
-from ..null_text.recipe import Recipe
-from ..null_text.settings import PAPER
-from ..prompt_to_prompt.control import batch_edits
-from ..prompt_to_prompt.maps import WordMaps
-from ..schedule import Schedule, check_levels
-from ..types import NullEmbeddings
-from .comfy import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
-from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, sizes_of, text_of, with_sizes
-from .comfy_others import holds, weights_of
-from .comfy_sigmas import alphas_of, sigma_of
-from .comfy_tell import tell
-from .comfy_text import EditRequest
-from .comfy_truth import check_of, patch_names
+from ...context import lengthened, unpack
+from ...editing import EditResult, Sampling, check_source_guidance, edit
+from ...errors import InputError
+from ...families import Family
+from ...files.fingerprint import Fingerprint, difference, digest_of, fingerprint
+from ...files.store import Inversion
+from ...inversion.invert import invert
+from ...null_text.embedding import embed
+from ...null_text.recipe import Recipe
+from ...null_text.settings import PAPER
+from ...prompt_to_prompt.control import batch_edits
+from ...prompt_to_prompt.maps import WordMaps
+from ...schedule import Schedule, check_levels
+from ...types import NullEmbeddings
+from .conditioning import Conditioning, check_same_sizes, family_of, pooled_width, sizes_of, text_of, with_sizes
+from .host import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
+from .notices import tell
+from .other_packs import holds, weights_of
+from .sigmas import alphas_of, sigma_of
+from .text import EditRequest
+from .truth import check_of, patch_names
 
 Latent = dict[str, Any]
 """ComfyUI's LATENT."""
@@ -131,13 +132,13 @@ def invert_latent(
     The LATENT's noise mask becomes the region that edits may change.
     """
     check_model(model)
-    samples = _plain_samples(latent)
+    samples = _plain_samples(latent, family_of(model.model))
     mask = latent.get("noise_mask")
     region = None if mask is None else _latent_mask(mask.reshape(-1, *mask.shape[-2:]), samples)
     # before the run, in which LoRAs that hang on the text are in the weights
-    identity, pooled = fingerprint_of(model), pooled_width(model.model)
-    context = text_of(positive, "source", len(samples), pooled)
-    sizes = sizes_of(positive[0][1], samples) if pooled else ()
+    identity, network = fingerprint_of(model), model.model
+    context = text_of(positive, "source", len(samples), network)
+    sizes = sizes_of(positive[0][1], samples) if family_of(network).sizes else ()
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> Inversion:
         callback = progress(model, invert=schedule.steps)
@@ -161,18 +162,18 @@ def optimize(
 ) -> tuple[Inversion, Latent]:
     """The inversion with null embeddings, and the reconstruction that they reach.
 
-    ``pooled_gradient``: SDXL's pooled vector of the empty text is optimized with its tokens.
+    ``pooled_gradient``: the pooled vector of the empty text is optimized with its tokens.
     """
     check_made_with(model, inversion)
-    trajectory, pooled = inversion.trajectory, pooled_width(model.model)
-    context = text_of(positive, "source", trajectory.batch, pooled)
+    trajectory, network, pooled = inversion.trajectory, model.model, pooled_width(model.model)
+    context = text_of(positive, "source", trajectory.batch, network)
     check_same_text(context, trajectory.context)
     tokens = unpack(context, pooled)[0].shape[1]
-    empty = lengthened(text_of(negative, "negative", trajectory.batch, pooled), tokens, pooled)
-    check_same_sizes(positive[0][1], inversion, "source")
-    check_same_sizes(negative[0][1], inversion, "negative")
+    empty = lengthened(text_of(negative, "negative", trajectory.batch, network), tokens, pooled)
+    check_same_sizes(positive[0][1], inversion, "source", network)
+    check_same_sizes(negative[0][1], inversion, "negative", network)
     steps, settings = trajectory.schedule.steps, recipe.optimization
-    alike, check = branches_alike(model, positive, negative), check_of(model, inversion)
+    text_alone, check = only_text_differs(model, positive, negative), check_of(model, inversion)
 
     def job(denoiser: ComfyDenoiser, clean: Tensor) -> tuple[Inversion, Tensor]:
         device = clean.device
@@ -180,7 +181,7 @@ def optimize(
         if settings is not None:
             check(denoiser, trajectory.to(device))
         denoiser = replace(denoiser, pooled_gradient=pooled_gradient)
-        null, reached = embed(denoiser, trajectory.to(device), empty.to(device), recipe, guidance, callback, alike)
+        null, reached = embed(denoiser, trajectory.to(device), empty.to(device), recipe, guidance, callback, text_alone)
         return replace(inversion, null=null.to("cpu")), reached.cpu()
 
     samples = model.model.process_latent_out(trajectory.clean)
@@ -213,17 +214,17 @@ def sample_edit(
         check_source_guidance(embeddings, source_guidance)
     guidance = guidance or (PAPER if embeddings is None else embeddings).guidance
     check_made_with(model, inversion)
-    trajectory, pooled = inversion.trajectory, pooled_width(model.model)
+    trajectory, network, pooled = inversion.trajectory, model.model, pooled_width(model.model)
     batch, steps = trajectory.batch, trajectory.schedule.steps
-    check_same_text(text_of(request.source_conditioning, "source", batch, pooled), trajectory.context)
+    check_same_text(text_of(request.source_conditioning, "source", batch, network), trajectory.context)
     plans = request.plans(steps)
     # texts of unequal length are repeated up to one, as ComfyUI does for its own samplers
     tokens = plans[0].source.length
-    edited_texts = [text_of(c, "edit", batch, pooled) for c in request.conditionings]
+    edited_texts = [text_of(c, "edit", batch, network) for c in request.conditionings]
     contexts = torch.stack([lengthened(text, tokens, pooled) for text in edited_texts], 1)
     guides: NullEmbeddings | Tensor
     if embeddings is None:
-        guides = lengthened(text_of(request.empty, "empty", 1, pooled), tokens, pooled)[0]
+        guides = lengthened(text_of(request.empty, "empty", 1, network), tokens, pooled)[0]
     else:
         guides = _lengthened(embeddings, tokens, pooled)
     trajectory = replace(trajectory, context=lengthened(trajectory.context, tokens, pooled))
@@ -245,10 +246,10 @@ def sample_edit(
     samples = model.model.process_latent_out(trajectory.clean)
     positive = positive or with_sizes(request.source_conditioning, inversion.sizes)
     negative = negative or with_sizes(request.empty, inversion.sizes)
-    check_same_text(text_of(positive, "source", batch, pooled), inversion.trajectory.context)
-    text_of(negative, "negative", batch, pooled)
-    check_same_sizes(positive[0][1], inversion, "source")
-    check_same_sizes(negative[0][1], inversion, "negative")
+    check_same_text(text_of(positive, "source", batch, network), inversion.trajectory.context)
+    text_of(negative, "negative", batch, network)
+    check_same_sizes(positive[0][1], inversion, "source", network)
+    check_same_sizes(negative[0][1], inversion, "negative", network)
     result: EditResult = run(
         model, positive, negative, samples, trajectory.schedule, job, branches=1 + len(request.prompts)
     )
@@ -262,7 +263,7 @@ def sample_edit(
     return {"samples": edited}, {"samples": reached}, result.mask.flatten(0, 1).float().cpu(), maps
 
 
-def branches_alike(model: Any, positive: Conditioning, negative: Conditioning) -> bool:
+def only_text_differs(model: Any, positive: Conditioning, negative: Conditioning) -> bool:
     """Whether nothing but the text tells conditional and unconditional predictions apart, as a ControlNet or a patch of
     the MODEL may."""
     plain = all(set(extras) <= {"pooled_output"} for entry in (positive, negative) for _, extras in entry)
@@ -327,10 +328,10 @@ def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
     return (scaled > 0.5).expand(len(latents), -1, -1)
 
 
-def _plain_samples(latent: Latent) -> Tensor:
+def _plain_samples(latent: Latent, family: Family) -> Tensor:
     samples = latent["samples"]
-    if not isinstance(samples, Tensor) or samples.ndim != 4 or samples.shape[1] != 4:
-        raise InputError("the latent is not that of a Stable Diffusion picture; use VAE Encode with the model's VAE")
+    if not isinstance(samples, Tensor) or samples.ndim != 4 or samples.shape[1] != family.channels:
+        raise InputError(f"the latent is not that of a {family.name} picture; use VAE Encode with the model's VAE")
     return samples
 
 

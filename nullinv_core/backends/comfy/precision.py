@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ..denoiser import broken_model, broken_weight
-from ..errors import NonFiniteError
-from .comfy_others import weights_of
+from ...denoiser import broken_model, broken_weight
+from ...errors import NonFiniteError
+from .other_packs import weights_of
 
 
 def compute_dtype(patcher: Any) -> torch.dtype:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise, zip_longest
 
-from ..errors import InputError
-from ..schedule import SAME_LEVEL
+from ...errors import InputError
+from ...schedule import SAME_LEVEL
 
 
 def sigma_of(alpha: float) -> float:

@@ -12,18 +12,18 @@ import comfy.patcher_extension
 import comfy.samplers
 from torch import Tensor
 
-from ..context import unpack
-from ..drift import CLOSE, from_prediction
-from ..editing import other_guidance
-from ..errors import InputError
-from ..files.store import Inversion
-from ..photo.images import GRID
-from ..types import NullEmbeddings
-from .comfy import CACHE, GUIDANCE_HOOKS, OWN_WRAPPER, ComfyDenoiser
-from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
-from .comfy_sigmas import first_other, nearest, sigma_of
-from .comfy_tell import tell
-from .comfy_truth import check_of
+from ...context import unpack
+from ...drift import CLOSE, from_prediction
+from ...editing import other_guidance
+from ...errors import InputError
+from ...files.store import Inversion
+from ...photo.images import GRID
+from ...types import NullEmbeddings
+from .conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
+from .host import CACHE, GUIDANCE_HOOKS, OWN_WRAPPER, ComfyDenoiser
+from .notices import tell
+from .sigmas import first_other, nearest, sigma_of
+from .truth import check_of
 
 LEAST_STEP = 2.0
 """Ratio of two noise levels that counts as near, however fine an inversion's steps are: schedulers begin apart."""
@@ -57,8 +57,8 @@ def null_text_guider(
 ) -> comfy.samplers.CFGGuider:
     """Classifier-free guidance whose unconditional branch has ∅_t at each noise level. A guidance of 0 is theirs.
 
-    ``negative``: what the embeddings were optimized with, where it carries more than text (a ControlNet). SDXL is told
-    the sizes that the picture was inverted with.
+    ``negative``: what the embeddings were optimized with, where it carries more than text (a ControlNet). Where the
+    model is told of sizes, they are those that the picture was inverted with.
     """
     first = embedding_at(inversion, _levels(inversion)[-1])
     text, vector = unpack(first, pooled_width(model.model))
@@ -136,7 +136,7 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
             raise InputError("Apply Null-Text needs a guider with one positive and one negative text")
         if x.shape[-2:] == inversion.trajectory.clean.shape[-2:]:
             for entry in chain.from_iterable(entries or () for entries in conds):
-                check_same_sizes(entry, inversion, "KSampler's")
+                check_same_sizes(entry, inversion, "KSampler's", network)
         pooled = pooled_width(network)
         negative = [run.is_negative(entries, place) for place, entries in enumerate(conds)]
         given = [

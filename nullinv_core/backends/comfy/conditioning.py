@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.conds
-import comfy.model_base
 import torch
 from torch import Tensor
 
-from ..context import pack, unpack
-from ..errors import InputError
-from ..files.store import Inversion
-from ..photo.images import GRID
-from .comfy_gradients import ordinary
+from ... import families
+from ...context import pack, unpack
+from ...errors import InputError
+from ...families import Family
+from ...files.store import Inversion
+from ...photo.images import GRID
+from .gradients.weights import ordinary
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
 REFUSED = {
@@ -26,24 +27,29 @@ REFUSED = {
     "unclip_conditioning": "an unCLIP image",
 }
 """What a CONDITIONING may not carry: the prompt must hold for the whole picture at every step."""
-SIZE_KEYS = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
-"""SDXL is told the picture's size as it was, its crop and its size as it is."""
-SIZE_WIDTH = 256
-"""Each of these numbers takes so many channels."""
+
+
+def family_of(network: Any) -> Family:
+    """The family of a ComfyUI network; raises InputError where none that is known is like it."""
+    family = families.of_comfy(kind.__name__ for kind in type(network).__mro__)
+    if family is None:
+        raise families.rectified_flow(type(network).__name__)
+    return family
 
 
 def pooled_width(network: Any) -> int:
-    """Width of the pooled text vector that a ComfyUI model reads beside the tokens: SDXL's, 0 of others."""
-    if not isinstance(network, comfy.model_base.SDXL):
+    """Width of the pooled text vector that a ComfyUI network reads beside the tokens, or 0."""
+    family = family_of(network)
+    if not family.pooled:
         return 0
-    return int(network.model_config.unet_config["adm_in_channels"]) - len(SIZE_KEYS) * SIZE_WIDTH
+    return int(network.model_config.unet_config["adm_in_channels"]) - len(family.sizes) * family.size_width
 
 
-def text_of(conditioning: Conditioning, what: str, batch: int = 1, pooled: int = 0) -> Tensor:
+def text_of(conditioning: Conditioning, what: str, batch: int = 1, network: Any = None) -> Tensor:
     """Context of a CONDITIONING for so many images, float32 (B, rows, width), on the CPU.
 
-    ``pooled``: of the model (see ``pooled_width``). Raises InputError where it holds several prompts, is confined to a
-    part of the picture or of the steps, or lacks the pooled vector.
+    ``network``: ComfyUI's, which may read a pooled vector too. Raises InputError where it holds several prompts, is
+    confined to a part of the picture or of the steps, or lacks the pooled vector.
     """
     if len(conditioning) != 1:
         raise InputError(
@@ -56,11 +62,13 @@ def text_of(conditioning: Conditioning, what: str, batch: int = 1, pooled: int =
                 f"the {what} conditioning is limited by {name}; use one for the whole picture and all steps"
             )
     tokens = _for_each(text, what, batch)
+    pooled = 0 if network is None else pooled_width(network)
     if not pooled:
         return tokens
     vector = extras.get("pooled_output")
     if not isinstance(vector, Tensor) or vector.shape[-1] != pooled:
-        raise InputError(f"the {what} conditioning is not of this SDXL model's CLIP; encode the text with that one")
+        name = family_of(network).name
+        raise InputError(f"the {what} conditioning is not of this {name} model's CLIP; encode the text with that one")
     return pack(tokens, _for_each(vector, what, batch))
 
 
@@ -72,7 +80,7 @@ def _for_each(tensor: Tensor, what: str, batch: int) -> Tensor:
 
 
 def sizes_of(extras: dict[str, Any], latents: Tensor) -> tuple[int, ...]:
-    """What SDXL is told of the picture (see ``SIZE_KEYS``): by CLIPTextEncodeSDXL, else as ComfyUI does by itself.
+    """What a network is told of the picture (``families.SIZES``): by CLIPTextEncodeSDXL, else as ComfyUI does it.
 
     ``extras``: of a CONDITIONING.
     """
@@ -81,18 +89,18 @@ def sizes_of(extras: dict[str, Any], latents: Tensor) -> tuple[int, ...]:
     return tuple(int(extras.get(key, value)) for key, value in told.items())
 
 
-def check_same_sizes(extras: dict[str, Any], inversion: Inversion, what: str) -> None:
-    """Raise InputError where a conditioning tells SDXL other sizes than the picture was inverted with."""
+def check_same_sizes(extras: dict[str, Any], inversion: Inversion, what: str, network: Any) -> None:
+    """Raise InputError where a conditioning tells a network other sizes than the picture was inverted with."""
     if inversion.sizes and (found := sizes_of(extras, inversion.trajectory.clean)) != inversion.sizes:
         raise InputError(
-            f"the {what} text tells SDXL other sizes {found} than the one that the picture was inverted with "
-            f"{inversion.sizes}; encode both with the same node and sizes"
+            f"the {what} text tells {family_of(network).name} other sizes {found} than the one that the picture was "
+            f"inverted with {inversion.sizes}; encode both with the same node and sizes"
         )
 
 
 def with_sizes(conditioning: Conditioning, sizes: tuple[int, ...]) -> Conditioning:
-    """A CONDITIONING that tells SDXL these sizes; none (of another family) leave it as it is."""
-    return [(text, {**extras, **dict(zip(SIZE_KEYS, sizes, strict=False))}) for text, extras in conditioning]
+    """A CONDITIONING that tells these sizes; none (of a family that is told nothing) leave it as it is."""
+    return [(text, {**extras, **dict(zip(families.SIZES, sizes, strict=False))}) for text, extras in conditioning]
 
 
 def with_context(entry: dict[str, Any], context: Tensor, pooled: int = 0, pooled_gradient: bool = False) -> Any:

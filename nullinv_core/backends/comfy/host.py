@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-import comfy.model_base
 import comfy.model_management
 import comfy.model_sampling
 import comfy.patcher_extension
@@ -23,15 +22,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..context import pack, unpack
-from ..denoiser import AttentionControl
-from ..errors import InputError
-from ..schedule import NoiseLevel, Schedule
-from ..types import Callback, Event
-from .comfy_attention import controlled, differentiable
-from .comfy_checkpoint import Checkpointing, allow_checkpointing, memory_needed, room_for
-from .comfy_conditioning import Conditioning, check_hints, ordinary_conditioning, pooled_width, with_context
-from .comfy_gradients import (
+from ... import families
+from ...context import pack, unpack
+from ...denoiser import AttentionControl
+from ...errors import InputError
+from ...families import AttentionLayout, NoisePath
+from ...schedule import NoiseLevel, Schedule
+from ...types import Callback, Event
+from .attention import controlled, differentiable
+from .conditioning import Conditioning, check_hints, family_of, ordinary_conditioning, pooled_width, with_context
+from .gradients.checkpointing import Checkpointing, allow_checkpointing, memory_needed, room_for
+from .gradients.weights import (
     check_streams_no_weights,
     check_whole,
     differentiating,
@@ -42,9 +43,9 @@ from .comfy_gradients import (
     resident,
     with_constant_controls,
 )
-from .comfy_others import EVERYWHERE, Watch, check_apart, holds, named, owner, watched
-from .comfy_precision import in_safer_precision
-from .comfy_sigmas import alphas_of, check_sigmas, sigma_of
+from .other_packs import EVERYWHERE, Watch, check_apart, holds, named, owner, watched
+from .precision import in_safer_precision
+from .sigmas import alphas_of, check_sigmas, sigma_of
 
 GUIDANCE_HOOKS = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_calc_cond_batch_function",
@@ -54,6 +55,10 @@ BOTH_BRANCHES = "disable_cfg1_optimization"
 """Under this key nodes that mix the two branches of guidance ask for both, whatever the scale."""
 CACHE = "easycache"
 """Under this key of the transformer options EasyCache and LazyCache keep earlier predictions."""
+NOISE_PATHS: dict[NoisePath, type] = {"variance preserving": comfy.model_sampling.ModelSamplingDiscrete}
+"""The base of ComfyUI's noise levels for each way that noise comes into latents."""
+LAYOUTS: dict[AttentionLayout, str] = {"cross": "input_blocks"}
+"""What only networks of each attention layout have."""
 OWN_WRAPPER = "null-text inversion"
 """Under this key Apply Null-Text wraps a MODEL's predictions."""
 
@@ -263,35 +268,22 @@ def check_hooks(model: Any) -> None:
 def check_model(model: Any) -> None:
     """Raise InputError for a MODEL that null-text inversion does not apply to."""
     sampling, network = model.get_model_object("model_sampling"), model.model.diffusion_model
-    kind = type(model.model).__name__
-    discrete = isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete)
-    if not discrete and "model_sampling" in model.object_patches:
+    kind, family = type(model.model).__name__, family_of(model.model)
+    known, alike = isinstance(sampling, NOISE_PATHS[family.noise]), hasattr(network, LAYOUTS[family.attention])
+    if not known and "model_sampling" in model.object_patches:
         raise InputError(
             f"another node ({owner(type(sampling))}) gave this MODEL the noise levels of rectified flow models, EDM or "
             f"others that null-text inversion does not know; {EVERYWHERE}"
         )
-    if hasattr(network, "input_blocks") and not discrete and not isinstance(sampling, comfy.model_sampling.CONST):
-        raise InputError(
-            f"this {kind} model was trained on continuous noise levels (EDM, as Playground 2.5 and CosXL), which "
-            "null-text inversion does not know; load a plain Stable Diffusion 1.x, 2.x or SDXL checkpoint"
-        )
-    if not discrete or not hasattr(network, "input_blocks"):
-        raise InputError(
-            f"null-text inversion needs a Stable Diffusion 1.x, 2.x or SDXL model, not {kind}; "
-            "rectified flow models (SD3, Flux and others) have no null text to optimize: use their own inpainting or "
-            "instruction models"
-        )
+    if alike and not known and not isinstance(sampling, comfy.model_sampling.CONST):
+        raise families.unknown_noise(f"this {kind} model")
+    if not known or not alike:
+        raise families.rectified_flow(kind)
     config = model.model.model_config.unet_config
-    if config.get("in_channels", 4) != 4:
-        raise InputError(
-            f"this {kind} model reads more than the picture's latents (inpainting, instruct-pix2pix); load the plain "
-            "text-to-image model of its family"
-        )
-    if config.get("adm_in_channels") is not None and not isinstance(model.model, comfy.model_base.SDXL):
-        raise InputError(
-            f"null-text inversion does not know {kind} models (SDXL's refiner, unCLIP); load a plain Stable Diffusion "
-            "1.x, 2.x or SDXL base checkpoint"
-        )
+    if config.get("in_channels", family.channels) != family.channels:
+        raise families.more_channels(f"this {kind} model", config["in_channels"])
+    if config.get("adm_in_channels") is not None and not family.pooled:
+        raise families.other_inputs(kind)
 
 
 def progress(model: Any, **units: int) -> Callback:

@@ -1,4 +1,4 @@
-"""Text encoders of a diffusers pipeline: one (Stable Diffusion 1.x, 2.x), or two with a pooled vector (SDXL)."""
+"""Text encoders of a diffusers pipeline: as many as the family has, with or without a pooled vector."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..context import pack
-from ..denoiser import no_gradients
-from ..errors import InputError, short
-from ..prompt_to_prompt.emphasis import emphasized, parse
-from ..prompt_to_prompt.prompt import END, PAD, START, Prompt, check_tokens
+from ...context import pack
+from ...denoiser import no_gradients
+from ...errors import InputError, short
+from ...families import Family
+from ...prompt_to_prompt.emphasis import emphasized, parse
+from ...prompt_to_prompt.prompt import END, PAD, START, Prompt, check_tokens
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TextEncoder:
-    """CLIP text encoders with their tokenizers. Words and their places are the first tokenizer's; both split alike."""
+    """A family's text encoders with their tokenizers. Words are the first tokenizer's; all split a text alike."""
 
+    family: Family
     tokenizers: tuple[Any, ...]
     encoders: tuple[Any, ...]
 
     @property
     def pooled(self) -> int:
-        """Width of the pooled vector that contexts carry, 0 for a single encoder."""
-        return int(self.encoders[-1].config.projection_dim) if len(self.encoders) > 1 else 0
+        """Width of the pooled vector that contexts carry, 0 where there is none."""
+        return int(self.encoders[-1].config.projection_dim) if self.family.pooled else 0
 
     @property
     def length(self) -> int:
@@ -53,8 +55,8 @@ class TextEncoder:
 
         Raises InputError for tokens that an encoder does not have.
 
-        Two encoders give their last but one layer each, side by side, and the second its projected pooled vector
-        (Podell et al. 2023, section 2.2).
+        Each encoder gives the layer that its family reads, side by side; SDXL's last one also its projected pooled
+        vector (Podell et al. 2023, section 2.2).
         """
         with no_gradients():
             text, pooled = self._encodings(prompts)
@@ -69,14 +71,16 @@ class TextEncoder:
         ids = [torch.tensor([p.token_ids for p in prompts], device=device)]
         for tokenizer in self.tokenizers[1:]:
             ids.append(torch.tensor([_ids(tokenizer, p.text, self.length)[0] for p in prompts], device=device))
-        for encoder, rows in zip(self.encoders, ids, strict=True):
-            check_tokens(int(rows.max()), int(encoder.config.vocab_size))
-        if len(self.encoders) == 1:
-            text: Tensor = self.encoders[0](ids[0]).last_hidden_state
-            return text.float(), None
+        for encoder, tokens in zip(self.encoders, ids, strict=True):
+            check_tokens(int(tokens.max()), int(encoder.config.vocab_size))
+        rows = self.family.encoders
         found = [e(i, output_hidden_states=True) for e, i in zip(self.encoders, ids, strict=True)]
-        text = torch.cat([one.hidden_states[-2] for one in found], -1)
-        return text.float(), found[-1].text_embeds.float()
+        layers = [
+            one.last_hidden_state if row.layer == -1 else one.hidden_states[row.layer]
+            for row, one in zip(rows, found, strict=True)
+        ]
+        pooled = [one.text_embeds.float() for row, one in zip(rows, found, strict=True) if row.pooled]
+        return torch.cat(layers, -1).float(), pooled[-1] if pooled else None
 
 
 def _ids(tokenizer: Any, text: str, length: int) -> tuple[list[int], list[float]]:

@@ -11,9 +11,9 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..errors import InputError, NoGradientError
-from .comfy_checkpoint import Checkpointing
-from .comfy_others import EVERYWHERE, named
+from ....errors import InputError, NoGradientError
+from ..other_packs import EVERYWHERE, named
+from .checkpointing import Checkpointing
 
 
 def streams_weights(model: Any) -> bool:

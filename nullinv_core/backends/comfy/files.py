@@ -12,14 +12,13 @@ from pathlib import Path
 
 import folder_paths
 
-from ..errors import InputError, short
-from ..files.atomic_write import numbered_file
-from ..files.store import Inversion, load_inversion, write_inversion
-from ..photo.images import GRID
-from .model_folder import INDEX
+from ...errors import InputError, short
+from ...files.atomic_write import numbered_file
+from ...files.store import Inversion, load_inversion, write_inversion
+from ...photo.images import GRID
+from ..model_folder import DEMO_MODEL, INDEX
 
 SUFFIX = ".safetensors"
-DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
 DATE, PART = re.compile("%date:(.*?)%"), re.compile("yyyy|yy|MM?|dd?|hh?|mm?|ss?")
 """``%date:yyyy-MM-dd%``, and what stands for a part of the time in it."""
 PLACES = {"output": folder_paths.get_output_directory, "input": folder_paths.get_input_directory}
@@ -84,7 +83,7 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
     if stem == root or not stem.name:
         raise InputError("the file name prefix is empty; give the file a name")
     # ComfyUI imports this file when it starts, and the rest when a node first runs
-    from .comfy_jobs import null_of
+    from .jobs import null_of
 
     embeddings = None if null is None else null_of(null, trajectory)
     whole = replace(trajectory, null=embeddings, prompts=(prompt,) * trajectory.trajectory.batch)

@@ -15,32 +15,32 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import InputError, short
-from .clip_tokenizer import load_tokenizer, read_vocabulary
-from .clip_vocabulary import write_vocabulary
-from .families import FAMILIES, write_configuration, write_settings
-from .model_config import ENCODERS
-from .model_folder import NETWORKS, ModelFolder, read_folder, read_settings, text_parts, variant_of, weight_files
+from ... import families
+from ...errors import InputError, short
+from ...families import FAMILIES, Family
+from ..clip_tokenizer import load_tokenizer, read_vocabulary
+from ..clip_vocabulary import write_vocabulary
+from ..model_folder import ModelFolder, read_folder, read_settings, tokenizers_of, variant_of, weight_files
+from .configuration import write_configuration, write_settings
 
 IN_ONE_FILE = {
     "UNet": ("model.diffusion_model.", ["unet"]),
     "autoencoder": ("first_stage_model.", ["vae"]),
-    "text encoder": (("cond_stage_model.", "conditioner.embedders."), ["text_encoder", "text_encoder_2"]),
+    "text encoder": (("cond_stage_model.", "conditioner.embedders."), []),
 }
-"""Parts of a single checkpoint: how the names of their weights begin, and what a pipeline calls them."""
+"""Parts of a single checkpoint: how the names of their weights begin, and what a pipeline calls them; text encoders are
+called by their family."""
 SPREAD_OF_V = 0.09
 """Standard deviation above which ComfyUI takes a 2.x checkpoint for one that predicts v."""
 POSITIONS = "position_ids"
 """A buffer of text encoders, 0 … 76, that some files hold and no network needs."""
 PLAIN = ("F16", "BF16", "F32", "F64")
 """Types of weights that are numbers by themselves; others come with scales that we do not know."""
-SUPPORTED = "Stable Diffusion 1.x, 2.x or SDXL text-to-image"
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
-def load_pipeline(path: Path, config: Path | None = None) -> Any:
-    """The parts of a Stable Diffusion folder or ``.safetensors`` checkpoint by diffusers' names (``unet``, ``vae``,
-    ``scheduler``, ``text_encoder``, ``tokenizer`` …); ``config`` as in ``load_model``.
+def load_pipeline(path: Path, config: Path | None = None) -> tuple[Any, Family]:
+    """The parts of a folder or ``.safetensors`` checkpoint by diffusers' names (``unet``, ``vae``, ``scheduler``,
+    ``text_encoder``, ``tokenizer`` …), and its family; ``config`` as in ``load_model``.
 
     Raises InputError for a missing, broken or incomplete model and for kinds that null-text inversion does not apply
     to.
@@ -68,19 +68,15 @@ def quiet() -> Iterator[None]:
                 log.enable_progress_bar()
 
 
-def _load_folder(path: Path) -> Any:
+def _load_folder(path: Path) -> tuple[Any, Family]:
     folder = read_folder(path)
     parts = {"scheduler": _noise_levels(folder.configs["scheduler"])}
-    for encoder, tokenizer in text_parts(folder.kind):
-        parts[tokenizer] = load_tokenizer(path / tokenizer)
-        parts[encoder] = None
-    parts |= {"unet": None, "vae": None}
-    networks = [part for part in parts if part in NETWORKS]
+    parts |= {tokenizer: load_tokenizer(path / tokenizer) for tokenizer in tokenizers_of(folder.family)}
     # the headers of all files, before memory is taken for any
-    parts |= {part: _unfilled(folder, part) for part in networks}
-    for part in networks:
+    parts |= {part: _unfilled(folder, part) for part in folder.networks}
+    for part in folder.networks:
         _fill(folder, part, parts[part])
-    return SimpleNamespace(**parts)
+    return SimpleNamespace(**parts), folder.family
 
 
 def _noise_levels(config: dict[str, Any]) -> Any:
@@ -133,7 +129,7 @@ def _empty(kind: str, config: dict[str, Any]) -> Any:
     import diffusers
     import transformers
 
-    if kind in ENCODERS.values():
+    if not hasattr(diffusers, kind):
         return getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
     return getattr(diffusers, kind)(**config)
 
@@ -184,7 +180,7 @@ def _current_name(name: str) -> str:
     return name
 
 
-def _load_single_file(path: Path, config: Path | None) -> Any:
+def _load_single_file(path: Path, config: Path | None) -> tuple[Any, Family]:
     if path.suffix != ".safetensors" or not path.is_file():
         raise InputError(
             f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused'
@@ -193,25 +189,26 @@ def _load_single_file(path: Path, config: Path | None) -> Any:
     try:
         found, scheduler = _family(path)
         family = FAMILIES[found]
-        if given is not None and given.kind != family.pipeline:
+        if given is not None and given.family.pipeline != family.pipeline:
             raise InputError(f'"{path.name}" is a {family.pipeline}, and --config "{config}" is not')
         with TemporaryDirectory() as folder:
             if given is None:
                 write_configuration(Path(folder), family, scheduler)
             else:
-                given.configs["scheduler"].update(scheduler if found == "xl_base" else {})
-                write_settings(Path(folder), given.kind, given.classes, given.configs)
-                for _, tokenizer in text_parts(given.kind):
+                given.configs["scheduler"].update(scheduler if family.v_prediction == "mark" else {})
+                write_settings(Path(folder), given.family, given.classes, given.configs)
+                for tokenizer in tokenizers_of(given.family):
                     write_vocabulary(Path(folder) / tokenizer, read_vocabulary(given.path / tokenizer))
             pipeline = _pipeline_class(family.pipeline).from_single_file(
-                path, config=folder, local_files_only=True, **_unused(family.pipeline)
+                path, config=folder, local_files_only=True, **_unused(family)
             )
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f'"{path.name}" cannot be read as a {SUPPORTED} checkpoint ({_first_line(error)})') from error
-    _check_gaps(path, pipeline)
-    return pipeline
+        what = f"{families.supported()} text-to-image checkpoint"
+        raise InputError(f'"{path.name}" cannot be read as a {what} ({_first_line(error)})') from error
+    _check_gaps(path, pipeline, family)
+    return pipeline, family
 
 
 def _pipeline_class(kind: str) -> Any:
@@ -220,23 +217,24 @@ def _pipeline_class(kind: str) -> Any:
     return getattr(diffusers, kind)
 
 
-def _unused(kind: str) -> dict[str, Any]:
+def _unused(family: Family) -> dict[str, Any]:
     """Parts of a pipeline that are not loaded."""
-    return {"feature_extractor": None} | ({"safety_checker": None} if kind == "StableDiffusionPipeline" else {})
+    return {"feature_extractor": None} | ({} if family.pooled else {"safety_checker": None})
 
 
-def _check_gaps(path: Path, pipeline: Any) -> None:
+def _check_gaps(path: Path, pipeline: Any, family: Family) -> None:
     """Raise InputError where a checkpoint lacks weights, which the libraries would make up at random.
 
     Its names are others than diffusers', and some of its weights are shaped otherwise: their sizes are counted.
     """
     with safe_open(path, "pt") as file:
         sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    encoders = [encoder.part for encoder in family.encoders]
     for part, (beginnings, attributes) in IN_ONE_FILE.items():
         wanted = Counter(
             weight.numel()
-            for network in (getattr(pipeline, name, None) for name in attributes)
-            for name, weight in ({} if network is None else network.state_dict()).items()
+            for network in (getattr(pipeline, name) for name in attributes or encoders)
+            for name, weight in network.state_dict().items()
             if not name.endswith(POSITIONS)
         )
         stored: Counter[int] = Counter()
@@ -275,18 +273,19 @@ def _family(path: Path) -> tuple[str, dict[str, Any]]:
         kind = "CosXL"
     if kind not in FAMILIES:
         raise InputError(
-            f'"{path.name}" looks like a model of the kind "{kind}"; null-text inversion here needs a {SUPPORTED} '
-            "checkpoint"
+            f'"{path.name}" looks like a model of the kind "{kind}"; null-text inversion here needs a '
+            f"{families.supported()} text-to-image checkpoint"
         )
     for part, (beginnings, _) in IN_ONE_FILE.items():
         if not any(name.startswith(beginnings) for name in checkpoint):
             raise InputError(
-                f'"{path.name}" has no {part} of a {SUPPORTED} checkpoint; give a file of the whole model, no LoRA or '
-                "single part"
+                f'"{path.name}" has no {part} of a {families.supported()} text-to-image checkpoint; give a file of the '
+                "whole model, no LoRA or single part"
             )
-    if kind == "v2" and predicts_v(checkpoint):
-        return "v2, v prediction", {"prediction_type": "v_prediction"}
-    return kind, marked_prediction(checkpoint) if kind == "xl_base" else {}
+    how = FAMILIES[kind].v_prediction
+    if how == "bias" and predicts_v(checkpoint):
+        return f"{kind}, v prediction", {"prediction_type": "v_prediction"}
+    return kind, marked_prediction(checkpoint) if how == "mark" else {}
 
 
 def _first_line(error: Exception) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..schedule import NoiseLevel
-from .diffusers import DiffusersDenoiser, DiffusersModel
+from ...schedule import NoiseLevel
+from .model import DiffusersDenoiser, DiffusersModel
 
 PROBE = 2
 """The memory is counted on latents with so many times shorter sides; it grows with their area."""
@@ -65,3 +65,11 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
     return None
+
+
+def release(wholly: bool) -> None:
+    """Give memory back to the device that PyTorch keeps for itself."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from ..errors import InputError, short
-from ..prompt_to_prompt.alignment import align_tokens, explain
-from ..prompt_to_prompt.edit import MOST_EDITS, Edit, EditSettings, plan_edits
-from ..prompt_to_prompt.emphasis import check_text, parse, without_marks
-from ..prompt_to_prompt.prompt import END, PAD, START, Prompt
+from ... import families
+from ...errors import InputError, short
+from ...prompt_to_prompt.alignment import align_tokens, explain
+from ...prompt_to_prompt.edit import MOST_EDITS, Edit, EditSettings, plan_edits
+from ...prompt_to_prompt.emphasis import check_text, parse, without_marks
+from ...prompt_to_prompt.prompt import END, PAD, START, Prompt
 
-SDXL_ENCODERS = {"l", "g"}
-"""How ComfyUI names the text encoders of SDXL."""
 EMBEDDING = re.compile(r"(?:^|(?<=[\s(]))embedding:([^\s<\[\],():]+)")
 """``embedding:name``, a textual-inversion word."""
 
@@ -106,15 +105,15 @@ def prompt_of(clip: Any, text: str) -> Prompt:
     """
     parse(text)
     chunks_by_encoder = clip.tokenize(text, return_word_ids=True)
-    # SDXL's two encoders split a text alike
-    both = set(chunks_by_encoder) == SDXL_ENCODERS
-    name = "l" if both else next(iter(chunks_by_encoder))
+    family = families.of_encoders(chunks_by_encoder)
+    # a family's encoders split a text alike
+    name = family.encoders[0].comfy if family else next(iter(chunks_by_encoder))
     tokenizer, chunks = getattr(clip.tokenizer, f"clip_{name}", None), chunks_by_encoder[name]
-    if tokenizer is None or (len(chunks_by_encoder) > 1 and not both):
-        raise InputError("this CLIP is not that of a Stable Diffusion 1.x, 2.x or SDXL model; load one that is")
+    if tokenizer is None or (family is None and len(chunks_by_encoder) > 1):
+        raise InputError(f"this CLIP is not that of a {families.supported()} model; load one that is")
     names = EMBEDDING.findall(text)
     learned_groups = _learned(tokenizer, chunks)
-    # an embedding for one of SDXL's encoders alone leaves the other a token short
+    # an embedding for one of several encoders alone leaves the others a token short
     whole = all(
         _learned(getattr(clip.tokenizer, f"clip_{n}"), c) == learned_groups for n, c in chunks_by_encoder.items()
     )

@@ -18,9 +18,9 @@ import torch
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
-from ..denoiser import Denoiser
-from ..errors import InputError
-from ..schedule import NoiseLevel
+from ...denoiser import Denoiser
+from ...errors import InputError
+from ...schedule import NoiseLevel
 
 EVERYWHERE = "connect the MODEL from before that node to DDIM Invert and to all that follows"
 """The way out of every refusal: a MODEL that is changed in one place alone would let the photo drift."""

@@ -10,8 +10,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..errors import InputError, short
-from .model_folder import variant_of, weight_files
+from ....errors import InputError, short
+from ...model_folder import variant_of, weight_files
 
 
 def read_weights(folder: Path, part: str) -> dict[str, Tensor]:

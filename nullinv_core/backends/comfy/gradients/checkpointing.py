@@ -16,7 +16,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock,
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .comfy_precision import compute_dtype
+from ..precision import compute_dtype
 
 KEPT_BY_RESNET, KEPT_BY_TRANSFORMER = 14, 25
 """Numbers that a backward pass finds kept for each position and channel of a block."""

@@ -1,33 +1,35 @@
-"""The diffusers backend: Stable Diffusion 1.x, 2.x and SDXL architectures of any width, from local files."""
+"""A model of diffusers' as the core takes it: any width of the families that are known, from local files."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..context import unpack
-from ..denoiser import AttentionControl, broken_model, broken_weight, no_gradients
-from ..errors import InputError, NonFiniteError
-from ..files.fingerprint import Fingerprint, difference, digest_of, fingerprint
-from ..files.store import Inversion
-from ..photo.images import check_pixels, check_side
-from ..prompt_to_prompt.emphasis import literal
-from ..prompt_to_prompt.prompt import Prompt
-from ..schedule import NoiseLevel, Schedule, check_levels, epsilon_from_v, leading_schedule
-from ..types import NullEmbeddings
-from .diffusers_files import TEXT_ENCODERS, load_pipeline, quiet
-from .diffusers_text import TextEncoder
+from ... import families
+from ...context import pooled_rows, unpack
+from ...denoiser import AttentionControl, Counted, Denoiser, broken_model, broken_weight, no_gradients
+from ...drift import Check
+from ...errors import InputError, NonFiniteError
+from ...families import Family
+from ...files.fingerprint import Fingerprint, difference, digest_of, fingerprint
+from ...files.store import Inversion
+from ...model import Checkpointing, Memory, Result, in_less_memory, in_safer_precision
+from ...photo.images import check_pixels, check_side
+from ...prompt_to_prompt.prompt import Prompt
+from ...schedule import NoiseLevel, Schedule, check_levels, epsilon_from_v, leading_schedule
+from ...types import NullEmbeddings
+from ..model_folder import DEMO_MODEL, networks_of, tokenizers_of
+from .loading import load_pipeline, quiet
+from .text import TextEncoder
 
-DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
-Result = TypeVar("Result")
-PREDICTIONS = ("epsilon", "v_prediction")
 LEAST_ALPHA = 4.8973451890853435e-08
 """ᾱ of pure noise, which "zero terminal SNR" models are trained on; as ComfyUI has it, where 0 would divide."""
 
@@ -36,9 +38,9 @@ LEAST_ALPHA = 4.8973451890853435e-08
 class DiffusersDenoiser:
     """``Denoiser`` of a diffusers UNet. The UNet may run in any precision; what comes out has the latents' dtype.
 
-    ``pooled``: width of the pooled text vector that contexts carry (SDXL), or 0. The vector gets a gradient only with
-    ``pooled_gradient``: the paper optimizes what the tokens attend to. ``factor``: pixels per latent position; SDXL is
-    told the size of the picture, or ``sizes`` where they are given (see ``inversion_file.SIZES``).
+    ``pooled``: width of the pooled text vector that contexts carry, or 0. The vector gets a gradient only with
+    ``pooled_gradient``: the paper optimizes what the tokens attend to. ``factor``: pixels per latent position.
+    ``sizes``: what a network that is told of the picture's size is told (``families.SIZES``), where they are given.
     """
 
     unet: Any
@@ -71,36 +73,68 @@ class DiffusersDenoiser:
     def _feature_hooks(self, attention: AttentionControl | None) -> AbstractContextManager[None]:
         if attention is None or not attention.edits_features:
             return nullcontext()
-        from .diffusers_attention import edited_features
+        from .attention import edited_features
 
         return edited_features(self.unet, attention)
 
     def _added(self, latents: Tensor, vector: Tensor) -> dict[str, Tensor]:
-        """SDXL also reads its pooled vector, and (H, W) of the picture as it was, its crop, (H, W) as it is."""
+        """With a pooled vector goes (H, W) of the picture as it was, its crop, and (H, W) as it is."""
         width, height, left, top, now_wide, now_high = self.sizes or plain_sizes(latents, self.factor)
         told = vector.new_tensor([height, width, top, left, now_high, now_wide]).expand(len(latents), -1)
         return {"text_embeds": vector if self.pooled_gradient else vector.detach(), "time_ids": told}
 
 
 def plain_sizes(latents: Tensor, factor: int) -> tuple[int, ...]:
-    """Sizes (see ``inversion_file.SIZES``) of a picture that was neither scaled nor cropped."""
+    """Sizes (``families.SIZES``) of a picture that was neither scaled nor cropped."""
     height, width = (side * factor for side in latents.shape[-2:])
     return (width, height, 0, 0, width, height)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DiffusersModel:
-    """A loaded Stable Diffusion model and what the core needs of it.
+    """A loaded model of a ``family`` and what the core needs of it.
 
     ``alphas_cumprod``: ᾱ of every training timestep. ``fingerprint``: tells models apart, whatever their precision.
+    ``place``: where its files are. ``checkpointing``: whether blocks compute their inner values again for a backward
+    pass; None: where the device needs it. ``counter``: is asked in place of the denoiser. ``warn``: speaks to the user.
     """
 
+    family: Family
     denoiser: DiffusersDenoiser
     vae: Any
     text: TextEncoder
     alphas_cumprod: tuple[float, ...]
     fingerprint: Fingerprint
     name: str
+    place: str = ""
+    checkpointing: bool | None = None
+    counter: Counted | None = None
+    warn: Callable[[str], None] = logging.getLogger("nullinv_core").warning
+
+    @property
+    def precision(self) -> str:
+        """What the UNet computes in, by PyTorch's name ("float32")."""
+        return str(self.compute_dtype).removeprefix("torch.")
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What the UNet computes in."""
+        found: torch.dtype = self.denoiser.unet.dtype
+        return found
+
+    def compute_in_float32(self) -> None:
+        """Let the UNet compute in float32 from now on. Its weights keep what float16 made of them."""
+        self.denoiser.unet.float()
+
+    @property
+    def pooled(self) -> int:
+        """Width of the pooled text vector that contexts carry, or 0."""
+        return self.text.pooled
+
+    @property
+    def same_but_text(self) -> bool:
+        """Nothing but the text tells conditional and unconditional predictions apart."""
+        return True
 
     @property
     def device(self) -> torch.device:
@@ -117,7 +151,7 @@ class DiffusersModel:
     @property
     def native_size(self) -> int:
         """Side in pixels that the model was trained at."""
-        size = self.denoiser.unet.config.sample_size or 64
+        size = self.denoiser.unet.config.sample_size or self.family.side
         return (size if isinstance(size, int) else min(size)) * self.factor
 
     def check_size(self, side: int) -> int:
@@ -130,12 +164,68 @@ class DiffusersModel:
         return check_side(side, self.factor, self.factor * 2**halvings)
 
     def sizes_of(self, latents: Tensor) -> tuple[int, ...]:
-        """What this model is told of the picture of some latents: SDXL its sizes, others nothing."""
-        return plain_sizes(latents, self.factor) if self.text.pooled else ()
+        """What this model is told of the picture of some latents: its sizes, or nothing."""
+        return plain_sizes(latents, self.factor) if self.family.sizes else ()
 
     def told(self, sizes: tuple[int, ...]) -> DiffusersModel:
         """The model, told the sizes that a picture was inverted with; empty: those of the picture at hand."""
         return replace(self, denoiser=replace(self.denoiser, sizes=sizes))
+
+    def conditioned(self, source: Prompt, empty: Prompt, sizes: tuple[int, ...]) -> DiffusersModel:
+        """The model, told the sizes of a picture; nothing else goes with a text's rows here."""
+        return self.told(sizes)
+
+    def tell(self, text: str) -> None:
+        """Say a sentence to the user."""
+        self.warn(text)
+
+    def truth(self, inversion: Inversion) -> Check:
+        """What tells the user where the model does not predict an inversion's trajectory any more."""
+        return Check(self.tell, self.compute_dtype)
+
+    def check_made(self, inversion: Inversion) -> None:
+        """Raise InputError where another model or schedule made an inversion."""
+        if other := difference(inversion.fingerprint, self.fingerprint):
+            made_with = f' ("{inversion.model}")' if inversion.model else ""
+            raise InputError(
+                f'this inversion was made with another model{made_with} than "{self.name}": {other}; '
+                "use that model or invert the image again"
+            )
+        trajectory, config = inversion.trajectory, self.denoiser.unet.config
+        if (trajectory.clean.shape[1], trajectory.context.shape[2]) != (config.in_channels, config.cross_attention_dim):
+            raise InputError(f'this inversion does not have the shapes of "{self.name}"; invert the image again')
+        check_levels(trajectory.schedule, self.alphas_cumprod)
+
+    def run(
+        self,
+        job: Callable[[Denoiser, Tensor], Result],
+        latents: Tensor,
+        schedule: Schedule,
+        gradients: bool = False,
+        branches: int = 1,
+    ) -> Result:
+        """See ``Model``."""
+        from .memory import checkpoint, checkpoint_if_needed, release
+
+        here, denoiser = latents.to(self.device), self.counter or self.denoiser
+        if not gradients or self.checkpointing is not None:
+            checkpoint(self, bool(self.checkpointing))
+            return in_safer_precision(lambda: job(denoiser, here), self)
+        switch = Checkpointing()
+
+        def attempt() -> Result:
+            # counted again where float32 takes more
+            switch.on = checkpoint_if_needed(self, here, self._any_context()) or switch.on
+            checkpoint(self, switch.on)
+            return job(denoiser, here)
+
+        memory = Memory(release, self.tell, "a model in half precision (--dtype float16)")
+        return in_less_memory(lambda: in_safer_precision(attempt, self), switch, memory)
+
+    def _any_context(self) -> Tensor:
+        """A context of the model's own size, to count memory with."""
+        width = self.denoiser.unet.config.cross_attention_dim
+        return torch.zeros(1, self.text.length + pooled_rows(self.pooled, width), width, device=self.device)
 
     def schedule(self, steps: int) -> Schedule:
         """The authors' schedule of so many steps on this model's noise levels."""
@@ -159,7 +249,7 @@ class DiffusersModel:
         Raises NonFiniteError where the autoencoder makes NaN of them.
         """
         with no_gradients():
-            pixels = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+            pixels = self.vae.decode(latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor).sample
             pixels = self._finite(pixels.float(), "autoencoder", "vae")
             return (pixels.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).cpu()
 
@@ -167,8 +257,12 @@ class DiffusersModel:
         """Tokens and words of a text; raises InputError where it is longer than the encoder reads."""
         return self.text.prompt(text)
 
-    def encode_prompts(self, prompts: list[Prompt]) -> Tensor:
-        """Contexts, float32 (B, rows, width): one for each token, and for SDXL's pooled vector (see ``context``).
+    def contexts(self, prompts: Sequence[Prompt]) -> list[Tensor]:
+        """The context of each prompt, (1, rows, width); see ``encode_prompts``."""
+        return list(self.encode_prompts(prompts).split(1))
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Contexts, float32 (B, rows, width): one for each token, and those of a pooled vector (see ``context``).
 
         Raises NonFiniteError where the text encoder makes NaN of them.
         """
@@ -179,7 +273,7 @@ class DiffusersModel:
 
         Reads every weight: for when something has gone wrong.
         """
-        encoders = dict(zip(TEXT_ENCODERS, self.text.encoders, strict=False))
+        encoders = dict(zip((row.part for row in self.family.encoders), self.text.encoders, strict=True))
         for name, module in {"unet": self.denoiser.unet, "vae": self.vae, **encoders}.items():
             found = broken_weight(module.state_dict()) if name.startswith(part) else None
             if found is not None:
@@ -202,56 +296,37 @@ def load_model(
     configuration and tokenizer from than the family's own (see ``families``).
     Raises InputError for a missing or broken model and for kinds that null-text inversion does not apply to.
     """
-    path = DEMO_MODEL if str(path) == "demo" else Path(path)
+    place = "demo" if str(path) == "demo" else str(Path(path).resolve())
+    path = DEMO_MODEL if place == "demo" else Path(path)
     if not os.path.exists(path):
         raise InputError(f'there is no model at "{path}"; give a diffusers folder, a .safetensors file, or "demo"')
-    pipeline = load_pipeline(path, None if config is None else Path(config))
-    return wrap_pipeline(pipeline, path.name, device, dtype)
+    pipeline, family = load_pipeline(path, None if config is None else Path(config))
+    return replace(wrap_pipeline(pipeline, path.name, device, dtype, family), place=place)
 
 
-def in_safer_precision(model: DiffusersModel, job: Callable[[], Result], warn: Callable[[str], None]) -> Result:
-    """What ``job`` returns; where a float16 UNet overflows in it, what it returns with the UNet in float32 from now on.
+def wrap_pipeline(
+    pipeline: Any, name: str, device: str, dtype: torch.dtype, family: Family | None = None
+) -> DiffusersModel:
+    """The model of a loaded pipeline of a known family, its UNet prepared for attention control.
 
-    ``warn`` is told so. The weights keep what float16 made of them. Raises NonFiniteError where another precision, the
-    second run, or a weight has NaN.
+    ``family``: None where the pipeline is diffusers' own and its class says so. Raises InputError where a part is
+    missing or of another kind.
     """
-    try:
-        return job()
-    except NonFiniteError as error:
-        model.check_weights()
-        if model.denoiser.unet.dtype != torch.float16:
-            raise
-        found = str(error)
-    # outside of the handler, which keeps the failed run's tensors alive
-    warn(f"{found}; once more in float32")
-    model.denoiser.unet.float()
-    return job()
-
-
-def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> DiffusersModel:
-    """The model of a loaded StableDiffusionPipeline or StableDiffusionXLPipeline, its UNet prepared for attention
-    control. Raises InputError where a part is missing or of another kind."""
-    from .diffusers_attention import control_attention
+    from .attention import control_attention
 
     unet, vae, scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
-    parts = [part for part in ("unet", "vae", *TEXT_ENCODERS, "tokenizer", "tokenizer_2") if hasattr(pipeline, part)]
-    for part in parts:
+    family = family or families.of_pipeline(type(pipeline).__name__)
+    for part in (*networks_of(family), *tokenizers_of(family)):
         if getattr(pipeline, part) is None:
             raise InputError(f'"{name}" has no {part}; use a complete model')
-    if unet.config.in_channels != 4:
-        raise InputError(
-            f'"{name}" has a UNet with {unet.config.in_channels} input channels (inpainting or depth); '
-            "use the text-to-image model of the family"
-        )
+    if unet.config.in_channels != family.channels:
+        raise families.more_channels(f'"{name}"', unet.config.in_channels)
     prediction = scheduler.config.get("prediction_type", "epsilon")
     if not hasattr(scheduler, "alphas_cumprod"):
-        raise InputError(
-            f'"{name}" was trained on continuous noise levels (EDM, as Playground 2.5), which null-text inversion does '
-            "not know; use a plain Stable Diffusion 1.x, 2.x or SDXL model"
-        )
-    if prediction not in PREDICTIONS:
-        raise InputError(f'"{name}" predicts "{prediction}"; supported are {", ".join(PREDICTIONS)}')
-    encoders = {part: getattr(pipeline, part) for part in parts if part in TEXT_ENCODERS}
+        raise families.unknown_noise(f'"{name}"')
+    if prediction not in family.predictions:
+        raise InputError(f'"{name}" predicts "{prediction}"; supported are {", ".join(family.predictions)}')
+    encoders = {row.part: getattr(pipeline, row.part) for row in family.encoders}
     alphas = tuple(scheduler.alphas_cumprod.double().clamp(min=LEAST_ALPHA).tolist())
     identity = replace(
         fingerprint(unet.state_dict().values(), prediction, alphas),
@@ -262,11 +337,12 @@ def wrap_pipeline(pipeline: Any, name: str, device: str, dtype: torch.dtype) -> 
             module.requires_grad_(False).eval().to(device, dtype)
         vae.requires_grad_(False).eval().to(device, torch.float32)
     control_attention(unet)
-    tokenizers = tuple(getattr(pipeline, part) for part in parts if part.startswith("tokenizer"))
-    text = TextEncoder(tokenizers, tuple(encoders.values()))
-    if (unet.config.addition_embed_type == "text_time") != bool(text.pooled):
+    tokenizers = tuple(getattr(pipeline, part) for part in tokenizers_of(family))
+    text = TextEncoder(family, tokenizers, tuple(encoders.values()))
+    if (unet.config.addition_embed_type == "text_time") != family.pooled:
         raise InputError(f'"{name}" has a UNet of another family than its text encoders; use a complete model')
     model = DiffusersModel(
+        family=family,
         denoiser=DiffusersDenoiser(unet, prediction, text.pooled),
         vae=vae,
         text=text,
@@ -293,31 +369,8 @@ def check_inversion(inversion: Inversion, model: DiffusersModel) -> tuple[Invers
 
     Raises InputError where another model or schedule made it, or nothing was optimized.
     """
-    if other := difference(inversion.fingerprint, model.fingerprint):
-        made_with = f' ("{inversion.model}")' if inversion.model else ""
-        raise InputError(
-            f'this inversion was made with another model{made_with} than "{model.name}": {other}; '
-            "use that model or invert the image again"
-        )
+    model.check_made(inversion)
     if inversion.null is None:
         raise InputError("this inversion holds no null embeddings; invert the image again")
-    trajectory, config = inversion.trajectory, model.denoiser.unet.config
-    if (trajectory.clean.shape[1], trajectory.context.shape[2]) != (config.in_channels, config.cross_attention_dim):
-        raise InputError(f'this inversion does not have the shapes of "{model.name}"; invert the image again')
-    check_levels(trajectory.schedule, model.alphas_cumprod)
     null = inversion.null.to(model.device)
-    return replace(inversion, trajectory=trajectory.to(model.device), null=null), null
-
-
-def source_prompt(inversion: Inversion, model: DiffusersModel) -> Prompt:
-    """The prompt of an inversion of one image.
-
-    In files of old, brackets were no weights: there the text is read as it is spelled, if so it was inverted.
-    """
-    text, context = inversion.prompts[0], inversion.trajectory.context
-    prompt = model.prompt(text)
-    if any(weight != 1 for weight in prompt.weights):
-        spelled = model.prompt(literal(text))
-        found = [(model.encode_prompts([one]).to(context) - context).norm() for one in (prompt, spelled)]
-        return spelled if found[1] < found[0] else prompt
-    return prompt
+    return replace(inversion, trajectory=inversion.trajectory.to(model.device), null=null), null

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..drift import Check
-from ..files.fingerprint import Fingerprint, other_patches
-from ..files.store import Inversion
-from .comfy import OWN_WRAPPER
-from .comfy_precision import compute_dtype
-from .comfy_tell import tell
+from ...drift import Check
+from ...files.fingerprint import Fingerprint, other_patches
+from ...files.store import Inversion
+from .host import OWN_WRAPPER
+from .notices import tell
+from .precision import compute_dtype
 
 
 def patch_names(model: Any) -> tuple[str, ...]:

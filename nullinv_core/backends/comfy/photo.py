@@ -10,17 +10,17 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..files.store import Inversion
-from ..null_text.recipe import Recipe
-from ..null_text.settings import PAPER
-from ..photo.composite import keep_photo
-from ..photo.images import GRID, autoencoder_warning, fitted_size, opaque, psnr
-from ..prompt_to_prompt.edit import EditSettings
-from .comfy import check_model
-from .comfy_jobs import Latent, invert_latent, optimize, sample_edit, schedule_of
-from .comfy_sampling import embeddings_of
-from .comfy_text import encode, plan_request, prompt_of, read_texts
+from ...errors import InputError
+from ...files.store import Inversion
+from ...null_text.recipe import Recipe
+from ...null_text.settings import PAPER
+from ...photo.composite import keep_photo
+from ...photo.images import GRID, autoencoder_warning, fitted_size, opaque, psnr
+from ...prompt_to_prompt.edit import EditSettings
+from .host import check_model
+from .jobs import Latent, invert_latent, optimize, sample_edit, schedule_of
+from .sampling import embeddings_of
+from .text import encode, plan_request, prompt_of, read_texts
 
 GAP = 8
 """Pixels between the pictures of a before-and-after strip."""

@@ -15,17 +15,15 @@ import comfy.supported_models
 import comfy.utils
 import torch
 
-from ..errors import InputError
-from .comfy_clip import load_clip
-from .comfy_conditioning import SIZE_WIDTH
-from .comfy_folder import check_whole, read_weights, told
-from .model_config import depths_of, per_level
-from .model_folder import KINDS, XL, ModelFolder, read_folder, text_parts
+from ....errors import InputError
+from ...model_config import depths_of, per_level
+from ...model_folder import ModelFolder, read_folder
+from .clip import load_clip
+from .weights import check_whole, read_weights, told
 
 LEVELS_OF_VAE, LAYERS_OF_VAE, GROUPS = 4, 2, 32
 """What ComfyUI builds whatever a folder says; ``GROUPS``: of every group norm."""
 MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.model_base.ModelType.V_PREDICTION}
-FAMILIES = dict(zip(KINDS, (comfy.supported_models.SD15, comfy.supported_models.SDXL), strict=True))
 BETAS = {"scaled_linear": "linear", "linear": "sqrt_linear"}
 """diffusers' names of beta schedules and ComfyUI's."""
 
@@ -40,7 +38,7 @@ class _Multiple(float):
 
 
 def load_folder(path: Path) -> tuple[Any, Any, Any]:
-    """Return (MODEL, CLIP, VAE) of a Stable Diffusion 1.x, 2.x or SDXL folder in diffusers' layout.
+    """Return (MODEL, CLIP, VAE) of a folder in diffusers' layout, of any family that is known.
 
     Raises InputError where a part is missing, broken or of another kind.
     """
@@ -49,7 +47,7 @@ def load_folder(path: Path) -> tuple[Any, Any, Any]:
     with told(path, "UNet"):
         model = _load_unet(folder, unet)
     with told(path, "text encoder"):
-        clip = load_clip(folder, text_parts(folder.kind))
+        clip = load_clip(folder)
     with told(path, "VAE"):
         return model, clip, _load_vae(path, vae)
 
@@ -71,7 +69,7 @@ def unet_config(folder: ModelFolder) -> dict[str, Any]:
             raise _unknown(folder, "UNet", f"heads of other widths on each level ({heads} for {channels})")
     if config["norm_num_groups"] != GROUPS:
         raise _unknown(folder, "UNet", f"groups of {config['norm_num_groups']}")
-    if folder.kind == XL and config["addition_time_embed_dim"] != SIZE_WIDTH:
+    if folder.family.sizes and config["addition_time_embed_dim"] != folder.family.size_width:
         raise _unknown(folder, "UNet", f"an addition_time_embed_dim of {config['addition_time_embed_dim']}")
     middle = {"UNetMidBlock2DCrossAttn": down[-1][0], "UNetMidBlock2D": -1, None: -2}[config["mid_block_type"]]
     return {
@@ -103,7 +101,7 @@ def _unknown(folder: ModelFolder, part: str, what: str) -> InputError:
 
 
 def _load_unet(folder: ModelFolder, settings: dict[str, Any]) -> Any:
-    base: Any = FAMILIES[folder.kind]
+    base: Any = getattr(comfy.supported_models, folder.family.comfy[1])
     scale = float(folder.configs["vae"]["scaling_factor"])
     prediction, sampling = _sampling_of(folder)
 
@@ -118,6 +116,7 @@ def _load_unet(folder: ModelFolder, settings: dict[str, Any]) -> Any:
 
     family = Family(settings)
     family.latent_format.scale_factor = scale
+    family.latent_format.latent_channels = folder.family.channels
     stored = read_weights(folder.path, "unet")
     names = comfy.utils.unet_to_diffusers(family.unet_config)
     weights = {names[k]: v for k, v in stored.items() if k in names}

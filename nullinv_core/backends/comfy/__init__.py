@@ -1,0 +1,1 @@
+"""The ComfyUI backend. Nothing is imported here: ``sigmas`` is of use without ComfyUI."""

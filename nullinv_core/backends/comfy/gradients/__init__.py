@@ -1,0 +1,1 @@
+"""What makes a ComfyUI model differentiable, in the memory that there is."""

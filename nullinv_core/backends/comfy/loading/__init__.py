@@ -1,0 +1,1 @@
+"""Diffusers folders loaded as ComfyUI's own MODEL, CLIP and VAE."""

@@ -1,0 +1,252 @@
+"""The whole way from a photo to its edit. No other module puts the stages together.
+
+A photo is encoded and inverted, and null embeddings are made for it (``prepare``). From these it is sampled again
+(``reconstruct``), or with edits beside it, which keep the photo's own pixels where they hardly differ (``apply``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from . import editing
+from .context import lengthened
+from .denoiser import Denoiser
+from .editing import EditResult, Sampling
+from .errors import InputError
+from .files.store import Inversion
+from .inversion.invert import invert
+from .model import Model
+from .null_text.embedding import embed
+from .null_text.presets import PRESETS
+from .null_text.recipe import Recipe
+from .null_text.settings import PAPER
+from .photo.composite import keep_photo
+from .photo.images import autoencoder_warning, psnr
+from .prompt_to_prompt.control import batch_edits
+from .prompt_to_prompt.edit import Edit, EditSettings, plan_edits
+from .prompt_to_prompt.emphasis import literal
+from .prompt_to_prompt.prompt import Prompt
+from .schedule import check_guidance
+from .types import Callback, NullEmbeddings, Trajectory, ignore
+
+
+@dataclass(frozen=True, repr=False)
+class Edited:
+    """What ``apply`` returns.
+
+    ``pictures``: (B·E, H, W, 3) in 0…1, each photo's edits in a row. ``result``: the sampler's. ``prompts``: of the
+    first photo and of its edits.
+    """
+
+    pictures: Tensor
+    result: EditResult
+    prompts: tuple[Prompt, ...]
+
+    def keeping(self, photo: Tensor, reconstructed: Tensor) -> Edited:
+        """The same with the photo's own pixels wherever the edit hardly differs (see ``keep_photo``)."""
+        return replace(self, pictures=keep_photo(photo, self.pictures, reconstructed)[0])
+
+
+def prepare(
+    model: Model,
+    photo: Tensor,
+    prompt: str | Sequence[str],
+    steps: int = 50,
+    preset: str | Recipe = "fast",
+    guidance: float = PAPER.guidance,
+    callback: Callback = ignore,
+) -> Inversion:
+    """The inversion of photos, floats (B, H, W, 3) in 0…1, with null embeddings, on the CPU.
+
+    ``prompt``: what the photo shows, or a text for each. ``guidance``: of reconstruction and edits. The user is told
+    where the autoencoder does not keep the photo.
+    """
+    check_guidance(guidance)
+    model.schedule(steps)
+    for text in [prompt] if isinstance(prompt, str) else prompt:
+        model.prompt(text)
+    latents = model.encode_image(photo)
+    warning = autoencoder_warning(psnr(model.decode(latents).cpu(), photo.cpu()))
+    if warning is not None:
+        model.tell(warning)
+    return prepare_latents(model, latents, prompt, steps, preset, guidance, callback)[0]
+
+
+def prepare_latents(
+    model: Model,
+    latents: Tensor,
+    prompt: str | Sequence[str],
+    steps: int = 50,
+    preset: str | Recipe = "fast",
+    guidance: float = PAPER.guidance,
+    callback: Callback = ignore,
+) -> tuple[Inversion, Tensor]:
+    """``prepare`` for photos that are encoded; and the latents z_0 (B, C, h, w) that guided sampling now reaches."""
+    recipe, schedule = _recipe(preset), model.schedule(steps)
+    texts = (prompt,) * len(latents) if isinstance(prompt, str) else tuple(prompt)
+    source, empty = [model.prompt(text) for text in texts], model.prompt("")
+    *contexts, null_context = model.contexts([*source, empty])
+    identity, sizes = model.fingerprint, model.sizes_of(latents)
+    told = model.conditioned(source[0], empty, sizes)
+
+    def job(denoiser: Denoiser, clean: Tensor) -> tuple[Trajectory, NullEmbeddings, Tensor]:
+        context, null = torch.cat(contexts).to(clean.device), null_context.to(clean.device)
+        trajectory = invert(denoiser, clean, context, schedule, callback, recipe.inversion)
+        found, reached = embed(denoiser, trajectory, null, recipe, guidance, callback, told.same_but_text)
+        return trajectory.to("cpu"), found.to("cpu"), reached.cpu()
+
+    trajectory, null, reached = told.run(job, latents, schedule, gradients=recipe.optimization is not None)
+    return Inversion(trajectory, null, texts, identity, model.place, told.precision, sizes=sizes), reached
+
+
+def optimize(
+    model: Model, inversion: Inversion, preset: str | Recipe, guidance: float, callback: Callback = ignore
+) -> Inversion:
+    """The same inversion with null embeddings for another guidance or by another preset."""
+    told = _ready(model, inversion)
+    (empty,) = told.contexts([model.prompt("")])
+    return replace(inversion, null=embedded(told, inversion, empty, _recipe(preset), guidance, callback)[0])
+
+
+def embedded(
+    model: Model, inversion: Inversion, empty: Tensor, recipe: Recipe, guidance: float, callback: Callback = ignore
+) -> tuple[NullEmbeddings, Tensor]:
+    """Null embeddings of an inversion and the latents that they reach, on the CPU; ``empty``: the empty text's context.
+
+    Where they are optimized, the model is asked first whether it still predicts the trajectory.
+    """
+    optimizes, check = recipe.optimization is not None, model.truth(inversion)
+
+    def job(denoiser: Denoiser, clean: Tensor) -> tuple[NullEmbeddings, Tensor]:
+        trajectory = inversion.trajectory.to(clean.device)
+        if optimizes:
+            check(denoiser, trajectory)
+        null_context = empty.to(clean.device)
+        null, reached = embed(denoiser, trajectory, null_context, recipe, guidance, callback, model.same_but_text)
+        return null.to("cpu"), reached.cpu()
+
+    return model.run(job, inversion.trajectory.clean, inversion.trajectory.schedule, gradients=optimizes)
+
+
+def reconstruct(model: Model, inversion: Inversion, guidance: float = 0.0, callback: Callback = ignore) -> Tensor:
+    """The photos sampled again from their noise: pictures (B, H, W, 3) in 0…1.
+
+    ``guidance``: 0 is that of the null embeddings. Raises InputError where another model made the inversion, or it has
+    no null embeddings.
+    """
+    null, trajectory, told = null_of(inversion), inversion.trajectory, _ready(model, inversion)
+
+    def job(denoiser: Denoiser, clean: Tensor) -> Tensor:
+        here = clean.device
+        return editing.reconstruct(
+            denoiser, trajectory.to(here), null.to(here), guidance or null.guidance, callback=callback
+        )
+
+    return told.decode(told.run(job, trajectory.clean, trajectory.schedule))
+
+
+def apply(
+    model: Model,
+    inversion: Inversion,
+    edits: str | Sequence[str],
+    settings: EditSettings | None = None,
+    guidance: float = 0.0,
+    photo: Tensor | None = None,
+    callback: Callback = ignore,
+) -> Edited:
+    """Edit inverted photos: each shows what the texts ``edits`` say instead of its own text.
+
+    ``guidance``: 0 is that of the null embeddings. ``photo``: the photos (B, H, W, 3), whose own pixels are kept where
+    an edit hardly differs; None: everything is as the autoencoder draws it. Raises InputError where another model made
+    the inversion, it has no null embeddings, or a word of the settings is in no text.
+    """
+    null, settings, told = null_of(inversion), settings or EditSettings(), _ready(model, inversion)
+    prompts = [model.prompt(text) for text in ([edits] if isinstance(edits, str) else edits)]
+    sources = [source_prompt(inversion, model, image) for image in range(inversion.trajectory.batch)]
+    of_text = {}
+    for source in dict.fromkeys(sources):
+        plans = plan_edits(source, prompts, inversion.trajectory.schedule.steps, settings)
+        # a plan's own prompt may be repeated, and its encoding with it
+        strong = [replace(prompt, weights=plan.prompt.weights) for prompt, plan in zip(prompts, plans, strict=True)]
+        of_text[source] = plans, of_edits(told.contexts(strong), plans, model.pooled)
+    rows, contexts = zip(*(of_text[source] for source in sources), strict=True)
+    sampling = Sampling(guidance or null.guidance)
+    result = sample(told, inversion, null, rows, torch.cat(contexts), sampling, callback)
+    found = Edited(told.decode(result.latents.flatten(0, 1)), result, (sources[0], *prompts))
+    return found if photo is None else found.keeping(photo, told.decode(inversion.trajectory.clean))
+
+
+def sample(
+    model: Model,
+    inversion: Inversion,
+    null: NullEmbeddings | Tensor,
+    plans: Sequence[Sequence[Edit]],
+    contexts: Tensor,
+    sampling: Sampling,
+    callback: Callback = ignore,
+) -> EditResult:
+    """Sample edits beside their photos. ``plans``: each photo's; ``contexts``: theirs, (B, E, rows, width), as long as
+    the plans are. Texts of unequal length are repeated up to one, as ComfyUI does for its own samplers."""
+    tokens, pooled = plans[0][0].source.length, model.pooled
+    whole = inversion.trajectory
+    trajectory = replace(whole, context=lengthened(whole.context, tokens, pooled))
+    guides = _lengthened(null, tokens, pooled)
+
+    sampling = replace(sampling, check=model.truth(inversion))
+
+    def job(denoiser: Denoiser, clean: Tensor) -> EditResult:
+        here = clean.device
+        return editing.edit(
+            denoiser, trajectory.to(here), guides.to(here), contexts.to(here), batch_edits(plans), sampling, callback
+        )
+
+    return model.run(job, trajectory.clean, trajectory.schedule, branches=1 + len(plans[0]))
+
+
+def of_edits(contexts: Sequence[Tensor], plans: Sequence[Edit], pooled: int) -> Tensor:
+    """Contexts (B, rows, width) of each edit as ``sample`` takes them: (B, E, rows, width)."""
+    tokens = plans[0].source.length
+    return torch.stack([lengthened(context, tokens, pooled) for context in contexts], 1)
+
+
+def null_of(inversion: Inversion) -> NullEmbeddings:
+    """The null embeddings of an inversion; raises InputError where there are none."""
+    if inversion.null is None:
+        raise InputError("this inversion holds no null embeddings; invert the image again")
+    return inversion.null
+
+
+def source_prompt(inversion: Inversion, model: Model, image: int = 0) -> Prompt:
+    """The prompt of one of an inversion's images.
+
+    In files of old, brackets were no weights: there the text is read as it is spelled, if so it was inverted.
+    """
+    text, context = inversion.prompts[image], inversion.trajectory.context[image : image + 1]
+    prompt = model.prompt(text)
+    if any(weight != 1 for weight in prompt.weights):
+        spelled = model.prompt(literal(text))
+        found = [(one.to(context) - context).norm() for one in model.contexts([prompt, spelled])]
+        return spelled if found[1] < found[0] else prompt
+    return prompt
+
+
+def _ready(model: Model, inversion: Inversion) -> Model:
+    """The model, told what the picture of an inversion was inverted with; raises InputError for another model."""
+    model.check_made(inversion)
+    return model.conditioned(source_prompt(inversion, model), model.prompt(""), inversion.sizes)
+
+
+def _recipe(preset: str | Recipe) -> Recipe:
+    return PRESETS[preset] if isinstance(preset, str) else preset
+
+
+def _lengthened(null: NullEmbeddings | Tensor, tokens: int, pooled: int) -> NullEmbeddings | Tensor:
+    """What guides edits, repeated up to so many tokens."""
+    if isinstance(null, Tensor):
+        return lengthened(null, tokens, pooled)
+    pin = null.pin and replace(null.pin, null=lengthened(null.pin.null, tokens, pooled))
+    return replace(null, embeddings=lengthened(null.embeddings, tokens, pooled), pin=pin)
