@@ -35,10 +35,16 @@ def default_of(option: Any) -> str:
     return f"`{option.default}`"
 
 
+def commands() -> dict[str, Any]:
+    """The commands of the command line, by name, as click has them."""
+    found: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return found
+
+
 def page(text: str) -> str:
     """The page with every table made again. Raises KeyError for a table of no command."""
-    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    return TABLE.sub(lambda found: f"{found[1]}{table(commands[found[2]])}\n{found[3]}", text)
+    known = commands()
+    return TABLE.sub(lambda found: f"{found[1]}{table(known[found[2]])}\n{found[3]}", text)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ PICTURE = Path(__file__).parent / "recipes.jpg"
 RECIPES = {
     "recolour: gray to purple": (700_005, "colour", 0.2, ("tree",)),
     "reshape: cat to dog": (5, "object", 0.5, ("cat", "dog")),
-    "restyle: photo to pencil drawing": (700_008, "style", 0.5, ()),
+    "restyle: a pencil drawing": (700_008, "style", 0.5, ()),
 }
 """Seed and kind of a scene, and Edit Photo's strength and blend words."""
-SIDE, GAP, LINE, TEXT = 256, 8, 26, 18
+SIDE, GAP, LINE, TEXT = 256, 8, 38, 28
 """Of a picture, between pairs, of a line of text and of its letters, in pixels."""
 
 
