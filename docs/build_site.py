@@ -1,4 +1,4 @@
-"""What mkdocs asks while it builds the site: pages and pictures from outside of ``docs``, and links between all of them.
+"""What mkdocs asks while it builds the site: pages and pictures from outside of ``docs``, and all their links.
 
 The pages keep links that work where they lie, on a disk and in the repository. Here each one is turned into a link of
 the site, or, where its target is no page, into one of the repository.
