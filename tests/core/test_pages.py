@@ -109,6 +109,18 @@ def test_the_readme_is_short_and_has_what_a_newcomer_needs():
         assert command in readme
 
 
+def test_the_recipes_are_those_of_their_picture():
+    """Guards the README's recipes: the picture was drawn with the strength and the words that the table names."""
+    source = (PACK / "docs" / "recipes.py").read_text(encoding="utf-8")
+    found = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
+    recipes = next(ast.literal_eval(node.value) for node in found if node.targets[0].id == "RECIPES")
+    readme = (PACK / "README.md").read_text(encoding="utf-8")
+    for title, (_, _, strength, words) in recipes.items():
+        (row,) = re.findall(rf"^\| {title.split(':')[0]} \|.*$", readme, re.MULTILINE)
+        *_, shown, blend, _ = (cell.strip() for cell in row.split("|"))
+        assert float(shown) == strength and blend.startswith(", ".join(words) or "empty"), title
+
+
 def test_the_options_page_is_what_the_command_line_says():
     """Guards docs/command-line.md: its tables are those of --help, for every command."""
     page = options.PAGE.read_text(encoding="utf-8")
