@@ -34,13 +34,12 @@ class DDIMInvert(io.ComfyNode):
                                       "every edit text would invert the photo again.)"),
                 io.Latent.Input("latent", tooltip="The photo, from VAE Encode."),
                 io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more exactly."),
-                io.Combo.Input("scheduler", options=SCHEDULERS, default="ddim_uniform", tooltip="Which noise levels "
-                               "the steps have."),
+                io.Combo.Input("scheduler", options=SCHEDULERS, default="ddim_uniform", tooltip="Noise levels."),
                 io.Combo.Input("method", options=["fixed-point", "ddim"], default="fixed-point", tooltip="fixed-point: "
                                "samples back to the photo far more exactly, at the same cost; ddim: as the paper "
                                "has it."),
-                io.Sigmas.Input("sigmas", optional=True, tooltip="Your own noise levels, in place of steps and "
-                                "scheduler. They must go down to 0."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels of your own, in place of steps and "
+                                "scheduler: down to 0, where the photo is."),
             ],
             outputs=[
                 io.Latent.Output(display_name="noise", tooltip="For KSampler (Advanced) with add_noise off: at cfg 1 "
@@ -95,7 +94,7 @@ class NullTextOptimize(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="An empty text. Edits are guided away from it; with paper, "
                                       "the optimization starts from it."),
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
-                guidance("cfg", tooltip="The guidance that edits will use."),
+                guidance("cfg", tooltip="Guidance of the edits."),
                 io.Combo.Input("preset", options=[*CHOICES, CUSTOM], default="fast", tooltip="fast: optimizes only "
                                "where the photo would be lost, edits read the photo's branch from the trajectory and "
                                "go without what guidance would do to the photo itself; paper: the authors' "
