@@ -79,6 +79,34 @@ def test_help_pages_link_to_pictures_alone():
     assert len(HELP) > 10 and found == []
 
 
+def sockets(node):
+    """(node id, names of its inputs and outputs) of a class in ``nodes``, as far as they are written there."""
+    calls = [call for call in ast.walk(node) if isinstance(call, ast.Call)]
+    words = [(call, word.arg, word.value) for call in calls for word in call.keywords]
+    ids = [value.value for _, key, value in words if key == "node_id"]
+    outputs = [value.value for call, key, value in words if key == "display_name" and kind_of(call) == "Output"]
+    firsts = [call.args[0] for call in calls if call.args and kind_of(call) in ("Input", "guidance")]
+    return ids, outputs + [first.value for first in firsts if isinstance(first, ast.Constant)]
+
+
+def kind_of(call):
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))
+
+
+def test_help_pages_name_every_input_and_output():
+    """Guards help in ComfyUI: a page has each socket that its node is written with."""
+    named = 0
+    for path in (PACK / "nodes").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            ids, names = sockets(node) if isinstance(node, ast.ClassDef) else ([], [])
+            for page in (PACK / "web" / "docs" / f"{node_id}.md" for node_id in ids):
+                if page.exists():
+                    text = page.read_text(encoding="utf-8")
+                    assert [word for word in names if not re.search(rf"\b{word}\b", text)] == [], name(page)
+                    named += len(names)
+    assert named > 40
+
+
 def test_files_that_pages_name_are_there():
     """Guards contributors: each file of ours that a page names in its text exists."""
     pattern = re.compile(r"`((?:nullinv_core|nodes|tests|benchmarks|docs|web|workflows)/[\w./-]+)`")
