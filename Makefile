@@ -5,7 +5,7 @@ MUTANTS ?= nullinv_core.*
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test coverage mutants test-full fuzz neighbours lint validate comfyui evaluate clean
+.PHONY: demo test coverage mutants test-full fuzz neighbours lint validate docs comfyui evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/python -m nullinv_core demo --out demo-out
@@ -40,6 +40,10 @@ neighbours: .venv/.installed-dev
 validate: .venv/.installed-dev .venv/.installed-registry
 	COMFY_CLI=$(CURDIR)/.venv/registry/bin/comfy $(BIN)/python -m pytest tests/core/test_publishing.py
 
+# the site comes to build/site; SERVE=1 shows it on this computer while pages are written
+docs: .venv/.installed-docs
+	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs $(if $(SERVE),serve,build --strict)
+
 comfyui:
 	$(PYTHON) -m tests.comfyui.installation
 
@@ -60,6 +64,11 @@ evaluate: .venv/.installed
 .venv/.installed-registry: .venv/.installed constraints.txt
 	$(PYTHON) -m venv .venv/registry
 	.venv/registry/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt comfy-cli
+	touch $@
+
+.venv/.installed-docs: requirements-docs.txt constraints.txt
+	$(PYTHON) -m venv .venv/docs
+	.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement requirements-docs.txt
 	touch $@
 
 clean:

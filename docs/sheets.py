@@ -32,13 +32,13 @@ DRAWN_GUIDANCE, STEPS = 4.0, 50
 GAP, LINE, TEXT = 6, 13, 11
 """Between pictures, of a line of text and of its letters, in pixels."""
 PAPER, INK, WRONG = (255, 255, 255), (30, 30, 30), (190, 30, 30)
-PAGE = """# Not chosen
+PAGE = """# Nobody chose these
 
-What the demo model does with the first {count} seeds from {first}. Each shows a toy that training never showed in its
-colour and place. Red: a [judge](../nullinv_core/demo/model/README.md) that is no part of the model finds something
-wrong.
+The first {count} seeds from {first}, as they came out of the demo model. Each shows a toy in a colour and a place that
+training never showed together. Red: a [judge](../nullinv_core/demo/model/README.md), which is no part of the model,
+finds something wrong.
 
-## {count} captions, drawn from noise
+## {count} pictures, each from its caption
 
 {drawn} of {count} right. {steps} steps, guidance {drawn_guidance:g}.
 

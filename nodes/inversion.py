@@ -26,13 +26,13 @@ class DDIMInvert(io.ComfyNode):
             ["unsampler", "inversion", "null text", "ddim inversion"],
             node_id="NullInvDDIMInvert",
             display_name="DDIM Invert",
-            description="Turns a photo's latent into noise step by step (DDIM inversion at guidance 1) and keeps every "
-            "step: the pivot trajectory that Null-Text Optimize retraces.",
+            description="Turns a photo into noise step by step, along the path that sampling takes back, and keeps "
+            "every step of it (the trajectory).",
             inputs=[
                 io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL, with any LoRAs that the edit "
                                "should use."),
-                io.Conditioning.Input("source", tooltip="What the photo shows, from CLIP Text Encode (P2P Edit's would "
-                                      "invert again for every edit text)."),
+                io.Conditioning.Input("source", tooltip="What the photo shows, from CLIP Text Encode. (From P2P Edit, "
+                                      "every edit text would invert the photo again.)"),
                 io.Latent.Input("latent", tooltip="The photo, from VAE Encode."),
                 io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more exactly."),
                 io.Combo.Input("scheduler", options=SCHEDULERS, default="ddim_uniform", tooltip="Noise levels."),
@@ -42,11 +42,11 @@ class DDIMInvert(io.ComfyNode):
                                 "scheduler: down to 0, where the photo is."),
             ],
             outputs=[
-                io.Latent.Output(display_name="noise", tooltip="For a KSampler (Advanced) that adds no noise: sampled "
-                                 "at cfg 1 with the same steps, it gives the photo back. Without the latent's noise "
-                                 "mask, which would leave noise in the photo."),
+                io.Latent.Output(display_name="noise", tooltip="For KSampler (Advanced) with add_noise off: at cfg 1 "
+                                 "and with the same steps it gives the photo back. It has no noise mask, which would "
+                                 "leave noise in the photo."),
                 Trajectory.Output(display_name="trajectory", tooltip="Every step from the photo to the noise."),
-                io.Sigmas.Output(display_name="sigmas", tooltip="Its noise levels, for SamplerCustom and "
+                io.Sigmas.Output(display_name="sigmas", tooltip="The same noise levels, for SamplerCustom and "
                                  "SamplerCustomAdvanced."),
             ],
         )  # fmt: skip
@@ -88,32 +88,33 @@ class NullTextOptimize(io.ComfyNode):
             ["null text inversion", "pivotal tuning", "reconstruct"],
             node_id="NullInvOptimize",
             display_name="Null-Text Optimize",
-            description="Finds one unconditional (\"null\") embedding per step, so that sampling at the full guidance "
-            "retraces the trajectory and gives the photo back almost exactly. Once per photo.",
+            description="Finds what guidance needs at each step (a \"null embedding\") to give the photo back almost "
+            "exactly. Once per photo.",
             inputs=[
                 io.Model.Input("model", tooltip="The model of DDIM Invert."),
                 io.Conditioning.Input("source", tooltip="The source text of DDIM Invert."),
-                io.Conditioning.Input("negative", tooltip="An empty text: it guides the edits, or is where the "
-                                      "embeddings start from (paper)."),
+                io.Conditioning.Input("negative", tooltip="An empty text. Edits are guided away from it; with paper, "
+                                      "the optimization starts from it."),
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
                 guidance("cfg", tooltip="Guidance of the edits."),
                 io.Combo.Input("preset", options=[*PRESETS, CUSTOM], default=DEFAULT,
                                tooltip=f"{explained()}; {CUSTOM}: the three values below."),
                 io.Int.Input("inner_steps", default=10, min=1, max=100,
-                             tooltip="custom: most optimizer steps per timestep."),
+                             tooltip="custom: optimizer rounds for each step, at most."),
                 io.Float.Input("learning_rate", default=0.01, min=0.0001, max=1.0, step=0.0001, round=0.0001,
-                               tooltip="custom: of the first timestep; it falls slowly."),
+                               tooltip="custom: learning rate of the first step; it falls slowly."),
                 io.Float.Input("early_stop", default=0.00001, min=0.0, max=0.01, step=0.000001, round=0.000001,
-                               tooltip="custom: loss at which a timestep is good enough. Larger is faster and less "
+                               tooltip="custom: the loss at which a step is good enough. Larger is faster and less "
                                "exact."),
                 io.Boolean.Input("optimize_pooled", default=False, optional=True, tooltip="SDXL: optimize the pooled "
-                                 "vector of the empty text too."),
+                                 "vector of the empty text too. Off, as in the paper."),
             ],
             hidden=[io.Hidden.dynprompt],
             enable_expand=True,
             outputs=[
-                NullEmbeddings.Output(display_name="null_embeddings", tooltip="One embedding per step."),
-                io.Latent.Output(display_name="reconstruction", tooltip="What guided sampling now gives: the photo."),
+                NullEmbeddings.Output(display_name="null_embeddings", tooltip="One for each step."),
+                io.Latent.Output(display_name="reconstruction", tooltip="The photo as guided sampling now gives it "
+                                 "back. Look at it before you edit."),
                 io.Image.Output(display_name="loss_plot", tooltip="Last loss and iterations per step; one per photo."),
             ],
         )  # fmt: skip

@@ -19,16 +19,16 @@ class KeepPhoto(io.ComfyNode):
             ["composite", "original pixels", "paste back"],
             node_id="NullInvKeepPhoto",
             display_name="Keep Photo",
-            description="Gives back the photo's own pixels wherever the edit hardly differs from it. The VAE softens "
-            "the whole picture and an edit drifts a little everywhere; there neither remains.",
+            description="Puts the photo's own pixels back where the edit hardly differs from it. Without this, the VAE "
+            "softens the whole picture.",
             inputs=[
-                io.Image.Input("photo", tooltip="The photo that was encoded; transparent parts count as white."),
-                io.Image.Input("edited", tooltip="The decoded edit, or several of one photo."),
-                io.Image.Input("reconstructed", tooltip="The decoded latent of the photo: VAE Encode, then VAE Decode. "
-                               "What the VAE does to both is so left out of the comparison."),
+                io.Image.Input("photo", tooltip="The photo that was encoded; transparent parts become white."),
+                io.Image.Input("edited", tooltip="The decoded edit, or several edits of one photo."),
+                io.Image.Input("reconstructed", tooltip="The photo after VAE Encode and VAE Decode, so that what the "
+                               "VAE does does not count as a difference."),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The edit in the photo."),
+                io.Image.Output(display_name="image", tooltip="The edit, with the photo's own pixels around it."),
                 io.Mask.Output(display_name="changed", tooltip="1: the pixel is the edit's; 0: the photo's."),
             ],
         )  # fmt: skip

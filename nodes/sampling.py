@@ -19,15 +19,16 @@ class NullTextGuider(io.ComfyNode):
             ["guider", "null text"],
             node_id="NullInvGuider",
             display_name="Null-Text Guider",
-            description="Guidance for SamplerCustomAdvanced whose unconditional branch has the null embedding of each "
-            "noise level.",
+            description="A guider for SamplerCustomAdvanced that uses the matching null embedding at each step, so "
+            "that the photo comes back.",
             inputs=[
                 io.Model.Input("model", tooltip="The model of DDIM Invert."),
-                io.Conditioning.Input("conditioning", tooltip="The source text gives the photo back; another edits."),
+                io.Conditioning.Input("conditioning", tooltip="The source text gives the photo back; another text "
+                                      "edits it."),
                 NullEmbeddings.Input("null_embeddings", tooltip="From Null-Text Optimize."),
-                guidance("cfg", default=0.0, tooltip="0: the guidance that the embeddings were optimized for."),
-                io.Conditioning.Input("negative", optional=True, tooltip="The negative conditioning of Null-Text "
-                                      "Optimize, where it carries more than text (a ControlNet)."),
+                guidance("cfg", default=0.0, tooltip="0: the guidance that the embeddings were made for."),
+                io.Conditioning.Input("negative", optional=True, tooltip="Only for a ControlNet: the negative "
+                                      "conditioning of Null-Text Optimize."),
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
         )  # fmt: skip
@@ -52,13 +53,13 @@ class ApplyNullText(io.ComfyNode):
             ["null text", "ksampler"],
             node_id="NullInvApply",
             display_name="Apply Null-Text",
-            description="A MODEL whose unconditional branch has the null embedding of each noise level, whatever the "
-            "negative prompt says. For any KSampler.",
+            description="A MODEL for any KSampler that uses the matching null embedding at each step, in place of your "
+            "negative prompt.",
             inputs=[
                 io.Model.Input("model", tooltip="The model of DDIM Invert."),
                 NullEmbeddings.Input("null_embeddings", tooltip="From Null-Text Optimize."),
             ],
-            outputs=[io.Model.Output(display_name="model", tooltip="Sample it at the guidance of the embeddings.")],
+            outputs=[io.Model.Output(display_name="model", tooltip="Sample it at the cfg of Null-Text Optimize.")],
         )
 
     @classmethod

@@ -19,8 +19,7 @@ class AttentionMaps(io.ComfyNode):
             ["heat map", "cross attention"],
             node_id="NullInvAttentionMaps",
             display_name="Attention Maps",
-            description="A heat map per word: which part of the picture it looked at. Shows what blend words will "
-            "select.",
+            description="A heat map for each word: where it looked. Blend words select by these maps.",
             inputs=[
                 Attention.Input("attention", tooltip="From P2P Edit Sampler."),
                 io.String.Input("words", default="", tooltip="Words to show, separated by commas. Empty: all of them."),
@@ -28,7 +27,7 @@ class AttentionMaps(io.ComfyNode):
                 io.Image.Input("image", optional=True, tooltip="A picture to draw the maps on."),
             ],
             outputs=[
-                io.Image.Output(display_name="maps", tooltip="One picture per photo and word."),
+                io.Image.Output(display_name="maps", tooltip="One picture for each photo and word."),
                 io.Mask.Output(display_name="masks", tooltip="The same as masks, 1 where a word looked most."),
             ],
         )

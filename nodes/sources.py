@@ -23,8 +23,8 @@ class LoadDiffusersModel(io.ComfyNode):
             ["checkpoint", "diffusers", "demo model"],
             node_id="NullInvLoadDiffusers",
             display_name="Load Diffusers Model",
-            description="Loads a Stable Diffusion 1.x, 2.x or SDXL folder in diffusers' layout from models/diffusers, "
-            "of any width, or the small demo model that needs no download.",
+            description="Loads a diffusers folder of Stable Diffusion 1.x, 2.x or SDXL from models/diffusers, or the "
+            "small demo model, which needs no download.",
             inputs=[
                 io.Combo.Input("model", options=[DEMO, *model_folders()], default=DEMO, tooltip="A folder of "
                                "models/diffusers, or the demo model."),
@@ -57,8 +57,8 @@ class DemoScene(io.ComfyNode):
             ["example", "test picture"],
             node_id="NullInvDemoScene",
             display_name="Demo Scene",
-            description="A picture of clay toys that the demo model never saw, its text, an edit text, and what a "
-            "perfect edit would look like. Nothing to download.",
+            description="A picture of clay toys that the demo model never saw, its text, an edit text, and the perfect "
+            "edit. Nothing to download.",
             inputs=[
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Which scene."),
                 io.Combo.Input("edit", options=list(KINDS), default="object", tooltip="What changes. object: the "
@@ -69,8 +69,8 @@ class DemoScene(io.ComfyNode):
                 io.Image.Output(display_name="image", tooltip="The scene."),
                 io.String.Output(display_name="source_text", tooltip="What it shows."),
                 io.String.Output(display_name="edit_text", tooltip="What it should show instead."),
-                io.Image.Output(display_name="true_edit", tooltip="What a perfect edit looks like."),
-                io.Mask.Output(display_name="may_change", tooltip="Where a perfect edit changes the picture."),
+                io.Image.Output(display_name="true_edit", tooltip="The perfect edit."),
+                io.Mask.Output(display_name="may_change", tooltip="Where the perfect edit changes the picture."),
             ],
         )  # fmt: skip
 

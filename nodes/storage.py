@@ -19,8 +19,8 @@ class SaveInversion(io.ComfyNode):
             ["save", "export"],
             node_id="NullInvSave",
             display_name="Save Inversion",
-            description="Writes trajectory and null embeddings to one .safetensors file in ComfyUI's output folder, so "
-            "that the slow part is done once per photo.",
+            description="Writes the slow part to one .safetensors file in ComfyUI's output folder, for later edits of "
+            "the same photo.",
             is_output_node=True,
             inputs=[
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
@@ -60,7 +60,7 @@ class LoadInversion(io.ComfyNode):
             ],
             outputs=[
                 Trajectory.Output(display_name="trajectory", tooltip="For P2P Edit Sampler."),
-                NullEmbeddings.Output(display_name="null_embeddings", tooltip="Empty where none were saved."),
+                NullEmbeddings.Output(display_name="null_embeddings", tooltip="Empty if none were saved."),
                 io.String.Output(display_name="prompt", tooltip="The source text that was saved with it."),
             ],
         )  # fmt: skip

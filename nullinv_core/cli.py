@@ -38,7 +38,7 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 
-DEVICE_HELP = "cpu, cuda, mps …; by default a GPU where there is one."
+DEVICE_HELP = "cpu, cuda or mps; by default a GPU if there is one."
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 Precision = Literal["float32", "bfloat16", "float16"]
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _is_local(name: str) -> bool:
 def _reopen(stored: Inversion, model: str, device: str, dtype: str | None, config: Path | None) -> DiffusersModel:
     """The model that made an inversion, checked to be that one."""
     if model == stored.model != "demo":
-        _warn(f'the model is "{printable(model)}", which stands in the inversion file; --model takes another')
+        _warn(f'the model is "{printable(model)}", as the inversion file says; --model takes another')
     loaded = _load(model, device, dtype or stored.precision, config)
     loaded.check_made(stored)
     return loaded
@@ -191,7 +191,7 @@ def _reopen(stored: Inversion, model: str, device: str, dtype: str | None, confi
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the pictures and report.json.")] = Path("demo-out"),
-    seed: Annotated[int, typer.Option(min=0, help="Which held-out scene and edit.")] = DEMO_SEED,
+    seed: Annotated[int, typer.Option(min=0, help="Which scene and edit.")] = DEMO_SEED,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
     guidance: Annotated[float, typer.Option(help="Guidance of the reconstruction.")] = 7.5,
 ) -> None:
@@ -221,17 +221,19 @@ def demo(
 @app.command()
 def invert(
     model: Annotated[str, typer.Option(help='Diffusers folder, .safetensors checkpoint, or "demo".')],
-    image: Annotated[Path, typer.Option(help="The picture; scaled, its shape kept, transparent parts white.")],
+    image: Annotated[
+        Path, typer.Option(help="The picture. It is scaled and keeps its shape; transparent parts become white.")
+    ],
     prompt: Annotated[str, typer.Option(help="What the picture shows; (word:1.5) stresses a word, as in ComfyUI.")],
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
-    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
+    steps: Annotated[int, typer.Option(help="More steps follow the picture more closely.")] = 50,
     guidance: Annotated[float, typer.Option(help="Guidance that reconstruction and edits will use.")] = 7.5,
     preset: Annotated[Preset, typer.Option(help=f"How null embeddings are made. {explained()}.")] = DEFAULT,
     inner_steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps per timestep at most, in the presets that optimize.")
+        int | None, typer.Option(help="Optimizer rounds for each step, at most; for presets that optimize.")
     ] = None,
     low_memory: Annotated[
-        bool | None, typer.Option(help="Gradient checkpointing: slower, in less memory; by default where it is needed.")
+        bool | None, typer.Option(help="Save memory while optimizing, which is slower; by default only if needed.")
     ] = None,
     size: Annotated[int, typer.Option(help="Shorter side in pixels; 0: what the model was trained at.")] = 0,
     square: Annotated[bool, typer.Option(help="Crop the picture's middle to a square, as the authors do.")] = False,
@@ -239,7 +241,7 @@ def invert(
     dtype: Dtype = "float32",
     config: Config = None,
 ) -> None:
-    """Invert a picture: pivot trajectory and null embeddings, saved in one file."""
+    """Prepare a picture for edits, and save the result in one file."""
     from .files.store import save_inversion
     from .null_text.presets import PRESETS
     from .photo.images import GRID, check_side, fitted_size, load_image, psnr, read_picture
@@ -273,13 +275,13 @@ def invert(
 def reconstruct(
     inversion: InversionFile,
     out: Annotated[Path, typer.Option(help="Picture to write, .png.")],
-    reference: Annotated[Path | None, typer.Option(help="The photo: tells how near to it the result is.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="The photo, to say how near the result is.")] = None,
     model: OtherModel = "",
     device: Device = "",
     dtype: OtherDtype = None,
     config: Config = None,
 ) -> None:
-    """Reconstruct the picture from its inversion, at the guidance it was optimized for."""
+    """Give the picture back from its file, to check it before you edit."""
     from . import pipeline
     from .photo.images import psnr, read_picture, save_image
 
@@ -310,25 +312,38 @@ def edit(
         typer.Option(help="Edit prompt, (word:1.5) strengthens a word; give several for several edits in one run."),
     ],
     out: Annotated[Path, typer.Option(help="Picture to write, .png; several edits are numbered.")],
-    mode: Annotated[Literal["auto", "replace", "refine"], typer.Option(help="How attention is carried over.")] = "auto",
-    cross_replace: Annotated[float, typer.Option(help="Share of steps with the source's cross-attention.")] = 0.8,
-    self_replace: Annotated[float, typer.Option(help="Share of steps with the source's self-attention.")] = 0.4,
+    mode: Annotated[
+        Literal["auto", "replace", "refine"],
+        typer.Option(help="replace: words stand in for words; refine: words are added or removed; auto: by the texts."),
+    ] = "auto",
+    cross_replace: Annotated[
+        float, typer.Option(help="Share of the steps that keep the photo's layout; less gives more freedom.")
+    ] = 0.8,
+    self_replace: Annotated[float, typer.Option(help="Share of the steps that keep the photo's shapes.")] = 0.4,
     focus_from: Annotated[
-        float, typer.Option(help="Share of steps after which replaced words draw their own outline; 1: never.")
+        float, typer.Option(help="Share of the steps after which a new word draws its own outline; 1: never.")
     ] = 1.0,
-    blend: Annotated[list[str] | None, typer.Option(help="Word whose region may change; may repeat.")] = None,
-    blend_exclude: Annotated[list[str] | None, typer.Option(help="Word whose region may not; may repeat.")] = None,
-    weight: Annotated[
-        list[str] | None, typer.Option(help="WORD=2.0, factor on a word's attention; may repeat.")
+    blend: Annotated[
+        list[str] | None, typer.Option(help="Word whose region may change. Can be given several times.")
     ] = None,
-    fresh_noise: Annotated[float, typer.Option(help="Share of new noise to start with: room for what is new.")] = 0.0,
-    steady: Annotated[list[str] | None, typer.Option(help="Word whose region gets none of it; may repeat.")] = None,
-    noise_seed: Annotated[int, typer.Option(help="Which fresh noise: another number, another answer.")] = 0,
-    guidance: Annotated[float, typer.Option(help="Guidance; 0: what the inversion was optimized for.")] = 0.0,
+    blend_exclude: Annotated[
+        list[str] | None, typer.Option(help="Word whose region may not change. Can be given several times.")
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="WORD=2.0 makes a word twice as strong. Can be given several times.")
+    ] = None,
+    fresh_noise: Annotated[
+        float, typer.Option(help="Share of new noise that the edit starts with: room for something new.")
+    ] = 0.0,
+    steady: Annotated[
+        list[str] | None, typer.Option(help="Word whose region gets no new noise. Can be given several times.")
+    ] = None,
+    noise_seed: Annotated[int, typer.Option(help="Which new noise: another number gives another answer.")] = 0,
+    guidance: Annotated[float, typer.Option(help="Guidance; 0: that of `invert`.")] = 0.0,
     save_attention: Annotated[Path | None, typer.Option(help="Folder for a heat map per word.")] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(help="The photo: its own pixels stay where the edit hardly differs; tells how much was kept."),
+        typer.Option(help="The photo: keeps its own pixels where the edit hardly differs, and says how much was kept."),
     ] = None,
     keep_photo: Annotated[bool, typer.Option(help="With --reference: keep the photo's own pixels.")] = True,
     model: OtherModel = "",
@@ -384,7 +399,9 @@ def edit(
     if save_attention is None:
         return
     if result.maps is None:
-        raise InputError("the model has no cross-attention of the size that maps are read at; leave --save-attention")
+        raise InputError(
+            "the model has no cross-attention of the size that maps are read at; leave out --save-attention"
+        )
     save_attention.mkdir(parents=True, exist_ok=True)
     shown = torch.cat([loaded.decode(result.source), pictures])
     for path, picture, attention, one in zip(maps, shown, result.maps[0].cpu(), found.prompts, strict=True):

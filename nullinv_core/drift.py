@@ -53,8 +53,8 @@ class Check:
         holds = found <= limit
         if not holds:
             self.warn(
-                f"the model no longer predicts this photo as it did at the inversion ({100 * found:.2g} % off), and "
-                "what comes of it drifts from the photo. Something differs: a patch on the model (FreeU, IPAdapter; "
+                f"the model no longer predicts this photo as it did at the inversion ({100 * found:.2g} % off), so "
+                "the result drifts from the photo. Something differs: a patch on the model (FreeU, IPAdapter; "
                 "ToMe acts at random), a LoRA, a ControlNet, the noise schedule or the text; use what the photo was "
                 "inverted with, or invert again"
             )

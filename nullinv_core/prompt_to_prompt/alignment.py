@@ -29,10 +29,10 @@ EVEN = 1
 NEVER = np.int64(-(2**61))
 """Score of what cannot be."""
 HINT = (
-    "A thing that shall go and stays: self_replace 0, and its words as blend_words. A thing that shall come and does "
-    "not: cross_replace 0.4, self_replace 0, fresh_noise 0.8, and the things that stay as steady_words."
+    "If a thing does not go away: self_replace 0, and its words as blend_words. If a new thing does not come: "
+    "cross_replace 0.4, self_replace 0, fresh_noise 0.8, and the things that stay as steady_words."
 )
-"""What helps where words were added or removed: see NOTES.md of the benchmarks."""
+"""What helps where words were added or removed: see docs/decisions/remove-and-add.md."""
 Mode = Literal["auto", "replace", "refine"]
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 """Source words and the edit words that stand for them."""

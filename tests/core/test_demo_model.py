@@ -213,14 +213,14 @@ def test_the_demo_command_prints_its_figures(monkeypatch, capsys, tmp_path):
     assert status == 2 and "steps must be" in err and not (tmp_path / "none").exists()
 
 
-def test_the_readmes_python_runs(monkeypatch, tmp_path):
-    """Guards the README's ten lines, with fewer steps."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    code = readme.split("```python\n")[1].split("```")[0]
+def test_the_python_of_the_documentation_runs(monkeypatch, tmp_path):
+    """Guards the example of docs/python.md, with fewer steps."""
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
     # where make demo writes its picture
     (tmp_path / "demo-out").mkdir()
     save_image(render(sample_scene(930_000, "held-out", 1)), tmp_path / "demo-out" / "source.png")
     monkeypatch.chdir(tmp_path)
-    Path("readme.py").write_text(code.replace("50", "2"), encoding="utf-8")
-    runpy.run_path("readme.py")
+    Path("example.py").write_text(code.replace("50", "2"), encoding="utf-8")
+    runpy.run_path("example.py")
     assert (tmp_path / "edited.png").exists()

@@ -1,0 +1,220 @@
+"""What people read: README, documentation, help pages. Their links, lengths and words, and what is made from code."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from docs import options
+
+from ..published import PACK
+
+HELP = sorted((PACK / "web" / "docs").glob("*.md"))
+DECISIONS = sorted((PACK / "docs" / "decisions").glob("*.md"))
+PAGES = sorted(
+    [*PACK.glob("*.md"), *(PACK / "docs").rglob("*.md"), *HELP, *(PACK / "nullinv_core" / "demo").rglob("*.md")]
+)
+FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"`[^`\n]*`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PAPER_WORDS = re.compile(r"∅|\bpivot", re.IGNORECASE)
+STIFF = re.compile(r"\b(?:shall|anew|reckon\w*|refused in words|whereof|thereof)\b", re.IGNORECASE)
+"""Words that nobody says."""
+
+
+def name(page):
+    return page.relative_to(PACK).as_posix()
+
+
+def prose(page):
+    """A page without its code."""
+    return CODE.sub("``", FENCE.sub("", page.read_text(encoding="utf-8")))
+
+
+def anchors(page):
+    """The anchors of a page's headings, as repositories and sites make them of plain headings."""
+    headings = re.findall(r"^#{1,6} +(.+?)\s*$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    texts = [re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    found = [re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts]
+    return {f"{slug}-{found[:i].count(slug)}" if slug in found[:i] else slug for i, slug in enumerate(found)}
+
+
+def links(page):
+    """Links of a page that stay in the repository."""
+    return [link for link in LINK.findall(prose(page)) if not re.match(r"[a-z]+:", link)]
+
+
+def broken(page):
+    """Links of a page that lead nowhere: no such file, or no such heading."""
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        there = target.exists() and PACK in target.parents
+        if not there or (anchor and (target.suffix != ".md" or anchor not in anchors(target))):
+            yield link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_and_anchor_leads_somewhere(page):
+    """Guards readers: each relative link of a page leads to a file, each anchor to a heading."""
+    assert list(broken(page)) == []
+
+
+def test_the_check_of_links_finds_what_is_broken(tmp_path, monkeypatch):
+    """Guards the check itself: missing files, missing headings and files outside are found, good ones are not."""
+    monkeypatch.setattr(f"{__name__}.PACK", tmp_path)
+    (tmp_path / "other.md").write_text("# One thing\n\n## Two, `things`!\n\n## One thing\n", encoding="utf-8")
+    good = "[a](other.md#one-thing) [b](#here) ![c](other.md) [d](https://x.org) [e](other.md#two-things) `[f](no.md)`"
+    bad = ["no.md", "other.md#three", "../out.md", "#there"]
+    page = tmp_path / "page.md"
+    page.write_text(f"# Here\n{good}\n" + "".join(f"[x]({link})\n" for link in bad), encoding="utf-8")
+    assert list(broken(page)) == bad
+    assert len(PAGES) > 50 and sum(len(links(page)) for page in PAGES) > 150
+
+
+def test_help_pages_link_to_pictures_alone():
+    """Guards help in ComfyUI, which shows one page and serves that folder alone."""
+    found = [f"{name(page)}: {link}" for page in HELP for link in links(page) if not link.startswith("images/")]
+    assert len(HELP) > 10 and found == []
+
+
+def sockets(node):
+    """(node id, names of its inputs and outputs) of a class in ``nodes``, as far as they are written there."""
+    calls = [call for call in ast.walk(node) if isinstance(call, ast.Call)]
+    words = [(call, word.arg, word.value) for call in calls for word in call.keywords]
+    ids = [value.value for _, key, value in words if key == "node_id"]
+    outputs = [value.value for call, key, value in words if key == "display_name" and kind_of(call) == "Output"]
+    firsts = [call.args[0] for call in calls if call.args and kind_of(call) in ("Input", "guidance")]
+    return ids, outputs + [first.value for first in firsts if isinstance(first, ast.Constant)]
+
+
+def kind_of(call):
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))
+
+
+def test_help_pages_name_every_input_and_output():
+    """Guards help in ComfyUI: a page has each socket that its node is written with."""
+    named = 0
+    for path in (PACK / "nodes").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            ids, names = sockets(node) if isinstance(node, ast.ClassDef) else ([], [])
+            for page in (PACK / "web" / "docs" / f"{node_id}.md" for node_id in ids):
+                if page.exists():
+                    text = page.read_text(encoding="utf-8")
+                    assert [word for word in names if not re.search(rf"\b{word}\b", text)] == [], name(page)
+                    named += len(names)
+    assert named > 40
+
+
+def test_files_that_pages_name_are_there():
+    """Guards contributors: each file of ours that a page names in its text exists."""
+    pattern = re.compile(r"`((?:nullinv_core|nodes|tests|benchmarks|docs|web|workflows)/[\w./-]+)`")
+    named = [(page, path) for page in PAGES for path in pattern.findall(page.read_text(encoding="utf-8"))]
+    assert len(named) > 20
+    assert [f"{name(page)}: {path}" for page, path in named if not (PACK / path).exists()] == []
+
+
+def test_commands_that_pages_name_are_there():
+    """Guards readers: each module to run exists, and each target of make."""
+    targets = set(re.findall(r"^([\w-]+):", (PACK / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        asked = re.findall(r"(?:^|`)make ([a-z][\w-]*)", text, re.MULTILINE)
+        assert set(asked) <= targets, name(page)
+        for module in re.findall(r"-m ((?:nullinv_core|benchmarks|docs|tests)[\w.]*)", text):
+            path = PACK / module.replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{name(page)}: {module}"
+
+
+def test_the_readme_is_short_and_has_what_a_newcomer_needs():
+    """Guards the first page: at most 700 words as a reader sees them, tables and code too; a picture; commands."""
+    readme = (PACK / "README.md").read_text(encoding="utf-8")
+    seen = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", readme)
+    assert len(re.findall(r"[\w'’./-]*\w[\w'’./-]*", seen)) <= 700
+    assert len(re.findall(r"!\[", readme)) == 1
+    for command in ("git clone --depth 1 ", "make demo", "make test"):
+        assert command in readme
+
+
+def test_the_recipes_are_those_of_their_picture():
+    """Guards the README's recipes: the picture was drawn with the strength and the words that the table names."""
+    source = (PACK / "docs" / "recipes.py").read_text(encoding="utf-8")
+    found = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
+    recipes = next(ast.literal_eval(node.value) for node in found if node.targets[0].id == "RECIPES")
+    readme = (PACK / "README.md").read_text(encoding="utf-8")
+    for title, (_, _, strength, words) in recipes.items():
+        (row,) = re.findall(rf"^\| {title.split(':')[0]} \|.*$", readme, re.MULTILINE)
+        *_, shown, blend, _ = (cell.strip() for cell in row.split("|"))
+        assert float(shown) == strength and blend.startswith(", ".join(words) or "empty"), title
+
+
+def test_the_options_page_is_what_the_command_line_says():
+    """Guards docs/command-line.md: its tables are those of --help, for every command."""
+    page = options.PAGE.read_text(encoding="utf-8")
+    assert options.page(page) == page, "python -m docs.options"
+    commands = set(re.findall(r"^## Options of `(\w+)`", page, re.MULTILINE))
+    assert commands == set(re.findall(r"<!-- options of (\w+) -->", page)) == set(options.commands())
+
+
+def test_every_decision_is_short_and_listed():
+    """Guards docs/decisions: at most 200 words, what, why, measured, when to think again; none is lost."""
+    index = (PACK / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    records = [page for page in DECISIONS if page.name != "README.md"]
+    assert len(records) > 15
+    for page in records:
+        text = page.read_text(encoding="utf-8")
+        parts = re.findall(r"^\*\*(What|Why|Measured|Think again when)\b", text, re.MULTILINE)
+        assert parts == ["What", "Why", "Measured", "Think again when"], name(page)
+        assert len(text.split()) <= 200 and f"({page.name})" in index, name(page)
+
+
+def test_the_site_has_every_page():
+    """Guards mkdocs.yml: each page is in the menu, and each entry of the menu is a page."""
+    yaml = pytest.importorskip("yaml")
+    # what is named by a hook is not there yet
+    entries = str(yaml.safe_load((PACK / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    listed = set(re.findall(r"'([\w/-]+\.md)'", entries))
+    own = {page.relative_to(PACK / "docs").as_posix() for page in (PACK / "docs").glob("*.md")}
+    outside = {"index.md", "contributing.md", "changelog.md", "reporting.md", "demo-model.md", "decisions/README.md"}
+    assert listed == own | outside | {f"nodes/{page.name}" for page in HELP}
+
+
+def spoken():
+    """(where, text) of what people meet: pages, tooltips, help of the command line."""
+    for page in PAGES:
+        yield name(page), prose(page)
+    for path in (PACK / "nodes").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for word in node.keywords if isinstance(node, ast.Call) else ():
+                if word.arg in ("tooltip", "description"):
+                    yield name(path), ast.unparse(word.value)
+    for command, found in options.commands().items():
+        yield command, " ".join([found.help or "", *(option.help or "" for option in found.params)])
+
+
+def test_words_are_those_that_people_use():
+    """Guards readers: no stiff words anywhere, and the paper's own words only where the paper is explained."""
+    pages = ("concepts", "results", "experiments", "inversion-file", "decisions")
+    explained = ("CONTRIBUTING.md", *(f"docs/{page}" for page in pages))
+    texts = list(spoken())
+    assert len(texts) > 150
+    for where, text in texts:
+        assert not STIFF.findall(text), where
+        assert where.startswith(explained) or not PAPER_WORDS.findall(text), where
+
+
+def test_pre_commit_checks_what_make_lint_checks():
+    """Guards habits: the same programs before a commit as in CI, in the versions of .venv."""
+    yaml = pytest.importorskip("yaml")
+    (repository,) = yaml.safe_load((PACK / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    entries = {hook["entry"].replace(" --force-exclude", "").removeprefix(".venv/bin/") for hook in repository["hooks"]}
+    makefile = (PACK / "Makefile").read_text(encoding="utf-8")
+    lint = re.findall(r"^\t\$\(BIN\)/(.+)$", makefile.split("\nlint:")[1].split("\n\n")[0], re.MULTILINE)
+    assert entries == {command.removesuffix(" .") for command in lint}
+
+
+def test_what_builds_the_site_is_pinned():
+    """Guards make docs: each package it asks for has a version in constraints.txt."""
+    pinned = {line.split("==")[0] for line in Path(PACK / "constraints.txt").read_text(encoding="utf-8").splitlines()}
+    assert set((PACK / "requirements-docs.txt").read_text(encoding="utf-8").split()) <= pinned
