@@ -477,7 +477,7 @@ def test_a_model_that_a_file_names_is_shown(inverted, model_folder, command, tmp
     """Guards that nobody loads a stranger's choice unseen; a model that the user names, and ours, need no note."""
     options = ["--inversion", inverted, "--out", tmp_path / "e.png", "--device", "cpu"]
     status, _, err = command("reconstruct", *options)
-    assert status == 0 and f'note: the model is "{model_folder}", which stands in the inversion file' in err
+    assert status == 0 and f'note: the model is "{model_folder}", as the inversion file says' in err
     moved = shutil.copytree(model_folder, tmp_path / "moved")
     assert "note: the model" not in command("reconstruct", *options, "--model", moved)[2]
 
