@@ -29,7 +29,7 @@ EVEN = 1
 NEVER = np.int64(-(2**61))
 """Score of what cannot be."""
 HINT = (
-    "A thing that shall go and stays: self_replace 0, and its words as blend_words. A thing that shall come and does "
+    "A thing that should go but stays: self_replace 0, and its words as blend_words. A thing that should come but does "
     "not: cross_replace 0.4, self_replace 0, fresh_noise 0.8, and the things that stay as steady_words."
 )
 """What helps where words were added or removed: see NOTES.md of the benchmarks."""
