@@ -313,16 +313,16 @@ def _keep_outside(latents: Tensor, limit: Tensor, branches: int) -> Tensor:
 def _blend(latents: Tensor, maps: AttentionMaps, edits: EditBatch, index: int, steps: int, mask: Tensor) -> Tensor:
     """Latents with the source put back outside each edit's mask; writes the masks of this step into ``mask``."""
     due = [
-        (b, e, one)
+        (b, e, plan)
         for b, row in enumerate(edits.edits)
-        for e, one in enumerate(row)
-        if uses_blend(one) and index >= steps_of(one.settings.blend_start, steps)
+        for e, plan in enumerate(row)
+        if uses_blend(plan) and index >= steps_of(plan.settings.blend_start, steps)
     ]
     if not due:
         return latents
     split, mean = latents.unflatten(0, (-1, edits.branches)).clone(), maps.mean()
-    for b, e, one in due:
-        inside = blend_mask(mean[b, [0, 1 + e]], one, (latents.shape[-2], latents.shape[-1]))
+    for b, e, plan in due:
+        inside = blend_mask(mean[b, [0, 1 + e]], plan, (latents.shape[-2], latents.shape[-1]))
         mask[b, e] = inside[0]
         split[b, 1 + e] = torch.where(inside, split[b, 1 + e], split[b, 0])
     return split.flatten(0, 1)

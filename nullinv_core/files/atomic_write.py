@@ -46,9 +46,9 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], suffix: str) 
             raise InputError(f'two pictures would be written to "{path}"; give one of them another name')
         if not os.path.exists(path):
             continue
-        for source, own in zip(read, inputs, strict=True):
+        for source, name in zip(read, inputs, strict=True):
             if os.path.exists(source) and (os.path.samefile(path, source) or Path(place).is_relative_to(source)):
-                raise InputError(f'"{path}" would be written over what is read from "{own}"; give another name')
+                raise InputError(f'"{path}" would be written over what is read from "{name}"; give another name')
 
 
 def check_writable(path: Path) -> None:

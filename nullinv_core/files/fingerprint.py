@@ -93,9 +93,9 @@ def difference(made_with: Fingerprint, here: Fingerprint) -> str:
         other = "it is from an older version, which knew its own models alone, and not this one"
         return "" if made_with.digest == here.digest else other
     if made_with.prediction != here.prediction:
-        there, now = (PREDICTION_NAMES.get(one.prediction, short(one.prediction)) for one in (made_with, here))
+        there, now = (PREDICTION_NAMES.get(model.prediction, short(model.prediction)) for model in (made_with, here))
         return f"that one predicts {there}, this one {now}"
-    if not _alike(made_with.noise_levels, here.noise_levels, SAME_LEVEL):
+    if not _same(made_with.noise_levels, here.noise_levels, SAME_LEVEL):
         return "its noise levels are others"
     if set(made_with.weights) != set(here.weights):
         return "its UNet is built otherwise"
@@ -137,17 +137,17 @@ def digest_of(weights: Mapping[str, Tensor], kind: str = "") -> str:
     return digest.hexdigest()
 
 
-def to_json(one: Fingerprint) -> Any:
+def to_json(model: Fingerprint) -> Any:
     """What ``from_json`` reads."""
-    if not one.weights:
-        return one.digest
+    if not model.weights:
+        return model.digest
     return {
-        "step": one.step,
-        "weights": {shape: list(values) for shape, values in one.weights.items()},
-        "prediction": one.prediction,
-        "noise_levels": list(one.noise_levels),
-        "changes": dict(one.changes),
-        **({"patches": list(one.patches)} if one.patches else {}),
+        "step": model.step,
+        "weights": {shape: list(values) for shape, values in model.weights.items()},
+        "prediction": model.prediction,
+        "noise_levels": list(model.noise_levels),
+        "changes": dict(model.changes),
+        **({"patches": list(model.patches)} if model.patches else {}),
     }
 
 
@@ -177,15 +177,15 @@ def _short(value: float) -> float:
     return float(f"{value:.7g}")
 
 
-def _alike(one: tuple[float, ...], other: tuple[float, ...], tolerance: float) -> bool:
-    return len(one) == len(other) and all(
-        math.isclose(a, b, rel_tol=tolerance) for a, b in zip(one, other, strict=True)
+def _same(levels: tuple[float, ...], other: tuple[float, ...], tolerance: float) -> bool:
+    return len(levels) == len(other) and all(
+        math.isclose(a, b, rel_tol=tolerance) for a, b in zip(levels, other, strict=True)
     )
 
 
-def _apart(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+def _apart(values: tuple[float, ...], other: tuple[float, ...]) -> float:
     """Distance of two sums in units of the values that went into them."""
-    if len(one) != len(other):
+    if len(values) != len(other):
         return math.inf
-    norm = max(one[0], other[0])
-    return math.dist(one, other) / norm if norm else 0.0
+    norm = max(values[0], other[0])
+    return math.dist(values, other) / norm if norm else 0.0

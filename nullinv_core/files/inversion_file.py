@@ -107,9 +107,10 @@ def _metadata(path: Path, header: bytes) -> dict[str, Any]:
         raise InputError(f'"{path}" is a safetensors file but not an inversion')
     version = metadata.get("version")
     if type(version) is not int or version not in READABLE:
-        known = " and ".join(map(str, READABLE))
+        readable = " and ".join(map(str, READABLE))
         raise InputError(
-            f'"{path}" has the format version {str(version)[:20]}, this program reads {known}; invert the image again'
+            f'"{path}" has the format version {str(version)[:20]}, this program reads {readable}; '
+            "invert the image again"
         )
     return metadata
 

@@ -40,8 +40,8 @@ def embed(
             reached = reconstruct(denoiser, trajectory, null, guidance, callback=callback)
     if recipe.pinned:
         empty = null_context.detach().to(null.embeddings.dtype)
-        own = guidance_of_photo(denoiser, trajectory, empty, callback) if recipe.unshared else None
-        null = replace(null, pin=Pin(empty.expand(trajectory.batch, *empty.shape[-2:]).clone(), own))
+        of_photo = guidance_of_photo(denoiser, trajectory, empty, callback) if recipe.unshared else None
+        null = replace(null, pin=Pin(empty.expand(trajectory.batch, *empty.shape[-2:]).clone(), of_photo))
     return null, reached
 
 

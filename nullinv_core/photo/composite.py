@@ -45,15 +45,15 @@ def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Te
     for name, pictures in (("edited picture", edited), ("reconstruction", reconstructed)):
         if not bool(pictures.isfinite().all()):
             raise NonFiniteError(f"the {name} holds NaN or infinite values; decode it in float32")
-    own = edited.float()
-    kept, before = (p.to(own.device).float().repeat_interleave(edits, 0) for p in (photo, reconstructed))
-    share = changed(own, before)
-    around = extend(torch.cat([kept - own, own], -1).movedim(-1, 1), 1 - share[:, None]).movedim(1, -1)
+    drawn = edited.float()
+    kept, before = (p.to(drawn.device).float().repeat_interleave(edits, 0) for p in (photo, reconstructed))
+    share = changed(drawn, before)
+    around = extend(torch.cat([kept - drawn, drawn], -1).movedim(-1, 1), 1 - share[:, None]).movedim(1, -1)
     correction, colour = around.split(3, -1)
     # a new background beside a kept object is another colour, which that object's correction would tint
-    follows = 1 - _seen((own - colour).square().mean(-1, keepdim=True).sqrt() / 2)
+    follows = 1 - _seen((drawn - colour).square().mean(-1, keepdim=True).sqrt() / 2)
     # single pixels that the autoencoder lost are no drift of the picture around them
-    followed = (own + follows * correction.clamp(-SEEN, SEEN)).clamp(0, 1)
+    followed = (drawn + follows * correction.clamp(-SEEN, SEEN)).clamp(0, 1)
     return torch.lerp(kept, followed, share[..., None]), share
 
 
@@ -62,15 +62,15 @@ def _seen(difference: Tensor) -> Tensor:
     return share * share * (3 - 2 * share)
 
 
-def extend(values: Tensor, known: Tensor) -> Tensor:
-    """Values (B, C, H, W) where ``known`` (B, 1, H, W) is 1, and a smooth continuation of them where it is 0.
+def extend(values: Tensor, given: Tensor) -> Tensor:
+    """Values (B, C, H, W) where ``given`` (B, 1, H, W) is 1, and a smooth continuation of them where it is 0.
 
     The pull-push method (Gortler et al. 1996, "The lumigraph", section 3.4): gaps are filled from a coarser copy. Zero
     where nothing is known.
     """
-    weight = avg_pool2d(known, 2, ceil_mode=True, count_include_pad=False)
-    mean = avg_pool2d(values * known, 2, ceil_mode=True, count_include_pad=False)
+    weight = avg_pool2d(given, 2, ceil_mode=True, count_include_pad=False)
+    mean = avg_pool2d(values * given, 2, ceil_mode=True, count_include_pad=False)
     mean = mean / weight.clamp_min(torch.finfo(weight.dtype).tiny)
     if max(mean.shape[-2:]) > 1:
         mean = extend(mean, (4 * weight).clamp(max=1))
-    return torch.lerp(interpolate(mean, values.shape[-2:], mode="bilinear"), values, known)
+    return torch.lerp(interpolate(mean, values.shape[-2:], mode="bilinear"), values, given)

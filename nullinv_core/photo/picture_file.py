@@ -60,7 +60,7 @@ def opened(path: Path | str, name: str) -> Iterator[Image.Image]:
         _check_tags(file, name)
         file.seek(0)
         # Pillow is built without some of them here and there
-        with Image.open(file, formats=[one for one in FORMATS if one in Image.OPEN]) as picture:
+        with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as picture:
             check_claims(picture, name)
             yield picture
 

@@ -60,8 +60,8 @@ class AttentionEdit:
 
     def to(self: Some, device: torch.device | str) -> Some:
         """The same on another device."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in own.items() if isinstance(value, Tensor)})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)})
 
 
 class InputEdit(AttentionEdit):
@@ -75,8 +75,8 @@ class InputEdit(AttentionEdit):
 class ProbabilityEdit(AttentionEdit):
     """Gives the edits other attention probabilities, which are then computed one by one."""
 
-    def rewrite(self, source: Tensor, own: Tensor, edited: Tensor, here: Here) -> Tensor:
-        """What to use for ``edited``, what the edits before this one made of ``own``: (B, E, heads, positions, K).
+    def rewrite(self, source: Tensor, unedited: Tensor, edited: Tensor, here: Here) -> Tensor:
+        """What to use for ``edited``, what the edits before this one made of ``unedited``: (B, E, heads, positions, K).
 
         ``source``: (B, 1, heads, positions, K).
         """

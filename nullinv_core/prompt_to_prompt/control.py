@@ -102,11 +102,11 @@ class StepControl(AttentionControl):
     def weigh(self, probabilities: Tensor, layer: Layer) -> Tensor:
         """Edited attention; also added to the maps, after the edit."""
         split = self._split(probabilities)
-        source, own = split[:, :1], split[:, 1:]
-        edited = own
+        source, unedited = split[:, :1], split[:, 1:]
+        edited = unedited
         for edit in self._wanted(ProbabilityEdit, layer):
-            edited = edit.rewrite(source, own, edited, edit.at(self.index, layer, self.size))
-        both = split if edited is own else torch.cat([source, edited], 1)
+            edited = edit.rewrite(source, unedited, edited, edit.at(self.index, layer, self.size))
+        both = split if edited is unedited else torch.cat([source, edited], 1)
         if self.maps.reads(layer):
             self.maps.add(both)
         return both.flatten(0, 1)

@@ -184,8 +184,8 @@ def plan_edits(source: Prompt, prompts: Sequence[Prompt], steps: int, settings: 
     for prompt in prompts:
 
         def concerns(word: str, source_too: bool = False, prompt: Prompt = prompt) -> bool:
-            own = any(p is prompt for p in having[word]) or (source_too and word in of_source)
-            return own or not having[word]
+            here = any(p is prompt for p in having[word]) or (source_too and word in of_source)
+            return here or not having[word]
 
         mine = replace(
             settings,
@@ -221,8 +221,8 @@ def _select(source: Prompt, prompt: Prompt, words: WordAlignment, phrases: Seque
     for phrase in phrases:
         found = [_tokens_or_none(p, phrase) for p in (source, prompt)]
         if found == [None, None]:
-            known = short(", ".join(dict.fromkeys([*source.words, *prompt.words])), LISTED)
-            raise InputError(f'{what} "{short(phrase)}" is in neither prompt; their words are: {known}')
+            listed = short(", ".join(dict.fromkeys([*source.words, *prompt.words])), LISTED)
+            raise InputError(f'{what} "{short(phrase)}" is in neither prompt; their words are: {listed}')
         if found[0] is None and found[1] is not None:
             found[0] = _counterpart(prompt, source, back, found[1])
         if found[1] is None and found[0] is not None:

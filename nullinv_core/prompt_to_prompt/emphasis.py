@@ -111,13 +111,13 @@ def _weighted(text: str, weight: float, depth: int) -> Iterator[Segment]:
             continue
         if depth == DEEPEST:
             raise InputError(f"a text has more than {DEEPEST} brackets inside of one another; take some out")
-        inner, own = piece[1:-1], weight * PLAIN_WEIGHT
+        inner, stress = piece[1:-1], weight * PLAIN_WEIGHT
         words, colon, number = inner.rpartition(":")
         if words and colon:
             with suppress(ValueError):
-                own, inner = float(number), words
-        check_weight(inner, own)
-        yield from _weighted(inner, own, depth + 1)
+                stress, inner = float(number), words
+        check_weight(inner, stress)
+        yield from _weighted(inner, stress, depth + 1)
 
 
 def _groups(text: str) -> Iterator[str]:

@@ -35,18 +35,18 @@ def edit_start(denoiser: Denoiser, trajectory: Trajectory, edits: EditBatch) -> 
     """
     noisiest = trajectory.noisiest
     start = noisiest[:, None].repeat(1, edits.branches, 1, 1, 1)
-    fresh = [one for row in edits.edits for one in row if one.settings.fresh_noise]
+    fresh = [edit for row in edits.edits for edit in row if edit.settings.fresh_noise]
     if fresh and trajectory.schedule.alphas_cumprod[-1] > MOST_PHOTO:
         raise InputError(
             "this inversion stops half way to noise, and fresh noise would wipe out the photo; invert on all noise "
             "levels, or leave out the fresh noise"
         )
-    maps = word_maps(denoiser, trajectory) if any(bool(one.steady.any()) for one in fresh) else None
+    maps = word_maps(denoiser, trajectory) if any(bool(edit.steady.any()) for edit in fresh) else None
     for b, row in enumerate(edits.edits):
-        for e, one in enumerate(row, 1):
-            if one.settings.fresh_noise:
-                share = one.settings.fresh_noise * (1 - _steady(None if maps is None else maps[b], one, noisiest))
-                generator = torch.Generator().manual_seed(one.settings.noise_seed)
+        for e, edit in enumerate(row, 1):
+            if edit.settings.fresh_noise:
+                share = edit.settings.fresh_noise * (1 - _steady(None if maps is None else maps[b], edit, noisiest))
+                generator = torch.Generator().manual_seed(edit.settings.noise_seed)
                 noise = torch.randn(noisiest.shape[1:], generator=generator).to(noisiest)
                 start[b, e] = (1 - share**2).sqrt() * noisiest[b] + share * noise
     return start

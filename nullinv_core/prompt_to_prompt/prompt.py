@@ -86,12 +86,12 @@ def _places(things: Iterable[Thing]) -> dict[Thing, list[int]]:
     return dict(found)
 
 
-def check_tokens(highest: int, known: int) -> None:
+def check_tokens(highest: int, vocabulary: int) -> None:
     """Raise InputError where a tokenizer gives a token that a text encoder with so many of them does not have."""
-    if highest >= known:
+    if highest >= vocabulary:
         raise InputError(
-            f"the tokenizer is not the text encoder's: it knows the token {highest}, the encoder has {known} tokens; "
-            "get a complete copy of the model"
+            f"the tokenizer is not the text encoder's: it knows the token {highest}, the encoder has {vocabulary} "
+            "tokens; get a complete copy of the model"
         )
 
 
@@ -120,7 +120,7 @@ def find_phrase(prompt: Prompt, phrase: str, what: str = "word") -> list[int]:
         # each word once, where places overlap
         hits += range(max(start, hits[-1] + 1) if hits else start, start + len(wanted))
     if not hits:
-        known = short(", ".join(dict.fromkeys(prompt.words)), LISTED) or "(none)"
+        listed = short(", ".join(dict.fromkeys(prompt.words)), LISTED) or "(none)"
         phrase, text = short(phrase), short(prompt.text)
-        raise InputError(f'{what} "{phrase}" is not in the prompt "{text}"; its words are: {known}')
+        raise InputError(f'{what} "{phrase}" is not in the prompt "{text}"; its words are: {listed}')
     return [token for word in hits for token in prompt.tokens_of_word(word)]

@@ -40,11 +40,11 @@ class Focus(ProbabilityEdit):
         """All cross-attention."""
         return layer.part == "cross"
 
-    def rewrite(self, source: Tensor, own: Tensor, edited: Tensor, here: Here) -> Tensor:
+    def rewrite(self, source: Tensor, unedited: Tensor, edited: Tensor, here: Here) -> Tensor:
         """``edited``, with the focused words drawn by themselves."""
         columns = list(self.tokens)
         old = torch.einsum("bxhpk,bekl->behpl", source, self.mapping.to(source))
-        new = focus(old, own[..., columns], layer_grid(here.size, own.shape[-2]))
+        new = focus(old, unedited[..., columns], layer_grid(here.size, unedited.shape[-2]))
         new = new * self.equalizer.to(new)
         result = edited.clone()
         result[..., columns] = torch.where(here.window[..., columns], new, edited[..., columns])
@@ -62,19 +62,19 @@ def planned(plans: Plans) -> Focus | None:
     return Focus(window, tuple(tokens), mapping, equalizer)
 
 
-def focus(source: Tensor, own: Tensor, grid: tuple[int, int]) -> Tensor:
+def focus(source: Tensor, unedited: Tensor, grid: tuple[int, int]) -> Tensor:
     """A replaced word's own attention, weighed by where the source attended to the old word.
 
-    ``source``, ``own``: (…, positions, columns) on a grid (h, w), each ≥ 0. Returns own·G(source)/max G(source), where
-    G blurs, scaled so that a column keeps its sum over all positions, by at most ``MOST_GAIN``. Same shape and dtype
-    as ``own``; computed in float32 at least.
+    ``source``, ``unedited``: (…, positions, columns) on a grid (h, w), each ≥ 0. Returns
+    unedited·G(source)/max G(source), where G blurs, scaled so that a column keeps its sum over all positions, by at
+    most ``MOST_GAIN``. Same shape and dtype as ``unedited``; computed in float32 at least.
     """
-    exact = torch.promote_types(own.dtype, torch.float32)
+    exact = torch.promote_types(unedited.dtype, torch.float32)
     where = _blur(source.to(exact), grid)
     tiny = torch.finfo(exact).tiny
-    weighed = own.to(exact) * (where / where.amax(-2, keepdim=True).clamp_min(tiny))
-    before, after = own.to(exact).sum(-2, keepdim=True), weighed.sum(-2, keepdim=True)
-    return (weighed * (before / after.clamp_min(tiny)).clamp_max(MOST_GAIN)).to(own.dtype)
+    weighed = unedited.to(exact) * (where / where.amax(-2, keepdim=True).clamp_min(tiny))
+    before, after = unedited.to(exact).sum(-2, keepdim=True), weighed.sum(-2, keepdim=True)
+    return (weighed * (before / after.clamp_min(tiny)).clamp_max(MOST_GAIN)).to(unedited.dtype)
 
 
 def _blur(maps: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -27,11 +27,11 @@ class Replace(ProbabilityEdit):
         """All cross-attention."""
         return layer.part == "cross"
 
-    def rewrite(self, source: Tensor, own: Tensor, edited: Tensor, here: Here) -> Tensor:
+    def rewrite(self, source: Tensor, unedited: Tensor, edited: Tensor, here: Here) -> Tensor:
         """The source's columns in place of the edit's own."""
-        mapping, keep = self.mapping.to(own.dtype), self.keep.to(own.dtype)
+        mapping, keep = self.mapping.to(unedited.dtype), self.keep.to(unedited.dtype)
         carried = torch.einsum("bxhpk,bekl->behpl", source, mapping)
-        return torch.where(here.window, carried * keep + own * (1 - keep), edited)
+        return torch.where(here.window, carried * keep + unedited * (1 - keep), edited)
 
 
 def planned(plans: Plans) -> Replace | None:

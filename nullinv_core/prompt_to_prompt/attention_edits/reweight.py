@@ -23,9 +23,9 @@ class Reweight(ProbabilityEdit):
         """All cross-attention."""
         return layer.part == "cross"
 
-    def rewrite(self, source: Tensor, own: Tensor, edited: Tensor, here: Here) -> Tensor:
+    def rewrite(self, source: Tensor, unedited: Tensor, edited: Tensor, here: Here) -> Tensor:
         """Each column times its factor."""
-        return torch.where(here.window, edited * self.equalizer.to(own.dtype), edited)
+        return torch.where(here.window, edited * self.equalizer.to(unedited.dtype), edited)
 
 
 def planned(plans: Plans) -> Reweight | None:
