@@ -62,13 +62,18 @@ def read_texts(clip: Any, source: str, edits: str, settings: EditSettings) -> tu
     """The source text, every line of ``edits``, and the edits over one step; raises as ``plan_request``, before a photo
     is inverted or a text is encoded."""
     check_text(edits)
-    lines = [line.strip() for line in edits.splitlines() if line.strip()]
+    lines = lines_of(edits)
     if not source.strip() or not lines:
         raise InputError(f"the {'edit' if source.strip() else 'source'} text is empty; say what the picture shows")
     if len(lines) > MOST_EDITS:
         raise InputError(f"the edit text has {len(lines)} lines, each an edit; {MOST_EDITS} at most")
     photo, *prompts = (prompt_of(clip, text) for text in [source, *lines])
     return photo, prompts, plan_edits(photo, prompts, 1, settings)
+
+
+def lines_of(edits: str) -> list[str]:
+    """The texts of several edits, one a line."""
+    return [line.strip() for line in edits.splitlines() if line.strip()]
 
 
 def explain_edits(request: EditRequest) -> str:

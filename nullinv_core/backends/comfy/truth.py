@@ -8,7 +8,7 @@ from typing import Any
 from ...fingerprint import Fingerprint, other_patches
 from ...store import Inversion
 from ...truth import Check
-from .host import OWN_WRAPPER
+from .checks import OWN_WRAPPER
 from .notices import tell
 from .precision import compute_dtype
 
