@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nullinv_core import EditSettings, batch_edits, edit, invert, plan_edit
+from nullinv_core import EditSettings, plan_edit
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.demo.captions import caption
 from nullinv_core.demo.looks import COLOURS
 from nullinv_core.demo.run import EDIT_GUIDANCE
 from nullinv_core.demo.scenes import render, sample_scene
 from nullinv_core.denoiser import Counted
-from nullinv_core.null_text.embedding import embed
-from nullinv_core.null_text.presets import PRESETS
+from nullinv_core.pipeline import Sampling, null_of, prepare_latents, sample
 
 from .common import RESULTS, environment, markdown_table, write_json
 
@@ -72,15 +71,14 @@ def measure(model: DiffusersModel, setup: Setup) -> Cost:
         for source, row in zip(sources, targets, strict=True)
     ]
     contexts = torch.stack([model.encode_prompts(row) for row in targets])
-    empty, latents = model.encode_prompts([model.prompt("")]), model.encode_image(images)
-    counter = Counted(model.denoiser)
+    latents, counter = model.encode_image(images), Counted(model.denoiser)
     started = time.perf_counter()
-    recipe, context = PRESETS["fast"], model.encode_prompts(sources)
-    trajectory = invert(counter, latents, context, model.schedule(setup.steps), method=recipe.inversion)
-    null, _ = embed(counter, trajectory, empty, recipe, EDIT_GUIDANCE)
+    texts = [source.text for source in sources]
+    inversion, _ = prepare_latents(replace(model, counter=counter), latents, texts, setup.steps, "fast", EDIT_GUIDANCE)
     prepared = time.perf_counter()
     samples, counter = counter.forwards + 2 * counter.backwards, Counted(model.denoiser)
-    edit(counter, trajectory, null, contexts, batch_edits(plans), EDIT_GUIDANCE)
+    watched = replace(model, counter=counter)
+    sample(watched, inversion, null_of(inversion), plans, contexts, Sampling(EDIT_GUIDANCE))
     done = time.perf_counter()
     n = setup.batch
     return Cost((prepared - started) / n, samples / n, (done - prepared) / n, counter.forwards / n)

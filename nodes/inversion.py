@@ -56,8 +56,8 @@ class DDIMInvert(io.ComfyNode):
         cls, model: Any, source: Any, latent: Any, steps: int, scheduler: str, method: Any, sigmas: Any = None
     ) -> Any:
         """See the schema."""
-        from ..nullinv_core.backends.comfy.host import schedule_of_sigmas, sigmas_of_schedule
-        from ..nullinv_core.backends.comfy.jobs import invert_latent, schedule_of_node
+        from ..nullinv_core.backends.comfy.jobs import invert_latent
+        from ..nullinv_core.backends.comfy.schedule import schedule_of_node, schedule_of_sigmas, sigmas_of_schedule
 
         schedule = schedule_of_node(model, scheduler, steps) if sigmas is None else schedule_of_sigmas(model, sigmas)
         inversion, noise = invert_latent(model, source, latent, schedule, method)

@@ -142,6 +142,6 @@ class EditInverted(io.ComfyNode):
         from ..nullinv_core.prompt_to_prompt.lists import word_list
 
         return io.NodeOutput(*edit_photo(
-            model, clip, vae, image, inversion, latent, source_text, edit_text, strength, word_list(blend_words), size,
+            model, clip, vae, image, inversion, latent, edit_text, strength, word_list(blend_words), size,
             cfg, keep_pixels,
         ))  # fmt: skip

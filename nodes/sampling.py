@@ -36,7 +36,7 @@ class NullTextGuider(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, conditioning: Any, null_embeddings: Any, cfg: float, negative: Any = None) -> Any:
         """See the schema."""
-        from ..nullinv_core.backends.comfy.jobs import check_made_with
+        from ..nullinv_core.backends.comfy.model import check_made_with
         from ..nullinv_core.backends.comfy.sampling import null_text_guider
 
         check_made_with(model, null_embeddings)
@@ -65,7 +65,7 @@ class ApplyNullText(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, null_embeddings: Any) -> Any:
         """See the schema."""
-        from ..nullinv_core.backends.comfy.jobs import check_made_with
+        from ..nullinv_core.backends.comfy.model import check_made_with
         from ..nullinv_core.backends.comfy.sampling import apply_null_text
 
         check_made_with(model, null_embeddings)

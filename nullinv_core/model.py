@@ -51,7 +51,7 @@ class Model(Protocol):
         ...
 
     @property
-    def same_but_text(self) -> bool:
+    def only_text_differs(self) -> bool:
         """Whether nothing but the text tells conditional and unconditional predictions apart."""
         ...
 
@@ -192,4 +192,4 @@ def in_less_memory(job: Callable[[], Result], checkpointing: Checkpointing, memo
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, whichever it is, had no memory left."""
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "not enough memory" in text
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text or "not enough memory" in text

@@ -6,6 +6,7 @@ A photo is encoded and inverted, and null embeddings are made for it (``prepare`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -66,6 +67,7 @@ def prepare(
     where the autoencoder does not keep the photo.
     """
     check_guidance(guidance)
+    # what may be wrong with a number or a text is said before a picture is encoded
     model.schedule(steps)
     for text in [prompt] if isinstance(prompt, str) else prompt:
         model.prompt(text)
@@ -88,15 +90,16 @@ def prepare_latents(
     """``prepare`` for photos that are encoded; and the latents z_0 (B, C, h, w) that guided sampling now reaches."""
     recipe, schedule = _recipe(preset), model.schedule(steps)
     texts = (prompt,) * len(latents) if isinstance(prompt, str) else tuple(prompt)
-    source, empty = [model.prompt(text) for text in texts], model.prompt("")
-    *contexts, null_context = model.contexts([*source, empty])
+    prompts, empty = {text: model.prompt(text) for text in texts}, model.prompt("")
+    *contexts, null_context = model.contexts([*prompts.values(), empty])
+    of_text = dict(zip(prompts, contexts, strict=True))
     identity, sizes = model.fingerprint, model.sizes_of(latents)
-    told = model.conditioned(source[0], empty, sizes)
+    told = model.conditioned(prompts[texts[0]], empty, sizes)
 
     def job(denoiser: Denoiser, clean: Tensor) -> tuple[Trajectory, NullEmbeddings, Tensor]:
-        context, null = torch.cat(contexts).to(clean.device), null_context.to(clean.device)
+        context, null = (part.to(clean.device) for part in (torch.cat([of_text[t] for t in texts]), null_context))
         trajectory = invert(denoiser, clean, context, schedule, callback, recipe.inversion)
-        found, reached = embed(denoiser, trajectory, null, recipe, guidance, callback, told.same_but_text)
+        found, reached = embed(denoiser, trajectory, null, recipe, guidance, callback, told.only_text_differs)
         return trajectory.to("cpu"), found.to("cpu"), reached.cpu()
 
     trajectory, null, reached = told.run(job, latents, schedule, gradients=recipe.optimization is not None)
@@ -126,7 +129,7 @@ def embedded(
         if optimizes:
             check(denoiser, trajectory)
         null_context = empty.to(clean.device)
-        null, reached = embed(denoiser, trajectory, null_context, recipe, guidance, callback, model.same_but_text)
+        null, reached = embed(denoiser, trajectory, null_context, recipe, guidance, callback, model.only_text_differs)
         return null.to("cpu"), reached.cpu()
 
     return model.run(job, inversion.trajectory.clean, inversion.trajectory.schedule, gradients=optimizes)
@@ -174,7 +177,7 @@ def apply(
         strong = [replace(prompt, weights=plan.prompt.weights) for prompt, plan in zip(prompts, plans, strict=True)]
         of_text[source] = plans, of_edits(told.contexts(strong), plans, model.pooled)
     rows, contexts = zip(*(of_text[source] for source in sources), strict=True)
-    sampling = Sampling(guidance or null.guidance)
+    sampling = Sampling(guidance or null.guidance, limit=inversion.region)
     result = sample(told, inversion, null, rows, torch.cat(contexts), sampling, callback)
     found = Edited(told.decode(result.latents.flatten(0, 1)), result, (sources[0], *prompts))
     return found if photo is None else found.keeping(photo, told.decode(inversion.trajectory.clean))
@@ -229,9 +232,14 @@ def source_prompt(inversion: Inversion, model: Model, image: int = 0) -> Prompt:
     prompt = model.prompt(text)
     if any(weight != 1 for weight in prompt.weights):
         spelled = model.prompt(literal(text))
-        found = [(one.to(context) - context).norm() for one in model.contexts([prompt, spelled])]
-        return spelled if found[1] < found[0] else prompt
+        found, as_spelled = (one.to(context) for one in model.contexts([prompt, spelled]))
+        if _distance(as_spelled, context) < _distance(found, context):
+            return spelled
     return prompt
+
+
+def _distance(context: Tensor, other: Tensor) -> float:
+    return float((context - other).norm()) if context.shape == other.shape else math.inf
 
 
 def _ready(model: Model, inversion: Inversion) -> Model:

@@ -22,9 +22,10 @@ import torch  # noqa: E402
 sys.path.append(ARGUMENTS[0])
 
 from nullinv_core import PRESETS  # noqa: E402
-from nullinv_core.backends.comfy.jobs import invert_latent, optimize, sample_edit, schedule_of  # noqa: E402
+from nullinv_core.backends.comfy.jobs import invert_latent, optimize, sample_edit  # noqa: E402
 from nullinv_core.backends.comfy.loading.models import load_folder  # noqa: E402
 from nullinv_core.backends.comfy.precision import compute_dtype  # noqa: E402
+from nullinv_core.backends.comfy.schedule import schedule_of  # noqa: E402
 from nullinv_core.backends.comfy.text import plan_request  # noqa: E402
 from nullinv_core.demo.edits import sample_edit as sample_scene_edit  # noqa: E402
 from nullinv_core.demo.scenes import render  # noqa: E402

@@ -19,7 +19,7 @@ import torch  # noqa: E402
 # behind ComfyUI's own folder, which has a "nodes" too
 sys.path.append(ARGUMENTS[0])
 
-from nullinv_core.backends.comfy.host import check_model  # noqa: E402
+from nullinv_core.backends.comfy.checks import check_model  # noqa: E402
 from nullinv_core.errors import InputError  # noqa: E402
 
 UNET = {

@@ -22,9 +22,9 @@ sys.path.append(ARGUMENTS[0])
 
 from nullinv_core.backends.comfy.conditioning import text_of  # noqa: E402
 from nullinv_core.backends.comfy.gradients.checkpointing import Checkpointing  # noqa: E402
-from nullinv_core.backends.comfy.host import run  # noqa: E402
-from nullinv_core.backends.comfy.jobs import schedule_of  # noqa: E402
+from nullinv_core.backends.comfy.host import Guided, run  # noqa: E402
 from nullinv_core.backends.comfy.loading.models import load_folder  # noqa: E402
+from nullinv_core.backends.comfy.schedule import schedule_of  # noqa: E402
 from nullinv_core.null_text.optimization import LOSS_SCALE  # noqa: E402
 
 STEP = 0.05
@@ -74,12 +74,16 @@ with torch.inference_mode():
     schedule = schedule_of(model, "ddim_uniform", 5)
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a red cat on a wooden table"))
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    found = run(model, conditioning, conditioning, latents, schedule, slopes, gradients=True, checkpointing=switch)
+    found = run(
+        Guided(model, conditioning, conditioning), latents, schedule, slopes, gradients=True, checkpointing=switch
+    )
     grown = []
     for dtype in (torch.float32, torch.float16):
         patched = model.clone()
         patched.set_model_compute_dtype(dtype)
-        grown.append(run(patched, conditioning, conditioning, latents, schedule, gradient, gradients=True).flatten())
+        grown.append(
+            run(Guided(patched, conditioning, conditioning), latents, schedule, gradient, gradients=True).flatten()
+        )
     found["cosine of float16"] = float(torch.nn.functional.cosine_similarity(*grown, 0))
     found["same"] = bool(torch.equal(*grown))
 print(json.dumps(found))

@@ -23,8 +23,8 @@ sys.path.append(ARGUMENTS[0])
 
 from nullinv_core.backends.comfy.conditioning import text_of  # noqa: E402
 from nullinv_core.backends.comfy.gradients.checkpointing import Checkpointing, memory_needed  # noqa: E402
-from nullinv_core.backends.comfy.host import run  # noqa: E402
-from nullinv_core.backends.comfy.jobs import schedule_of  # noqa: E402
+from nullinv_core.backends.comfy.host import Guided, run  # noqa: E402
+from nullinv_core.backends.comfy.schedule import schedule_of  # noqa: E402
 
 STATUS = Path("/proc/self/status")
 switch = Checkpointing(ARGUMENTS[3] == "checkpointed")
@@ -53,5 +53,7 @@ with torch.inference_mode():
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a photo of a cat"))
     side = int(ARGUMENTS[2])
     latents = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
-    measured = run(model, conditioning, conditioning, latents, schedule, peak, gradients=True, checkpointing=switch)
+    measured = run(
+        Guided(model, conditioning, conditioning), latents, schedule, peak, gradients=True, checkpointing=switch
+    )
 print(json.dumps({"measured": measured, "reckoned": memory_needed(model, latents.shape, switch.on)}))

@@ -11,8 +11,10 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from nullinv_core import PRESETS, InputError, batch_edits, edit, embed, families, invert, plan_edit, reconstruct
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.backends.model_folder import parts_of
+from nullinv_core.backends.words import Chunk, Token, read_words
 from nullinv_core.demo.training.folder import scheduler
-from nullinv_core.families import FAMILIES, SIZES, Family, TextEncoder
+from nullinv_core.families import FAMILIES, SIZES, Family, TextEncoder, WordMark
+from nullinv_core.prompt_to_prompt.prompt import END, PAD, START
 
 from .helpers import demo_tokenizer
 
@@ -110,3 +112,27 @@ def test_comfyui_s_names_lead_to_a_row(monkeypatch):
     assert families.of_encoders(["g"]) is None
     one = replace(TOY, encoders=())
     assert not one.pooled and TOY.pooled and FAMILIES["xl_base"].pooled and not FAMILIES["v2"].pooled
+
+
+@pytest.mark.parametrize(
+    ("mark", "pieces"),
+    [
+        (WordMark("</w>"), ["a</w>", "ye", "llow</w>", "cat</w>", ",</w>"]),
+        (WordMark("▁", starts=True), ["▁a", "▁ye", "llow", "▁cat", "▁,"]),
+    ],
+)
+def test_words_are_read_by_the_mark_of_their_family(mark, pieces):
+    """Guards tokenizers that mark where words end, as CLIP's, or where they begin, as T5's; groups part words too."""
+    numbers = range(10, 10 + len(pieces))
+    tokens = [Token(n, piece, weight=1 + i / 10) for i, (n, piece) in enumerate(zip(numbers, pieces, strict=True))]
+
+    def decode(some):
+        return "".join(pieces[n - 10].replace(mark.text, " ") for n in some)
+
+    prompt = read_words("a yellow cat,", [Chunk(1, tokens, [2, 2, 2])], mark, decode)
+    assert prompt.words == ("a", "yellow", "cat", ",") and prompt.token_ids == (1, *numbers, 2, 2, 2)
+    assert prompt.word_of_token == (START, 0, 1, 1, 2, 3, END, PAD, PAD) and prompt.weights == (1.0, 1.1, 1.3, 1.4)
+    apart = [*tokens[:2], replace(tokens[2], group=1)]
+    learned = Token(-1, "", group=2, learned="embedding:x")
+    two = read_words("", [Chunk(1, apart, []), Chunk(1, [learned, learned], [2])], mark, decode)
+    assert two.words == ("a", "ye", "llow", "embedding:x") and two.word_of_token == (START, 0, 1, 2, START, 3, 3, END)

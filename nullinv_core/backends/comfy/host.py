@@ -6,148 +6,48 @@ any KSampler; the core then calls back into ``calc_cond_batch``, so all of that 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import comfy.model_management
-import comfy.model_sampling
-import comfy.patcher_extension
 import comfy.sampler_helpers
 import comfy.samplers
 import latent_preview
-import numpy as np
 import torch
 from torch import Tensor
 
-from ... import families
-from ...context import pack, unpack
-from ...denoiser import AttentionControl
-from ...errors import InputError
-from ...families import AttentionLayout, NoisePath
+from ...model import Checkpointing, Result, in_less_memory, in_safer_precision
 from ...schedule import NoiseLevel, Schedule
 from ...types import Callback, Event
-from .attention import controlled, differentiable
-from .conditioning import Conditioning, check_hints, family_of, ordinary_conditioning, pooled_width, with_context
-from .gradients.checkpointing import Checkpointing, allow_checkpointing, memory_needed, room_for
+from .checks import check_hooks
+from .conditioning import Conditioning, check_hints, ordinary_conditioning
+from .denoiser import ComfyDenoiser
+from .gradients.checkpointing import allow_checkpointing, memory_needed, room_for
 from .gradients.weights import (
     check_streams_no_weights,
     check_whole,
     differentiating,
     forget_streams,
-    in_less_memory,
     is_constant,
     make_ordinary,
+    memory_of_host,
     resident,
     with_constant_controls,
 )
-from .other_packs import EVERYWHERE, Watch, check_apart, holds, named, owner, watched
-from .precision import in_safer_precision
-from .sigmas import alphas_of, check_sigmas, sigma_of
-
-GUIDANCE_HOOKS = (
-    "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_calc_cond_batch_function",
-)  # fmt: skip
-"""Entries of model_options by which other nodes compute guidance their own way."""
-BOTH_BRANCHES = "disable_cfg1_optimization"
-"""Under this key nodes that mix the two branches of guidance ask for both, whatever the scale."""
-CACHE = "easycache"
-"""Under this key of the transformer options EasyCache and LazyCache keep earlier predictions."""
-NOISE_PATHS: dict[NoisePath, type] = {"variance preserving": comfy.model_sampling.ModelSamplingDiscrete}
-"""The base of ComfyUI's noise levels for each way that noise comes into latents."""
-LAYOUTS: dict[AttentionLayout, str] = {"cross": "input_blocks"}
-"""What only networks of each attention layout have."""
-OWN_WRAPPER = "null-text inversion"
-"""Under this key Apply Null-Text wraps a MODEL's predictions."""
+from .other_packs import check_apart, watched
+from .precision import Precision
+from .schedule import sigmas_of_schedule
 
 
 @dataclass(frozen=True, eq=False)
-class ComfyDenoiser:
-    """``Denoiser`` of a ComfyUI model that the guider has loaded.
-
-    ``positive`` and ``negative``: the processed conditioning whose extras (ControlNet, sizes …) go with conditional
-    and unconditional rows; their text and pooled vector are replaced by the context of each call.
-    ``pooled_gradient``: whether the pooled vector of the context gets a gradient too. ``watch``: over what the network
-    runs for.
-    """
+class Guided:
+    """A MODEL and the CONDITIONINGs that go with its conditional and unconditional rows."""
 
     model: Any
-    positive: dict[str, Any]
-    negative: dict[str, Any]
-    options: dict[str, Any]
-    watch: Watch | None = None
-    pooled_gradient: bool = False
-
-    def __call__(
-        self,
-        latents: Tensor,
-        level: NoiseLevel,
-        context: Tensor,
-        attention: AttentionControl | None = None,
-        unconditional: int = 0,
-    ) -> Tensor:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        sigma, texts = sigma_of(level.alpha), len(latents) - unconditional
-        if unconditional and texts and unconditional != texts:
-            # ComfyUI predicts all conditionings of a call for the same latents
-            null = self(latents[:unconditional], level, context[:unconditional], None, unconditional)
-            return torch.cat([null, self(latents[unconditional:], level, context[unconditional:], attention)])
-        sampled = latents[: max(unconditional, texts)] * math.sqrt(1 + sigma**2)
-        sigmas = sampled.new_full((len(sampled),), sigma)
-        # other packs tell conditional (0) and unconditional rows (1) apart by their place in this list
-        conds = [
-            [self._with(self.positive, context[unconditional:])] if texts else None,
-            [self._with(self.negative, context[:unconditional])] if unconditional else None,
-        ]
-        text, null = comfy.samplers.calc_cond_batch(
-            self.model, conds, sampled, sigmas, self._options(attention, context)
-        )
-        if self.watch is not None:
-            self.watch.check(len(latents))
-        return torch.cat(
-            [(sampled - clean) / sigma for clean, wanted in ((null, unconditional), (text, texts)) if wanted]
-        )
-
-    def _with(self, entry: dict[str, Any], context: Tensor) -> dict[str, Any]:
-        return with_context(entry, context, pooled_width(self.model), self.pooled_gradient)
-
-    def context(self) -> Tensor:
-        """The text that goes with conditional rows: (1, tokens, width)."""
-        found, pooled = self.positive["model_conds"], pooled_width(self.model)
-        vector = found["y"].cond[:1, :pooled].float() if pooled else None
-        return pack(found["c_crossattn"].cond[:1].float(), vector)
-
-    def _options(self, attention: AttentionControl | None, context: Tensor) -> dict[str, Any]:
-        transformer = self.options.get("transformer_options", {})
-        if torch.is_grad_enabled():
-            transformer = differentiable(transformer)
-        if attention is not None:
-            if attention.edits_features:
-                raise InputError("edits of features, as Plug-and-Play has them, need the diffusers backend")
-            tokens = unpack(context, pooled_width(self.model))[0].shape[1]
-            transformer = controlled(transformer, self.model.diffusion_model, attention, tokens, named(self.options))
-        return {**self.options, "transformer_options": transformer}
-
-
-def schedule_of_sigmas(model: Any, sigmas: Tensor) -> Schedule:
-    """The schedule of ComfyUI's SIGMAS, descending. Raises InputError where no photo can be inverted on them.
-
-    Timesteps lie between those that the model was trained on where its noise levels do.
-    """
-    check_model(model)
-    sampling = model.get_model_object("model_sampling")
-    levels = [float(s) for s in sigmas.double().flip(0)]
-    check_sigmas(levels, float(sampling.sigmas[0]), float(sampling.sigmas[-1]))
-    trained = sampling.log_sigmas.double().cpu().numpy()
-    timesteps = np.interp(np.log(levels[1:]), trained, np.arange(len(trained)))
-    return Schedule(tuple(round(float(t), 4) for t in timesteps), alphas_of(levels))
-
-
-def sigmas_of_schedule(schedule: Schedule) -> Tensor:
-    """ComfyUI's SIGMAS of a schedule: float32 (T+1,), descending."""
-    return torch.tensor([sigma_of(a) for a in reversed(schedule.alphas_cumprod)], dtype=torch.float32)
+    positive: Conditioning
+    negative: Conditioning
 
 
 class _CoreSampler(comfy.samplers.Sampler):
@@ -185,105 +85,56 @@ class _CoreSampler(comfy.samplers.Sampler):
 
 
 def run(
-    model: Any,
-    positive: Conditioning,
-    negative: Conditioning,
+    guided: Guided,
     latents: Tensor,
     schedule: Schedule,
-    job: Callable[[ComfyDenoiser, Tensor], Any],
+    job: Callable[[ComfyDenoiser, Tensor], Result],
     gradients: bool = False,
     branches: int = 1,
     checkpointing: Checkpointing | None = None,
-) -> Any:
-    """Load ``model`` as ComfyUI would for sampling and return what ``job(denoiser, clean latents)`` returns.
+) -> Result:
+    """Load a MODEL as ComfyUI would for sampling and return what ``job(denoiser, clean latents)`` returns.
 
-    ``latents``: a LATENT's samples (B, 4, h, w). The job runs outside of inference mode, on the model's device, with
+    ``latents``: a LATENT's samples (B, C, h, w). The job runs outside of inference mode, on the model's device, with
     latents in the model's scale; it samples ``branches`` of each picture at once. With ``gradients`` the weights are
     wholly loaded and may be differentiated through, with ``checkpointing`` as the device's memory asks for unless it
     is given. A job that float16 overflows in runs once more in float32. Raises InputError where memory does not suffice
     for gradients, even with gradient checkpointing.
     """
     with torch.inference_mode(False), torch.no_grad():
-        patcher = resident(model) if gradients else model.clone()
+        patcher = resident(guided.model) if gradients else guided.model.clone()
         check_hooks(patcher)
         samples = latents.detach().clone()
         forget_streams()
-        conds = ordinary_conditioning(positive), ordinary_conditioning(negative)
+        conds = ordinary_conditioning(guided.positive), ordinary_conditioning(guided.negative)
         check_hints(conds, len(samples) * branches)
         if gradients:
             with_constant_controls(conds)
 
-        def attempt() -> Any:
+        def attempt() -> Result:
             guider = comfy.samplers.CFGGuider(patcher)
             guider.set_conds(*conds)
             sampler = _CoreSampler(job, gradients, schedule.level(1))
             # of the noise, ComfyUI takes the size that it makes room for
             noise = samples.new_zeros(len(samples) * branches, *samples.shape[1:])
             guider.sample(noise, samples, sampler, sigmas_of_schedule(schedule), seed=0)
-            return sampler.result
+            result: Result = sampler.result
+            return result
 
         if not gradients:
-            return in_safer_precision(attempt, patcher)
+            return in_safer_precision(attempt, Precision(patcher))
         switch = checkpointing or Checkpointing()
         allow_checkpointing(patcher, switch)
 
-        def whole() -> Any:
-            # reckoned anew where float32 takes more
+        def whole() -> Result:
+            # counted again where float32 takes more
             if checkpointing is None and not room_for(patcher, samples.shape):
                 switch.on = True
             needed = memory_needed(patcher, samples.shape, switch.on)
             comfy.model_management.load_models_gpu([patcher], memory_required=needed, force_full_load=True)
             return attempt()
 
-        return in_less_memory(lambda: in_safer_precision(whole, patcher), switch)
-
-
-def check_hooks(model: Any) -> None:
-    """Raise InputError for a MODEL whose guidance is not the plain one that the embeddings are optimized for, or that
-    does not run its network for every prediction on one device."""
-    options, kinds = model.model_options, comfy.patcher_extension.WrappersMP
-    if model.get_wrappers(kinds.CALC_COND_BATCH, OWN_WRAPPER):
-        raise InputError(
-            "this MODEL is for KSamplers, with null embeddings in it; connect the one from before that node"
-        )
-    if CACHE in options.get("transformer_options", {}):
-        raise InputError(
-            "this MODEL leaves out predictions (EasyCache, LazyCache), and the photo would drift; " + EVERYWHERE
-        )
-    if model.get_additional_models_with_key("multigpu"):
-        raise InputError("this MODEL is split over several GPUs; connect the one from before MultiGPU CFG Split")
-    hooks = [
-        *(options.get(name) for name in GUIDANCE_HOOKS),
-        comfy.patcher_extension.get_all_wrappers(kinds.PREDICT_NOISE, options, is_model_options=True),
-        model.get_all_wrappers(kinds.PREDICT_NOISE),
-    ]
-    # who asks for the unconditional prediction where plain guidance needs none, makes use of it
-    if holds(hooks) or holds(options.get(BOTH_BRANCHES)):
-        raise InputError(
-            f"another node{named(hooks) or named(options)} changes this MODEL's guidance, for which null text cannot "
-            f"be optimized; {EVERYWHERE}"
-        )
-
-
-def check_model(model: Any) -> None:
-    """Raise InputError for a MODEL that null-text inversion does not apply to."""
-    sampling, network = model.get_model_object("model_sampling"), model.model.diffusion_model
-    kind, family = type(model.model).__name__, family_of(model.model)
-    known, alike = isinstance(sampling, NOISE_PATHS[family.noise]), hasattr(network, LAYOUTS[family.attention])
-    if not known and "model_sampling" in model.object_patches:
-        raise InputError(
-            f"another node ({owner(type(sampling))}) gave this MODEL the noise levels of rectified flow models, EDM or "
-            f"others that null-text inversion does not know; {EVERYWHERE}"
-        )
-    if alike and not known and not isinstance(sampling, comfy.model_sampling.CONST):
-        raise families.unknown_noise(f"this {kind} model")
-    if not known or not alike:
-        raise families.rectified_flow(kind)
-    config = model.model.model_config.unet_config
-    if config.get("in_channels", family.channels) != family.channels:
-        raise families.more_channels(f"this {kind} model", config["in_channels"])
-    if config.get("adm_in_channels") is not None and not family.pooled:
-        raise families.other_inputs(kind)
+        return in_less_memory(lambda: in_safer_precision(whole, Precision(patcher)), switch, memory_of_host())
 
 
 def progress(model: Any, **units: int) -> Callback:

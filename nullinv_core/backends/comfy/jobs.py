@@ -2,126 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import comfy.samplers
 import torch
 from torch import Tensor
 
 from ...context import lengthened, unpack
-from ...editing import EditResult, Sampling, check_source_guidance, edit
+from ...denoiser import Denoiser
+from ...editing import check_source_guidance
 from ...errors import InputError
 from ...families import Family
-from ...files.fingerprint import Fingerprint, difference, digest_of, fingerprint
+from ...files.fingerprint import difference
 from ...files.store import Inversion
 from ...inversion.invert import invert
-from ...null_text.embedding import embed
 from ...null_text.recipe import Recipe
 from ...null_text.settings import PAPER
-from ...prompt_to_prompt.control import batch_edits
+from ...pipeline import Sampling, embedded, of_edits, sample
 from ...prompt_to_prompt.maps import WordMaps
-from ...schedule import Schedule, check_levels
-from ...types import NullEmbeddings
-from .conditioning import Conditioning, check_same_sizes, family_of, pooled_width, sizes_of, text_of, with_sizes
-from .host import ComfyDenoiser, check_model, progress, run, schedule_of_sigmas
-from .notices import tell
-from .other_packs import holds, weights_of
-from .sigmas import alphas_of, sigma_of
+from ...schedule import Schedule
+from ...types import NullEmbeddings, Trajectory
+from .checks import check_model
+from .conditioning import Conditioning, check_same_sizes, text_of, with_sizes
+from .host import progress
+from .model import ComfyModel
+from .sigmas import sigma_of
 from .text import EditRequest
-from .truth import check_of, patch_names
 
 Latent = dict[str, Any]
 """ComfyUI's LATENT."""
-MOST_STEPS = 1000
-"""One more than DDIM Invert takes."""
 SAME_TEXT = 0.01
 """How far apart two encodings of one text may be, in units of either."""
-
-
-def schedule_of(model: Any, scheduler: str, steps: int) -> Schedule:
-    """The schedule of one of ComfyUI's schedulers."""
-    sampling = model.get_model_object("model_sampling")
-    return schedule_of_sigmas(model, comfy.samplers.calculate_sigmas(sampling, scheduler, steps))
-
-
-def fingerprint_of(model: Any) -> Fingerprint:
-    """Fingerprint of a MODEL: its own weights, whatever is loaded now, every patch on them, and how it samples."""
-    weights = weights_of(model.model.diffusion_model)
-    sampling = model.get_model_object("model_sampling")
-    for name in weights:
-        stored = model.backup.get(f"diffusion_model.{name}")
-        weights[name] = weights[name] if stored is None else stored.weight
-    patches = {
-        f"patch {key} {number} {strength} {place}": tensor
-        for key, each in model.patches.items()
-        for number, (strength, patch, *_) in enumerate(each)
-        for place, tensor in enumerate(_tensors(patch))
-    }
-    old = digest_of({**weights, **patches, "noise levels": sampling.sigmas}, " ".join(_kinds(sampling)))
-    own = fingerprint(weights.values(), prediction_of(sampling), trained_alphas(sampling), _patches_of(model))
-    return replace(own, digest=old, patches=patch_names(model))
-
-
-def prediction_of(sampling: Any) -> str:
-    """What a network predicts, by the core's name for it; ComfyUI's where the core has none."""
-    # the class is made of how noise levels are spaced and of what is predicted
-    spacing = ("ModelSampling", "Module", "object")
-    kind = next((name for name in _kinds(sampling) if not name.startswith(spacing)), "")
-    return {"EPS": "epsilon", "V_PREDICTION": "v_prediction"}.get(kind, kind)
-
-
-def _kinds(sampling: Any) -> list[str]:
-    return [kind.__name__ for kind in type(sampling).__mro__]
-
-
-def trained_alphas(sampling: Any) -> tuple[float, ...]:
-    """ᾱ of every noise level that a network was trained on."""
-    return alphas_of(sampling.sigmas.double().tolist())
-
-
-def _patches_of(model: Any) -> dict[str, str]:
-    """What is patched on a MODEL's weights and how strongly: LoRAs, merges."""
-    contents: dict[str, Tensor] = {}
-    strengths = set()
-    for key, patches in model.patches.items():
-        for number, (strength, patch, own, *place) in enumerate(patches):
-            if (strength, own) != (0, 1):
-                strengths.add((strength, own))
-                contents |= {f"{key} {number} {place[:1]} {i}": one for i, one in enumerate(_tensors(patch))}
-    return {"LoRA": digest_of(contents), "LoRA strength": str(sorted(strengths))} if contents else {}
-
-
-def _tensors(patch: Any) -> Iterator[Tensor]:
-    """Every tensor and number of a weight patch, however it is wrapped."""
-    if isinstance(patch, Tensor):
-        yield patch
-    elif isinstance(patch, int | float):
-        yield torch.tensor([float(patch)])
-    elif isinstance(patch, list | tuple):
-        for part in patch:
-            yield from _tensors(part)
-    elif hasattr(patch, "weights"):
-        yield from _tensors(patch.weights)
-
-
-def schedule_of_node(model: Any, scheduler: str, steps: int) -> Schedule:
-    """The schedule of DDIM Invert. The user is told where ComfyUI's nodes do not agree on it."""
-    sampling = model.get_model_object("model_sampling")
-    schedule = schedule_of(model, scheduler, steps)
-
-    def agree(count: int) -> bool:
-        return len(comfy.samplers.calculate_sigmas(sampling, scheduler, count)) == count + 1
-
-    if schedule.steps > steps:
-        close = [next(filter(agree, counts), None) for counts in (range(steps, 0, -1), range(steps, MOST_STEPS))]
-        tell(
-            f"{scheduler} makes {schedule.steps} steps of {steps}. A KSampler does the same; BasicScheduler leaves the "
-            "first out, so give samplers that take SIGMAS those of this node; all agree at "
-            f"{' or '.join(map(str, filter(None, close)))} steps"
-        )
-    return schedule
 
 
 def invert_latent(
@@ -132,23 +43,23 @@ def invert_latent(
     The LATENT's noise mask becomes the region that edits may change.
     """
     check_model(model)
-    samples = _plain_samples(latent, family_of(model.model))
+    here = ComfyModel(model, positive, positive)
+    samples = _plain_samples(latent, here.family)
     mask = latent.get("noise_mask")
     region = None if mask is None else _latent_mask(mask.reshape(-1, *mask.shape[-2:]), samples)
     # before the run, in which LoRAs that hang on the text are in the weights
-    identity, network = fingerprint_of(model), model.model
-    context = text_of(positive, "source", len(samples), network)
-    sizes = sizes_of(positive[0][1], samples) if family_of(network).sizes else ()
+    identity, callback = here.fingerprint, progress(model, invert=schedule.steps)
+    context = text_of(positive, "source", len(samples), model.model)
 
-    def job(denoiser: ComfyDenoiser, clean: Tensor) -> Inversion:
-        callback = progress(model, invert=schedule.steps)
-        trajectory = invert(denoiser, clean, context.to(clean.device), schedule, callback, method).to("cpu")
-        return Inversion(trajectory, None, ("",) * trajectory.batch, identity, region=region, sizes=sizes)
+    def job(denoiser: Denoiser, clean: Tensor) -> Trajectory:
+        return invert(denoiser, clean, context.to(clean.device), schedule, callback, method).to("cpu")
 
-    inversion: Inversion = run(model, positive, positive, samples, schedule, job)
+    trajectory = here.run(job, here.latents(samples), schedule)
+    prompts = ("",) * trajectory.batch
+    inversion = Inversion(trajectory, None, prompts, identity, region=region, sizes=here.sizes_of(samples))
     # ComfyUI's sampler space is the variance-preserving latents times √(1+σ²)
     noisiest = inversion.trajectory.noisiest * (1 + sigma_of(schedule.alphas_cumprod[-1]) ** 2) ** 0.5
-    return inversion, {"samples": model.model.process_latent_out(noisiest)}
+    return inversion, {"samples": here.samples(noisiest)}
 
 
 def optimize(
@@ -164,29 +75,19 @@ def optimize(
 
     ``pooled_gradient``: the pooled vector of the empty text is optimized with its tokens.
     """
-    check_made_with(model, inversion)
-    trajectory, network, pooled = inversion.trajectory, model.model, pooled_width(model.model)
+    here = ComfyModel(model, positive, negative, pooled_gradient=pooled_gradient)
+    here.check_made(inversion)
+    trajectory, network, pooled = inversion.trajectory, model.model, here.pooled
     context = text_of(positive, "source", trajectory.batch, network)
     check_same_text(context, trajectory.context)
     tokens = unpack(context, pooled)[0].shape[1]
     empty = lengthened(text_of(negative, "negative", trajectory.batch, network), tokens, pooled)
     check_same_sizes(positive[0][1], inversion, "source", network)
     check_same_sizes(negative[0][1], inversion, "negative", network)
-    steps, settings = trajectory.schedule.steps, recipe.optimization
-    text_alone, check = only_text_differs(model, positive, negative), check_of(model, inversion)
-
-    def job(denoiser: ComfyDenoiser, clean: Tensor) -> tuple[Inversion, Tensor]:
-        device = clean.device
-        callback = progress(model, **{phase: length * steps for phase, length in recipe.lengths.items()})
-        if settings is not None:
-            check(denoiser, trajectory.to(device))
-        denoiser = replace(denoiser, pooled_gradient=pooled_gradient)
-        null, reached = embed(denoiser, trajectory.to(device), empty.to(device), recipe, guidance, callback, text_alone)
-        return replace(inversion, null=null.to("cpu")), reached.cpu()
-
-    samples = model.model.process_latent_out(trajectory.clean)
-    done, reached = run(model, positive, negative, samples, trajectory.schedule, job, gradients=settings is not None)
-    return done, {"samples": model.model.process_latent_out(reached)}
+    steps = trajectory.schedule.steps
+    callback = progress(model, **{phase: length * steps for phase, length in recipe.lengths.items()})
+    null, reached = embedded(here, inversion, empty, recipe, guidance, callback)
+    return replace(inversion, null=null), {"samples": here.samples(reached)}
 
 
 def sample_edit(
@@ -213,72 +114,34 @@ def sample_edit(
     if embeddings is not None:
         check_source_guidance(embeddings, source_guidance)
     guidance = guidance or (PAPER if embeddings is None else embeddings).guidance
-    check_made_with(model, inversion)
-    trajectory, network, pooled = inversion.trajectory, model.model, pooled_width(model.model)
+    positive = positive or with_sizes(request.source_conditioning, inversion.sizes)
+    negative = negative or with_sizes(request.empty, inversion.sizes)
+    here = ComfyModel(model, positive, negative)
+    here.check_made(inversion)
+    trajectory, network, pooled = inversion.trajectory, model.model, here.pooled
     batch, steps = trajectory.batch, trajectory.schedule.steps
     check_same_text(text_of(request.source_conditioning, "source", batch, network), trajectory.context)
     plans = request.plans(steps)
-    # texts of unequal length are repeated up to one, as ComfyUI does for its own samplers
-    tokens = plans[0].source.length
-    edited_texts = [text_of(c, "edit", batch, network) for c in request.conditionings]
-    contexts = torch.stack([lengthened(text, tokens, pooled) for text in edited_texts], 1)
-    guides: NullEmbeddings | Tensor
-    if embeddings is None:
-        guides = lengthened(text_of(request.empty, "empty", 1, network), tokens, pooled)[0]
-    else:
-        guides = _lengthened(embeddings, tokens, pooled)
-    trajectory = replace(trajectory, context=lengthened(trajectory.context, tokens, pooled))
-
+    contexts = of_edits([text_of(c, "edit", batch, network) for c in request.conditionings], plans, pooled)
+    guides = text_of(request.empty, "empty", 1, network)[0] if embeddings is None else embeddings
     limit = inversion.region
     if mask is not None:
         wanted = _latent_mask(mask, trajectory.clean)
         limit = wanted if limit is None else wanted & limit
-
-    check = check_of(model, inversion)
-
-    def job(denoiser: ComfyDenoiser, clean: Tensor) -> EditResult:
-        device = clean.device
-        return edit(
-            denoiser, trajectory.to(device), guides.to(device), contexts.to(device), batch_edits([plans] * batch),
-            Sampling(guidance, source_guidance, limit, end_step, check), progress(model, sample=end_step or steps),
-        )  # fmt: skip
-
-    samples = model.model.process_latent_out(trajectory.clean)
-    positive = positive or with_sizes(request.source_conditioning, inversion.sizes)
-    negative = negative or with_sizes(request.empty, inversion.sizes)
-    check_same_text(text_of(positive, "source", batch, network), inversion.trajectory.context)
+    check_same_text(text_of(positive, "source", batch, network), trajectory.context)
     text_of(negative, "negative", batch, network)
     check_same_sizes(positive[0][1], inversion, "source", network)
     check_same_sizes(negative[0][1], inversion, "negative", network)
-    result: EditResult = run(
-        model, positive, negative, samples, trajectory.schedule, job, branches=1 + len(request.prompts)
-    )
+    sampling = Sampling(guidance, source_guidance, limit, end_step)
+    callback = progress(model, sample=end_step or steps)
+    result = sample(here, inversion, guides, [plans] * batch, contexts, sampling, callback)
     left = sigma_of(trajectory.schedule.alphas_cumprod[steps - end_step]) if end_step else 0.0
     edited, reached = (
-        model.model.process_latent_out(z.cpu() * (1 + left**2) ** 0.5)
-        for z in (result.latents.flatten(0, 1), result.source)
+        here.samples(z.cpu() * (1 + left**2) ** 0.5) for z in (result.latents.flatten(0, 1), result.source)
     )
     prompts = (plans[0].source, *(plan.prompt for plan in plans))
     maps = WordMaps(None if result.maps is None else result.maps.cpu(), prompts)
     return {"samples": edited}, {"samples": reached}, result.mask.flatten(0, 1).float().cpu(), maps
-
-
-def only_text_differs(model: Any, positive: Conditioning, negative: Conditioning) -> bool:
-    """Whether nothing but the text tells conditional and unconditional predictions apart, as a ControlNet or a patch of
-    the MODEL may."""
-    plain = all(set(extras) <= {"pooled_output"} for entry in (positive, negative) for _, extras in entry)
-    return plain and not holds(model.model_options)
-
-
-def check_made_with(model: Any, inversion: Inversion) -> None:
-    """Raise InputError unless this MODEL made the inversion."""
-    check_model(model)
-    if other := difference(inversion.fingerprint, fingerprint_of(model)):
-        made_with = f' ("{inversion.model}")' if inversion.model else ""
-        raise InputError(
-            f"the trajectory was made with another MODEL{made_with}: {other}; connect that one, or invert again"
-        )
-    check_levels(inversion.trajectory.schedule, trained_alphas(model.get_model_object("model_sampling")))
 
 
 def null_of(null: Inversion, inversion: Inversion) -> NullEmbeddings:
@@ -333,9 +196,3 @@ def _plain_samples(latent: Latent, family: Family) -> Tensor:
     if not isinstance(samples, Tensor) or samples.ndim != 4 or samples.shape[1] != family.channels:
         raise InputError(f"the latent is not that of a {family.name} picture; use VAE Encode with the model's VAE")
     return samples
-
-
-def _lengthened(null: NullEmbeddings, tokens: int, pooled: int) -> NullEmbeddings:
-    """Null embeddings that have been repeated up to so many tokens."""
-    pin = null.pin and replace(null.pin, null=lengthened(null.pin.null, tokens, pooled))
-    return replace(null, embeddings=lengthened(null.embeddings, tokens, pooled), pin=pin)

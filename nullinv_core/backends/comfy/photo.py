@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +13,16 @@ from ...errors import InputError
 from ...files.store import Inversion
 from ...null_text.recipe import Recipe
 from ...null_text.settings import PAPER
-from ...photo.composite import keep_photo
 from ...photo.images import GRID, autoencoder_warning, fitted_size, opaque, psnr
+from ...pipeline import apply, prepare_latents
 from ...prompt_to_prompt.edit import EditSettings
-from .host import check_model
-from .jobs import Latent, invert_latent, optimize, sample_edit, schedule_of
+from .checks import check_model
+from .host import progress
+from .jobs import Latent
+from .model import ComfyModel
+from .precision import log
 from .sampling import embeddings_of
-from .text import encode, plan_request, prompt_of, read_texts
+from .text import lines_of, read_texts
 
 GAP = 8
 """Pixels between the pictures of a before-and-after strip."""
@@ -55,33 +57,36 @@ def invert_photo(
 ) -> tuple[Inversion, Latent]:
     """What every edit of a photo can start from, and the photo's LATENT."""
     check_model(model)
-    text, empty = (encode(clip, prompt_of(clip, each)) for each in (source, ""))
-    schedule = schedule_of(model, "ddim_uniform", steps)
+    here = ComfyModel(model, clip=clip, vae=vae)
     latent = {"samples": vae.encode(fit(opaque(image), size, GRID))}
-    inversion, _ = invert_latent(model, text, latent, schedule, PINNED.inversion)
+    callback = progress(model, invert=steps, pin=steps)
     # of a pinned source no embedding depends on the guidance
-    return optimize(model, text, empty, inversion, PINNED, PAPER.guidance)[0], latent
+    inversion, _ = prepare_latents(
+        here, here.latents(latent["samples"]), source, steps, PINNED, PAPER.guidance, callback
+    )
+    return inversion, latent
 
 
 def edit_photo(
-    model: Any, clip: Any, vae: Any, image: Tensor, inversion: Inversion, latent: Latent, source: str, edits: str,
+    model: Any, clip: Any, vae: Any, image: Tensor, inversion: Inversion, latent: Latent, edits: str,
     strength: float, blend: list[str], size: int, guidance: float, keep_pixels: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Edited pictures (B·E, H, W, 3), and each beside its photo.
 
     ``inversion`` and ``latent``: of ``invert_photo``. ``keep_pixels``: see ``keep_photo``.
     """
-    request = plan_request(clip, source, edits, settings_of(strength, blend))
-    photo = fit(opaque(image), size, GRID)
+    photo, here = fit(opaque(image), size, GRID), ComfyModel(model, clip=clip, vae=vae)
     ours = replace(inversion, null=replace(embeddings_of(inversion), guidance=guidance))
-    edited_latent, _, _, _ = sample_edit(model, ours, ours, request, guidance)
-    edited = vae.decode(edited_latent["samples"]).to(photo)
+    callback = progress(model, sample=inversion.trajectory.schedule.steps)
+    found = apply(here, ours, lines_of(edits), settings_of(strength, blend), guidance, callback=callback)
     if keep_pixels:
+        # of the photo's own LATENT: scaled in and out again it may have changed a bit
         decoded = vae.decode(latent["samples"])
         warning = autoencoder_warning(psnr(decoded.cpu(), photo.cpu()))
         if warning is not None:
-            logging.warning("null-text inversion: %s", warning)
-        edited, _ = keep_photo(photo, edited, decoded)
-    before = photo.repeat_interleave(len(request.prompts), 0)
+            log(warning)
+        found = found.keeping(photo, decoded)
+    edited = found.pictures.to(photo)
+    before = photo.repeat_interleave(len(found.prompts) - 1, 0)
     gap = before.new_ones(len(before), before.shape[1], GAP, 3)
     return edited, torch.cat([before, gap, edited], 2)

@@ -1,15 +1,14 @@
-"""A ComfyUI model that overflows in float16, once more in float32."""
+"""In which precision a ComfyUI MODEL computes, and another one where it overflows."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ...denoiser import broken_model, broken_weight
-from ...errors import NonFiniteError
 from .other_packs import weights_of
 
 
@@ -20,22 +19,32 @@ def compute_dtype(patcher: Any) -> torch.dtype:
     return found
 
 
-def in_safer_precision(job: Callable[[], Any], patcher: Any) -> Any:
-    """What ``job`` returns; where float16 overflows in it, what it returns with ``patcher`` computing in float32.
+def log(text: str) -> None:
+    """Write a sentence to ComfyUI's log."""
+    logging.warning("null-text inversion: %s", text)
 
-    The stored weights stay as they are. Raises NonFiniteError where another precision, the second run, or a weight has
-    NaN.
-    """
-    try:
-        return job()
-    except NonFiniteError as error:
-        dtype, name = compute_dtype(patcher), broken_weight(weights_of(patcher.model.diffusion_model))
+
+@dataclass(frozen=True)
+class Precision:
+    """What a MODEL's clone computes in (``model.Computing``)."""
+
+    patcher: Any
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """See ``compute_dtype``."""
+        return compute_dtype(self.patcher)
+
+    def check_weights(self) -> None:
+        """Raise NonFiniteError where a weight is NaN or infinite."""
+        name = broken_weight(weights_of(self.patcher.model.diffusion_model))
         if name is not None:
-            raise broken_model(name, dtype) from error
-        if dtype != torch.float16:
-            raise
-        found = str(error)
-    # outside of the handler, which keeps the failed run's tensors alive
-    logging.warning("null-text inversion: %s; once more in float32", found)
-    patcher.set_model_compute_dtype(torch.float32)
-    return job()
+            raise broken_model(name, self.compute_dtype)
+
+    def compute_in_float32(self) -> None:
+        """Let the clone compute in float32 from now on; the stored weights stay as they are."""
+        self.patcher.set_model_compute_dtype(torch.float32)
+
+    def tell(self, text: str) -> None:
+        """See ``log``."""
+        log(text)

@@ -19,8 +19,9 @@ from ...errors import InputError
 from ...files.store import Inversion
 from ...photo.images import GRID
 from ...types import NullEmbeddings
+from .checks import CACHE, GUIDANCE_HOOKS, OWN_WRAPPER
 from .conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
-from .host import CACHE, GUIDANCE_HOOKS, OWN_WRAPPER, ComfyDenoiser
+from .denoiser import ComfyDenoiser
 from .notices import tell
 from .sigmas import first_other, nearest, sigma_of
 from .truth import check_of

@@ -9,10 +9,12 @@ from typing import Any
 
 from ... import families
 from ...errors import InputError, short
+from ...families import CLIP_L
 from ...prompt_to_prompt.alignment import align_tokens, explain
 from ...prompt_to_prompt.edit import MOST_EDITS, Edit, EditSettings, plan_edits
 from ...prompt_to_prompt.emphasis import check_text, parse, without_marks
-from ...prompt_to_prompt.prompt import END, PAD, START, Prompt
+from ...prompt_to_prompt.prompt import Prompt
+from ..words import Chunk, Token, read_words
 
 EMBEDDING = re.compile(r"(?:^|(?<=[\s(]))embedding:([^\s<\[\],():]+)")
 """``embedding:name``, a textual-inversion word."""
@@ -62,13 +64,18 @@ def read_texts(clip: Any, source: str, edits: str, settings: EditSettings) -> tu
     """The source text, every line of ``edits``, and the edits over one step; raises as ``plan_request``, before a photo
     is inverted or a text is encoded."""
     check_text(edits)
-    lines = [line.strip() for line in edits.splitlines() if line.strip()]
+    lines = lines_of(edits)
     if not source.strip() or not lines:
         raise InputError(f"the {'edit' if source.strip() else 'source'} text is empty; say what the picture shows")
     if len(lines) > MOST_EDITS:
         raise InputError(f"the edit text has {len(lines)} lines, each an edit; {MOST_EDITS} at most")
     photo, *prompts = (prompt_of(clip, text) for text in [source, *lines])
     return photo, prompts, plan_edits(photo, prompts, 1, settings)
+
+
+def lines_of(edits: str) -> list[str]:
+    """The texts of several edits, one a line."""
+    return [line.strip() for line in edits.splitlines() if line.strip()]
 
 
 def explain_edits(request: EditRequest) -> str:
@@ -123,35 +130,22 @@ def prompt_of(clip: Any, text: str) -> Prompt:
             "made for this model; check their names"
         )
     name_of = dict(zip(sorted(learned_groups), names, strict=True))
-    ids: list[int] = []
-    places: list[int] = []
-    words: list[str] = []
-    weights: list[float] = []
-    for chunk in chunks:
-        start, *inner = chunk
-        end = next((i for i, (token, *_) in enumerate(inner) if _is(token, tokenizer.end_token)), len(inner))
-        ids.append(int(start[0]))
-        places.append(START)
-        open_word: list[int] = []
-        for i, (token, weight, group) in enumerate(inner[:end]):
-            learned = not isinstance(token, int)
-            if len(words) == len(weights):
-                weights.append(weight)
-            places.append(len(words))
-            ids.append(-1 if learned else token)
-            following = inner[i + 1][2] if i + 1 < end else None
-            if learned:
-                if following != group:
-                    words.append(f"embedding:{name_of[group].lower()}")
-                continue
-            open_word.append(token)
-            if tokenizer.inv_vocab[token].endswith("</w>") or following != group:
-                words.append(tokenizer.tokenizer.decode(open_word).strip())
-                open_word = []
-        for i, (token, *_) in enumerate(inner[end:]):
-            places.append(PAD if i else END)
-            ids.append(int(token))
-    return Prompt(text, tuple(ids), tuple(words), tuple(places), tuple(weights))
+    found = [_chunk(tokenizer, chunk, name_of) for chunk in chunks]
+    mark = family.encoders[0].words if family else CLIP_L.words
+    return read_words(text, found, mark, tokenizer.tokenizer.decode)
+
+
+def _chunk(tokenizer: Any, chunk: list[Any], name_of: dict[int, str]) -> Chunk:
+    """A chunk of ComfyUI's: (token, weight, number of its word); ``name_of``: learned embeddings by that number."""
+    start, *inner = chunk
+    end = next((i for i, (token, *_) in enumerate(inner) if _is(token, tokenizer.end_token)), len(inner))
+    tokens = [
+        Token(token, tokenizer.inv_vocab[token], weight, group)
+        if isinstance(token, int)
+        else Token(-1, "", weight, group, f"embedding:{name_of[group].lower()}")
+        for token, weight, group in inner[:end]
+    ]
+    return Chunk(int(start[0]), tokens, [int(token) for token, *_ in inner[end:]])
 
 
 def _learned(tokenizer: Any, chunks: Any) -> set[int]:

@@ -8,7 +8,7 @@ from typing import Any
 from ...drift import Check
 from ...files.fingerprint import Fingerprint, other_patches
 from ...files.store import Inversion
-from .host import OWN_WRAPPER
+from .checks import OWN_WRAPPER
 from .notices import tell
 from .precision import compute_dtype
 

@@ -132,7 +132,7 @@ class DiffusersModel:
         return self.text.pooled
 
     @property
-    def same_but_text(self) -> bool:
+    def only_text_differs(self) -> bool:
         """Nothing but the text tells conditional and unconditional predictions apart."""
         return True
 

@@ -15,7 +15,8 @@ from ...denoiser import no_gradients
 from ...errors import InputError, short
 from ...families import Family
 from ...prompt_to_prompt.emphasis import emphasized, parse
-from ...prompt_to_prompt.prompt import END, PAD, START, Prompt, check_tokens
+from ...prompt_to_prompt.prompt import Prompt, check_tokens
+from ..words import Chunk, Token, read_words
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,7 +49,11 @@ class TextEncoder:
             raise InputError(
                 f'the prompt "{short(text, 41)}" takes {len(ids) - 2} tokens, the model reads {length - 2}; shorten it'
             )
-        return prompt_of_ids(tokenizer, text, ids, weights)
+        end = ids.index(tokenizer.eos_token_id, 1)
+        pieces = tokenizer.convert_ids_to_tokens(ids[1:end])
+        tokens = [Token(*one) for one in zip(ids[1:end], pieces, weights[1:end], strict=True)]
+        mark = self.family.encoders[0].words
+        return read_words(text, [Chunk(ids[0], tokens, ids[end:])], mark, tokenizer.decode)
 
     def encode(self, prompts: Sequence[Prompt]) -> Tensor:
         """Contexts, float32 (B, rows, width), each word as strong as its weight says.
@@ -92,23 +97,3 @@ def _ids(tokenizer: Any, text: str, length: int) -> tuple[list[int], list[float]
     weights = [1.0, *(weight for (_, weight), tokens in zip(pieces, inner, strict=True) for _ in tokens)]
     ids += [tokenizer.pad_token_id] * (length - len(ids))
     return ids, weights + [1.0] * (len(ids) - len(weights))
-
-
-def prompt_of_ids(tokenizer: Any, text: str, ids: list[int], weights: Sequence[float]) -> Prompt:
-    """A prompt from CLIP token ids and their weights; a word ends with the token that ends in ``</w>``."""
-    pieces = tokenizer.convert_ids_to_tokens(ids)
-    end = ids.index(tokenizer.eos_token_id, 1)
-    places: list[int] = [START]
-    words: list[str] = []
-    open_word: list[int] = []
-    for token, piece in zip(ids[1:end], pieces[1:end], strict=True):
-        places.append(len(words))
-        open_word.append(token)
-        if piece.endswith("</w>"):
-            words.append(tokenizer.decode(open_word).strip())
-            open_word = []
-    if open_word:
-        words.append(tokenizer.decode(open_word).strip())
-    places += [END] + [PAD] * (len(ids) - end - 1)
-    of_words = tuple(weights[places.index(word)] for word in range(len(words)))
-    return Prompt(text, tuple(ids), tuple(words), tuple(places), of_words)

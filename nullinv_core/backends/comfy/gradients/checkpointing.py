@@ -6,7 +6,6 @@ Blocks are exchanged by object patches, ComfyUI's own way to change a part of a 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -16,6 +15,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock,
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ....model import Checkpointing
 from ..precision import compute_dtype
 
 KEPT_BY_RESNET, KEPT_BY_TRANSFORMER = 14, 25
@@ -25,13 +25,6 @@ CHECKPOINTED = 180
 HEADROOM = 1.3
 """Asked for beyond that. All measured on Stable Diffusion 1.5 and SDXL at 32×32 to 96×96
 (tests/comfyui/gradient_memory.py)."""
-
-
-@dataclass
-class Checkpointing:
-    """Whether blocks compute their inner values again for the backward pass in place of keeping them."""
-
-    on: bool = False
 
 
 def memory_needed(patcher: Any, shape: tuple[int, ...], checkpointed: bool) -> float:

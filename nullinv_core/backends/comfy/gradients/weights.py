@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ....errors import InputError, NoGradientError
+from ....model import Memory
 from ..other_packs import EVERYWHERE, named
-from .checkpointing import Checkpointing
+from ..precision import log
 
 
 def streams_weights(model: Any) -> bool:
@@ -132,34 +132,13 @@ def differentiating(job: Callable[[], Any], options: dict[str, Any]) -> Any:
     ) from cause
 
 
-def in_less_memory(job: Callable[[], Any], checkpointing: Checkpointing) -> Any:
-    """What ``job`` returns, tried once more with gradient checkpointing where memory runs out.
+def memory_of_host() -> Memory:
+    """ComfyUI's memory for models, and what it advises where that is too little."""
 
-    Raises InputError where it runs out with checkpointing too.
-    """
-    while True:
-        try:
-            return job()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if checkpointing.on:
-                comfy.model_management.unload_all_models()
-                raise InputError(
-                    "there is not enough memory to optimize this picture; take a smaller one, fewer pictures at once, "
-                    "or a model in half precision (--fp16-unet)"
-                ) from error
-        # outside of the handler, which keeps the failed run's tensors alive
-        logging.warning("null-text inversion ran out of memory; once more with gradient checkpointing")
-        comfy.model_management.soft_empty_cache()
-        checkpointing.on = True
+    def free(wholly: bool) -> None:
+        if wholly:
+            comfy.model_management.unload_all_models()
+        else:
+            comfy.model_management.soft_empty_cache()
 
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, whichever it is, had no memory left."""
-    text = str(error).lower()
-    return (
-        isinstance(error, comfy.model_management.OOM_EXCEPTION)
-        or "out of memory" in text
-        or "not enough memory" in text
-    )
+    return Memory(free, log, "a model in half precision (--fp16-unet)")
