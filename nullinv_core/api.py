@@ -7,9 +7,11 @@ from .version import check_torch
 check_torch(torch.__version__)
 
 # ruff: noqa: E402
+from .backends.diffusers.model import load_model
 from .denoiser import AttentionControl, Counted, Denoiser
 from .editing import EditResult, edit, reconstruct
 from .errors import InputError, NonFiniteError
+from .images import load_image, save_image
 from .inversion import invert
 from .keeping import keep_photo
 from .null_text import PAPER, NullTextSettings, optimize_null_text
@@ -47,9 +49,12 @@ __all__ = [
     "invert",
     "keep_photo",
     "leading_schedule",
+    "load_image",
     "load_inversion",
+    "load_model",
     "optimize_null_text",
     "plan_edit",
     "reconstruct",
+    "save_image",
     "save_inversion",
 ]
