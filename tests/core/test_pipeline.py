@@ -79,7 +79,7 @@ def test_several_photos_go_together(model):
     apart = (found.result.latents - alone).norm() / alone.norm()
     # another edit or photo is apart by more than 1
     assert apart < 5e-3 and (alone.flip(1) - alone).norm() > alone.norm()
-    with pytest.raises(InputError, match="2 images need as many prompts, not 1"):
+    with pytest.raises(InputError, match="2 photos need as many prompts, not 1"):
         pipeline.prepare(model, photos(2), [SOURCE], 1, "direct")
 
 
