@@ -1,0 +1,126 @@
+"""The command ``edit``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..errors import InputError, short
+from ..files import check_outputs
+from . import loading
+from .checks import check_folder, check_text, numbered, read_from
+from .options import Config, Device, InversionFile, OtherDtype, OtherModel
+from .progress import progress
+from .reference import kept_words, photo_of
+
+
+def edit(
+    inversion: InversionFile,
+    prompt: Annotated[
+        list[str],
+        typer.Option(help="Edit prompt, (word:1.5) strengthens a word; give several for several edits in one run."),
+    ],
+    out: Annotated[Path, typer.Option(help="Picture to write, .png; several edits are numbered.")],
+    mode: Annotated[Literal["auto", "replace", "refine"], typer.Option(help="How attention is carried over.")] = "auto",
+    cross_replace: Annotated[float, typer.Option(help="Share of steps with the source's cross-attention.")] = 0.8,
+    self_replace: Annotated[float, typer.Option(help="Share of steps with the source's self-attention.")] = 0.4,
+    focus_from: Annotated[
+        float, typer.Option(help="Share of steps after which replaced words draw their own outline; 1: never.")
+    ] = 1.0,
+    blend: Annotated[list[str] | None, typer.Option(help="Word whose region may change; may repeat.")] = None,
+    blend_exclude: Annotated[list[str] | None, typer.Option(help="Word whose region may not; may repeat.")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="WORD=2.0, factor on a word's attention; may repeat.")
+    ] = None,
+    fresh_noise: Annotated[float, typer.Option(help="Share of new noise to start with: room for what is new.")] = 0.0,
+    steady: Annotated[list[str] | None, typer.Option(help="Word whose region gets none of it; may repeat.")] = None,
+    noise_seed: Annotated[int, typer.Option(help="Which fresh noise: another number, another answer.")] = 0,
+    guidance: Annotated[float, typer.Option(help="Guidance; 0: what the inversion was optimized for.")] = 0.0,
+    save_attention: Annotated[Path | None, typer.Option(help="Folder for a heat map per word.")] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="The photo: its own pixels stay where the edit hardly differs; tells how much was kept."),
+    ] = None,
+    keep_photo: Annotated[bool, typer.Option(help="With --reference: keep the photo's own pixels.")] = True,
+    model: OtherModel = "",
+    device: Device = "",
+    dtype: OtherDtype = None,
+    config: Config = None,
+) -> None:
+    """Edit the picture: say what it should show instead.
+
+    To remove a thing: --self-replace 0 --blend THING. To add one: --cross-replace 0.4 --self-replace 0
+    --fresh-noise 0.8, and a --steady for each thing that stays.
+    """
+    import torch
+
+    from ..figures import word_maps
+    from ..images import read_picture, save_image, save_pil
+    from ..pipeline import apply
+    from ..prompt_to_prompt.edit import EditSettings
+    from ..schedule import check_guidance
+
+    settings = EditSettings(
+        mode=mode,
+        cross_replace=cross_replace,
+        self_replace=self_replace,
+        focus_from=focus_from,
+        weights=weights_of(weight or []),
+        blend=blend or [],
+        blend_exclude=blend_exclude or [],
+        fresh_noise=fresh_noise,
+        noise_seed=noise_seed,
+        steady=steady or [],
+    )
+    check_guidance(guidance)
+    for text in prompt:
+        check_text(text)
+    stored, model = loading.stored_inversion(inversion, model)
+    if len(stored.prompts) != 1:
+        raise InputError(f"this inversion holds {len(stored.prompts)} images; the command line edits one at a time")
+    outputs, maps = numbered(out, len(prompt)), map_files(save_attention, len(prompt))
+    if save_attention is not None:
+        check_folder(save_attention)
+    picture_file = None if reference is None else read_picture(reference)
+    existing = [path for path in maps if os.path.isdir(path.parent)]
+    check_outputs([*outputs, *existing], read_from(model, config, inversion, reference), ".png")
+    loaded = loading.reopen(stored, model, device, dtype, config)
+    photo = None if picture_file is None else photo_of(picture_file, reference, stored, loaded)
+    with progress() as callback:
+        found = apply(loaded, stored, prompt, settings, guidance, photo if keep_photo else None, callback)
+    pictures, result = found.pictures, found.result
+    for path, picture, mask in zip(outputs, pictures, result.mask[0], strict=True):
+        save_image(picture, path)
+        typer.echo(f"saved: {path}" + ("" if photo is None else f" ({kept_words(picture, photo[0], mask)})"))
+    if save_attention is None:
+        return
+    if result.maps is None:
+        raise InputError("the model has no cross-attention of the size that maps are read at; leave --save-attention")
+    save_attention.mkdir(parents=True, exist_ok=True)
+    shown = torch.cat([loaded.decode(result.source), pictures])
+    for path, picture, attention, one in zip(maps, shown, result.maps[0].cpu(), found.prompts, strict=True):
+        save_pil(word_maps(picture, attention, one), path)
+    typer.echo(f"attention: {save_attention}")
+
+
+def map_files(folder: Path | None, edits: int) -> list[Path]:
+    names = ["source", *(f"edit-{i + 1}" for i in range(edits))]
+    return [] if folder is None else [folder / f"{name}.png" for name in names]
+
+
+def weights_of(texts: list[str]) -> dict[str, float]:
+    """Factors by word from WORD=2.0 texts."""
+    weights: dict[str, float] = {}
+    for text in texts:
+        word, _, value = text.rpartition("=")
+        try:
+            factor = float(value)
+        except ValueError as error:
+            raise InputError(f'--weight "{short(text)}" must look like WORD=2.0') from error
+        if word in weights:
+            raise InputError(f'--weight names "{short(word)}" twice; give each word one')
+        weights[word] = factor
+    return weights
