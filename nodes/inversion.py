@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
+from ..nullinv_core.families import supported
 from .parts import inputs_of
 from .wires import NullEmbeddings, Trajectory, guidance, schema
 
@@ -28,8 +29,7 @@ class DDIMInvert(io.ComfyNode):
             description="Turns a photo's latent into noise step by step (DDIM inversion at guidance 1) and keeps every "
             "step: the pivot trajectory that Null-Text Optimize retraces.",
             inputs=[
-                io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL, with any LoRAs that the edit "
-                               "should use."),
+                io.Model.Input("model", tooltip=f"{supported()}, with any LoRAs that the edit should use."),
                 io.Conditioning.Input("source", tooltip="What the photo shows, from CLIP Text Encode (P2P Edit's would "
                                       "invert again for every edit text)."),
                 io.Latent.Input("latent", tooltip="The photo, from VAE Encode."),

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..nullinv_core.families import supported
 from .wires import schema
 
 DEMO = "demo model (ships with the nodes)"
@@ -23,7 +24,7 @@ class LoadDiffusersModel(io.ComfyNode):
             ["checkpoint", "diffusers", "demo model"],
             node_id="NullInvLoadDiffusers",
             display_name="Load Diffusers Model",
-            description="Loads a Stable Diffusion 1.x, 2.x or SDXL folder in diffusers' layout from models/diffusers, "
+            description=f"Loads a {supported()} folder in diffusers' layout from models/diffusers, "
             "of any width, or the small demo model that needs no download.",
             inputs=[
                 io.Combo.Input("model", options=[DEMO, *model_folders()], default=DEMO, tooltip="A folder of "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,10 @@ from .checks import check_folder, check_text, numbered, read_from
 from .options import Config, Device, InversionFile, OtherDtype, OtherModel
 from .progress import progress
 from .reference import kept_words, photo_of
+
+if TYPE_CHECKING:
+    from ..backends.diffusers import DiffusersModel
+    from ..pipeline import Edited
 
 
 def edit(
@@ -55,10 +59,7 @@ def edit(
     To remove a thing: --self-replace 0 --blend THING. To add one: --cross-replace 0.4 --self-replace 0
     --fresh-noise 0.8, and a --steady for each thing that stays.
     """
-    import torch
-
-    from ..figures import word_maps
-    from ..images import read_picture, save_image, save_pil
+    from ..images import read_picture, save_image
     from ..pipeline import apply
     from ..prompt_to_prompt.edit import EditSettings
     from ..schedule import check_guidance
@@ -91,19 +92,28 @@ def edit(
     photo = None if picture_file is None else photo_of(picture_file, reference, stored, loaded)
     with progress() as callback:
         found = apply(loaded, stored, prompt, settings, guidance, photo if keep_photo else None, callback)
-    pictures, result = found.pictures, found.result
-    for path, picture, mask in zip(outputs, pictures, result.mask[0], strict=True):
+    for path, picture, mask in zip(outputs, found.pictures, found.result.mask[0], strict=True):
         save_image(picture, path)
         typer.echo(f"saved: {path}" + ("" if photo is None else f" ({kept_words(picture, photo[0], mask)})"))
-    if save_attention is None:
-        return
+    if save_attention is not None:
+        save_maps(save_attention, maps, loaded, found)
+
+
+def save_maps(folder: Path, files: list[Path], model: DiffusersModel, found: Edited) -> None:
+    """Write the heat map of each word of the source and of every edit."""
+    import torch
+
+    from ..figures import word_maps
+    from ..images import save_pil
+
+    result = found.result
     if result.maps is None:
         raise InputError("the model has no cross-attention of the size that maps are read at; leave --save-attention")
-    save_attention.mkdir(parents=True, exist_ok=True)
-    shown = torch.cat([loaded.decode(result.source), pictures])
-    for path, picture, attention, one in zip(maps, shown, result.maps[0].cpu(), found.prompts, strict=True):
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = torch.cat([model.decode(result.source), found.pictures])
+    for path, picture, attention, one in zip(files, shown, result.maps[0].cpu(), found.prompts, strict=True):
         save_pil(word_maps(picture, attention, one), path)
-    typer.echo(f"attention: {save_attention}")
+    typer.echo(f"attention: {folder}")
 
 
 def map_files(folder: Path | None, edits: int) -> list[Path]:
