@@ -129,6 +129,7 @@ class P2PEditSampler(io.ComfyNode):
     ) -> Any:  # fmt: skip
         """See the schema."""
         from ..nullinv_core.backends.comfy.jobs import sample_edit
+        from ..nullinv_core.pipeline import Sampling
 
-        options = (source_cfg or None, mask, end_step or None, source, negative)
-        return io.NodeOutput(*sample_edit(model, trajectory, null_embeddings, edit, cfg, *options))
+        sampling = Sampling(cfg, source_cfg or None, mask, end_step or None)
+        return io.NodeOutput(*sample_edit(model, trajectory, null_embeddings, edit, sampling, source, negative))

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..nullinv_core.families import supported
 from .wires import schema
 
 DEMO = "demo model (ships with the nodes)"
@@ -23,8 +24,8 @@ class LoadDiffusersModel(io.ComfyNode):
             ["checkpoint", "diffusers", "demo model"],
             node_id="NullInvLoadDiffusers",
             display_name="Load Diffusers Model",
-            description="Loads a diffusers folder of Stable Diffusion 1.x, 2.x or SDXL from models/diffusers, or the "
-            "small demo model, which needs no download.",
+            description=f"Loads a diffusers folder of {supported()} from models/diffusers, or the small demo "
+            "model, which needs no download.",
             inputs=[
                 io.Combo.Input("model", options=[DEMO, *model_folders()], default=DEMO, tooltip="A folder of "
                                "models/diffusers, or the demo model."),

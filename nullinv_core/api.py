@@ -7,6 +7,7 @@ from .version import check_torch
 check_torch(torch.__version__)
 
 # ruff: noqa: E402
+from .backends.diffusers.model import load_model
 from .denoiser import AttentionControl, Counted, Denoiser
 from .editing import EditResult, Sampling, edit, reconstruct
 from .errors import InputError, NonFiniteError
@@ -18,6 +19,7 @@ from .null_text.presets import PRESETS
 from .null_text.recipe import Recipe
 from .null_text.settings import PAPER, NullTextSettings
 from .photo.composite import keep_photo
+from .photo.images import load_image, save_image
 from .prompt_to_prompt.control import batch_edits
 from .prompt_to_prompt.edit import Edit, EditSettings, plan_edit
 from .prompt_to_prompt.prompt import Prompt
@@ -51,9 +53,12 @@ __all__ = [
     "invert",
     "keep_photo",
     "leading_schedule",
+    "load_image",
     "load_inversion",
+    "load_model",
     "optimize_null_text",
     "plan_edit",
     "reconstruct",
+    "save_image",
     "save_inversion",
 ]

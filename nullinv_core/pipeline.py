@@ -69,7 +69,7 @@ def prepare(
     check_guidance(guidance)
     # what may be wrong with a number or a text is said before a picture is encoded
     model.schedule(steps)
-    for text in [prompt] if isinstance(prompt, str) else prompt:
+    for text in _for_each(prompt, len(photo)):
         model.prompt(text)
     latents = model.encode_image(photo)
     warning = autoencoder_warning(psnr(model.decode(latents).cpu(), photo.cpu()))
@@ -89,7 +89,7 @@ def prepare_latents(
 ) -> tuple[Inversion, Tensor]:
     """``prepare`` for photos that are encoded; and the latents z_0 (B, C, h, w) that guided sampling now reaches."""
     recipe, schedule = _recipe(preset), model.schedule(steps)
-    texts = (prompt,) * len(latents) if isinstance(prompt, str) else tuple(prompt)
+    texts = _for_each(prompt, len(latents))
     prompts, empty = {text: model.prompt(text) for text in texts}, model.prompt("")
     *contexts, null_context = model.contexts([*prompts.values(), empty])
     of_text = dict(zip(prompts, contexts, strict=True))
@@ -246,6 +246,14 @@ def _ready(model: Model, inversion: Inversion) -> Model:
     """The model, told what the picture of an inversion was inverted with; raises InputError for another model."""
     model.check_made(inversion)
     return model.conditioned(source_prompt(inversion, model), model.prompt(""), inversion.sizes)
+
+
+def _for_each(prompt: str | Sequence[str], count: int) -> tuple[str, ...]:
+    """A prompt for each of so many photos."""
+    texts = (prompt,) * count if isinstance(prompt, str) else tuple(prompt)
+    if len(texts) != count:
+        raise InputError(f"{count} photos need as many prompts, not {len(texts)}")
+    return texts
 
 
 def _recipe(preset: str | Recipe) -> Recipe:

@@ -29,6 +29,7 @@ from nullinv_core.backends.comfy.schedule import schedule_of  # noqa: E402
 from nullinv_core.backends.comfy.text import plan_request  # noqa: E402
 from nullinv_core.demo.edits import sample_edit as sample_scene_edit  # noqa: E402
 from nullinv_core.demo.scenes import render  # noqa: E402
+from nullinv_core.pipeline import Sampling  # noqa: E402
 from nullinv_core.prompt_to_prompt.edit import EditSettings  # noqa: E402
 
 
@@ -46,7 +47,7 @@ with torch.inference_mode():
     text, empty = request.source_conditioning, request.empty
     inversion, _ = invert_latent(model, text, latent, schedule, "ddim")
     inversion, reached = optimize(model, text, empty, inversion, PRESETS["paper"], 7.5)
-    edited, source, *_ = sample_edit(model, inversion, inversion, request, 7.5)
+    edited, source, *_ = sample_edit(model, inversion, inversion, request, Sampling(7.5))
     weights = next(model.model.diffusion_model.parameters()).dtype
 found = {
     "weights": str(weights),

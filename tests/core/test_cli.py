@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nullinv_core.backends.diffusers import load_model
-from nullinv_core.cli import Preset, main
+from nullinv_core.cli import main
+from nullinv_core.cli.options import Preset
 from nullinv_core.errors import InputError
 from nullinv_core.files.store import load_inversion, save_inversion
 from nullinv_core.null_text.presets import PRESETS
@@ -377,12 +378,12 @@ def test_a_photo_that_the_autoencoder_keeps_gets_no_warning(command, tmp_path):
 @pytest.fixture
 def no_model(monkeypatch):
     """Every attempt to load a model fails the test."""
-    from nullinv_core import cli
+    from nullinv_core.cli import loading
 
     def load(*_):
         raise AssertionError("a model was loaded first")
 
-    monkeypatch.setattr(cli, "_load", load)
+    monkeypatch.setattr(loading, "load", load)
 
 
 @pytest.mark.parametrize(
@@ -503,11 +504,11 @@ def test_errors_leave_no_folder_behind(command, inverted, tmp_path):
 
 def test_the_precision_is_remembered(command, model_folder, photo, tmp_path, monkeypatch):
     """Guards half precision: later commands run the network as `invert` did unless told otherwise."""
-    from nullinv_core import cli
+    from nullinv_core.cli import loading
 
     assert command("invert", *base(model_folder, photo, tmp_path, dtype="bfloat16", device="cpu"))[0] == 0
-    asked, load = [], cli._load
-    monkeypatch.setattr(cli, "_load", lambda model, device, dtype, config: asked.append(dtype) or load(
+    asked, load = [], loading.load
+    monkeypatch.setattr(loading, "load", lambda model, device, dtype, config: asked.append(dtype) or load(
         model, device, dtype, config))  # fmt: skip
     options = ["--inversion", tmp_path / "x.safetensors", "--out", tmp_path / "r.png", "--device", "cpu"]
     assert command("reconstruct", *options)[0] == 0

@@ -95,25 +95,21 @@ def sample_edit(
     inversion: Inversion,
     null: Inversion | None,
     request: EditRequest,
-    guidance: float,
-    source_guidance: float | None = None,
-    mask: Tensor | None = None,
-    end_step: int | None = None,
+    sampling: Sampling,
     positive: Conditioning | None = None,
     negative: Conditioning | None = None,
 ) -> tuple[Latent, Latent, Tensor, WordMaps]:
     """Edit every image of an inversion: edited latents, the source branch, blend masks and word maps.
 
-    Rows are images, each with all its edits. Without null embeddings an empty text guides. ``guidance``: 0 is that of
-    the null embeddings, or the paper's. ``mask``: ComfyUI's MASK
-    (1 or B, H, W), where edits may change the picture. With an ``end_step`` the latents keep their noise, for a
-    sampler that goes on from that step. ``positive`` and ``negative``: what the trajectory and its null embeddings were
-    made with, where that carries more than text (a ControlNet).
+    Rows are images, each with all its edits. Without null embeddings an empty text guides. ``sampling``: a guidance of
+    0 is that of the null embeddings, or the paper's; its limit is a MASK (1 or B, H, W), where edits may change the
+    picture; with fewer steps the latents keep their noise, for a sampler that goes on. ``positive`` and ``negative``:
+    what the trajectory and its null embeddings were made with, where that carries more than text (a ControlNet).
     """
     embeddings = None if null is None else null_of(null, inversion)
     if embeddings is not None:
-        check_source_guidance(embeddings, source_guidance)
-    guidance = guidance or (PAPER if embeddings is None else embeddings).guidance
+        check_source_guidance(embeddings, sampling.source_guidance)
+    guidance = sampling.guidance or (PAPER if embeddings is None else embeddings).guidance
     positive = positive or with_sizes(request.source_conditioning, inversion.sizes)
     negative = negative or with_sizes(request.empty, inversion.sizes)
     here = ComfyModel(model, positive, negative)
@@ -125,17 +121,17 @@ def sample_edit(
     contexts = of_edits([text_of(c, "edit", batch, network) for c in request.conditionings], plans, pooled)
     guides = text_of(request.empty, "empty", 1, network)[0] if embeddings is None else embeddings
     limit = inversion.region
-    if mask is not None:
-        wanted = _latent_mask(mask, trajectory.clean)
+    if sampling.limit is not None:
+        wanted = _latent_mask(sampling.limit, trajectory.clean)
         limit = wanted if limit is None else wanted & limit
     check_same_text(text_of(positive, "source", batch, network), trajectory.context)
     text_of(negative, "negative", batch, network)
     check_same_sizes(positive[0][1], inversion, "source", network)
     check_same_sizes(negative[0][1], inversion, "negative", network)
-    sampling = Sampling(guidance, source_guidance, limit, end_step)
-    callback = progress(model, sample=end_step or steps)
-    result = sample(here, inversion, guides, [plans] * batch, contexts, sampling, callback)
-    left = sigma_of(trajectory.schedule.alphas_cumprod[steps - end_step]) if end_step else 0.0
+    callback = progress(model, sample=sampling.steps or steps)
+    own = replace(sampling, guidance=guidance, limit=limit)
+    result = sample(here, inversion, guides, [plans] * batch, contexts, own, callback)
+    left = sigma_of(trajectory.schedule.alphas_cumprod[steps - sampling.steps]) if sampling.steps else 0.0
     edited, reached = (
         here.samples(z.cpu() * (1 + left**2) ** 0.5) for z in (result.latents.flatten(0, 1), result.source)
     )
