@@ -32,7 +32,7 @@ class Toy:
     place = "toys"
     precision = "float32"
     pooled = 0
-    same_but_text = True
+    only_text_differs = True
     told: list = field(default_factory=list)
     runs: list = field(default_factory=list)
 
