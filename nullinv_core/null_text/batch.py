@@ -62,7 +62,8 @@ class Best:
         self, images: list[int], null: Tensor, epsilon_null: Tensor, loss: Tensor, is_source: bool = False
     ) -> None:
         """Take what is better than what is there; the first of equals stays."""
-        for place, (image, found) in enumerate(zip(images, loss.tolist(), strict=True)):
+        found_losses = loss.to("cpu", self.losses.dtype)
+        for place, (image, found) in enumerate(zip(images, found_losses, strict=True)):
             if found < self.losses[image]:
                 self.losses[image] = found
                 self.null[image], self.epsilon_null[image] = null[place], epsilon_null[place]
@@ -119,28 +120,25 @@ class Books:
         self._note(seen, null.detach(), epsilon_null.detach(), loss.detach())
         self.looks += 1
         self._tell(self.looks)
-        if self.settings.test_first:
-            moving = self.active = self._unfinished(seen)
-            self.iterations[moving] += 1
-        else:
-            moving = seen
-            self.iterations[moving] += 1
-            self.active = self._unfinished(seen)
+        moving = self._unfinished(seen) if self.settings.test_first else seen
+        self.iterations[moving] += 1
+        self.active = moving if self.settings.test_first else self._unfinished(seen)
         return moving
 
     def close(self, null: Tensor, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
         """∅ of the timestep, (B, tokens, width): ``null``, the last, or the best; and ε (B, C, h, w) under it."""
-        epsilon_null, images = self.epsilon_null, list(range(len(null)))
-        moved = self.iterations.tolist()
-        self.at_source = [there and not taken for there, taken in zip(self.at_source, moved, strict=True)]
+        images, epsilon_null, losses = list(range(len(null))), self.epsilon_null, self.losses
         if not self.settings.test_first:
             epsilon_null = denoiser(self.here.latents, self.here.level, null, unconditional=len(null))
         if self.settings.keep_best:
             if not self.settings.test_first:
                 self._note(images, null, epsilon_null, self.here.loss(images, epsilon_null))
-            null, epsilon_null, self.losses = self.best.null, self.best.epsilon_null, self.best.losses
-            self.at_source = [self.free and source for source in self.best.is_source]
-        self.found.append((null, self.losses, self.iterations))
+            null, epsilon_null, losses = self.best.null, self.best.epsilon_null, self.best.losses
+            self.at_source = self.best.is_source
+        else:
+            moved = self.iterations.tolist()
+            self.at_source = [there and not taken for there, taken in zip(self.at_source, moved, strict=True)]
+        self.found.append((null, losses, self.iterations))
         self.left = self.left - self.iterations
         return null, epsilon_null
 
@@ -150,9 +148,10 @@ class Books:
         return NullEmbeddings(embeddings, self.here.schedule, self.settings.guidance, losses, iterations)
 
     def _note(self, images: list[int], null: Tensor, epsilon_null: Tensor, loss: Tensor) -> None:
+        losses = loss.to("cpu", self.losses.dtype)
         if self.settings.keep_best:
-            self.best.offer(images, null, epsilon_null, check_finite(loss, self.here.level, self.here.step))
-        self.losses[images] = loss.to("cpu", self.losses.dtype)
+            self.best.offer(images, null, epsilon_null, check_finite(losses, self.here.level, self.here.step))
+        self.losses[images] = losses
         self.epsilon_null[images] = epsilon_null
         guided = self.here.guided(images, epsilon_null)
         self.preview[images] = predicted_clean(self.here.latents[images], guided, self.here.level.alpha)
