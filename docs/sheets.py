@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
-from nullinv_core.cli import DEMO_SEED
+from nullinv_core.cli.demo import DEMO_SEED
 from nullinv_core.demo.captions import caption, phrase, reading_of, said_of
 from nullinv_core.demo.edits import KINDS, EditCase, sample_edit
 from nullinv_core.demo.judge import load_judge, verdicts

@@ -1,4 +1,4 @@
-"""``python -m nullinv_core`` and the command ``nullinv``: see ``cli.py``."""
+"""``python -m nullinv_core`` and the command ``nullinv``: see ``cli``."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import InputError, short
-from .edit import Window
+from ..settings import Window
 from .emphasis import check_text
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")

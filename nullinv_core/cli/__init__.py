@@ -1,0 +1,51 @@
+"""The command line: ``python -m nullinv_core demo | invert | reconstruct | edit``. One module for each command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from io import TextIOWrapper
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError, NonFiniteError, printable, short
+from . import demo, edit, invert, reconstruct
+from .options import current_name
+
+app = typer.Typer(
+    help="Edit real images by their text prompt: null-text inversion and Prompt-to-Prompt.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"token_normalize_func": current_name},
+)
+for command in (demo.demo, invert.invert, reconstruct.reconstruct, edit.edit):
+    app.command()(command)
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: errors that are meant for people, and what the system refuses, end in one line and exit status 2."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # a path or a word that the terminal cannot show stops nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        app(arguments)
+    except (InputError, NonFiniteError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        unexpected = isinstance(error, OSError)
+        # libraries write paragraphs
+        typer.echo(f"error: {printable(short(str(error), 300)) if unexpected else error}", err=True)
+        if unexpected and isinstance(sys.stdout, TextIOWrapper):
+            # where it is the output itself, Python would try it once more at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(2)
