@@ -24,9 +24,9 @@ T = TypeVar("T")
 Mode = Literal["auto", "replace", "refine"]
 Window = float | tuple[float, float]
 """Share of the steps, from the noisiest, in which attention is replaced: an end, or a (start, end) in 0…1."""
-Kind = Literal["int", "float", "bool", "choice", "window", "words", "windows", "weights"]
-"""What a setting takes. window: a ``Window``, which people give as its end; words: a list of words; windows, weights: a
-window or a factor for each of some words."""
+Kind = Literal["int", "seed", "float", "bool", "choice", "window", "words", "windows", "weights"]
+"""What a setting takes. seed: a number that stands for one of many answers; window: a ``Window``, which people give as
+its end; words: a list of words; windows, weights: a window or a factor for each of some words."""
 LISTS = ("words", "windows", "weights")
 MOST_NAMED = 64
 """Most words that a setting names."""
@@ -41,8 +41,8 @@ class Setting:
 
     ``name``: the same in Python, on the command line and, guidance aside, in the nodes. ``help``: whole sentences.
     ``least`` and ``most``: what is allowed; ``step``: of the nodes' arrows. ``choices``: gives a table of choices, each
-    with what it does; asked for when needed. ``good``: values worth trying, for the help pages. ``advanced``: few need
-    it. ``in_node``: whether the nodes have it.
+    with what it does; asked for when needed. ``good``: other values worth trying. ``advanced``: few need it.
+    ``in_node``: whether the nodes have it.
     """
 
     name: str
@@ -58,10 +58,20 @@ class Setting:
     in_node: bool = True
 
     @property
+    def widget(self) -> str:
+        """Its name in the nodes: guidance is called cfg in all of ComfyUI."""
+        return self.name.replace("guidance", "cfg")
+
+    @property
     def text(self) -> str:
         """The help, with what each choice does."""
         choices = {name: text for name, text in (self.choices() if self.choices else {}).items() if text}
         return f"{self.help} {explained(choices)}." if choices else self.help
+
+    @property
+    def tooltip(self) -> str:
+        """The text, with what else to try."""
+        return f"{self.text} Try {self.good}." if self.good else self.text
 
     def check(self, value: Any) -> None:
         """Raise InputError for a value out of range."""
@@ -70,7 +80,7 @@ class Setting:
             raise InputError(f'{spoken} must be one of {", ".join(self.choices())}, not "{short(str(value))}"')
         if self.kind == "window":
             _check_window(spoken, value)
-        if self.kind in ("int", "float") and not self.least <= value <= self.most:
+        if self.kind in ("int", "seed", "float") and not self.least <= value <= self.most:
             raise InputError(f"{spoken} must lie in {self.least}…{self.most}, not {value}")
         if self.kind in LISTS:
             _check_words(spoken, value)
@@ -158,12 +168,10 @@ class EditSettings:
     blend starts at ``blend_start`` of the steps and takes maps above ``blend_threshold`` of their maximum.
     """
 
-    mode: Mode = _field(
-        "choice", "auto", "How the words of both texts are matched.", choices=_modes, good="auto", advanced=True
-    )
+    mode: Mode = _field("choice", "auto", "How the words of both texts are matched.", choices=_modes, advanced=True)
     cross_replace: Window = _field(
         "window", 0.8, "Share of the steps that keep the photo's layout. Less gives the edit more freedom.",
-        step=0.05, good="0.4 to 0.8",
+        step=0.05, good="0.4 to 0.9",
     )  # fmt: skip
     self_replace: Window = _field(
         "window", 0.4, "Share of the steps that keep the photo's shapes. Lower it when the shape must change.",
@@ -179,22 +187,22 @@ class EditSettings:
     )  # fmt: skip
     word_windows: Mapping[str, Window] = _field(
         "windows", {}, "Another cross_replace for single words: 'hat=0.4' ends it earlier, 'hat=0.2-0.8' starts it "
-        "later; separated by commas.", good="leave empty", advanced=True,
+        "later; separated by commas.", advanced=True,
     )  # fmt: skip
     fresh_noise: float = _field(
         "float", 0.0, "Share of new noise that the edit starts with: room for something that the photo has no trace "
-        "of, such as another place.", step=0.05, good="0; 0.8 with self_replace 0 for a new background", advanced=True,
+        "of, such as another place.", step=0.05, good="0.8 with self_replace 0 for a new background", advanced=True,
     )  # fmt: skip
     steady_words: Sequence[str] = _field(
         "words", (), "The region of these words gets no new noise; separated by commas.",
-        good="things that must stay", advanced=True,
+        good="the things that must stay", advanced=True,
     )  # fmt: skip
     variant: int = _field(
-        "int", 0, "Which new noise: another number gives another answer.", most=MOST_SEED, good="any", advanced=True
+        "seed", 0, "Which new noise: another number gives another answer.", most=MOST_SEED, advanced=True
     )
     focus_from: float = _field(
         "float", 1.0, "Share of the steps after which a new word draws its own outline, in the old word's place. 1: "
-        "never.", step=0.05, good="1; 0.5 for a new shape", advanced=True,
+        "never.", step=0.05, good="0.5 for a new shape", advanced=True,
     )  # fmt: skip
     weights: Mapping[str, float] = _field(
         "weights", {}, "WORD=2.0 makes a word twice as strong, as (word:2.0) in the text does.",
@@ -238,36 +246,34 @@ def _schedulers() -> dict[str, str]:
 
 
 STEPS = Setting(
-    "steps", "int", 50, "More steps follow the photo more closely.", least=1, most=999, good="50; 20 for a quick look"
+    "steps", "int", 50, "More steps follow the photo more closely.", least=1, most=999, good="20 for a quick look"
 )
-SCHEDULER = Setting(
-    "scheduler", "choice", "ddim_uniform", "Noise levels.", choices=_schedulers, good="ddim_uniform", advanced=True
-)
+SCHEDULER = Setting("scheduler", "choice", "ddim_uniform", "Noise levels.", choices=_schedulers, advanced=True)
 METHOD = Setting(
-    "method", "choice", "fixed-point", "How the path to the noise is found.", choices=_methods, good="fixed-point",
+    "method", "choice", "fixed-point", "How the path to the noise is found.", choices=_methods,
     advanced=True,
 )  # fmt: skip
 GUIDANCE = Setting(
-    "guidance", "float", PAPER.guidance, "Guidance of reconstruction and edits: more follows the text, less keeps the "
-    "photo.", *GUIDANCE_RANGE, step=0.1, good="7.5; 3 for the demo model",
+    "guidance", "float", PAPER.guidance, "Guidance: more follows the text, less keeps the photo.",
+    *GUIDANCE_RANGE, step=0.1, good="3 to 5 for gentler edits, 3 for the demo model",
 )  # fmt: skip
 SAME_GUIDANCE = replace(
-    GUIDANCE, default=0.0, good="0; any after the presets fast and direct", help="0: the guidance that the null "
+    GUIDANCE, default=0.0, good="", help="0: the guidance that the null "
     "embeddings were made for. Any other works after the presets fast and direct; after the others the photo drifts, "
     "and a note says so.",
 )  # fmt: skip
 SOURCE_GUIDANCE = replace(
-    GUIDANCE, name="source_guidance", default=0.0, good="0", advanced=True, help="Another guidance for the photo "
+    GUIDANCE, name="source_guidance", default=0.0, good="", advanced=True, help="Another guidance for the photo "
     "itself, after the presets paper, negative-prompt and custom. 0: the same.",
 )  # fmt: skip
-PRESET = Setting("preset", "choice", DEFAULT, "How null embeddings are made.", choices=_presets, good=DEFAULT)
+PRESET = Setting("preset", "choice", DEFAULT, "How null embeddings are made.", choices=_presets)
 INNER_STEPS = Setting(
     "inner_steps", "int", None, "Optimizer rounds for each step, at most; for presets that optimize. By default as the "
     "preset has it.", least=1, most=100, advanced=True,
 )  # fmt: skip
 KEEP_PIXELS = Setting(
     "keep_pixels", "bool", True, "Keep the photo's own pixels where the edit hardly differs from it.",
-    good="on; off where light or style of the whole picture change",
+    good="off for edits of the whole picture's light or style",
 )  # fmt: skip
 STRENGTH = Setting(
     "strength", "float", 0.35, "How freely the edit may change layout and shapes.", step=0.05,
@@ -275,41 +281,46 @@ STRENGTH = Setting(
 )  # fmt: skip
 SIZE = Setting(
     "size", "int", 512, "Shorter side in pixels: what the model was trained at.", least=64, most=2048, step=8,
-    good="512; SDXL 1024; demo model 128",
+    good="1024 for SDXL, 128 for the demo model",
 )  # fmt: skip
 OWN_SIZE = replace(SIZE, default=0, least=0, help="Shorter side in pixels. 0: what the model was trained at.")
 OF_CUSTOM = (
     replace(
         INNER_STEPS, default=PAPER.inner_steps, help="For custom: optimizer rounds for each step, at most.",
-        good="10; 3 to 5 is faster and less exact",
+        good="3 to 5, which is faster and less exact",
     ),
     Setting(
         "learning_rate", "float", PAPER.learning_rate, "For custom: learning rate of the first step; it falls slowly.",
-        least=0.0001, step=0.0001, good="0.01", advanced=True,
+        least=0.0001, step=0.0001, advanced=True,
     ),
     Setting(
         "early_stop", "float", PAPER.early_stop, "For custom: the loss at which the first step is good enough; each "
         "further step may have 0.00002 more. A larger one is faster and less exact.", most=0.01, step=0.000001,
-        good="0.00001", advanced=True,
+        advanced=True,
     ),
 )  # fmt: skip
 """Settings of Null-Text Optimize that presets other than custom have of their own."""
 OPTIMIZE_POOLED = Setting(
     "optimize_pooled", "bool", False, "SDXL also reads one vector for the whole text: optimize that of the empty text "
-    "too.", good="off, as in the paper", advanced=True,
+    "too.", advanced=True,
 )  # fmt: skip
 END_STEP = Setting(
     "end_step", "int", 0, "Stop after so many steps and keep the noise, for a sampler that continues. 0: all steps.",
-    most=999, good="0", advanced=True,
+    most=999, advanced=True,
 )  # fmt: skip
 
 INVERT = (STEPS, SCHEDULER, METHOD)
 """DDIM Invert."""
-OPTIMIZE = (GUIDANCE, replace(PRESET, choices=_presets_and_custom), *OF_CUSTOM, OPTIMIZE_POOLED)
-"""Null-Text Optimize."""
+OPTIMIZE = (GUIDANCE, replace(PRESET, choices=_presets_and_custom), *OF_CUSTOM)
+"""Null-Text Optimize, which has ``OPTIMIZE_POOLED`` too."""
 SAMPLE = (SAME_GUIDANCE, SOURCE_GUIDANCE, END_STEP)
 """P2P Edit Sampler."""
-GUIDER = (SAME_GUIDANCE,)
+GUIDER = (
+    replace(
+        SAME_GUIDANCE, good="", help="0: the guidance that the null embeddings were made for. With another the photo "
+        "drifts, and a note says so.",
+    ),
+)  # fmt: skip
 """Null-Text Guider."""
 EDIT_PHOTO = (
     STRENGTH, next(one for one in EDIT if one.name == "blend_words"), SIZE, replace(STEPS, advanced=True), GUIDANCE,
@@ -317,7 +328,11 @@ EDIT_PHOTO = (
 )  # fmt: skip
 """Edit Photo."""
 NODES = {
-    "NullInvDDIMInvert": INVERT, "NullInvOptimize": OPTIMIZE, "NullInvP2PEdit": EDIT, "NullInvP2PSampler": SAMPLE,
-    "NullInvGuider": GUIDER, "NullInvEditPhoto": EDIT_PHOTO,
-}  # fmt: skip
+    "NullInvDDIMInvert": INVERT,
+    "NullInvOptimize": (*OPTIMIZE, OPTIMIZE_POOLED),
+    "NullInvP2PEdit": EDIT,
+    "NullInvP2PSampler": SAMPLE,
+    "NullInvGuider": GUIDER,
+    "NullInvEditPhoto": EDIT_PHOTO,
+}
 """Settings by node."""

@@ -36,7 +36,7 @@ Config = Annotated[
         rich_help_panel=ADVANCED,
     ),
 ]
-TYPES: dict[str, Any] = {"int": int, "float": float, "window": float, "bool": bool}
+TYPES: dict[str, Any] = {"int": int, "seed": int, "float": float, "window": float, "bool": bool}
 
 
 def takes(*settings: Setting) -> Callable[[Command], Command]:

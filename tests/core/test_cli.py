@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from inspect import signature
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,10 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from typer.main import get_command
 
 from nullinv_core.backends.diffusers import load_model
-from nullinv_core.cli import app, main
+from nullinv_core.cli import invert, main
 from nullinv_core.errors import InputError
 from nullinv_core.files.store import load_inversion, save_inversion
 from nullinv_core.null_text.presets import PRESETS
@@ -193,8 +194,7 @@ def test_bad_input_to_invert(command, model_folder, photo, tmp_path, changes, me
 
 def test_the_presets_are_the_librarys():
     """Guards the list of the command line, which does not load the library to know it."""
-    (option,) = (one for one in get_command(app).commands["invert"].params if one.name == "preset")
-    assert tuple(option.type.choices) == tuple(PRESETS)
+    assert get_args(get_args(signature(invert.invert).parameters["preset"].annotation)[0]) == tuple(PRESETS)
 
 
 def test_broken_and_huge_images(command, model_folder, tmp_path, monkeypatch):
