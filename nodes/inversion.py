@@ -121,8 +121,9 @@ class NullTextOptimize(io.ComfyNode):
             graph = GraphBuilder()
             node = graph.node("NullInvOptimize", **same)
             return io.NodeOutput(*(node.out(slot) for slot in range(3)), expand=graph.finalize())
-        own = Recipe("ddim", NullTextSettings(cfg, inner_steps, learning_rate, early_stop), pinned=False)
-        recipe = own if preset == CUSTOM else PRESETS[preset]
+        settings = NullTextSettings(cfg, inner_steps, learning_rate, early_stop, keep_best=True, relative=True)
+        custom = Recipe("ddim", settings, pinned=False)
+        recipe = custom if preset == CUSTOM else PRESETS[preset]
         inversion, reconstruction = optimize(model, source, negative, trajectory, recipe, cfg, optimize_pooled)
         plots = [from_pil(loss_plot(inversion.null, image)) for image in range(inversion.trajectory.batch)]
         return io.NodeOutput(inversion, reconstruction, torch.cat(plots))

@@ -1,4 +1,4 @@
-"""Edits beside a photo that is read from its trajectory: direct inversion, and guidance less what the photo shares."""
+"""What guidance would do to the photo itself, and the guidance of its edits without that."""
 
 from __future__ import annotations
 

@@ -122,8 +122,8 @@ class NullEmbeddings:
     """∅_1 … ∅_T of each image, for one schedule and guidance scale.
 
     ``embeddings``: float32 (T, B, tokens, width), index 0 belongs to step 1. ``losses`` and ``iterations``: (T, B),
-    the last loss that was seen (0 where none was) and how many optimizer steps were taken; step 1 first. ``pin``:
-    how edits do without ∅_t; None where ∅_t guides all branches, as the paper has it.
+    the loss of ∅_t, or the last that was seen (0 where none was), and how many optimizer steps were taken; step 1
+    first. ``pin``: how edits do without ∅_t; None where ∅_t guides all branches, as the paper has it.
     """
 
     embeddings: Tensor

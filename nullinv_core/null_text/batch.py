@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, check_finite
 from ..schedule import NoiseLevel, Schedule, ddim_step, guide, predicted_clean
-from ..types import Callback, Event, NullEmbeddings
+from ..types import Callback, Event, NullEmbeddings, Trajectory
 from .settings import NullTextSettings
+from .units import Units, plain_units, units_of
 
 
 @dataclass(frozen=True)
@@ -48,88 +49,126 @@ class Timestep:
 
 
 @dataclass
+class Best:
+    """The best of each image at a timestep: its loss (B,), ∅ (B, tokens, width), ε under it (B, C, h, w), and whether
+    that ∅ is the source prompt."""
+
+    losses: Tensor
+    null: Tensor
+    epsilon_null: Tensor
+    is_source: list[bool]
+
+    def offer(
+        self, images: list[int], null: Tensor, epsilon_null: Tensor, loss: Tensor, is_source: bool = False
+    ) -> None:
+        """Take what is better than what is there; the first of equals stays."""
+        found_losses = loss.to("cpu", self.losses.dtype)
+        for place, (image, found) in enumerate(zip(images, found_losses, strict=True)):
+            if found < self.losses[image]:
+                self.losses[image] = found
+                self.null[image], self.epsilon_null[image] = null[place], epsilon_null[place]
+                self.is_source[image] = is_source
+
+
+@dataclass
 class Books:
     """What is known of each image at the timestep at hand, and what was found at those before.
 
-    ``left``: (B,) iterations that an image's budget still allows. ``at_source``: for which images ∅ still is the source
-    prompt, under which ε is that of the text and need not be predicted.
+    ``source``: (B, tokens, width), the source prompt; ε under it is that of the text and need not be predicted.
+    ``free``: whether that is so. ``at_source``: for which images ∅ is the source prompt. ``left``: (B,) iterations that
+    an image's budget still allows.
     """
 
     settings: NullTextSettings
+    units: Units
     callback: Callback
-    left: Tensor
+    source: Tensor
+    free: bool
     at_source: list[bool]
+    left: Tensor
     found: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
-    def open(self, here: Timestep, dtype: torch.dtype) -> None:
-        """Turn to another timestep; images that need no iteration there are done without a prediction.
-
-        ``dtype``: of the losses.
-        """
-        self.here, batch = here, len(here.latents)
+    def open(self, here: Timestep, null: Tensor) -> None:
+        """Turn to another timestep, at which ∅ starts from ``null``; images that need no iteration there are done
+        without a prediction."""
+        self.here, batch = here, len(null)
         self.active = list(range(batch))
-        self.losses = torch.full((batch,), torch.inf, dtype=dtype)
+        self.losses = torch.full((batch,), torch.inf, dtype=null.dtype)
         self.iterations = torch.zeros(batch, dtype=torch.int64)
         self.looks = 0
         self.epsilon_null, self.preview = torch.zeros_like(here.latents), here.latents.clone()
-        free = [i for i in self.active if self.at_source[i]]
-        if free:
-            self._note(free, here.epsilon_text[free], here.loss(free, here.epsilon_text[free]))
-            done = set(free) - set(self._unfinished(free))
+        self.best = Best(self.losses.clone(), null.clone(), self.epsilon_null.clone(), [False] * batch)
+        if not self.free:
+            return
+        if self.settings.keep_best:
+            loss = here.loss(self.active, here.epsilon_text)
+            self.best.offer(self.active, self.source, here.epsilon_text, loss, is_source=True)
+        first = [i for i in self.active if self.at_source[i]]
+        if first:
+            self._note(first, null[first], here.epsilon_text[first], here.loss(first, here.epsilon_text[first]))
+            done = set(first) - set(self._unfinished(first))
             self.active = [i for i in self.active if i not in done]
             self._tell(1)
 
-    def looked(self, epsilon_null: Tensor, loss: Tensor) -> list[int]:
-        """Note ε without text and the loss of the ``active`` images; return those that an Adam step moves now.
+    def looked(self, null: Tensor, epsilon_null: Tensor, loss: Tensor) -> list[int]:
+        """Note ∅ of the ``active`` images, ε without text and the loss; return those that an Adam step moves now.
 
         Images that stop are no longer ``active``: with ``test_first`` before that step, else after it, for the step
         was worth its price, and the loss from before it decides (as in the authors' code).
         """
         seen = self.active
-        self._note(seen, epsilon_null.detach(), loss.detach())
+        self._note(seen, null.detach(), epsilon_null.detach(), loss.detach())
         self.looks += 1
         self._tell(self.looks)
-        if self.settings.test_first:
-            moving = self.active = self._unfinished(seen)
-            self.iterations[moving] += 1
-        else:
-            moving = seen
-            self.iterations[moving] += 1
-            self.active = self._unfinished(seen)
+        moving = self._unfinished(seen) if self.settings.test_first else seen
+        self.iterations[moving] += 1
+        self.active = moving if self.settings.test_first else self._unfinished(seen)
         return moving
 
-    def close(self, null: Tensor, denoiser: Denoiser) -> Tensor:
-        """Note the timestep's ∅ (B, tokens, width); return ε (B, C, h, w) under it, predicted where it is not known."""
-        self.found.append((null, self.losses, self.iterations))
+    def close(self, null: Tensor, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
+        """∅ of the timestep, (B, tokens, width): ``null``, the last, or the best; and ε (B, C, h, w) under it."""
+        images, epsilon_null, losses = list(range(len(null))), self.epsilon_null, self.losses
+        if not self.settings.test_first:
+            epsilon_null = denoiser(self.here.latents, self.here.level, null, unconditional=len(null))
+        if self.settings.keep_best:
+            if not self.settings.test_first:
+                self._note(images, null, epsilon_null, self.here.loss(images, epsilon_null))
+            null, epsilon_null, losses = self.best.null, self.best.epsilon_null, self.best.losses
+            self.at_source = self.best.is_source
+        else:
+            moved = self.iterations.tolist()
+            self.at_source = [there and not taken for there, taken in zip(self.at_source, moved, strict=True)]
+        self.found.append((null, losses, self.iterations))
         self.left = self.left - self.iterations
-        moved = self.iterations.tolist()
-        self.at_source = [there and not taken for there, taken in zip(self.at_source, moved, strict=True)]
-        if self.settings.test_first:
-            return self.epsilon_null
-        return denoiser(self.here.latents, self.here.level, null, unconditional=len(null))
+        return null, epsilon_null
 
     def embeddings(self) -> NullEmbeddings:
         """All that was found, step 1 first."""
         embeddings, losses, iterations = (torch.stack(column[::-1]) for column in zip(*self.found, strict=True))
         return NullEmbeddings(embeddings, self.here.schedule, self.settings.guidance, losses, iterations)
 
-    def _note(self, images: list[int], epsilon_null: Tensor, loss: Tensor) -> None:
-        self.losses[images] = loss.to("cpu", self.losses.dtype)
+    def _note(self, images: list[int], null: Tensor, epsilon_null: Tensor, loss: Tensor) -> None:
+        losses = loss.to("cpu", self.losses.dtype)
+        if self.settings.keep_best:
+            self.best.offer(images, null, epsilon_null, check_finite(losses, self.here.level, self.here.step))
+        self.losses[images] = losses
         self.epsilon_null[images] = epsilon_null
         guided = self.here.guided(images, epsilon_null)
         self.preview[images] = predicted_clean(self.here.latents[images], guided, self.here.level.alpha)
 
     def _unfinished(self, images: list[int]) -> list[int]:
-        threshold, most = self.settings.threshold(self.here.index), self.left.clamp(max=self.settings.inner_steps)
-        return [i for i in images if self.losses[i] >= threshold and self.iterations[i] < most[i]]
+        small, most = self.settings.threshold(self.here.index), self.left.clamp(max=self.settings.inner_steps)
+        return [i for i in images if self.losses[i] >= self.units.threshold(i, small) and self.iterations[i] < most[i]]
 
     def _tell(self, iteration: int) -> None:
         here, losses = self.here, tuple(self.losses.tolist())
         self.callback(Event("optimize", here.index + 1, here.schedule.steps, self.preview.clone(), iteration, losses))
 
 
-def books_of(batch: int, steps: int, settings: NullTextSettings, callback: Callback, only_text_differs: bool) -> Books:
-    """Books for a batch of so many images, before the first timestep."""
-    at_source = only_text_differs and settings.start == "source" and settings.test_first
-    left = torch.full((batch,), settings.most_iterations(steps))
-    return Books(settings, callback, left, [at_source] * batch)
+def books_of(trajectory: Trajectory, settings: NullTextSettings, callback: Callback, only_text_differs: bool) -> Books:
+    """Books for a trajectory, before the first timestep."""
+    batch = trajectory.batch
+    units = units_of(trajectory) if settings.relative else plain_units(batch)
+    free = only_text_differs and settings.start == "source" and settings.test_first
+    left = torch.full((batch,), settings.most_iterations(trajectory.schedule.steps))
+    return Books(settings, units, callback, trajectory.context, free, [free] * batch, left)

@@ -9,7 +9,7 @@ from ..denoiser import Denoiser, check_finite, no_gradients
 from ..errors import NoGradientError
 from ..schedule import ddim_step, guide
 from ..types import Callback, NullEmbeddings, Trajectory, ignore
-from .batch import Timestep, books_of
+from .batch import Books, Timestep, books_of
 from .settings import PAPER, NullTextSettings
 
 LOSS_SCALE = 2.0**12
@@ -30,31 +30,33 @@ def optimize_null_text(
 
     ``null_context``: the empty prompt's encoding, (tokens, width) or (B, tokens, width). Every image of the batch
     has its own loss, stop and result. For t = T … 1: ∅_t starts from ∅_{t+1}, is moved by a fresh Adam until
-    MSE(z_{t-1}, z*_{t-1}) is small, then z_{t-1} follows from the optimized ∅_t (eq. 5 and algorithm 1).
+    MSE(z_{t-1}, z*_{t-1}) is small, then z_{t-1} follows from the optimized ∅_t (eq. 5 and algorithm 1). With
+    ``keep_best`` the loss of ∅_t is never above that of ∅_{t+1} at t, nor of the source prompt where it costs nothing.
     ``only_text_differs``: conditional and unconditional predictions differ by their text alone. Then ε under ∅ needs no
     prediction of its own while ∅ is the source prompt.
     """
     schedule, w = trajectory.schedule, settings.guidance
     trajectory.check_context(null_context, "null context")
     with no_gradients():
-        books = books_of(trajectory.batch, schedule.steps, settings, callback, only_text_differs)
+        books = books_of(trajectory, settings, callback, only_text_differs)
         null, latents = _first_null(trajectory, null_context, settings), trajectory.noisiest
         for step in range(schedule.steps, 0, -1):
             level = schedule.level(step)
             epsilon_text = check_finite(denoiser(latents, level, trajectory.context), level, step)
             here = Timestep(latents, trajectory.latents[step - 1], epsilon_text, schedule, step, w)
             rows = [row.clone().requires_grad_(True) for row in null]
-            adam = torch.optim.Adam(rows, lr=settings.rate(here.index, schedule.steps))
-            books.open(here, null.dtype)
+            rate = settings.rate(here.index, schedule.steps)
+            adam = torch.optim.Adam([{"params": row, "lr": books.units.rate(i, rate)} for i, row in enumerate(rows)])
+            books.open(here, null)
             while images := books.active:
                 with torch.enable_grad():
                     context = torch.stack([rows[i] for i in images])
                     epsilon_null = denoiser(latents[images], level, context, unconditional=len(images))
                     loss = here.loss(images, epsilon_null)
-                moving = books.looked(epsilon_null, loss)
-                _adam_step(adam, {i: rows[i] for i in images}, loss, moving, here)
-            null = torch.stack([row.detach() for row in rows])
-            epsilon = guide(books.close(null, denoiser), epsilon_text, w)
+                moving = books.looked(context, epsilon_null, loss)
+                _adam_step(adam, {i: rows[i] for i in images}, loss, moving, books)
+            null, epsilon_null = books.close(torch.stack([row.detach() for row in rows]), denoiser)
+            epsilon = guide(epsilon_null, epsilon_text, w)
             latents = ddim_step(latents, check_finite(epsilon, level, step), schedule, step)
         return books.embeddings(), latents
 
@@ -66,9 +68,7 @@ def _first_null(trajectory: Trajectory, null_context: Tensor, settings: NullText
     return null.expand(trajectory.batch, *null.shape[-2:])
 
 
-def _adam_step(
-    adam: torch.optim.Adam, rows: dict[int, Tensor], loss: Tensor, moving: list[int], here: Timestep
-) -> None:
+def _adam_step(adam: torch.optim.Adam, rows: dict[int, Tensor], loss: Tensor, moving: list[int], books: Books) -> None:
     """Move ∅ of some of the images whose ``loss`` was just computed; ``rows``: their ∅ by image.
 
     Raises NoGradientError where the network passes no gradient, NonFiniteError where one is NaN or infinite.
@@ -78,9 +78,10 @@ def _adam_step(
     if not moving:
         return
     places = {image: place for place, image in enumerate(rows)}
+    gains = loss.new_tensor([books.units.gain(image) for image in moving])
     adam.zero_grad(set_to_none=True)
     with torch.enable_grad():
-        (loss[[places[i] for i in moving]].sum() * LOSS_SCALE).backward()
+        ((loss[[places[i] for i in moving]] * gains).sum() * LOSS_SCALE).backward()
     for image, row in rows.items():
         if image not in moving:
             # Adam's momentum would move an image that is done even where its gradient is zero
@@ -88,6 +89,6 @@ def _adam_step(
             continue
         if row.grad is None:
             raise NoGradientError(NO_GRADIENT)
-        check_finite(row.grad, here.level, here.step)
+        check_finite(row.grad, books.here.level, books.here.step)
         row.grad /= LOSS_SCALE
     adam.step()

@@ -23,6 +23,8 @@ class NullTextSettings:
     prompt's ("source"), where guided sampling is already close to the pivot. ``test_first``: the loss is looked at
     before the first Adam step, which is left out where it is small enough. ``budget``: Adam steps over the whole
     trajectory at most, 0 for no limit; timesteps near the image come last and go without when it is spent.
+    ``keep_best``: ∅_t is the best that was seen at its timestep, not the last. ``relative``: the learning rate and the
+    losses above are in units of the context's and the latents' own scale (see ``units``).
     """
 
     guidance: float = 7.5
@@ -33,6 +35,8 @@ class NullTextSettings:
     start: Literal["null", "source"] = "null"
     test_first: bool = False
     budget: int = 0
+    keep_best: bool = False
+    relative: bool = False
 
     def __post_init__(self) -> None:
         check_guidance(self.guidance)

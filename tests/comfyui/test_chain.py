@@ -27,6 +27,8 @@ from nullinv_core.shared_guidance import guidance_of_photo
 from .graphs import Chain
 from .outputs import latent, newest, relative
 
+CUSTOM = NullTextSettings(inner_steps=3, keep_best=True, relative=True)
+
 
 @pytest.fixture(scope="module")
 def outputs(comfy):
@@ -110,7 +112,7 @@ def test_reconstruction_and_edit_are_those_of_the_diffusers_backend(both, output
 def test_separate_optimizations_agree(both, outputs, picture):
     """Guards parity of the optimizer itself: 0.1 dB against the source."""
     _, model, trajectory, *_, empty = both
-    _, reached = optimize_null_text(model.denoiser, trajectory, empty, NullTextSettings(inner_steps=3))
+    _, reached = optimize_null_text(model.denoiser, trajectory, empty, CUSTOM)
     source = render(sample_edit(0, "colour").source)
     ours = psnr(model.decode(reached)[0], source)
     assert math.isclose(ours, psnr(picture("reconstruction"), source), abs_tol=0.1)

@@ -94,7 +94,8 @@ def test_a_batch_equals_its_single_runs(denoiser):
     )
     # one image needs one iteration at the noisiest step, the other more; rounding decides nothing between two losses
     first = int(before.argmin())
-    settings = replace(STRICT, start="null", early_stop=float(before[first] + after[first]) / 2, inner_steps=6)
+    stop = float(before[first] + after[first]) / 2
+    settings = replace(STRICT, start="null", early_stop=stop, inner_steps=6, relative=False)
     both, reached = optimize_null_text(denoiser, trajectory, empty_context(), settings)
     few, many = both.iterations[-1].sort().values.tolist()
     assert 0 < few < many
@@ -294,15 +295,19 @@ def test_a_fixed_point_retraces_itself(steps, spread):
 
 def test_presets_say_how_edits_read_the_photo(denoiser, tmp_path):
     """Guards what a preset promises: cost, who guides the edits, and that a file keeps it."""
+    assert {"fast", "direct"} == {
+        name for name in ("fast", "paper", "negative-prompt", "direct") if PRESETS[name].pinned
+    }
+    assert PRESETS["fast"].unshared and not PRESETS["direct"].unshared
     for name, recipe in PRESETS.items():
         counter = Counted(denoiser.denoiser)
         trajectory = invert(counter, latents_of(), context_of(SOURCE)[None], tiny_schedule(4), method=recipe.inversion)
         if name == "paper":
             recipe = replace(recipe, optimization=replace(PAPER, inner_steps=1))
         null, reached = embed(counter, trajectory, empty_context(), recipe, 3.0)
-        assert null.guidance == 3.0 and null.pinned == (name in ("fast", "direct"))
+        assert null.guidance == 3.0 and null.pinned == recipe.pinned
         if name != "paper":
-            assert torch.equal(null.embeddings[0], trajectory.context.float()) or name == "fast"
+            assert torch.equal(null.embeddings[0], trajectory.context.float()) or recipe.optimization
         if name == "direct":
             assert counter.forwards == 4 and torch.equal(reached, trajectory.clean)
         inversion = Inversion(trajectory, null, ("a red cat on grass",), Fingerprint(digest="a model"))
@@ -312,8 +317,8 @@ def test_presets_say_how_edits_read_the_photo(denoiser, tmp_path):
         if not null.pinned:
             continue
         assert torch.equal(loaded.pin.null, null.pin.null)
-        assert (null.pin.guidance is not None) == (name == "fast")
-        assert name == "direct" or torch.equal(loaded.pin.guidance, null.pin.guidance)
+        assert (null.pin.guidance is not None) == recipe.unshared
+        assert not recipe.unshared or torch.equal(loaded.pin.guidance, null.pin.guidance)
         # edits are guided by the empty prompt, whatever ∅_t is
         plans = batch_edits([[plan_edit(SOURCE, EDIT, 4)]])
         contexts = context_of(EDIT)[None, None]

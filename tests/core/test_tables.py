@@ -69,7 +69,7 @@ print(*METHODS, *PRESETS)
 def house(tmp_path_factory):
     """A copy of the package (of links) with one more file in two of its folders."""
     folder = tmp_path_factory.mktemp("house")
-    extra = {Path("inversion/methods"): ("two_ends.py", SOLVER), Path("null_text/presets"): ("a_new_one.py", PRESET)}
+    extra = {Path("inversion/methods"): ("zz_twice.py", SOLVER), Path("null_text/presets"): ("zz_made_up.py", PRESET)}
     real = {Path("."), *extra, *(path.parent for path in extra)}
     for path in real:
         place = folder / "nullinv_core" / path
@@ -90,7 +90,7 @@ def run(house, *arguments):
 
 def test_a_solver_and_a_preset_in_a_file_each_are_in_the_tables_and_work(house):
     """Guards the promise of one file: found in their folder, in the order of the files' names, asked as they say."""
-    assert run(house, "-c", USE).split() == ["ddim", "fixed-point", "twice", "made-up", *PRESETS]
+    assert run(house, "-c", USE).split() == [*METHODS, "twice", *PRESETS, "made-up"]
 
 
 def test_the_command_line_offers_a_new_preset(house):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nullinv_core import InputError, NullEmbeddings, Pin, Trajectory, batch_edits, plan_edit
+from nullinv_core import EditSettings, InputError, NullEmbeddings, Pin, Trajectory, batch_edits, plan_edit
 
 from .helpers import tiny_schedule, word_prompt
 
@@ -35,9 +35,10 @@ def test_all_tensors_go_to_another_device(guidance):
     assert null_embeddings().to(ELSEWHERE).pin is None
     path = trajectory().to(ELSEWHERE)
     assert {path.latents.device.type, path.context.device.type} == {ELSEWHERE}
-    edits = batch_edits([[plan_edit(word_prompt("a cat"), word_prompt("a dog"), 3)]])
-    for name in ("mapping", "keep", "equalizer", "cross_window", "focus_window", "self_window"):
-        assert getattr(edits.to(ELSEWHERE), name).device.type == ELSEWHERE
+    settings = EditSettings(weights={"dog": 2.0}, focus_from=0.5)
+    edits = batch_edits([[plan_edit(word_prompt("a cat"), word_prompt("a dog"), 3, settings)]])
+    moved = [value for one in edits.to(ELSEWHERE).attention for value in vars(one).values() if torch.is_tensor(value)]
+    assert len(moved) == 9 and all(value.device.type == ELSEWHERE for value in moved)
     assert edits.to(ELSEWHERE).edits == edits.edits
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..recipe import Preset, Recipe
 from ..settings import NullTextSettings
 
-FAST = NullTextSettings(start="source", test_first=True, budget=16)
+FAST = NullTextSettings(start="source", test_first=True, budget=16, keep_best=True, relative=True)
 """At most 3·50 network samples for 50 steps, where the authors' constants take some 1,350."""
 PRESET = Preset(
     "fast",
