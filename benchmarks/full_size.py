@@ -109,7 +109,7 @@ def contexts_of(device: str) -> tuple[Tensor, Tensor, Tensor]:
 def plan_of(steps: int) -> Edit:
     """An edit with local blend."""
     before, after = (load_model("demo").prompt(text) for text in PROMPTS)
-    return plan_edit(before, after, steps, EditSettings(blend=["star"]))
+    return plan_edit(before, after, steps, EditSettings(blend_words=["star"]))
 
 
 def measure(unet: UNet2DConditionModel, preset: str, checkpointing: bool, steps: int, side: int) -> FullSizeRow:

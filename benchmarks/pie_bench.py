@@ -76,7 +76,7 @@ def _task(pictures: Path, name: str, entry: dict[str, Any], side: int) -> EditTa
             cross_replace=CROSS,
             self_replace=SELF,
             weights={word: STRENGTH for word in words[1:] if word in edit_prompt.split()},
-            blend=known,
+            blend_words=known,
         ),
         truths=(load_image(truth, side)[0].numpy(),) if truth.is_file() else (),
     )

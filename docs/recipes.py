@@ -13,7 +13,7 @@ from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.edits import sample_edit
 from nullinv_core.demo.run import run_case
 from nullinv_core.photo.images import to_pil
-from nullinv_core.prompt_to_prompt.edit import EditSettings
+from nullinv_core.settings import EditSettings
 
 PICTURE = Path(__file__).parent / "recipes.jpg"
 RECIPES = {
@@ -28,7 +28,7 @@ SIDE, GAP, LINE, TEXT = 256, 8, 38, 28
 
 def settings_of(strength: float, blend: tuple[str, ...]) -> EditSettings:
     """What Edit Photo makes of its strength."""
-    return EditSettings(cross_replace=1 - 0.6 * strength, self_replace=0.8 - 0.8 * strength, blend=blend)
+    return EditSettings(cross_replace=1 - 0.6 * strength, self_replace=0.8 - 0.8 * strength, blend_words=blend)
 
 
 def main() -> None:

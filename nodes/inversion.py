@@ -7,12 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from ..nullinv_core.families import supported
+from ..nullinv_core.settings import CUSTOM, INVERT, OF_CUSTOM, OPTIMIZE, OPTIMIZE_POOLED
 from .parts import inputs_of
-from .wires import NullEmbeddings, Trajectory, guidance, schema
-
-CUSTOM = "custom"
-SCHEDULERS = ["ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential", "beta"]
+from .wires import NullEmbeddings, Trajectory, schema, widgets
 
 
 class DDIMInvert(io.ComfyNode):
@@ -21,8 +18,6 @@ class DDIMInvert(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the base class."""
-        from ..nullinv_core.inversion.methods import METHODS
-
         return schema(
             ["unsampler", "inversion", "null text", "ddim inversion"],
             node_id="NullInvDDIMInvert",
@@ -30,14 +25,12 @@ class DDIMInvert(io.ComfyNode):
             description="Turns a photo into noise step by step, along the path that sampling takes back, and keeps "
             "every step of it (the trajectory).",
             inputs=[
-                io.Model.Input("model", tooltip=f"{supported()}, with any LoRAs that the edit should use."),
+                io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL, with any LoRAs that the edit "
+                               "should use."),
                 io.Conditioning.Input("source", tooltip="What the photo shows, from CLIP Text Encode. (From P2P Edit, "
                                       "every edit text would invert the photo again.)"),
                 io.Latent.Input("latent", tooltip="The photo, from VAE Encode."),
-                io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more exactly."),
-                io.Combo.Input("scheduler", options=SCHEDULERS, default="ddim_uniform", tooltip="Noise levels."),
-                io.Combo.Input("method", options=list(METHODS), default="fixed-point", tooltip="; ".join(
-                               f"{name}: {method.help}" for name, method in METHODS.items()) + "."),
+                *widgets(INVERT),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels of your own, in place of steps and "
                                 "scheduler: down to 0, where the photo is."),
             ],
@@ -67,13 +60,12 @@ class DDIMInvert(io.ComfyNode):
 def ignored_of(preset: str) -> dict[str, Any]:
     """Inputs of Null-Text Optimize that a preset does not use, each with the value that stands for all: the node that
     has those is asked for the result, and ComfyUI's cache knows it."""
-    from ..nullinv_core import PRESETS, NullTextSettings
+    from ..nullinv_core.null_text.presets import PRESETS
 
     if preset == CUSTOM:
         return {}
-    paper = NullTextSettings()
-    unused = {name: getattr(paper, name) for name in ("inner_steps", "learning_rate", "early_stop")}
-    return unused if PRESETS[preset].optimization else {**unused, "optimize_pooled": False}
+    unused = OF_CUSTOM if PRESETS[preset].optimization else (*OF_CUSTOM, OPTIMIZE_POOLED)
+    return {setting.name: setting.default for setting in unused}
 
 
 class NullTextOptimize(io.ComfyNode):
@@ -82,8 +74,6 @@ class NullTextOptimize(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See the base class."""
-        from ..nullinv_core.null_text.presets import DEFAULT, PRESETS, explained
-
         return schema(
             ["null text inversion", "pivotal tuning", "reconstruct"],
             node_id="NullInvOptimize",
@@ -96,18 +86,8 @@ class NullTextOptimize(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="An empty text. Edits are guided away from it; with paper, "
                                       "the optimization starts from it."),
                 Trajectory.Input("trajectory", tooltip="From DDIM Invert."),
-                guidance("cfg", tooltip="Guidance of the edits."),
-                io.Combo.Input("preset", options=[*PRESETS, CUSTOM], default=DEFAULT,
-                               tooltip=f"{explained()}; {CUSTOM}: the three values below."),
-                io.Int.Input("inner_steps", default=10, min=1, max=100,
-                             tooltip="custom: optimizer rounds for each step, at most."),
-                io.Float.Input("learning_rate", default=0.01, min=0.0001, max=1.0, step=0.0001, round=0.0001,
-                               tooltip="custom: learning rate of the first step; it falls slowly."),
-                io.Float.Input("early_stop", default=0.00001, min=0.0, max=0.01, step=0.000001, round=0.000001,
-                               tooltip="custom: the loss at which a step is good enough. Larger is faster and less "
-                               "exact."),
-                io.Boolean.Input("optimize_pooled", default=False, optional=True, tooltip="SDXL: optimize the pooled "
-                                 "vector of the empty text too. Off, as in the paper."),
+                *widgets(OPTIMIZE),
+                *widgets([OPTIMIZE_POOLED], required=False),
             ],
             hidden=[io.Hidden.dynprompt],
             enable_expand=True,

@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from ..nullinv_core.families import supported
+from ..nullinv_core.settings import EDIT_PHOTO
 from .parts import PARTS, inputs_of
-from .wires import NullEmbeddings, guidance, schema
+from .wires import NullEmbeddings, schema, widgets
 
 PHOTO = ("model", "clip", "vae", "image", "source_text", "size")
 WANTED = ("edit_text", "strength", "blend_words", "cfg", "keep_pixels")
@@ -29,25 +29,14 @@ class EditPhoto(io.ComfyNode):
             description="Edits a photo by its text, everything in one node. A second edit of the same photo does not "
             "invert it again.",
             inputs=[
-                io.Model.Input("model", tooltip=f"{supported()}."),
+                io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL."),
                 io.Clip.Input("clip", tooltip="Its CLIP."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
                 io.Image.Input("image", tooltip="The photo; transparent parts become white."),
                 io.String.Input("source_text", multiline=True, dynamic_prompts=True, tooltip="What the photo shows."),
                 io.String.Input("edit_text", multiline=True, dynamic_prompts=True, tooltip="What it should show "
                                 "instead: change as few words as you can. Each line is an edit of its own."),
-                io.Float.Input("strength", default=0.35, min=0.0, max=1.0, step=0.05,
-                               tooltip="How freely the edit may change layout and shapes: 0.2 for a colour, 0.5 for "
-                               "another thing."),
-                io.String.Input("blend_words", default="", tooltip="Only the region of these words may change; "
-                                "separated by commas. Empty: the whole picture."),
-                io.Int.Input("size", default=512, min=64, max=2048, step=8,
-                             tooltip="Shorter side in pixels: what the model was trained at (SDXL: 1024; "
-                             "demo model: 128)."),
-                io.Int.Input("steps", default=50, min=1, max=999, tooltip="More steps follow the photo more closely."),
-                guidance("cfg", tooltip="Guidance: more follows the text, less keeps the photo. 3 for the demo model."),
-                io.Boolean.Input("keep_pixels", default=True, tooltip="Keep the photo's own pixels where the edit "
-                                 "hardly differs from it."),
+                *widgets(EDIT_PHOTO),
             ],
             hidden=[io.Hidden.dynprompt],
             enable_expand=True,

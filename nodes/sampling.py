@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .wires import NullEmbeddings, guidance, schema
+from ..nullinv_core.settings import GUIDER
+from .wires import NullEmbeddings, schema, widgets
 
 
 class NullTextGuider(io.ComfyNode):
@@ -26,7 +27,7 @@ class NullTextGuider(io.ComfyNode):
                 io.Conditioning.Input("conditioning", tooltip="The source text gives the photo back; another text "
                                       "edits it."),
                 NullEmbeddings.Input("null_embeddings", tooltip="From Null-Text Optimize."),
-                guidance("cfg", default=0.0, tooltip="0: the guidance that the embeddings were made for."),
+                *widgets(GUIDER),
                 io.Conditioning.Input("negative", optional=True, tooltip="Only for a ControlNet: the negative "
                                       "conditioning of Null-Text Optimize."),
             ],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..nullinv_core.schedule import GUIDANCE
+from ..nullinv_core.settings import LISTS, Setting
 
 CATEGORY = "null-text inversion"
 
@@ -26,9 +28,36 @@ FIXED = io.ControlAfterGenerate.fixed if hasattr(io, "ControlAfterGenerate") els
 """What is done to a number after a run: nothing, unless the user says so. An older ComfyUI begins as it likes."""
 
 
-def guidance(name: str, tooltip: str, default: float = 7.5) -> io.Float.Input:
-    """An input for a guidance scale."""
-    return io.Float.Input(name, default=default, min=GUIDANCE[0], max=GUIDANCE[1], step=0.1, tooltip=tooltip)
+FOLDS = "advanced" in inspect.signature(io.Float.Input.__init__).parameters
+"""Whether this ComfyUI shows advanced widgets only when asked to."""
+LARGEST = 2**31 - 1
+"""Largest number of a widget."""
+FINE = 0.01
+"""Steps below this are also what a number is rounded to; others may be typed as exactly as wished."""
+
+
+def widgets(settings: Iterable[Setting], required: bool = True) -> list[io.Input]:
+    """Inputs for settings. ``required``: whether a graph must have them, as all do that are older than a setting."""
+    return [_widget(one, optional=not required) for one in settings if one.in_node]
+
+
+def _widget(setting: Setting, **shared: Any) -> io.Input:
+    shared |= {"tooltip": setting.tooltip} | ({"advanced": True} if FOLDS and setting.advanced else {})
+    name, default = setting.widget, setting.default
+    if setting.choices:
+        return io.Combo.Input(name, options=list(setting.choices()), default=default, **shared)
+    if setting.kind == "bool":
+        return io.Boolean.Input(name, default=default, **shared)
+    if setting.kind in LISTS:
+        return io.String.Input(name, default="", **shared)
+    limits = {"default": default, "min": setting.least, "max": min(setting.most, LARGEST), "step": setting.step}
+    if setting.kind == "seed":
+        return io.Int.Input(name, **limits, control_after_generate=FIXED, **shared)
+    if setting.kind == "int":
+        return io.Int.Input(name, **limits, **shared)
+    fine = setting.step if setting.step and setting.step < FINE else None
+    return io.Float.Input(name, **{one: value if value is None else float(value) for one, value in limits.items()},
+                          round=fine, **shared)  # fmt: skip
 
 
 def schema(search: list[str], **fields: Any) -> io.Schema:

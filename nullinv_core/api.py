@@ -21,9 +21,10 @@ from .null_text.settings import PAPER, NullTextSettings
 from .photo.composite import keep_photo
 from .photo.images import load_image, save_image
 from .prompt_to_prompt.control import batch_edits
-from .prompt_to_prompt.edit import Edit, EditSettings, plan_edit
+from .prompt_to_prompt.edit import Edit, plan_edit
 from .prompt_to_prompt.prompt import Prompt
 from .schedule import Schedule, leading_schedule
+from .settings import EditSettings
 from .types import Event, NullEmbeddings, Pin, Trajectory
 
 __all__ = [

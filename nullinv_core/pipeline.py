@@ -28,10 +28,11 @@ from .null_text.settings import PAPER
 from .photo.composite import keep_photo
 from .photo.images import autoencoder_warning, psnr
 from .prompt_to_prompt.control import batch_edits
-from .prompt_to_prompt.edit import Edit, EditSettings, plan_edits
+from .prompt_to_prompt.edit import Edit, plan_edits
 from .prompt_to_prompt.emphasis import literal
 from .prompt_to_prompt.prompt import Prompt
 from .schedule import check_guidance
+from .settings import EditSettings
 from .types import Callback, NullEmbeddings, Trajectory, ignore
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m nullinv_core demo | invert | reconstruct | edit``, a module for each command."""
+"""The command line: ``python -m nullinv_core demo | invert | reconstruct | edit``. One module for each command."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import typer
 
 from ..errors import InputError, NonFiniteError, printable, short
 from . import demo, edit, invert, reconstruct
+from .options import current_name
 
 app = typer.Typer(
     help="Edit real images by their text prompt: null-text inversion and Prompt-to-Prompt.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    context_settings={"token_normalize_func": current_name},
 )
+for command in (demo.demo, invert.invert, reconstruct.reconstruct, edit.edit):
+    app.command()(command)
 
 
 @app.callback()
 def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
     pass
-
-
-for command in (demo.demo, invert.invert, reconstruct.reconstruct, edit.edit):
-    app.command()(command)
 
 
 def main() -> None:

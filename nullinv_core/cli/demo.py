@@ -10,28 +10,31 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import loading
-from .checks import check_folder, check_steps
-from .progress import progress
+from ..settings import GUIDANCE, STEPS
+from . import models
+from .console import progress
+from .options import takes
 
 DEMO_SEED = 5
 """What the demo shows unless asked for another: a cat that becomes a dog."""
 
 
+@takes(STEPS, GUIDANCE)
 def demo(
+    *,
     out: Annotated[Path, typer.Option(help="Folder for the pictures and report.json.")] = Path("demo-out"),
     seed: Annotated[int, typer.Option(min=0, help="Which scene and edit.")] = DEMO_SEED,
-    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
-    guidance: Annotated[float, typer.Option(help="Guidance of the reconstruction.")] = 7.5,
+    steps: int,
+    guidance: float,
 ) -> None:
     """Invert, reconstruct and edit a scene that the demo model never saw."""
     from ..demo.run import demo_case, run_case, write_demo
     from ..schedule import check_guidance
 
     check_guidance(guidance)
-    check_steps(steps)
-    check_folder(out)
-    model = loading.load("demo", "cpu", "float32")
+    models.check_steps(steps)
+    models.check_folder(out)
+    model = models.load("demo", "cpu", "float32")
     with progress() as callback:
         report, pictures = run_case(model, demo_case(seed), seed, steps, guidance, callback=callback)
     write_demo(out, report, pictures)

@@ -10,31 +10,33 @@ import typer
 
 from ..errors import InputError
 from ..files.atomic_write import check_outputs
-from ..null_text.presets import DEFAULT, explained
-from . import loading
-from .checks import check_steps, check_text, read_from
-from .options import Config, Device, Dtype, Preset
-from .progress import progress
+from ..settings import GUIDANCE, INNER_STEPS, OWN_SIZE, PRESET, STEPS
+from . import models
+from .console import progress
+from .options import ADVANCED, Config, Device, Dtype, takes
 
 
+@takes(STEPS, GUIDANCE, PRESET, OWN_SIZE, INNER_STEPS)
 def invert(
+    *,
     model: Annotated[str, typer.Option(help='Diffusers folder, .safetensors checkpoint, or "demo".')],
     image: Annotated[
         Path, typer.Option(help="The picture. It is scaled and keeps its shape; transparent parts become white.")
     ],
     prompt: Annotated[str, typer.Option(help="What the picture shows; (word:1.5) stresses a word, as in ComfyUI.")],
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
-    steps: Annotated[int, typer.Option(help="More steps follow the picture more closely.")] = 50,
-    guidance: Annotated[float, typer.Option(help="Guidance that reconstruction and edits will use.")] = 7.5,
-    preset: Annotated[Preset, typer.Option(help=f"How null embeddings are made. {explained()}.")] = DEFAULT,
-    inner_steps: Annotated[
-        int | None, typer.Option(help="Optimizer rounds for each step, at most; for presets that optimize.")
-    ] = None,
-    low_memory: Annotated[
-        bool | None, typer.Option(help="Save memory while optimizing, which is slower; by default only if needed.")
-    ] = None,
-    size: Annotated[int, typer.Option(help="Shorter side in pixels; 0: what the model was trained at.")] = 0,
+    steps: int,
+    guidance: float,
+    preset: str,
+    size: int,
+    inner_steps: int | None,
     square: Annotated[bool, typer.Option(help="Crop the picture's middle to a square, as the authors do.")] = False,
+    low_memory: Annotated[
+        bool | None,
+        typer.Option(
+            help="Save memory while optimizing, which is slower; by default only if needed.", rich_help_panel=ADVANCED
+        ),
+    ] = None,
     device: Device = "",
     dtype: Dtype = "float32",
     config: Config = None,
@@ -47,10 +49,10 @@ def invert(
     from ..schedule import check_guidance
 
     picture = read_picture(image)
-    check_outputs([out], read_from(model, config, image), ".safetensors")
+    check_outputs([out], models.read_from(model, config, image), ".safetensors")
     check_guidance(guidance)
-    check_steps(steps)
-    check_text(prompt)
+    models.check_steps(steps)
+    models.check_text(prompt)
     recipe = PRESETS[preset]
     if recipe.optimization is None and (inner_steps is not None or low_memory is not None):
         raise InputError(f"--preset {preset} optimizes nothing; leave out --inner-steps and --low-memory")
@@ -59,7 +61,7 @@ def invert(
     if size:
         check_side(size)
         fitted_size(*((size, size) if square else picture.size), size, GRID)
-    loaded = replace(loading.load(model, device, dtype, config), checkpointing=low_memory)
+    loaded = replace(models.load(model, device, dtype, config), checkpointing=low_memory)
     side = loaded.check_size(size or loaded.native_size)
     photo = load_image(picture, side, 0 if square else loaded.factor)
     with progress() as callback:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError
 from ..files.atomic_write import check_outputs
-from . import loading
-from .checks import numbered, read_from
+from . import models
+from .console import progress, warn
 from .options import Config, Device, InversionFile, OtherDtype, OtherModel
-from .progress import progress
-from .reference import autoencoded, photo_of
+from .pictures import numbered, photo_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def reconstruct(
@@ -29,20 +31,31 @@ def reconstruct(
     from .. import pipeline
     from ..photo.images import psnr, read_picture, save_image
 
-    stored, model = loading.stored_inversion(inversion, model)
+    stored, model = models.stored(inversion, model)
     outputs = numbered(out, stored.trajectory.batch)
     if reference is not None and stored.trajectory.batch > 1:
         raise InputError(f"this inversion holds {stored.trajectory.batch} images; --reference is for one alone")
     picture_file = None if reference is None else read_picture(reference)
-    check_outputs(outputs, read_from(model, config, inversion, reference), ".png")
-    loaded = loading.reopen(stored, model, device, dtype, config)
+    check_outputs(outputs, models.read_from(model, config, inversion, reference), ".png")
+    loaded = models.reopen(stored, model, device, dtype, config)
     photo = None if picture_file is None else photo_of(picture_file, reference, stored, loaded)
     with progress() as callback:
         pictures = pipeline.reconstruct(loaded, stored, callback=callback)
     best, limit = loaded.decode(stored.trajectory.clean), "; --reference tells how near the photo is"
     if photo is not None:
-        limit = f", which itself is {autoencoded(best, photo):.1f} dB to the photo"
+        limit = f", which itself is {_autoencoded(best, photo):.1f} dB to the photo"
     for path, picture, wanted in zip(outputs, pictures, best, strict=True):
         save_image(picture, path)
         to_photo = "" if photo is None else f"{psnr(picture, photo[0]):.1f} dB to the photo; "
         typer.echo(f"saved: {path} ({to_photo}{psnr(picture, wanted):.1f} dB to what the autoencoder gives{limit})")
+
+
+def _autoencoded(decoded: Tensor, photo: Tensor) -> float:
+    """PSNR of a photo (1, H, W, 3) as the autoencoder alone gives it back; warns of a low one."""
+    from ..photo.images import autoencoder_warning, psnr
+
+    decibels = psnr(decoded, photo)
+    warning = autoencoder_warning(decibels)
+    if warning is not None:
+        warn(warning)
+    return decibels

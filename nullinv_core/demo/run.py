@@ -24,7 +24,7 @@ from ..null_text.presets import PRESETS
 from ..null_text.recipe import Recipe
 from ..photo.images import from_pil, psnr, save_image, save_pil, to_pil
 from ..pipeline import apply, null_of, optimize, prepare_latents
-from ..prompt_to_prompt.edit import EditSettings
+from ..settings import EditSettings
 from ..types import Callback, Event, NullEmbeddings, ignore
 from .edits import EditCase, sample_edit
 from .judge import wrong_edit
@@ -94,7 +94,7 @@ def edit_settings(case: EditCase) -> EditSettings:
         return EditSettings()
     before, after = case.source.things, case.target.things
     changed = [name for a, b in zip(before, after, strict=True) if a != b for name in (a.kind, b.kind)]
-    return EditSettings(blend=list(dict.fromkeys(changed)))
+    return EditSettings(blend_words=list(dict.fromkeys(changed)))
 
 
 def suited_guidance(null: NullEmbeddings) -> float:

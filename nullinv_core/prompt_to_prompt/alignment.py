@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..settings import Mode
 from .prompt import END, PAD, START, Prompt, is_sign
 
 ARTICLES = ("a", "an", "the", "and", "or", "is", "are", "its")
@@ -33,7 +34,6 @@ HINT = (
     "cross_replace 0.4, self_replace 0, fresh_noise 0.8, and the things that stay as steady_words."
 )
 """What helps where words were added or removed: see docs/decisions/remove-and-add.md."""
-Mode = Literal["auto", "replace", "refine"]
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 """Source words and the edit words that stand for them."""
 

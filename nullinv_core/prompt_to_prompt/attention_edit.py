@@ -17,7 +17,7 @@ from ..denoiser import Layer
 from .edit import Edit
 
 Plans = tuple[tuple[Edit, ...], ...]
-"""Planned edits: of each image, as many of each."""
+"""Planned edits by image; every image has equally many."""
 Some = TypeVar("Some", bound="AttentionEdit")
 
 
@@ -43,11 +43,9 @@ class AttentionEdit:
     @cached_property
     def steps(self) -> list[bool]:
         """In which steps the window is open for some edit."""
-        return (
-            self.window.flatten(3).any(-1).flatten(0, 1).any(0).tolist()
-            if self.window.ndim > 3
-            else (self.window.flatten(0, 1).any(0).tolist())
-        )
+        some = self.window.flatten(0, 1).any(0)
+        found: list[bool] = (some.any(-1) if some.ndim > 1 else some).tolist()
+        return found
 
     def wants(self, layer: Layer, size: tuple[int, int]) -> bool:
         """Whether a layer is edited, of a network on latents of ``size`` (h, w)."""

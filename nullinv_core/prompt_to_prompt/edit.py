@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError, short
 from ..schedule import steps_of
-from .alignment import Mode, Pair, TokenAlignment, WordAlignment, align_tokens, align_words
-from .emphasis import MOST_LETTERS, carried, check_weight
+from ..settings import EDIT, LISTS, EditSettings, Window, bounds
+from .alignment import Pair, TokenAlignment, WordAlignment, align_tokens, align_words
+from .emphasis import carried
 from .prompt import LISTED, Prompt, find_phrase
 
 MOST_REPEATED = 4
@@ -21,70 +23,6 @@ MOST_EDITS = 64
 """Most edits of a picture in one run."""
 MOST_CELLS = 2**24
 """Most pairs of a source token and an edit token, in all edits together: 64 MB."""
-MOST_NAMED = 64
-"""Most words that a setting names."""
-Window = float | tuple[float, float]
-"""Share of the steps, from the noisiest, in which attention is replaced: an end, or a (start, end) in 0…1."""
-
-
-@dataclass(frozen=True)
-class EditSettings:
-    """Knobs of Prompt-to-Prompt; the defaults are the authors'.
-
-    ``mode``: replace, refine, or auto (by the prompts' words). ``cross_replace``, ``self_replace``: windows;
-    ``word_cross_replace``: other windows for single words of the edit prompt. ``focus_from``: share (0…1) of the steps
-    from which on a replaced word draws its own outline in the old word's place (see ``focus``), whatever the windows
-    say; 1, never, is the authors'. ``weights``: words of the edit prompt
-    and the factor on their attention (2.0 strengthens, 0 removes). ``blend``: words whose region may change,
-    ``blend_exclude``: words whose region may not; of either prompt. Local blend starts at ``blend_start`` of the
-    steps and takes maps above ``blend_threshold`` (0…1) of their maximum. ``fresh_noise``: share (0…1) of new noise,
-    by ``noise_seed``, that the edit starts with, outside of the regions of the ``steady`` words; 0 is the authors'.
-    """
-
-    mode: Mode = "auto"
-    cross_replace: Window = 0.8
-    self_replace: Window = 0.4
-    word_cross_replace: Mapping[str, Window] = field(default_factory=dict)
-    focus_from: float = 1.0
-    weights: Mapping[str, float] = field(default_factory=dict)
-    blend: Sequence[str] = ()
-    blend_exclude: Sequence[str] = ()
-    blend_start: float = 0.2
-    blend_threshold: float = 0.3
-    fresh_noise: float = 0.0
-    noise_seed: int = 0
-    steady: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        if any(isinstance(words, str) for words in (self.blend, self.blend_exclude, self.steady)):
-            raise InputError("blend words and steady words are lists of words, not one text")
-        for listed in (self.blend, self.blend_exclude, self.steady, self.weights, self.word_cross_replace):
-            if len(listed) > MOST_NAMED:
-                raise InputError(f"a setting names {len(listed)} words; {MOST_NAMED} at most, so name fewer")
-            if sum(map(len, listed)) > MOST_LETTERS:
-                raise InputError(f"a setting names words of more than {MOST_LETTERS} characters; name fewer")
-        named = {"cross replace": self.cross_replace, "self replace": self.self_replace}
-        named |= {f'cross replace of "{short(word)}"': w for word, w in self.word_cross_replace.items()}
-        for name, window in named.items():
-            start, end = bounds(window)
-            if not 0 <= start <= end <= 1:
-                raise InputError(f"{name} must lie in 0…1 with its start before its end, not {window}")
-        for word, weight in self.weights.items():
-            check_weight(word, weight)
-        words = [*self.blend, *self.blend_exclude, *self.steady, *self.weights, *self.word_cross_replace]
-        if not all(word.strip() for word in words):
-            raise InputError("a blend, steady or weighted word, or one with a window, is empty; leave it out")
-        shares = {"blend start": self.blend_start, "blend threshold": self.blend_threshold}
-        for name, value in {**shares, "fresh noise": self.fresh_noise, "focus from": self.focus_from}.items():
-            if not 0 <= value <= 1:
-                raise InputError(f"{name} must lie in 0…1, not {value}")
-        if not 0 <= self.noise_seed < 2**63:
-            raise InputError(f"the seed of fresh noise is a whole number from 0, not {self.noise_seed}")
-
-
-def bounds(window: Window) -> tuple[float, float]:
-    """(start, end) of a window."""
-    return (0.0, float(window)) if isinstance(window, int | float) else (float(window[0]), float(window[1]))
 
 
 @dataclass(frozen=True)
@@ -132,7 +70,7 @@ def plan_edit(
     for word, weight in settings.weights.items():
         equalizer[find_phrase(prompt, word, "weight word")] *= float(weight)
     cross_window = _steps_inside(settings.cross_replace, steps)[:, None].repeat(1, prompt.length)
-    for word, window in settings.word_cross_replace.items():
+    for word, window in settings.word_windows.items():
         places = find_phrase(prompt, word, "word with a replace window")
         cross_window[:, places] = _steps_inside(window, steps)[:, None]
     focused = _steps_inside((settings.focus_from, 1.0), steps)
@@ -144,9 +82,9 @@ def plan_edit(
         cross_window=cross_window,
         focus_window=focused[:, None] & _replaced(words, prompt, alignment),
         self_window=_steps_inside(settings.self_replace, steps),
-        blend=_select(source, prompt, words, settings.blend, "blend word"),
-        exclude=_select(source, prompt, words, settings.blend_exclude, "blend-exclude word"),
-        steady=_select(source, prompt, words, settings.steady, "steady word"),
+        blend=_select(source, prompt, words, settings.blend_words, "blend word"),
+        exclude=_select(source, prompt, words, settings.exclude_words, "exclude word"),
+        steady=_select(source, prompt, words, settings.steady_words, "steady word"),
         settings=settings,
     )
 
@@ -177,8 +115,8 @@ def plan_edits(source: Prompt, prompts: Sequence[Prompt], steps: int, settings: 
     if len(prompts) > MOST_EDITS:
         raise InputError(f"there are {len(prompts)} edits; {MOST_EDITS} at most, so run them in several goes")
     plans, tokens = [], common_length([source, *prompts])
-    named = [*settings.weights, *settings.word_cross_replace, *settings.blend, *settings.blend_exclude]
-    named += settings.steady
+    lists = {one.name: getattr(settings, one.name) for one in EDIT if one.kind in LISTS}
+    named = [word for listed in lists.values() for word in listed]
     having = {w: [p for p in prompts if _tokens_or_none(p, w) is not None] for w in dict.fromkeys(named)}
     of_source = {w for w in having if _tokens_or_none(source, w) is not None}
     for prompt in prompts:
@@ -187,15 +125,13 @@ def plan_edits(source: Prompt, prompts: Sequence[Prompt], steps: int, settings: 
             here = any(p is prompt for p in having[word]) or (source_too and word in of_source)
             return here or not having[word]
 
-        mine = replace(
-            settings,
-            weights={w: x for w, x in settings.weights.items() if concerns(w)},
-            word_cross_replace={w: x for w, x in settings.word_cross_replace.items() if concerns(w)},
-            blend=[w for w in settings.blend if concerns(w, source_too=True)],
-            blend_exclude=[w for w in settings.blend_exclude if concerns(w, source_too=True)],
-            steady=[w for w in settings.steady if concerns(w, source_too=True)],
-        )
-        plans.append(plan_edit(source, prompt, steps, mine, tokens))
+        mine: dict[str, Any] = {}
+        for name, listed in lists.items():
+            if isinstance(listed, Mapping):
+                mine[name] = {word: value for word, value in listed.items() if concerns(word)}
+            else:
+                mine[name] = [word for word in listed if concerns(word, source_too=True)]
+        plans.append(plan_edit(source, prompt, steps, replace(settings, **mine), tokens))
     return plans
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..errors import InputError, short
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PLAIN_WEIGHT = 1.1
 """Factor of ``(word)``."""
@@ -73,7 +74,7 @@ def emphasized(text: Tensor, empty: Tensor, weights: Tensor) -> Tensor:
     """Encodings (B, tokens, width) as strong as their weights (B, tokens) say: away from the empty text's, as ComfyUI
     does. Where a weight is 1, the encoding itself."""
     each = weights.to(text)[..., None]
-    return torch.where(each == 1, text, (text - empty) * each + empty)
+    return text.where(each == 1, (text - empty) * each + empty)
 
 
 def carried(

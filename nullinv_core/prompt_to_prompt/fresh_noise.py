@@ -46,7 +46,7 @@ def edit_start(denoiser: Denoiser, trajectory: Trajectory, edits: EditBatch) -> 
         for e, edit in enumerate(row, 1):
             if edit.settings.fresh_noise:
                 share = edit.settings.fresh_noise * (1 - _steady(None if maps is None else maps[b], edit, noisiest))
-                generator = torch.Generator().manual_seed(edit.settings.noise_seed)
+                generator = torch.Generator().manual_seed(edit.settings.variant)
                 noise = torch.randn(noisiest.shape[1:], generator=generator).to(noisiest)
                 start[b, e] = (1 - share**2).sqrt() * noisiest[b] + share * noise
     return start

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..errors import InputError, short
-from .edit import Window
+from ..settings import EDIT, EditSettings, Window
 from .emphasis import check_text
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -20,6 +22,14 @@ def word_list(text: str) -> list[str]:
 def take_windows(text: str) -> dict[str, Window]:
     """Replace windows by word from ``word=0.4, other word=0.2-0.8``; raises InputError for anything else."""
     return dict(map(_window, word_list(text)))
+
+
+def read_settings(given: Mapping[str, Any]) -> EditSettings:
+    """Settings of an edit whose lists are texts, as the nodes have them; raises InputError for what is wrong in one."""
+    readers: dict[str, Callable[[str], Any]] = {"words": word_list, "windows": take_windows}
+    lists = {one.name: readers[one.kind] for one in EDIT if one.kind in readers}
+    read = {name: lists[name](text) for name, text in given.items() if name in lists}
+    return EditSettings(**{**given, **read})
 
 
 def _window(part: str) -> tuple[str, Window]:

@@ -529,7 +529,7 @@ def other_layer(chain, plan, sampler):
     [
         (other_layer, "encoded in another way than for the inversion"),
         (change(lambda c, p, s: p, blend_words="zebra"), 'NullInvP2PEdit: blend word "zebra" is in neither prompt'),
-        (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: blend-exclude word "zebra"'),
+        (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: exclude word "zebra"'),
         (in_edit_photo(blend_words="zebra"), 'NullInvEditPhoto: blend word "zebra" is in neither prompt'),
         (in_edit_photo(width=5000), "NullInvEditPhoto: the picture would be 5000×128 pixels"),
         (change(lambda c, p, s: p, edit_text="a (green:1e5) cat"), 'weight of "green" must be a number in ±1000'),

@@ -260,15 +260,15 @@ def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, wish):
     text = f"{case.captions[1]}\n{case.captions[0].replace(thing.colour, 'yellow')}"
     node, ours = {
         "closed windows": ({}, {}),
-        "local blend": ({"blend_words": thing.kind}, {"blend": [thing.kind]}),
+        "local blend": ({"blend_words": thing.kind}, {"blend_words": [thing.kind]}),
         "fresh noise": (
             {"fresh_noise": 0.7, "steady_words": thing.kind, "variant": 5},
-            {"fresh_noise": 0.7, "steady": [thing.kind], "noise_seed": 5},
+            {"fresh_noise": 0.7, "steady_words": [thing.kind], "variant": 5},
         ),
         "focus": ({"focus_from": 0.4}, {"focus_from": 0.4}),
         "any size": (
             {"focus_from": 0.4, "blend_words": thing.kind, "fresh_noise": 0.3, "steady_words": thing.kind},
-            {"focus_from": 0.4, "blend": [thing.kind], "fresh_noise": 0.3, "steady": [thing.kind]},
+            {"focus_from": 0.4, "blend_words": [thing.kind], "fresh_noise": 0.3, "steady_words": [thing.kind]},
         ),
     }[wish]
     _, sampler = chain.edit(text=text, self_replace=0.2, cross_replace=0.5, **node)

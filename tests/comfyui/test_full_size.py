@@ -131,7 +131,7 @@ def test_both_backends_give_the_same(comfy, tmp_path, kind):
     again = invert(denoiser, trajectory.clean, trajectory.context, trajectory.schedule, method="ddim")
     found["trajectory"] = relative(again.latents, trajectory.latents)
     found["reconstruction"] = relative(reconstruct(denoiser, trajectory, saved.null, 7.5), there["reconstruction"])
-    plan = plan_edit(*prompts, trajectory.schedule.steps, EditSettings(blend=["cat"]))
+    plan = plan_edit(*prompts, trajectory.schedule.steps, EditSettings(blend_words=["cat"]))
     result = edit(denoiser, trajectory, saved.null, contexts[None, 1:], batch_edits([[plan]]), 7.5)
     found["edited"] = relative(result.latents[0], there["edited"])
     found["edited, from the file"] = relative(there["loaded"], there["edited"])

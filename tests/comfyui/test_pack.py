@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nullinv_core.settings import LISTS, NODES
+
 PACK = Path(__file__).parents[2]
 
 
@@ -63,6 +65,29 @@ def test_every_node_says_what_it_does(nodes):
         inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
         assert all(spec[1].get("tooltip") for spec in inputs.values()), name
         assert all(info["output_tooltips"]) and len(info["output_tooltips"]) == len(info["output"]), name
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_widgets_are_the_settings(comfy, nodes, node):
+    """Guards the one place: names in their order, kinds, ranges, defaults, choices, tooltips; few are left to see where
+    ComfyUI can fold the others away."""
+    described = {**nodes[node]["input"]["required"], **nodes[node]["input"].get("optional", {})}
+    settings = [one for one in NODES[node] if one.in_node]
+    widgets = {name: spec for name, spec in described.items() if "default" in spec[1]}
+    assert list(widgets) == [one.widget for one in settings]
+    folds = "0.3.6" not in comfy.get("/system_stats")["system"]["comfyui_version"]
+    for one in settings:
+        kind, has = widgets[one.widget]
+        wanted = {"tooltip": one.tooltip, "default": "" if one.kind in LISTS else one.default}
+        if one.kind in ("int", "seed", "float", "window"):
+            wanted |= {"min": one.least, "max": min(one.most, 2**31 - 1)} | ({"step": one.step} if one.step else {})
+        if one.choices:
+            wanted["options"] = list(one.choices())
+        assert {name: has.get(name) for name in wanted} == wanted
+        assert kind == {"int": "INT", "seed": "INT", "bool": "BOOLEAN", "choice": "COMBO", "words": "STRING",
+                        "windows": "STRING"}.get(one.kind, "FLOAT")  # fmt: skip
+        assert bool(has.get("advanced")) is (folds and one.advanced)
+        assert bool(has.get("control_after_generate")) is (one.kind == "seed")
 
 
 def test_every_node_has_a_help_page(comfy, nodes):

@@ -86,7 +86,7 @@ def test_reconstruction_and_edits_are_those_of_the_diffusers_backend(comfy, save
     assert relative(latent(comfy, "xl-reconstruction") * scale, ours) < 1e-3
     texts = [EDIT, "a green cat on a marble table"]
     source, *prompts = [model.prompt(text) for text in (SOURCE, *texts)]
-    settings = EditSettings(blend=["cat"], self_replace=0.5)
+    settings = EditSettings(blend_words=["cat"], self_replace=0.5)
     plans = [plan_edit(source, prompt, STEPS, settings) for prompt in prompts]
     contexts = model.encode_prompts(prompts)[None]
     result = edit(model.denoiser, saved.trajectory, saved.null, contexts, batch_edits([plans]), 7.5)

@@ -43,7 +43,7 @@ def test_closed_windows_touch_only_the_map_grid():
 
 def test_a_single_word_keeps_its_own_window_open():
     """Guards per-word windows: they count beside the common one."""
-    late = control(9, cross_replace=0.0, word_cross_replace={"blue": (0.5, 1.0)})
+    late = control(9, cross_replace=0.0, word_windows={"blue": (0.5, 1.0)})
     assert late.weighs(Layer("cross", 64 * 64)) and not control(0, cross_replace=0.0).weighs(Layer("cross", 64 * 64))
 
 

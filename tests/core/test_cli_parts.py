@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nullinv_core.cli import edit, loading, reference
+from nullinv_core.cli import edit, models, options, pictures
 from nullinv_core.errors import InputError
 from nullinv_core.photo.images import save_image, ssim
 
@@ -17,7 +17,7 @@ MISSING = [sys.executable, "-m", "nullinv_core", "reconstruct", "--inversion", "
 
 def test_a_weight_follows_the_last_sign_of_equality():
     """Guards words that have such a sign themselves."""
-    assert edit.weights_of(["a=b=2", "red=0.5"]) == {"a=b": 2.0, "red": 0.5}
+    assert options._weights(["a=b=2", "red=0.5"]) == {"a=b": 2.0, "red": 0.5}
 
 
 def test_the_fastest_device_is_taken(monkeypatch):
@@ -25,8 +25,8 @@ def test_the_fastest_device_is_taken(monkeypatch):
     for cuda, mps, wanted in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
-        assert loading.pick_device("") == wanted
-    assert loading.pick_device("cpu") == "cpu"
+        assert models.pick_device("") == wanted
+    assert models.pick_device("cpu") == "cpu"
 
 
 def test_models_of_a_file_are_folders_and_safetensors_of_this_computer(tmp_path):
@@ -34,11 +34,11 @@ def test_models_of_a_file_are_folders_and_safetensors_of_this_computer(tmp_path)
     weights, other = tmp_path / "model.safetensors", tmp_path / "model.ckpt"
     for file in (weights, other):
         file.touch()
-    assert loading.is_local(str(tmp_path)) and loading.is_local(str(weights))
-    assert not loading.is_local(str(other)) and not loading.is_local(str(tmp_path / "none.safetensors"))
-    assert not loading.is_local(os.path.relpath(tmp_path))
+    assert models.is_local(str(tmp_path)) and models.is_local(str(weights))
+    assert not models.is_local(str(other)) and not models.is_local(str(tmp_path / "none.safetensors"))
+    assert not models.is_local(os.path.relpath(tmp_path))
     # the same folder, as another computer's is written
-    assert not loading.is_local("/" + str(tmp_path)) and not loading.is_local("\\" + str(tmp_path))
+    assert not models.is_local("/" + str(tmp_path)) and not models.is_local("\\" + str(tmp_path))
 
 
 @pytest.mark.parametrize(("share", "fits"), [(0.19, True), (0.21, False)])
@@ -50,10 +50,10 @@ def test_another_photo_is_one_a_fifth_of_the_spread_away(share, fits, tmp_path):
     loaded = SimpleNamespace(factor=8, encode_image=lambda _: latents)
     stored = SimpleNamespace(trajectory=SimpleNamespace(clean=inverted))
     if fits:
-        assert reference.photo_of(tmp_path / "photo.png", tmp_path, stored, loaded).shape == (1, 8, 8, 3)
+        assert pictures.photo_of(tmp_path / "photo.png", tmp_path, stored, loaded).shape == (1, 8, 8, 3)
         return
     with pytest.raises(InputError, match="is not the photo that was inverted"):
-        reference.photo_of(tmp_path / "photo.png", tmp_path, stored, loaded)
+        pictures.photo_of(tmp_path / "photo.png", tmp_path, stored, loaded)
 
 
 def test_what_is_kept_is_measured_outside_of_the_mask():
@@ -63,13 +63,13 @@ def test_what_is_kept_is_measured_outside_of_the_mask():
     mask[:, 4:] = True
     edited = photo.clone()
     edited[:, 32:] = 0
-    found = reference.kept_words(edited, photo, mask)
+    found = edit._kept(edited, photo, mask)
     assert found.startswith("outside of the blend mask equal to the photo, SSIM ")
     # the windows of SSIM reach over the mask's edge
     assert float(found.split()[-1]) > 0.85 > 0.6 > ssim(edited, photo)
-    assert "everything may change" in reference.kept_words(edited, photo, torch.ones(8, 8, dtype=torch.bool))
+    assert "everything may change" in edit._kept(edited, photo, torch.ones(8, 8, dtype=torch.bool))
     edited[:, :32] += 0.1
-    assert "equal" not in reference.kept_words(edited.clamp(0, 1), photo, mask)
+    assert "equal" not in edit._kept(edited.clamp(0, 1), photo, mask)
 
 
 def test_debug_may_stand_anywhere():

@@ -145,8 +145,8 @@ def test_fresh_noise_draws_another_place_each_time(model):
     trajectory = invert(model.denoiser, latents, context, model.schedule(25), method=recipe.inversion)
     null, _ = embed(model.denoiser, trajectory, empty, recipe, 3.0)
     everywhere = EditSettings(self_replace=0.0, fresh_noise=0.8)
-    steady = replace(everywhere, steady=[thing.kind for thing in case.source.things])
-    plans = [plan_edit(source, target, 25, one) for one in (everywhere, steady, replace(steady, noise_seed=1))]
+    steady = replace(everywhere, steady_words=[thing.kind for thing in case.source.things])
+    plans = [plan_edit(source, target, 25, one) for one in (everywhere, steady, replace(steady, variant=1))]
     contexts = edited[None].expand(1, 3, -1, -1)
     result = edit(model.denoiser, trajectory, null, contexts, batch_edits([plans]), 3.0)
     drifted, first, second = model.decode(result.latents[0]).numpy()

@@ -211,7 +211,7 @@ def test_pie_bench_is_read(tmp_path):
     (task,) = pie_tasks(pie_folder(tmp_path))
     assert (task.source_prompt, task.edit_prompt, task.kind) == ("a cat on grass", "a dog on grass", "change object")
     assert task.source.shape == (SIDE, SIDE, 3) and not task.truths and task.case is None
-    assert list(task.settings.blend) == ["cat", "dog"] and dict(task.settings.weights) == {"dog": 2.0}
+    assert list(task.settings.blend_words) == ["cat", "dog"] and dict(task.settings.weights) == {"dog": 2.0}
     assert task.changes[2, :3].all() and not task.changes[2, 3:-1].any()
     (small,) = pie_tasks(tmp_path, 128)
     assert small.source.shape == (128, 128, 3) and (small.changes == task.changes[2::4, 2::4]).all()

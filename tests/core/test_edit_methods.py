@@ -37,7 +37,7 @@ def task(number, texts):
     """An edit of a smooth random picture of 32 pixels."""
     coarse = np.random.default_rng(number).random((4, 4, 3), np.float32)
     picture = np.kron(coarse, np.ones((8, 8, 1), np.float32))
-    settings = EditSettings(blend=["cat"] if "cat" in texts[0] else [])
+    settings = EditSettings(blend_words=["cat"] if "cat" in texts[0] else [])
     return EditTask(f"task {number}", "any", picture, *texts, np.ones((32, 32), bool), settings)
 
 

@@ -215,7 +215,7 @@ def test_a_longer_edit_keeps_the_reconstruction(lengths):
     contexts = [context_of(p) for p in (source, short)]
     trajectory = invert(denoiser, latents_of(), contexts[0][None], tiny_schedule())
     wanted = reconstruct(denoiser, trajectory, empty_context(length=10 * lengths[0]), 3.0)
-    plan = plan_edit(source, short, 4, EditSettings(blend=["cat"], self_replace=0.5))
+    plan = plan_edit(source, short, 4, EditSettings(blend_words=["cat"], self_replace=0.5))
     tokens = plan.source.length
     text, own, empty = (c.repeat(tokens // len(c), 1) for c in (*contexts, empty_context(length=10 * lengths[0])))
     longer = dataclasses.replace(trajectory, context=text[None])
@@ -224,7 +224,7 @@ def test_a_longer_edit_keeps_the_reconstruction(lengths):
     assert not torch.allclose(result.latents[:, 0], wanted, atol=1e-3)
 
 
-@pytest.mark.parametrize("settings", [EditSettings(), EditSettings(mode="refine", blend=["cat"], focus_from=0.5)])
+@pytest.mark.parametrize("settings", [EditSettings(), EditSettings(mode="refine", blend_words=["cat"], focus_from=0.5)])
 def test_repeating_both_texts_changes_no_edit(settings):
     """Guards the copies: the edit of texts that were both repeated is that of the texts themselves."""
     denoiser = controlled(tiny_unet(torch.float64))

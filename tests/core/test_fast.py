@@ -145,7 +145,7 @@ def retraced(denoiser):
 def test_pinning_changes_nothing_where_the_source_keeps_to_the_trajectory(denoiser):
     """Guards the pinned sampler against the plain one, at a guidance of 1 on a trajectory that retraces itself."""
     exact = retraced(denoiser)
-    settings = EditSettings(blend=["cat"], blend_threshold=0.6)
+    settings = EditSettings(blend_words=["cat"], blend_threshold=0.6)
     plan = plan_edit(SOURCE, EDIT, 4, settings)
     contexts = context_of(EDIT)[None, None]
     free, pinned = (

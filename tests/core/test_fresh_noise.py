@@ -62,7 +62,7 @@ def drawn(seed, like):
 def test_without_fresh_noise_every_branch_starts_at_the_photos():
     """Guards the authors' start, to the bit and for nothing, with steady words or without."""
     denoiser, trajectory = Seen(torch.zeros(10, SIZE * SIZE)), noisy(2)
-    start = started(denoiser, trajectory, *[[EditSettings(), EditSettings(steady=["cat"], noise_seed=3)]] * 2)
+    start = started(denoiser, trajectory, *[[EditSettings(), EditSettings(steady_words=["cat"], variant=3)]] * 2)
     assert torch.equal(start, trajectory.noisiest[:, None].expand_as(start)) and denoiser.forwards == 0
 
 
@@ -70,7 +70,7 @@ def test_without_fresh_noise_every_branch_starts_at_the_photos():
 def test_fresh_noise_is_mixed_in_by_its_share(share, seed):
     """Guards the mix: the squares of both shares add up to one, so unit noise stays unit noise."""
     trajectory = noisy()
-    start = started(Seen(None), trajectory, [EditSettings(fresh_noise=share, noise_seed=seed)])
+    start = started(Seen(None), trajectory, [EditSettings(fresh_noise=share, variant=seed)])
     angle = math.asin(share)
     wanted = math.cos(angle) * trajectory.noisiest[0] + math.sin(angle) * drawn(seed, trajectory.noisiest[0])
     assert torch.equal(start[:, 0], trajectory.noisiest)
@@ -79,7 +79,7 @@ def test_fresh_noise_is_mixed_in_by_its_share(share, seed):
 
 def test_noise_depends_on_its_seed_alone():
     """Guards batches: an edit starts where it would alone, beside whatever other images and edits."""
-    trajectory, one, two = noisy(2), EditSettings(fresh_noise=0.5), EditSettings(fresh_noise=0.5, noise_seed=1)
+    trajectory, one, two = noisy(2), EditSettings(fresh_noise=0.5), EditSettings(fresh_noise=0.5, variant=1)
     both = started(Seen(None), trajectory, [one, two], [two, one])
     for row in range(2):
         own = replace(trajectory, latents=trajectory.latents[:, [row]], context=trajectory.context[[row]])
@@ -92,7 +92,7 @@ def test_steady_words_keep_the_photos_noise():
     """Guards the region: the word's cell and its neighbours start as in the photo, all else does not."""
     trajectory = noisy()
     denoiser = Seen(looking(SOURCE, "cat", (5, 9)))
-    start = started(denoiser, trajectory, [EditSettings(fresh_noise=1.0, steady=["cat"])])[0, 1]
+    start = started(denoiser, trajectory, [EditSettings(fresh_noise=1.0, steady_words=["cat"])])[0, 1]
     same = (start == trajectory.noisiest[0]).all(0)
     wanted = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     wanted[4:7, 8:11] = True
@@ -103,11 +103,11 @@ def test_steady_words_keep_the_photos_noise():
 def test_a_steady_word_of_the_edit_stands_for_its_counterpart():
     """Guards the other prompt's words: where the photo has a cat for the edit's dog, the cat's region is meant."""
     trajectory, denoiser = noisy(), Seen(looking(SOURCE, "cat", (5, 9)))
-    both = [EditSettings(fresh_noise=1.0, steady=[word]) for word in ("cat", "dog")]
+    both = [EditSettings(fresh_noise=1.0, steady_words=[word]) for word in ("cat", "dog")]
     start = started(denoiser, trajectory, both)[0]
     assert torch.equal(start[1], start[2])
     with pytest.raises(InputError, match='steady word "bird"'):
-        plan_edit(SOURCE, EDIT, 4, EditSettings(steady=["bird"]))
+        plan_edit(SOURCE, EDIT, 4, EditSettings(steady_words=["bird"]))
 
 
 def test_the_photo_is_read_along_its_path():
@@ -122,7 +122,9 @@ def test_the_photo_is_read_along_its_path():
     assert torch.allclose(maps.sum(-1), torch.ones(1, SIZE, SIZE).to(maps))
 
 
-@pytest.mark.parametrize("wrong", [{"fresh_noise": 1.1}, {"fresh_noise": -0.1}, {"noise_seed": -1}, {"steady": "cat"}])
+@pytest.mark.parametrize(
+    "wrong", [{"fresh_noise": 1.1}, {"fresh_noise": -0.1}, {"variant": -1}, {"steady_words": "cat"}]
+)
 def test_wrong_settings_are_refused(wrong):
     """Guards the edge."""
     with pytest.raises(InputError, match=r"fresh noise|steady"):
@@ -148,7 +150,7 @@ def test_pictures_that_are_not_square_are_looked_at_as_they_are():
         attention.weigh(maps.flatten(1).T.expand(2, 3, -1, -1).double(), Layer("cross", SIZE * 24))
         return torch.zeros_like(latents)
 
-    steady, plain = EditSettings(fresh_noise=1.0, steady=["cat"]), EditSettings(fresh_noise=1.0)
+    steady, plain = EditSettings(fresh_noise=1.0, steady_words=["cat"]), EditSettings(fresh_noise=1.0)
     start = started(looking, trajectory, *[[steady, plain]] * 2)
     same = (start == trajectory.noisiest[:, None]).all(2)
     wanted = torch.zeros(SIZE, 24, dtype=torch.bool)

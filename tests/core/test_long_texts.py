@@ -9,11 +9,12 @@ import pytest
 from nullinv_core import EditSettings, InputError, Prompt, load_inversion, plan_edit, save_inversion
 from nullinv_core.figures import heat_maps
 from nullinv_core.prompt_to_prompt.alignment import MOST_WORDS, align_tokens, align_words
-from nullinv_core.prompt_to_prompt.edit import MOST_CELLS, MOST_EDITS, MOST_NAMED, plan_edits
+from nullinv_core.prompt_to_prompt.edit import MOST_CELLS, MOST_EDITS, plan_edits
 from nullinv_core.prompt_to_prompt.emphasis import MOST_LETTERS, parse
 from nullinv_core.prompt_to_prompt.lists import take_windows, word_list
 from nullinv_core.prompt_to_prompt.maps import WordMaps
 from nullinv_core.prompt_to_prompt.prompt import END, START, find_phrase, split_words
+from nullinv_core.settings import MOST_NAMED
 
 from .test_store import replace, some_inversion, torch
 
@@ -77,7 +78,7 @@ def test_a_plan_of_many_words_costs_no_more_than_its_table(kind):
         }
         source, edit = (prompt(*words) for words in texts[kind])
         named = [" ".join(edit.words[i : i + 12]) for i in range(MOST_NAMED)]
-        settings = EditSettings(mode="replace", blend=named, blend_exclude=named, steady=named)
+        settings = EditSettings(mode="replace", blend_words=named, exclude_words=named, steady_words=named)
         return source, [edit], 1, settings
 
     small, large = plan(250), plan(1000)
@@ -96,7 +97,7 @@ def test_a_plan_of_many_words_costs_no_more_than_its_table(kind):
         (lambda: parse("a" * (MOST_LETTERS + 1)), "a text has 20001 characters; 20000 at most"),
         (lambda: word_list("a," * MOST_LETTERS), "a text has 40000 characters"),
         (lambda: take_windows("a=1," * MOST_LETTERS), "a text has 80000 characters"),
-        (lambda: EditSettings(blend=["a"] * (MOST_NAMED + 1)), "names 65 words; 64 at most"),
+        (lambda: EditSettings(blend_words=["a"] * (MOST_NAMED + 1)), "names 65 words; 64 at most"),
         (lambda: EditSettings(weights={"a" * MOST_LETTERS: 1, "b": 2}), "more than 20000 characters"),
         (lambda: plan_edit(*[prompt(*["a"] * (MOST_WORDS + 1))] * 2, 1), "a text of 2001 words"),
         (lambda: plan_edits(prompt("a"), [prompt("a")] * (MOST_EDITS + 1), 1, EditSettings()), "are 65 edits; 64 at"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from docs import options
+from nullinv_core.settings import NODES
 
 from ..published import PACK
 
@@ -85,7 +86,7 @@ def sockets(node):
     words = [(call, word.arg, word.value) for call in calls for word in call.keywords]
     ids = [value.value for _, key, value in words if key == "node_id"]
     outputs = [value.value for call, key, value in words if key == "display_name" and kind_of(call) == "Output"]
-    firsts = [call.args[0] for call in calls if call.args and kind_of(call) in ("Input", "guidance")]
+    firsts = [call.args[0] for call in calls if call.args and kind_of(call) == "Input"]
     return ids, outputs + [first.value for first in firsts if isinstance(first, ast.Constant)]
 
 
@@ -157,6 +158,14 @@ def test_the_options_page_is_what_the_command_line_says():
     assert commands == set(re.findall(r"<!-- options of (\w+) -->", page)) == set(options.commands())
 
 
+@pytest.mark.parametrize("page", options.pages(), ids=name)
+def test_the_tables_of_settings_are_what_is_declared(page):
+    """Guards help pages: their tables are made from the settings, and every node that has settings has one."""
+    text = page.read_text(encoding="utf-8")
+    assert options.page(text) == text, "python -m docs.options"
+    assert page == options.PAGE or f"<!-- settings of {page.stem} -->" in text
+
+
 def test_every_decision_is_short_and_listed():
     """Guards docs/decisions: at most 200 words, what, why, measured, when to think again; none is lost."""
     index = (PACK / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
@@ -189,6 +198,8 @@ def spoken():
             for word in node.keywords if isinstance(node, ast.Call) else ():
                 if word.arg in ("tooltip", "description"):
                     yield name(path), ast.unparse(word.value)
+    for node, settings in NODES.items():
+        yield from ((f"{node}: {setting.name}", setting.tooltip) for setting in settings)
     for command, found in options.commands().items():
         yield command, " ".join([found.help or "", *(option.help or "" for option in found.params)])
 

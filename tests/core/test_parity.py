@@ -36,7 +36,7 @@ ON = (4, 5, 5)
 STOP, GROWTH = 10.0, 25.0
 """Loss under which the random network's timesteps end early, and its growth, so that some do and some do not."""
 SETTINGS = EditSettings(
-    weights={"a": 1.5}, blend=["cat"], blend_exclude=["grass"], word_cross_replace={"on": (0.2, 0.6)}
+    weights={"a": 1.5}, blend_words=["cat"], exclude_words=["grass"], word_windows={"on": (0.2, 0.6)}
 )
 
 

@@ -14,12 +14,13 @@ from nullinv_core.denoiser import Layer
 from nullinv_core.prompt_to_prompt.attention_edit import Here
 from nullinv_core.prompt_to_prompt.attention_edits.replace import Replace
 from nullinv_core.prompt_to_prompt.attention_edits.reweight import Reweight
-from nullinv_core.prompt_to_prompt.edit import MOST_EDITS, MOST_NAMED, plan_edits
+from nullinv_core.prompt_to_prompt.edit import MOST_EDITS, plan_edits
 from nullinv_core.prompt_to_prompt.emphasis import MOST_LETTERS
 from nullinv_core.prompt_to_prompt.grids import map_grid
 from nullinv_core.prompt_to_prompt.local_blend import blend_mask, region, uses_blend
 from nullinv_core.prompt_to_prompt.maps import AttentionMaps
 from nullinv_core.prompt_to_prompt.prompt import END, LISTED, START, Prompt, check_tokens, find_phrase
+from nullinv_core.settings import MOST_NAMED
 
 from .helpers import word_prompt
 
@@ -80,7 +81,7 @@ def test_a_mask_is_where_its_words_are_seen(seed, scale, threshold, words, other
     draw = np.random.default_rng(seed)
     maps = draw.random((2, 4, 5, SOURCE.length)) ** 3 * np.array([1.0, 0.1])[:, None, None, None]
     plan = plan_edit(SOURCE, SOURCE, 4, EditSettings(
-        blend=sorted(words), blend_exclude=sorted(others), blend_threshold=threshold))  # fmt: skip
+        blend_words=sorted(words), exclude_words=sorted(others), blend_threshold=threshold))  # fmt: skip
     inside = np.ones((4 * scale, 5 * scale), bool)
     if words:
         inside = np.any(by_hand(maps, plan.blend.numpy(), scale, threshold, pool=True), 0)
@@ -116,23 +117,23 @@ def test_several_edits_take_the_words_that_concern_them():
     source, edits = word_prompt("a cat on grass"), [word_prompt("a dog on grass"), word_prompt("a cat on snow")]
     words = {"cat": [1], "dog": [0], "snow": [1], "on": [0, 1]}
     settings = EditSettings(
-        weights=dict.fromkeys(words, 2.0), word_cross_replace=dict.fromkeys(words, 0.5), blend=list(words),
-        blend_exclude=[*words, "grass"], steady=list(words),
+        weights=dict.fromkeys(words, 2.0), word_windows=dict.fromkeys(words, 0.5), blend_words=list(words),
+        exclude_words=[*words, "grass"], steady_words=list(words),
     )  # fmt: skip
     plans = plan_edits(source, edits, 4, settings)
     for e, plan in enumerate(plans):
         own = [word for word, those in words.items() if e in those]
-        assert list(plan.settings.weights) == list(plan.settings.word_cross_replace) == own
+        assert list(plan.settings.weights) == list(plan.settings.word_windows) == own
         regions = [word for word in words if word in own or word == "cat"]
-        assert plan.settings.blend == plan.settings.steady == regions
-        assert plan.settings.blend_exclude == [*regions, "grass"]
+        assert plan.settings.blend_words == plan.settings.steady_words == regions
+        assert plan.settings.exclude_words == [*regions, "grass"]
         same = plan_edit(source, edits[e], 4, plan.settings)
         assert torch.equal(plan.equalizer, same.equalizer) and torch.equal(plan.cross_window, same.cross_window)
         assert torch.equal(plan.blend, same.blend) and plan.prompt == same.prompt
     for name, wrong in (
-        ("weight word", EditSettings(weights={"bird": 2.0})), ("blend word", EditSettings(blend=["bird"])),
-        ("word with a replace window", EditSettings(word_cross_replace={"bird": 0.5})),
-        ("blend-exclude word", EditSettings(blend_exclude=["bird"])), ("steady word", EditSettings(steady=["bird"])),
+        ("weight word", EditSettings(weights={"bird": 2.0})), ("blend word", EditSettings(blend_words=["bird"])),
+        ("word with a replace window", EditSettings(word_windows={"bird": 0.5})),
+        ("exclude word", EditSettings(exclude_words=["bird"])), ("steady word", EditSettings(steady_words=["bird"])),
     ):  # fmt: skip
         with pytest.raises(InputError, match=f'^{name} "bird" is .*words are: a, '):
             plan_edits(source, edits, 4, wrong)
@@ -141,11 +142,11 @@ def test_several_edits_take_the_words_that_concern_them():
 @pytest.mark.parametrize(
     ("word", "source", "edit"), [("red", "red", "blue"), ("blue", "red", "blue"), ("on", "on", "on")]
 )
-@pytest.mark.parametrize("what", ["blend", "blend_exclude", "steady"])
+@pytest.mark.parametrize("what", ["blend_words", "exclude_words", "steady_words"])
 def test_a_word_of_one_text_stands_for_its_counterpart(what, word, source, edit):
     """Guards regions by a word that only one text has: in the other it is the word in its place."""
     plan = plan_edit(SOURCE, EDIT, 4, EditSettings(**{what: [word]}))
-    found = getattr(plan, what.removeprefix("blend_"))
+    found = getattr(plan, what.removesuffix("_words"))
     rows = [SOURCE.tokens_of_word(SOURCE.words.index(source)), EDIT.tokens_of_word(EDIT.words.index(edit))]
     assert [row.nonzero().flatten().tolist() for row in found] == rows
 
@@ -173,16 +174,17 @@ WINDOWS = {"cross_replace": "cross replace", "self_replace": "self replace"}
         *(({name: end}, {name: off}, f"^{said} must lie in 0…1 with its start before its end")
           for name, said in WINDOWS.items()
           for end, off in ((0.0, -0.01), (1.0, 1.01), ((0.5, 0.5), (0.5, 0.4)), ((0.0, 1.0), (-0.1, 1.0)))),
-        ({"word_cross_replace": {"a": 1}}, {"word_cross_replace": {"a": 1.01}}, '^cross replace of "a" must lie'),
-        ({"noise_seed": 0}, {"noise_seed": -1}, "seed of fresh noise is a whole number from 0, not -1"),
-        ({"noise_seed": 2**63 - 1}, {"noise_seed": 2**63}, f"from 0, not {2**63}"),
+        ({"word_windows": {"a": 1}}, {"word_windows": {"a": 1.01}}, '^cross replace of "a" must lie'),
+        ({"variant": 0}, {"variant": -1}, f"^variant must lie in 0…{2**63 - 1}, not -1"),
+        ({"variant": 2**63 - 1}, {"variant": 2**63}, f"^variant must lie in 0…{2**63 - 1}, not {2**63}"),
         ({"weights": {"a": 1000}}, {"weights": {"a": 1000.1}}, 'the weight of "a" must be a number in ±1000'),
         ({"weights": {"a": -1000}}, {"weights": {"a": -1000.1}}, 'the weight of "a" must be a number in ±1000'),
-        ({"blend": ["a"] * MOST_NAMED}, {"blend": ["a"] * (MOST_NAMED + 1)}, "names 65 words; 64 at most"),
-        ({"steady": ["a" * MOST_LETTERS]}, {"steady": ["a" * MOST_LETTERS, "a"]}, "more than 20000 characters"),
-        ({"blend": []}, {"blend": [" "]}, "is empty; leave it out"),
-        ({"steady": []}, {"steady": [""]}, "is empty; leave it out"),
-        ({"blend_exclude": []}, {"blend_exclude": "cat"}, "lists of words, not one text"),
+        ({"blend_words": ["a"] * MOST_NAMED}, {"blend_words": ["a"] * (MOST_NAMED + 1)}, "names 65 words; 64 at most"),
+        ({"steady_words": ["a" * MOST_LETTERS]}, {"steady_words": ["a" * MOST_LETTERS, "a"]},
+         "more than 20000 characters"),
+        ({"blend_words": []}, {"blend_words": [" "]}, "is empty; leave it out"),
+        ({"steady_words": []}, {"steady_words": [""]}, "is empty; leave it out"),
+        ({"exclude_words": []}, {"exclude_words": "cat"}, "^exclude words are lists of words, not one text"),
     ],
 )  # fmt: skip
 def test_the_ends_of_what_is_allowed_are_allowed(allowed, beyond, message):

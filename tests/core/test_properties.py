@@ -119,7 +119,7 @@ def test_windows_of_no_length_are_a_plain_prompt_swap(denoiser):
 
 def test_a_words_own_window_overrides_the_common_one(denoiser):
     """Guards per-word windows: a word can start later and end earlier than the others."""
-    plan = plan_edit(SOURCE, EDIT, 10, EditSettings(cross_replace=0.8, word_cross_replace={"blue": (0.2, 0.5)}))
+    plan = plan_edit(SOURCE, EDIT, 10, EditSettings(cross_replace=0.8, word_windows={"blue": (0.2, 0.5)}))
     token = EDIT.tokens_of_word(1)[0]
     assert plan.cross_window[:, token].nonzero().flatten().tolist() == [2, 3, 4]
     assert plan.cross_window[:, token + 1].nonzero().flatten().tolist() == list(range(8))
@@ -135,7 +135,7 @@ def test_windows_end_where_their_number_says():
 def test_local_blend_keeps_the_source_outside_its_mask(denoiser):
     """Guards local blend: outside the reported mask the edit equals the source branch to the bit, inside it differs."""
     trajectory, null = inverted(denoiser), empty_context()
-    settings = EditSettings(blend=["cat"], blend_threshold=0.75)
+    settings = EditSettings(blend_words=["cat"], blend_threshold=0.75)
     result = edited(denoiser, trajectory, null, EDIT, settings)
     mask = result.mask[:, 0, None].expand_as(result.source)
     assert 0 < mask.double().mean() < 1
@@ -146,9 +146,13 @@ def test_local_blend_keeps_the_source_outside_its_mask(denoiser):
 def test_excluded_words_shrink_the_mask(denoiser):
     """Guards exclude words: their region leaves the mask."""
     trajectory, null = inverted(denoiser), empty_context()
-    plain = edited(denoiser, trajectory, null, EDIT, EditSettings(blend=["cat"], blend_threshold=0.6)).mask
+    plain = edited(denoiser, trajectory, null, EDIT, EditSettings(blend_words=["cat"], blend_threshold=0.6)).mask
     less = edited(
-        denoiser, trajectory, null, EDIT, EditSettings(blend=["cat"], blend_exclude=["grass"], blend_threshold=0.6)
+        denoiser,
+        trajectory,
+        null,
+        EDIT,
+        EditSettings(blend_words=["cat"], exclude_words=["grass"], blend_threshold=0.6),
     ).mask
     assert less.sum() < plain.sum() and not (less & ~plain).any()
 
@@ -416,11 +420,11 @@ def test_inputs_that_do_not_fit_are_refused(denoiser):
         ("guidance must be a number in 0…100", lambda: NullTextSettings(guidance=-3.0)),
         ("guidance must be a number in 0…100", lambda: reconstruct(denoiser, trajectory, null, float("inf"))),
         ("must be a number in ±1000", lambda: EditSettings(weights={"cat": float("nan")})),
-        ("lists of words", lambda: EditSettings(blend="cat")),
+        ("lists of words", lambda: EditSettings(blend_words="cat")),
         ("cross replace must lie", lambda: EditSettings(cross_replace=1.5)),
         ("blend threshold", lambda: EditSettings(blend_threshold=-1)),
         ("weight word", lambda: plan_edit(SOURCE, EDIT, 4, EditSettings(weights={"dog": 2.0}))),
-        ("in neither prompt", lambda: plan_edit(SOURCE, EDIT, 4, EditSettings(blend=["dog"]))),
+        ("in neither prompt", lambda: plan_edit(SOURCE, EDIT, 4, EditSettings(blend_words=["dog"]))),
         ("have no length in common", lambda: plan_edit(SOURCE, word_prompt("a", 11), 4)),
     ]  # fmt: skip
     for message, call in cases:

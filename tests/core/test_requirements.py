@@ -14,7 +14,7 @@ COME_ALONG = {"huggingface_hub": "diffusers", "tokenizers": "transformers"}
 OPTIONAL = {"torchmetrics"}
 """Is asked for before it is imported."""
 PACKAGES = {"PIL": "pillow"}
-CLI = sorted((ROOT / "nullinv_core" / "cli").glob("*.py"))
+CLI = list((ROOT / "nullinv_core" / "cli").glob("*.py"))
 
 
 def required(name):

@@ -149,7 +149,7 @@ def test_a_batch_of_edits_equals_single_ones(folder, contexts, preset):
     steps, recipe, photos = 3, PRESETS[preset], latents_of(2, 32)
     recipe = replace(recipe, optimization=replace(recipe.optimization, inner_steps=2))
     prompts = [model.prompt(text) for text in TEXTS]
-    settings = (EditSettings(blend=["cat"], self_replace=0.5), EditSettings(weights={"dog": 2.0}))
+    settings = (EditSettings(blend_words=["cat"], self_replace=0.5), EditSettings(weights={"dog": 2.0}))
     plans = [plan_edit(prompts[0], prompts[1], steps, one) for one in settings]
 
     def run(z, plans):

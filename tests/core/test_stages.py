@@ -276,7 +276,7 @@ def test_a_blend_keeps_to_its_mask_in_pictures_that_are_not_square(size):
         return network(latents, level, context)
 
     latents = torch.randn(STEPS + 1, BATCH, 4, *size, generator=torch.Generator().manual_seed(4)).double()
-    settings = [EditSettings(blend=["cat"], blend_threshold=0.5), EditSettings(blend_exclude=["grass"])]
+    settings = [EditSettings(blend_words=["cat"], blend_threshold=0.5), EditSettings(exclude_words=["grass"])]
     edits = batch_edits([[plan_edit(SOURCE, EDIT, STEPS, one) for one in settings]] * BATCH)
     found = edit(looking, Trajectory(latents, TEXT, SCHEDULE), empty_context(), EDIT_TEXT, edits, 7.5)
     assert found.maps.shape == (BATCH, 3, *size, SOURCE.length) and found.mask.shape == (BATCH, 2, *size)

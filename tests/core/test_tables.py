@@ -10,8 +10,9 @@ import torch
 
 from nullinv_core import Counted, EditSettings, Pin, batch_edits, edit, embed, invert, plan_edit
 from nullinv_core.inversion.methods import METHODS
-from nullinv_core.null_text.presets import CHOICES, DEFAULT, PRESETS, explained
+from nullinv_core.null_text.presets import CHOICES, DEFAULT, PRESETS
 from nullinv_core.prompt_to_prompt.attention_edit import FeatureEdit, InputEdit, ProbabilityEdit, from_source
+from nullinv_core.settings import PRESET as PRESET_SETTING
 
 from .helpers import context_of, controlled, empty_context, latents_of, tiny_schedule, tiny_unet, word_prompt
 
@@ -116,7 +117,7 @@ def test_a_preset_costs_no_more_than_it_says(name):
     trajectory = invert(counted, latents_of(), context, tiny_schedule(steps), method=recipe.inversion)
     embed(counted, trajectory, empty_context(), recipe, 7.5)
     assert (counted.forwards + counted.backwards) / steps <= CHOICES[name].samples
-    assert CHOICES[name].name == name and CHOICES[name].help in explained() and DEFAULT in PRESETS
+    assert CHOICES[name].name == name and CHOICES[name].help in PRESET_SETTING.text and DEFAULT in PRESETS
 
 
 class Keys(InputEdit):

@@ -143,7 +143,7 @@ def test_a_pie_folder_is_read_back(tmp_path):
         assert psnr(task.source, render(case.source)) > 40
         assert np.array_equal(task.changes[1:-1, 1:-1], case.mask[1:-1, 1:-1])
         kinds = [t.kind for t in (*case.source.things, *case.target.things)]
-        assert all(word in kinds for word in task.settings.blend or ())
+        assert all(word in kinds for word in task.settings.blend_words or ())
     assert len(list((tmp_path / "true_images").rglob("*.png"))) == 3
 
 

@@ -8,7 +8,7 @@ from transformers import CLIPTokenizer
 from nullinv_core import EditSettings, batch_edits
 from nullinv_core.backends.diffusers import DEMO_MODEL
 from nullinv_core.backends.diffusers.text import TextEncoder
-from nullinv_core.cli.edit import weights_of
+from nullinv_core.cli.options import _weights
 from nullinv_core.families import FAMILIES
 from nullinv_core.prompt_to_prompt.alignment import align_tokens, explain
 from nullinv_core.prompt_to_prompt.edit import plan_edits
@@ -53,11 +53,11 @@ def settings(rng):
     """Settings of an edit, with lists as the nodes and the command line read them."""
     return EditSettings(
         mode=rng.choice(["auto", "replace", "refine"]), cross_replace=window(rng), self_replace=rng.random(),
-        focus_from=rng.random(), fresh_noise=rng.random(), noise_seed=mostly(rng, [0, 1, 2**63 - 1], 2**63, -1),
-        word_cross_replace=take_windows(mostly(rng, ["", "", "cat=0.4", "a=0.2-0.8,red=1"], text(rng))),
-        weights=weights_of(mostly(rng, [[], [], ["cat=2.0"]], ["red=1e308"], [text(rng)])),
+        focus_from=rng.random(), fresh_noise=rng.random(), variant=mostly(rng, [0, 1, 2**63 - 1], 2**63, -1),
+        word_windows=take_windows(mostly(rng, ["", "", "cat=0.4", "a=0.2-0.8,red=1"], text(rng))),
+        weights=_weights(mostly(rng, [[], [], ["cat=2.0"]], ["red=1e308"], [text(rng)])),
         **{name: word_list(mostly(rng, ["", "", "", "cat", "red, a"], "zebra", text(rng)))
-           for name in ("blend", "blend_exclude", "steady")},
+           for name in ("blend_words", "exclude_words", "steady_words")},
     )  # fmt: skip
 
 

@@ -9,13 +9,12 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...errors import InputError
 from ...files.store import Inversion
 from ...null_text.recipe import Recipe
 from ...null_text.settings import PAPER
 from ...photo.images import GRID, autoencoder_warning, fitted_size, opaque, psnr
 from ...pipeline import apply, prepare_latents
-from ...prompt_to_prompt.edit import EditSettings
+from ...settings import STRENGTH, EditSettings
 from .checks import check_model
 from .host import progress
 from .jobs import Latent
@@ -32,9 +31,8 @@ PINNED = Recipe("fixed-point", None, pinned=True, unshared=True)
 
 def settings_of(strength: float, blend: list[str]) -> EditSettings:
     """Replace windows for a strength in 0 (keep everything) … 1 (change freely)."""
-    if not 0 <= strength <= 1:
-        raise InputError(f"strength must lie in 0…1, not {strength}")
-    return EditSettings(cross_replace=1.0 - 0.6 * strength, self_replace=0.8 - 0.8 * strength, blend=blend)
+    STRENGTH.check(strength)
+    return EditSettings(cross_replace=1.0 - 0.6 * strength, self_replace=0.8 - 0.8 * strength, blend_words=blend)
 
 
 def fit(image: Tensor, size: int, grid: int) -> Tensor:

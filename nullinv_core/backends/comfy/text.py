@@ -11,9 +11,10 @@ from ... import families
 from ...errors import InputError, short
 from ...families import CLIP_L
 from ...prompt_to_prompt.alignment import align_tokens, explain
-from ...prompt_to_prompt.edit import MOST_EDITS, Edit, EditSettings, plan_edits
+from ...prompt_to_prompt.edit import MOST_EDITS, Edit, plan_edits
 from ...prompt_to_prompt.emphasis import check_text, parse, without_marks
 from ...prompt_to_prompt.prompt import Prompt
+from ...settings import EditSettings
 from ..words import Chunk, Token, read_words
 
 EMBEDDING = re.compile(r"(?:^|(?<=[\s(]))embedding:([^\s<\[\],():]+)")

@@ -9,8 +9,3 @@ CHOICES: dict[str, Preset] = {module.PRESET.name: module.PRESET for module in mo
 """Sorted by the names of the files."""
 PRESETS: dict[str, Recipe] = {name: preset.recipe for name, preset in CHOICES.items()}
 DEFAULT = "fast"
-
-
-def explained() -> str:
-    """What each preset does, for people: "fast: …; paper: …"."""
-    return "; ".join(f"{name}: {preset.help}" for name, preset in CHOICES.items())

@@ -4,4 +4,9 @@ from __future__ import annotations
 
 from ..recipe import Preset, Recipe
 
-PRESET = Preset("direct", Recipe("ddim", None, pinned=True), "the photo's branch is read, nothing else done", samples=1)
+PRESET = Preset(
+    "direct",
+    Recipe("ddim", None, pinned=True),
+    "no optimization, at a high guidance the whole picture gains contrast",
+    samples=1,
+)

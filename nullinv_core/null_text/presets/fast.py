@@ -10,7 +10,6 @@ FAST = NullTextSettings(start="source", test_first=True, budget=16, keep_best=Tr
 PRESET = Preset(
     "fast",
     Recipe("fixed-point", FAST, pinned=True, unshared=True),
-    "optimizes only where the photo would be lost, edits read the photo's branch from the trajectory and go without "
-    "what guidance would do to the photo itself",
+    "optimizes only the steps that need it, edits work at any guidance and keep colours and contrast better",
     samples=5,
 )

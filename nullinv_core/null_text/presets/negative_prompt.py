@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from ..recipe import Preset, Recipe
 
-PRESET = Preset("negative-prompt", Recipe("ddim", None, pinned=False), "no optimization", samples=3)
+PRESET = Preset(
+    "negative-prompt", Recipe("ddim", None, pinned=False), "the source text in place of optimized embeddings", samples=3
+)

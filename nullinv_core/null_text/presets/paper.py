@@ -5,4 +5,9 @@ from __future__ import annotations
 from ..recipe import Preset, Recipe
 from ..settings import PAPER
 
-PRESET = Preset("paper", Recipe("ddim", PAPER, pinned=False), "the authors' constants, many times slower", samples=23)
+PRESET = Preset(
+    "paper",
+    Recipe("ddim", PAPER, pinned=False),
+    "the authors' numbers, many times slower, best for ComfyUI's own samplers at a high guidance",
+    samples=23,
+)

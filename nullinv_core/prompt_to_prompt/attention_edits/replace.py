@@ -35,7 +35,7 @@ class Replace(ProbabilityEdit):
 
 
 def planned(plans: Plans) -> Replace | None:
-    """What ``cross_replace`` and ``word_cross_replace`` ask for."""
+    """What ``cross_replace`` and ``word_windows`` ask for."""
     window = stacked(plans, lambda edit: edit.cross_window)
     if not bool(window.any()):
         return None

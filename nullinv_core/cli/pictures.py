@@ -1,0 +1,34 @@
+"""The pictures that commands read and write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from ..backends.diffusers import DiffusersModel
+    from ..files.store import Inversion
+
+
+def photo_of(picture: Image, name: Path | None, stored: Inversion, loaded: DiffusersModel) -> Tensor:
+    """The photo of an inversion, (1, H, W, 3), scaled and cropped as it was; raises InputError for another one."""
+    from ..photo.images import load_image
+
+    inverted = stored.trajectory.clean
+    height, width = (n * loaded.factor for n in inverted.shape[-2:])
+    photo = load_image(picture, (width, height))
+    latents = loaded.encode_image(photo)
+    # half precision and another way of scaling stay far below this, another photo above
+    if float((latents.to(inverted) - inverted).square().mean().sqrt() / inverted.std()) > 0.2:
+        raise InputError(f'--reference "{name}" is not the photo that was inverted; give that one, or leave it out')
+    return photo
+
+
+def numbered(out: Path, count: int) -> list[Path]:
+    """Names of so many pictures: the name itself for one, else with -1, -2 and so on."""
+    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(count)]
