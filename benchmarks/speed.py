@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nullinv_core import NullEmbeddings, Trajectory, edit, invert, reconstruct
+from nullinv_core import NullEmbeddings, Trajectory, edit, reconstruct
 from nullinv_core.backends.diffusers import DEMO_MODEL, DiffusersModel, load_model
 from nullinv_core.demo.edits import EditCase
 from nullinv_core.demo.judge import wrong_edit
 from nullinv_core.demo.run import demo_case, edit_settings, suited_guidance
 from nullinv_core.demo.scenes import render
 from nullinv_core.denoiser import Counted
-from nullinv_core.null_text.embedding import embed
 from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.null_text.recipe import Recipe
 from nullinv_core.null_text.settings import NullTextSettings
 from nullinv_core.photo.images import psnr
+from nullinv_core.pipeline import null_of, prepare_latents
 from nullinv_core.prompt_to_prompt.control import batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
 
@@ -91,17 +91,17 @@ class Row:
     strong_edit: EditFigures | None = None
 
 
-Method = Callable[[DiffusersModel, Counted, Tensor, Tensor, Tensor, float], Prepared]
+Method = Callable[[DiffusersModel, Counted, Tensor, str, float], Prepared]
 
 
 def ours(recipe: Recipe) -> Method:
     """One of our own ways."""
 
-    def run(
-        model: DiffusersModel, denoiser: Counted, latents: Tensor, context: Tensor, empty: Tensor, guidance: float
-    ) -> Prepared:
-        trajectory = invert(denoiser, latents, context, model.schedule(50), method=recipe.inversion)
-        return Prepared(trajectory, *embed(denoiser, trajectory, empty, recipe, guidance))
+    def run(model: DiffusersModel, denoiser: Counted, latents: Tensor, text: str, guidance: float) -> Prepared:
+        watched = replace(model, counter=denoiser)
+        inversion, reached = prepare_latents(watched, latents, text, 50, recipe, guidance)
+        here = model.device
+        return Prepared(inversion.trajectory.to(here), null_of(inversion).to(here), reached.to(here))
 
     return run
 
@@ -115,9 +115,8 @@ def peer(path: Path, folder: Path) -> Method:
     spec.loader.exec_module(module)
     it = module.NullTextPipeline.from_pretrained(folder, safety_checker=None)
 
-    def run(
-        model: DiffusersModel, denoiser: Counted, latents: Tensor, context: Tensor, empty: Tensor, guidance: float
-    ) -> Prepared:
+    def run(model: DiffusersModel, denoiser: Counted, latents: Tensor, text: str, guidance: float) -> Prepared:
+        context, empty = model.contexts([model.prompt(text), model.prompt("")])
         if guidance != PEER_GUIDANCE:
             raise SystemExit(f"the peer's guidance is {PEER_GUIDANCE}; leave --guidance")
         it.to(model.device)
@@ -149,12 +148,11 @@ def cost(counter: Counted) -> int:
     return counter.forwards + 2 * counter.backwards
 
 
-def scene_of(model: DiffusersModel, case: EditCase) -> tuple[Edit, Tensor, Tensor, Tensor]:
-    """The plan of a scene's edit; contexts of its source, its edit and the empty prompt (1, tokens, width); latents."""
-    prompts = [model.prompt(text) for text in (case.captions[0], case.captions[1], "")]
+def scene_of(model: DiffusersModel, case: EditCase) -> tuple[Edit, Tensor, Tensor]:
+    """The plan of a scene's edit; contexts of its source and its edit, (2, tokens, width); latents."""
+    prompts = [model.prompt(text) for text in case.captions]
     plan = plan_edit(prompts[0], prompts[1], 50, edit_settings(case))
-    contexts = model.encode_prompts(prompts)
-    return plan, contexts[:2], contexts[2:], model.encode_image(torch.from_numpy(render(case.source))[None])
+    return plan, model.encode_prompts(prompts), model.encode_image(torch.from_numpy(render(case.source))[None])
 
 
 def measure(
@@ -171,13 +169,12 @@ def measure(
     ``edit_guidance``: None for the suited one. The dense reference is timed beside the edit of the fast preset alone:
     it costs every method's edit the same.
     """
-    plan, contexts, empty, latents = scene_of(model, case)
-    context = contexts[:1]
+    plan, contexts, latents = scene_of(model, case)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     counter = Counted(model.denoiser)
     started = now(model.device)
-    prepared = run(model, counter, latents, context, empty, guidance)
+    prepared = run(model, counter, latents, case.captions[0], guidance)
     done = now(model.device)
     peak = torch.cuda.max_memory_allocated() if model.device.type == "cuda" else None
     reached = prepared.reached
@@ -191,7 +188,7 @@ def measure(
     strong = measure_edit(model, prepared, plan, contexts, guidance, case)
     wanted = edit_guidance or suited_guidance(prepared.null)
     if wanted != guidance and not prepared.null.pinned:
-        prepared = run(model, Counted(model.denoiser), latents, context, empty, wanted)
+        prepared = run(model, Counted(model.denoiser), latents, case.captions[0], wanted)
     suited = measure_edit(model, prepared, plan, contexts, wanted, case)
     if method == "fast":
         suited = replace(

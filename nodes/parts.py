@@ -1,4 +1,4 @@
-"""A node made of others, which ComfyUI's cache keeps one by one: what did not change is not done anew."""
+"""A node made of others, which ComfyUI's cache keeps one by one: what did not change is not done again."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from . import editing
-from .context import lengthened
+from .context import lengthened, unpack
 from .denoiser import Denoiser
 from .editing import EditResult, Sampling
-from .errors import InputError
+from .errors import InputError, short
 from .files.store import Inversion
 from .inversion.invert import invert
 from .model import Model
@@ -68,6 +68,7 @@ def prepare(
     where the autoencoder does not keep the photo.
     """
     check_guidance(guidance)
+    recipe = _recipe(preset)
     # what may be wrong with a number or a text is said before a picture is encoded
     model.schedule(steps)
     for text in _for_each(prompt, len(photo)):
@@ -76,7 +77,7 @@ def prepare(
     warning = autoencoder_warning(psnr(model.decode(latents).cpu(), photo.cpu()))
     if warning is not None:
         model.tell(warning)
-    return prepare_latents(model, latents, prompt, steps, preset, guidance, callback)[0]
+    return prepare_latents(model, latents, prompt, steps, recipe, guidance, callback)[0]
 
 
 def prepare_latents(
@@ -95,25 +96,26 @@ def prepare_latents(
     *contexts, null_context = model.contexts([*prompts.values(), empty])
     of_text = dict(zip(prompts, contexts, strict=True))
     identity, sizes = model.fingerprint, model.sizes_of(latents)
-    told = model.conditioned(prompts[texts[0]], empty, sizes)
+    ready = model.conditioned(prompts[texts[0]], empty, sizes)
 
     def job(denoiser: Denoiser, clean: Tensor) -> tuple[Trajectory, NullEmbeddings, Tensor]:
-        context, null = (part.to(clean.device) for part in (torch.cat([of_text[t] for t in texts]), null_context))
-        trajectory = invert(denoiser, clean, context, schedule, callback, recipe.inversion)
-        found, reached = embed(denoiser, trajectory, null, recipe, guidance, callback, told.only_text_differs)
+        context = torch.cat([of_text[text] for text in texts])
+        null = _as_long(null_context, context, model.pooled).to(clean.device)
+        trajectory = invert(denoiser, clean, context.to(clean.device), schedule, callback, recipe.inversion)
+        found, reached = embed(denoiser, trajectory, null, recipe, guidance, callback, ready.only_text_differs)
         return trajectory.to("cpu"), found.to("cpu"), reached.cpu()
 
-    trajectory, null, reached = told.run(job, latents, schedule, gradients=recipe.optimization is not None)
-    return Inversion(trajectory, null, texts, identity, model.place, told.precision, sizes=sizes), reached
+    trajectory, null, reached = ready.run(job, latents, schedule, gradients=recipe.optimization is not None)
+    return Inversion(trajectory, null, texts, identity, model.place, ready.precision, sizes=sizes), reached
 
 
 def optimize(
     model: Model, inversion: Inversion, preset: str | Recipe, guidance: float, callback: Callback = ignore
 ) -> Inversion:
     """The same inversion with null embeddings for another guidance or by another preset."""
-    told = _ready(model, inversion)
-    (empty,) = told.contexts([model.prompt("")])
-    return replace(inversion, null=embedded(told, inversion, empty, _recipe(preset), guidance, callback)[0])
+    ready = _conditioned(model, inversion)
+    (empty,) = ready.contexts([model.prompt("")])
+    return replace(inversion, null=embedded(ready, inversion, empty, _recipe(preset), guidance, callback)[0])
 
 
 def embedded(
@@ -124,12 +126,13 @@ def embedded(
     Where they are optimized, the model is asked first whether it still predicts the trajectory.
     """
     optimizes, check = recipe.optimization is not None, model.truth(inversion)
+    as_long = _as_long(empty, inversion.trajectory.context, model.pooled)
 
     def job(denoiser: Denoiser, clean: Tensor) -> tuple[NullEmbeddings, Tensor]:
         trajectory = inversion.trajectory.to(clean.device)
         if optimizes:
             check(denoiser, trajectory)
-        null_context = empty.to(clean.device)
+        null_context = as_long.to(clean.device)
         null, reached = embed(denoiser, trajectory, null_context, recipe, guidance, callback, model.only_text_differs)
         return null.to("cpu"), reached.cpu()
 
@@ -142,7 +145,7 @@ def reconstruct(model: Model, inversion: Inversion, guidance: float = 0.0, callb
     ``guidance``: 0 is that of the null embeddings. Raises InputError where another model made the inversion, or it has
     no null embeddings.
     """
-    null, trajectory, told = null_of(inversion), inversion.trajectory, _ready(model, inversion)
+    null, trajectory, ready = null_of(inversion), inversion.trajectory, _conditioned(model, inversion)
 
     def job(denoiser: Denoiser, clean: Tensor) -> Tensor:
         here = clean.device
@@ -150,7 +153,7 @@ def reconstruct(model: Model, inversion: Inversion, guidance: float = 0.0, callb
             denoiser, trajectory.to(here), null.to(here), guidance or null.guidance, callback=callback
         )
 
-    return told.decode(told.run(job, trajectory.clean, trajectory.schedule))
+    return ready.decode(ready.run(job, trajectory.clean, trajectory.schedule))
 
 
 def apply(
@@ -168,20 +171,22 @@ def apply(
     an edit hardly differs; None: everything is as the autoencoder draws it. Raises InputError where another model made
     the inversion, it has no null embeddings, or a word of the settings is in no text.
     """
-    null, settings, told = null_of(inversion), settings or EditSettings(), _ready(model, inversion)
+    null, settings, ready = null_of(inversion), settings or EditSettings(), _conditioned(model, inversion)
     prompts = [model.prompt(text) for text in ([edits] if isinstance(edits, str) else edits)]
+    if not prompts:
+        raise InputError("there is no edit; say what the picture should show instead")
     sources = [source_prompt(inversion, model, image) for image in range(inversion.trajectory.batch)]
     of_text = {}
     for source in dict.fromkeys(sources):
         plans = plan_edits(source, prompts, inversion.trajectory.schedule.steps, settings)
         # a plan's own prompt may be repeated, and its encoding with it
         strong = [replace(prompt, weights=plan.prompt.weights) for prompt, plan in zip(prompts, plans, strict=True)]
-        of_text[source] = plans, of_edits(told.contexts(strong), plans, model.pooled)
+        of_text[source] = plans, of_edits(ready.contexts(strong), plans, model.pooled)
     rows, contexts = zip(*(of_text[source] for source in sources), strict=True)
     sampling = Sampling(guidance or null.guidance, limit=inversion.region)
-    result = sample(told, inversion, null, rows, torch.cat(contexts), sampling, callback)
-    found = Edited(told.decode(result.latents.flatten(0, 1)), result, (sources[0], *prompts))
-    return found if photo is None else found.keeping(photo, told.decode(inversion.trajectory.clean))
+    result = sample(ready, inversion, null, rows, torch.cat(contexts), sampling, callback)
+    found = Edited(ready.decode(result.latents.flatten(0, 1)), result, (sources[0], *prompts))
+    return found if photo is None else found.keeping(photo, ready.decode(inversion.trajectory.clean))
 
 
 def sample(
@@ -243,7 +248,7 @@ def _distance(context: Tensor, other: Tensor) -> float:
     return float((context - other).norm()) if context.shape == other.shape else math.inf
 
 
-def _ready(model: Model, inversion: Inversion) -> Model:
+def _conditioned(model: Model, inversion: Inversion) -> Model:
     """The model, told what the picture of an inversion was inverted with; raises InputError for another model."""
     model.check_made(inversion)
     return model.conditioned(source_prompt(inversion, model), model.prompt(""), inversion.sizes)
@@ -258,7 +263,16 @@ def _for_each(prompt: str | Sequence[str], count: int) -> tuple[str, ...]:
 
 
 def _recipe(preset: str | Recipe) -> Recipe:
-    return PRESETS[preset] if isinstance(preset, str) else preset
+    if isinstance(preset, Recipe):
+        return preset
+    if preset not in PRESETS:
+        raise InputError(f'there is no preset "{short(preset)}"; there are {", ".join(PRESETS)}')
+    return PRESETS[preset]
+
+
+def _as_long(context: Tensor, other: Tensor, pooled: int) -> Tensor:
+    """A context repeated up to as many tokens as another has."""
+    return lengthened(context, unpack(other, pooled)[0].shape[-2], pooled)
 
 
 def _lengthened(null: NullEmbeddings | Tensor, tokens: int, pooled: int) -> NullEmbeddings | Tensor:

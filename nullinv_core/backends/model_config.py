@@ -163,7 +163,7 @@ NOISE: dict[str, Rule] = {
     "rescale_betas_zero_snr": FLAG,
 }
 """What decides the noise levels and what is predicted, in every scheduler of ``SCHEDULERS``. How a scheduler steps is
-no matter: we step ourselves."""
+not important: we step ourselves."""
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 CLASSES: dict[str, tuple[dict[str, Rule], dict[str, Any]]] = {
     "UNet2DConditionModel": (UNET, UNET_OF_ALL),

@@ -2,7 +2,7 @@
 
 ``gradient_memory.py PACK CHECKPOINT SIDE plain|checkpointed``, run by ComfyUI's Python through launch.py on a CPU under
 Linux: resident memory at its peak less that before, in bytes, for latents SIDE×SIDE, and what
-``checkpointing.memory_needed`` reckons, as JSON. One pass a process: what an earlier one gave back is used again.
+``checkpointing.memory_needed`` expects, as JSON. One pass a process: what an earlier one gave back is used again.
 """
 
 import json

@@ -12,9 +12,10 @@ from nullinv_core.families import FAMILIES
 from nullinv_core.files.fingerprint import Fingerprint, difference
 from nullinv_core.schedule import scaled_linear_alphas
 
-from .helpers import context_of, word_prompt
+from .helpers import TOKENS, context_of, word_prompt
 
 SIDE = 8
+LONG = "a red cat on a big blue table"
 
 
 def blurred(latents, level, context, attention=None, unconditional=0):
@@ -46,7 +47,7 @@ class Toy:
         return interpolate(latents / 2 + 0.5, scale_factor=SIDE).clamp(0, 1).movedim(1, -1)
 
     def prompt(self, text):
-        return word_prompt(text)
+        return word_prompt(text, TOKENS if len(text.split()) < 6 else 2 * TOKENS)
 
     def contexts(self, prompts):
         return [context_of(prompt, torch.float32)[None] for prompt in prompts]
@@ -89,3 +90,16 @@ def test_a_made_up_backend_does_all_that_there_is(preset):
     model.fingerprint = Fingerprint(digest="another")
     with pytest.raises(InputError, match="another world"):
         pipeline.reconstruct(model, inversion)
+
+
+@pytest.mark.parametrize("preset", ["paper", "direct"])
+@pytest.mark.parametrize(("source", "edit"), [(LONG, "blue cat"), ("red cat", LONG), (LONG, LONG)])
+def test_texts_of_unequal_length_go_together(preset, source, edit):
+    """Guards hosts whose long texts take more tokens: the empty text and the edits are made as long as the source."""
+    model, photo = Toy(), torch.full((1, 64, 64, 3), 0.7)
+    inversion = pipeline.prepare(model, photo, source, 2, preset, 2.0)
+    rows = (2 if source == LONG else 1) * TOKENS
+    assert inversion.null.embeddings.shape[2] == inversion.trajectory.context.shape[1] == rows
+    assert pipeline.optimize(model, inversion, preset, 3.0).null.embeddings.shape[2] == rows
+    edited = pipeline.apply(model, inversion, edit, EditSettings(), 2.0)
+    assert edited.pictures.isfinite().all() and [prompt.text for prompt in edited.prompts] == [source, edit]

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...context import lengthened, unpack
 from ...denoiser import Denoiser
 from ...editing import check_source_guidance
 from ...errors import InputError
@@ -77,11 +76,10 @@ def optimize(
     """
     here = ComfyModel(model, positive, negative, pooled_gradient=pooled_gradient)
     here.check_made(inversion)
-    trajectory, network, pooled = inversion.trajectory, model.model, here.pooled
+    trajectory, network = inversion.trajectory, model.model
     context = text_of(positive, "source", trajectory.batch, network)
     check_same_text(context, trajectory.context)
-    tokens = unpack(context, pooled)[0].shape[1]
-    empty = lengthened(text_of(negative, "negative", trajectory.batch, network), tokens, pooled)
+    empty = text_of(negative, "negative", trajectory.batch, network)
     check_same_sizes(positive[0][1], inversion, "source", network)
     check_same_sizes(negative[0][1], inversion, "negative", network)
     steps = trajectory.schedule.steps

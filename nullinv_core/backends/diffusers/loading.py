@@ -80,7 +80,7 @@ def _load_folder(path: Path) -> tuple[Any, Family]:
 
 
 def _noise_levels(config: dict[str, Any]) -> Any:
-    """A scheduler with the noise levels that a folder's own has. Which one is no matter: we step ourselves."""
+    """A scheduler with the noise levels that a folder's own has. Which one does not matter: we step ourselves."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(**config)

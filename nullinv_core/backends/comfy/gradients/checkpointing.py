@@ -33,7 +33,7 @@ def memory_needed(patcher: Any, shape: tuple[int, ...], checkpointed: bool) -> f
     each = CHECKPOINTED * unet.model_channels if checkpointed else kept_numbers(unet)
     weights, dtype = 0, compute_dtype(patcher)
     if not checkpointed and dtype != patcher.model.get_dtype():
-        # ComfyUI casts a layer's weights anew in every call, and the backward pass keeps what it was given
+        # ComfyUI casts a layer's weights again in every call, and the backward pass keeps what it was given
         weights = sum(parameter.numel() for parameter in unet.parameters())
     values = HEADROOM * each * shape[0] * shape[2] * shape[3]
     return float((values + weights) * comfy.model_management.dtype_size(dtype))

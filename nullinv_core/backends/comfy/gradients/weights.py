@@ -25,7 +25,7 @@ def resident(model: Any) -> Any:
     """A clone of the MODEL whose weights can be differentiated through once they are loaded as a whole.
 
     Dynamic offloading streams weights into buffers that autograd must not keep, so it is left for a plain clone. Where
-    this ComfyUI can, the MODEL keeps that clone's weights, and the checkpoint is read once more and no oftener.
+    this ComfyUI can, the MODEL keeps that clone's weights, and the checkpoint is read once more, not at every run.
     """
     if not streams_weights(model):
         return model.clone()
