@@ -29,8 +29,8 @@ class Server:
     ``base``: its temporary folder of inputs, outputs and custom nodes.
     """
 
-    def __init__(self, base, packs=()):
-        """``packs``: folders of other packs, copied beside ours."""
+    def __init__(self, base, packs=(), options=()):
+        """``packs``: folders of other packs, copied beside ours. ``options``: more of what ComfyUI is started with."""
         self.base = Path(base)
         self.comfyui = find_comfyui()
         nodes = self.base / "custom_nodes"
@@ -62,8 +62,10 @@ class Server:
             [find_python(self.comfyui), Path(__file__).with_name("launch.py"), self.comfyui, self.comfyui / "main.py",
              *shlex.split(os.environ.get("COMFYUI_ARGUMENTS", "--cpu")), "--preview-method", "latent2rgb",
              "--port", str(self.port), "--base-directory", self.base,
-             "--disable-auto-launch", "--database-url", "sqlite:///:memory:"],
-            stdout=self.log.open("w"), stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+             "--disable-auto-launch", "--database-url", "sqlite:///:memory:", *options],
+            stdout=self.log.open("w"), stderr=subprocess.STDOUT,
+            # some packs would install what they miss
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"},
         )  # fmt: skip
         try:
             self._wait()
@@ -102,13 +104,7 @@ class Server:
 
     def script(self, name, *arguments):
         """Run one of this folder's scripts in a ComfyUI process of its own; return what it printed."""
-        folder = Path(__file__).parent
-        done = subprocess.run(
-            [find_python(self.comfyui), folder / "launch.py", self.comfyui, folder / name, *map(str, arguments)],
-            capture_output=True, text=True, timeout=600, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
+        return run_script(self.comfyui, Path(__file__).with_name(name), *arguments)
 
     def checkpoint(self, kind):
         """A full-size checkpoint with random weights in models/checkpoints, written when first asked for."""
@@ -192,6 +188,17 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def run_script(comfyui, path, *arguments):
+    """Run a script in a ComfyUI process of its own; return what it printed."""
+    launch = Path(__file__).with_name("launch.py")
+    done = subprocess.run(
+        [find_python(comfyui), launch, comfyui, path, *map(str, arguments)],
+        capture_output=True, text=True, timeout=600, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def error_of(entry):
