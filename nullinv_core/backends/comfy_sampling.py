@@ -72,9 +72,11 @@ def null_text_guider(
 
 @dataclass(eq=False)
 class _Run:
-    """One run of a sampler. ``negative``: whether an entry is of the negative conditioning, by ComfyUI's id of it.
-    ``served``: calls that got null text. ``checked``: whether the model was, against the trajectory."""
+    """One run of a sampler. ``model``: the MODEL that it runs, with what nodes behind Apply Null-Text put on it.
+    ``negative``: whether an entry is of the negative conditioning, by ComfyUI's id of it. ``served``: calls that got
+    null text. ``checked``: whether the model was, against the trajectory."""
 
+    model: Any
     negative: dict[Any, bool]
     served: int = 0
     checked: bool = False
@@ -117,7 +119,7 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
                 "embeddings were not optimized: the photo does not come back exactly"
             )
         entries = [(key, entry) for key, each in guider.conds.items() for entry in each if "uuid" in entry]
-        run = _Run({entry["uuid"]: key == "negative" for key, entry in entries})
+        run = _Run(guider.model_patcher, {entry["uuid"]: key == "negative" for key, entry in entries})
         guider.model_options[OWN_WRAPPER] = run
         samples = executor(noise, latent, sampler, sigmas, *rest, **named)
         if not run.served and not math.isclose(guidance, 1.0):
@@ -131,7 +133,7 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         executor: Callable[..., Any], network: Any, conds: list[Any], x: Tensor, timestep: Tensor, options: Any
     ) -> Any:
         sigma = float(timestep.max())
-        null, run = embedding_at(inversion, sigma).to(x.device), options.get(OWN_WRAPPER, _Run({}))
+        null, run = embedding_at(inversion, sigma).to(x.device), options.get(OWN_WRAPPER, _Run(patched, {}))
         if len(conds) > 2:
             raise InputError("Apply Null-Text needs a guider with one positive and one negative text")
         if x.shape[-2:] == inversion.trajectory.clean.shape[-2:]:
@@ -151,7 +153,7 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
             if x.shape == inversion.trajectory.clean.shape and CACHE not in options.get("transformer_options", {}):
                 text = conds[texts[0]][0]
                 check_model_predicts(
-                    patched, inversion, ComfyDenoiser(network, text, text, options), x, sigma, found[texts[0]]
+                    run.model, inversion, ComfyDenoiser(network, text, text, options), x, sigma, found[texts[0]]
                 )
         return found
 

@@ -47,7 +47,12 @@ UNETS = {
                 "transformer_depth_middle": 1, "context_dim": 768, "num_heads": 8, "use_linear_in_transformer": False},
 }  # fmt: skip
 FOUR_LEVELS_UP = [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]
-OUTPUT_DEPTHS = {"shallow": [1, 1, 1, 1], "sd15": FOUR_LEVELS_UP, "sd2": FOUR_LEVELS_UP, "sdxl": [0, 0, 0, 2, 2, 2, 10, 10, 10]}
+OUTPUT_DEPTHS = {
+    "shallow": [1, 1, 1, 1],
+    "sd15": FOUR_LEVELS_UP,
+    "sd2": FOUR_LEVELS_UP,
+    "sdxl": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+}
 AUTOENCODER = {
     "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
     "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,

@@ -29,13 +29,14 @@ class Server:
     ``base``: its temporary folder of inputs, outputs and custom nodes.
     """
 
-    def __init__(self, base, packs=(), options=()):
-        """``packs``: folders of other packs, copied beside ours. ``options``: more of what ComfyUI is started with."""
+    def __init__(self, base, packs=(), options=(), ours=True):
+        """``packs``: folders of other packs, copied beside ours. ``options``: more of what ComfyUI is started with.
+        ``ours``: whether our pack is there at all."""
         self.base = Path(base)
         self.comfyui = find_comfyui()
         nodes = self.base / "custom_nodes"
         nodes.mkdir(parents=True)
-        for path in published_files():
+        for path in published_files() if ours else ():
             target = nodes / "null-text-inversion" / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(PACK / path, target)

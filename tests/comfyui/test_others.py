@@ -6,15 +6,10 @@ patches that look for its widths act.
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 
-from nullinv_core.demo.training.autoencoder import new_autoencoder
-from nullinv_core.demo.training.folder import write_model
-from nullinv_core.demo.training.text import WIDTH, new_text_encoder
-
-from ..core.helpers import demo_tokenizer
 from .graphs import Chain
 from .outputs import latent, relative
+from .proportions import write_proportions
 from .server import error_of
 from .test_interplay import QUICK, through
 
@@ -58,17 +53,9 @@ def plain(comfy):
 
 @pytest.fixture(scope="module")
 def proportions(comfy):
-    """A folder with random weights and Stable Diffusion 1.5's levels, blocks and proportions, a tenth as wide; and what
-    the chain gives with it."""
+    """A folder with a network of Stable Diffusion's proportions, and what the chain gives with it."""
     folder = comfy.base / "models" / "diffusers" / "proportions"
-    tokenizer = demo_tokenizer(folder / "tokenizer")
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=16, block_out_channels=(32, 64, 128, 128), layers_per_block=2, attention_head_dim=2,
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, cross_attention_dim=WIDTH,
-    )  # fmt: skip
-    write_model(folder, new_autoencoder(), unet, new_text_encoder(tokenizer), demo_tokenizer(folder / "tokenizer"))
+    write_proportions(folder)
     return folder.name, works(comfy, folder=folder.name)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from ..comfyui.installation import find_comfyui, version_of
 from ..comfyui.server import Server, run_script
+from . import page
 
 SOURCES = os.environ.get("NEIGHBOURS")
 MANY = 200
@@ -16,8 +17,8 @@ MANY = 200
 class Neighbourhood(Server):
     """A server with other packs and random weights. ``info``: its /object_info. ``version``: ComfyUI's."""
 
-    def __init__(self, base, packs, weights):
-        super().__init__(base, [Path(SOURCES) / pack.folder for pack in packs], ["--cache-lru", str(MANY)])
+    def __init__(self, base, packs, weights, ours):
+        super().__init__(base, [Path(SOURCES) / pack.folder for pack in packs], ["--cache-lru", str(MANY)], ours)
         self.version = version_of(self.comfyui)
         for file in weights.rglob("*.*"):
             place = self.base / file.relative_to(weights)
@@ -39,9 +40,16 @@ def weights(tmp_path_factory):
     return base
 
 
+@pytest.fixture(scope="session", autouse=True)
+def written():
+    """Writes the page when all is measured."""
+    yield
+    page.write()
+
+
 @pytest.fixture(scope="session")
 def start(tmp_path_factory, weights):
     """Starts a server with packs beside ours."""
     if not SOURCES:
         pytest.skip("set NEIGHBOURS to the folder of the packs' sources")
-    return lambda *packs: Neighbourhood(tmp_path_factory.mktemp("neighbours"), packs, weights)
+    return lambda *packs, ours=True: Neighbourhood(tmp_path_factory.mktemp("neighbours"), packs, weights, ours)

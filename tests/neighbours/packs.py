@@ -1,7 +1,7 @@
 """The real packs that ours is tried beside, and how their users wire them: one table."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .wiring import Whole
 
@@ -39,7 +39,12 @@ class Trial:
     refused: tuple[str, ...] = ()
     base: Callable[[Whole], object] | None = None
     by: str = "custom"
-    edit: str = field(default="colour")
+    edit: str = "colour"
+
+    @property
+    def key(self):
+        """Its row among the verdicts."""
+        return f"{self.pack.folder}/{self.node}/{self.what}"
 
 
 def on_model(node, **inputs):
@@ -299,7 +304,7 @@ TRIALS = [
           on_model("ApplyFBCacheOnModel", **{**CACHE, "residual_diff_threshold": 0.0}), ""),
     Trial(ADAPTER, "IPAdapterEmbeds", "an adapter for all of our nodes", adapter, base=shallow),
     Trial(KJ, "ModelPassThrough", "between loader and all", on_model("ModelPassThrough"), ""),
-    Trial(KJ, "INTConstant", "steps", steps_from("INTConstant", value=8), ""),
+    Trial(KJ, "INTConstant", "steps", steps_from("INTConstant", value=5), ""),
     Trial(KJ, "CreateShapeMask", "the edit's mask", kept_mask, ""),
     Trial(KJ, "ImageResizeKJv2", "the photo", on_photo("ImageResizeKJv2", width=128, height=128), ""),
     Trial(KJ, "CFGZeroStarAndInit", "between loader and all", on_model("CFGZeroStarAndInit"),
@@ -335,7 +340,7 @@ TRIALS = [
           "ksampler", told=(BEHIND,)),
     Trial(SCRIPTS, "StringFunction|pysssss", "the source text",
           on_text("StringFunction|pysssss", "text_a", action="append", tidy_tags="no", text_b=""), ""),
-    Trial(SCRIPTS, "MathExpression|pysssss", "steps", steps_from("MathExpression|pysssss", expression="2**3"), ""),
+    Trial(SCRIPTS, "MathExpression|pysssss", "steps", steps_from("MathExpression|pysssss", expression="2+3"), ""),
     Trial(SCRIPTS, "LoraLoader|pysssss", "between loader and all",
           on_model("LoraLoader|pysssss", clip=["1", 1], lora_name=LORA)),
     Trial(WAS, "CLIPTextEncode (NSP)", "encodes the texts", lambda c: c.swap("CLIPTextEncode", "CLIPTextEncode (NSP)"),

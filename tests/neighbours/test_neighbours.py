@@ -88,7 +88,7 @@ def test_a_pack_works_or_is_refused_by_name(start, pack):
             except AssertionError as error:
                 verdict = f"**wrong**: {str(error).splitlines()[0][:300]}"
                 wrong.append(f"{trial.node}, {trial.what}: {error}")
-            keep("packs", server.version, f"{pack.folder}/{trial.node}/{trial.what}", verdict)
+            keep("packs", server.version, trial.key, verdict)
     finally:
         server.stop()
     assert not wrong, "\n".join(wrong)

@@ -1,4 +1,4 @@
-"""What a graph comes to: measured, kept by ComfyUI's version, written as a page of the docs."""
+"""What a graph comes to: measured, and kept by ComfyUI's version."""
 
 import json
 import math
@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..comfyui.outputs import latent, relative
-from ..comfyui.server import PACK
 from .wiring import fill
 
 KEPT = Path(__file__).with_name("verdicts.json")
-PAGE = PACK / "docs" / "neighbours.md"
 SAME, DECIBELS = 1e-3, 0.5
+DRIFT = 10 ** (DECIBELS / 20) - 1
 """Relative distance of two latents that count as one; how far a picture may fall back behind another."""
 OURS = "null-text inversion: "
 
@@ -52,7 +51,7 @@ def behind(found, wanted="reconstruction"):
 
 
 def keep(table, version, key, verdict):
-    """Keep a verdict at once, so that a later failure loses none, and write the page."""
+    """Keep a verdict at once, so that a later failure loses none."""
     kept = load()
     kept.setdefault(table, {}).setdefault(key, {})[version] = verdict
     KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

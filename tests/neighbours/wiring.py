@@ -1,9 +1,9 @@
 """How a graph of ours is wired with other nodes in it: our whole chain, and three ways to put a node in."""
 
-from ..comfyui.graphs import Chain
+from ..comfyui.graphs import Chain, Graph
 from ..comfyui.workflow import WIDGETS
 
-STEPS, INNER_STEPS = 8, 2
+STEPS, INNER_STEPS = 5, 1
 
 
 class Whole(Chain):
@@ -59,6 +59,41 @@ class Whole(Chain):
         """Save every latent as ``name``-what."""
         for part, samples in self.saved.items():
             self.graph.add("SaveLatent", samples=samples, filename_prefix=f"{name}-{part}")
+
+
+class Theirs(Whole):
+    """A graph without any node of ours, with the places that a pack's node is put in; ``last`` is the KSampler."""
+
+    def __init__(self):
+        self.graph, self.steps = Graph(), STEPS
+        g = self.graph
+        self.load = g.add("CheckpointLoaderSimple", ckpt_name="shallow.safetensors")
+        text = g.add("PrimitiveStringMultiline", value="a red mug on a table")
+        photo = g.add("EmptyImage", width=128, height=128, batch_size=1, color=0xC04020)
+        mask = g.add("SolidMask", value=1.0, width=128, height=128)
+        self.scene = lambda slot=0: {0: photo, 1: text}.get(slot, mask)()
+        self.latent = g.add("EmptyLatentImage", width=128, height=128, batch_size=1)
+        sigmas = g.add("BasicScheduler", model=self.load(), scheduler="ddim_uniform", steps=STEPS, denoise=1.0)
+        self.invert = lambda slot=0: sigmas() if slot == 2 else self.latent()
+        self.source = g.add("CLIPTextEncode", clip=self.load(1), text=text())
+        self.empty = g.add("CLIPTextEncode", clip=self.load(1), text="")
+        self.apply = self.load
+        self.last = self.ksampler(self.load(), 5.0)
+        self.set(self.last, add_noise="enable")
+        # what only ours have; nothing that is saved needs it
+        self.sampler = self.optimize = g.add("PreviewAny", source=text())
+        self.saved = {"theirs": self.last()}
+
+
+def needed(graph):
+    """A graph without what its saved latents do not need."""
+    keep, ask = set(), [key for key, node in graph.items() if node["class_type"] == "SaveLatent"]
+    while ask:
+        key = ask.pop()
+        if key not in keep:
+            keep.add(key)
+            ask += [value[0] for value in graph[key]["inputs"].values() if isinstance(value, list)]
+    return Graph({key: node for key, node in graph.items() if key in keep})
 
 
 def fill(graph, info):
