@@ -42,7 +42,7 @@ from .comfy_gradients import (
     resident,
     with_constant_controls,
 )
-from .comfy_others import EVERYWHERE, Watch, check_apart, holds, named, owner, watched
+from .comfy_others import EVERYWHERE, OWN_WRAPPER, Watch, check_apart, holds, named, owner, watched
 from .comfy_precision import in_safer_precision
 from .comfy_sigmas import alphas_of, check_sigmas, sigma_of
 
@@ -54,8 +54,6 @@ BOTH_BRANCHES = "disable_cfg1_optimization"
 """Under this key nodes that mix the two branches of guidance ask for both, whatever the scale."""
 CACHE = "easycache"
 """Under this key of the transformer options EasyCache and LazyCache keep earlier predictions."""
-OWN_WRAPPER = "null-text inversion"
-"""Under this key Apply Null-Text wraps a MODEL's predictions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +231,7 @@ def check_hooks(model: Any) -> None:
     """Raise InputError for a MODEL whose guidance is not the plain one that the embeddings are optimized for, or that
     does not run its network for every prediction on one device."""
     options, kinds = model.model_options, comfy.patcher_extension.WrappersMP
-    if model.get_wrappers(kinds.CALC_COND_BATCH, OWN_WRAPPER):
+    if comfy.patcher_extension.get_wrappers_with_key(kinds.CALC_COND_BATCH, OWN_WRAPPER, options, True):
         raise InputError(
             "this MODEL is for KSamplers, with null embeddings in it; connect the one from before that node"
         )

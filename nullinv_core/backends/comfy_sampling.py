@@ -19,8 +19,10 @@ from ..images import GRID
 from ..store import Inversion
 from ..truth import CLOSE, from_prediction
 from ..types import NullEmbeddings
-from .comfy import CACHE, GUIDANCE_HOOKS, OWN_WRAPPER, ComfyDenoiser
+from .comfy import CACHE, GUIDANCE_HOOKS, ComfyDenoiser
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
+from .comfy_others import OWN_WRAPPER, Watch, watched
+from .comfy_others import named as named_in
 from .comfy_sigmas import first_other, nearest, sigma_of
 from .comfy_tell import tell
 from .comfy_truth import check_of
@@ -74,12 +76,24 @@ def null_text_guider(
 class _Run:
     """One run of a sampler. ``model``: the MODEL that it runs, with what nodes behind Apply Null-Text put on it.
     ``negative``: whether an entry is of the negative conditioning, by ComfyUI's id of it. ``served``: calls that got
-    null text. ``checked``: whether the model was, against the trajectory."""
+    null text. ``checked``: whether the model was, against the trajectory. ``watch``: over what the network runs for.
+    ``left_out``: whether it did not run for all."""
 
     model: Any
     negative: dict[Any, bool]
     served: int = 0
     checked: bool = False
+    watch: Watch | None = None
+    left_out: bool = False
+
+    def begin(self) -> None:
+        """A call begins: what the network ran for before is not of it."""
+        if self.watch:
+            self.watch.seen = 0
+
+    def end(self, rows: int) -> None:
+        """A call of so many rows has ended."""
+        self.left_out |= self.watch is not None and self.watch.missed(rows)
 
     def is_negative(self, entries: list[dict[str, Any]] | None, place: int) -> bool:
         """Whether a list of a call is the negative one: a guider may pass it at any place, or alone."""
@@ -92,6 +106,9 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
     The user is told where a sampler does not give the photo back with it: another guidance or other noise levels than
     the inversion's, a model that predicts something else, nodes behind this one that change the guidance or leave the
     null text out. Raises InputError, when it is sampled, for a sampler that begins at another step than its latent.
+
+    It stands in the MODEL's options, not among the patcher's wrappers: nodes that make a patcher of their own (as
+    AnimateDiff's to unload it) copy those alone.
     """
     patched, kinds = model.clone(), comfy.patcher_extension.WrappersMP
 
@@ -121,7 +138,15 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         entries = [(key, entry) for key, each in guider.conds.items() for entry in each if "uuid" in entry]
         run = _Run(guider.model_patcher, {entry["uuid"]: key == "negative" for key, entry in entries})
         guider.model_options[OWN_WRAPPER] = run
-        samples = executor(noise, latent, sampler, sigmas, *rest, **named)
+        with watched(guider.model_patcher.model.diffusion_model, guider.model_options) as watch:
+            # on several GPUs the network here runs for a part of the rows
+            run.watch = None if guider.model_patcher.get_additional_models_with_key("multigpu") else watch
+            samples = executor(noise, latent, sampler, sigmas, *rest, **named)
+        if run.left_out or CACHE in guider.model_options.get("transformer_options", {}):
+            tell(
+                f"another node on this MODEL{named_in(guider.model_options)} leaves out predictions, or parts of them, "
+                "and the photo does not come back exactly"
+            )
         if not run.served and not math.isclose(guidance, 1.0):
             tell(
                 "the null text never reached the network: another node of this MODEL or this guider predicts the "
@@ -145,7 +170,9 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
             [with_context(entry, null, pooled) for entry in entries] if yes else entries
             for yes, entries in zip(negative, conds, strict=True)
         ]
+        run.begin()
         found = executor(network, given, x, timestep, options)
+        run.end(len(x) * sum(map(bool, conds)))
         run.served += any(negative)
         texts = [place for place, entries in enumerate(conds) if entries and not negative[place]]
         if texts and not run.checked:
@@ -157,9 +184,9 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
                 )
         return found
 
+    wrappers = patched.model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
     for kind, function in ((kinds.OUTER_SAMPLE, outer), (kinds.CALC_COND_BATCH, wrapper)):
-        patched.remove_wrappers_with_key(kind, OWN_WRAPPER)
-        patched.add_wrapper_with_key(kind, OWN_WRAPPER, function)
+        wrappers.setdefault(kind, {})[OWN_WRAPPER] = [function]
     return patched
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..fingerprint import Fingerprint, other_patches
 from ..store import Inversion
 from ..truth import Check
-from .comfy import OWN_WRAPPER
+from .comfy_others import OWN_WRAPPER
 from .comfy_precision import compute_dtype
 from .comfy_tell import tell
 

@@ -2,8 +2,8 @@
 
 ``random_models.py KIND FILE``, run by ComfyUI's Python through launch.py. KIND: sd15, sd2 (v-prediction), sdxl of full
 size; shallow, a UNet of few blocks that ComfyUI takes for Stable Diffusion 1.5's, with its text encoder and no
-autoencoder; controlnet, controlnet-shallow, for those. The weights are drawn so that every layer keeps its scale and the text matters: cross-attention
-speaks louder than in a fresh network, which is nearly blind to its prompt.
+autoencoder; controlnet, controlnet-shallow, for those. The weights are drawn so that every layer keeps its scale and
+the text matters: cross-attention speaks louder than in a fresh network, which is nearly blind to its prompt.
 """
 
 import json

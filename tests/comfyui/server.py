@@ -65,8 +65,7 @@ class Server:
              "--port", str(self.port), "--base-directory", self.base,
              "--disable-auto-launch", "--database-url", "sqlite:///:memory:", *options],
             stdout=self.log.open("w"), stderr=subprocess.STDOUT,
-            # some packs would install what they miss
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"},
+            env=environment(),
         )  # fmt: skip
         try:
             self._wait()
@@ -191,12 +190,18 @@ class Server:
             self.process.wait()
 
 
+def environment():
+    """What a ComfyUI is started with: as at a user's, but some packs would install what they miss."""
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return {**usual, "HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
+
+
 def run_script(comfyui, path, *arguments):
     """Run a script in a ComfyUI process of its own; return what it printed."""
     launch = Path(__file__).with_name("launch.py")
     done = subprocess.run(
         [find_python(comfyui), launch, comfyui, path, *map(str, arguments)],
-        capture_output=True, text=True, timeout=600, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, timeout=600, check=False, env=environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

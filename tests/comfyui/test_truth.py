@@ -194,6 +194,49 @@ def test_guidance_behind_apply_is_told(comfy):
         g["0"] = {"class_type": "PreviewAny", "inputs": {"source": "x"}}
 
 
+def test_a_patcher_of_another_s_making_keeps_the_null_text(comfy):
+    """Guards nodes behind Apply Null-Text that copy a MODEL's options alone (AnimateDiff's to unload it)."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    bare = g.add("OtherUnload", model=applied())
+    g.add("SaveLatent", samples=chain.ksampler(bare(), 7.5)(), filename_prefix="bare-ksampler")
+    g.add("SaveLatent", samples=chain.optimize(1), filename_prefix="bare-reconstruction")
+    assert told(comfy, g) == []
+    assert relative(latent(comfy, "bare-ksampler"), latent(comfy, "bare-reconstruction")) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "owner"),
+    [
+        ("OtherCache", {"what": "middle"}, "Cache of other_pack"),
+        ("OtherCache", {"what": "whole"}, "Cache of other_pack"),
+        ("EasyCache", {"reuse_threshold": 1.0}, "easycache"),
+        ("LazyCache", {"reuse_threshold": 1.0}, "lazycache"),
+    ],
+)
+def test_predictions_left_out_behind_apply_are_told(comfy, kind, inputs, owner):
+    """Guards caches behind Apply Null-Text: in a KSampler they are told by name, once, and go on."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    widgets = {"start_percent": 0.15, "end_percent": 0.95, "verbose": False} if kind != "OtherCache" else {}
+    cached = g.add(kind, model=applied(), **widgets, **inputs)
+    g.add("SaveLatent", samples=chain.ksampler(cached(), 7.5)(), filename_prefix="left-out")
+    (line,) = [line for line in told(comfy, g) if "leaves out predictions" in line]
+    assert owner in line
+
+
+def test_a_patch_behind_apply_is_told_by_name(comfy):
+    """Guards patches that a MODEL gets behind Apply Null-Text: the sentence names them too."""
+    chain = Chain(**QUICK)
+    applied = chain.graph.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    patched = chain.graph.add("OtherOutputPatch", model=applied())
+    chain.graph.add("SaveLatent", samples=chain.ksampler(patched(), 7.5)(), filename_prefix="patched-behind")
+    (line,) = told(comfy, chain.graph)
+    assert DRIFTS in line and "only here: OutputPatch" in line
+
+
 def test_null_text_finds_the_negative_text(comfy):
     """Guards guiders that do not pass the positive text first, or one text alone (core's DualModelGuider): null text
     goes to the negative one."""

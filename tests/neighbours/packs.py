@@ -9,11 +9,12 @@ from .wiring import Whole
 @dataclass(frozen=True)
 class Pack:
     """A pack as it was tried. ``repository``: owner/name on GitHub; ``commit``: of the sources. ``inside``: what else
-    belongs into a folder of it: (folder, repository, commit)."""
+    belongs into a folder of it: (folder, repository, commit). ``needs``: packs that it asks for."""
 
     repository: str
     commit: str
     inside: tuple[tuple[str, str, str], ...] = ()
+    needs: "tuple[Pack, ...]" = ()
 
     @property
     def folder(self):
@@ -226,9 +227,9 @@ def switched(c):
 
 def conditional(c):
     """A MODEL that is another one in the first half of the steps."""
-    louder = c.graph.add("BlehDeepShrink", model=c.load(0), commasep_block_numbers="1", end_percent=1.0)
-    c.splice(c.load(0), "BlehModelPatchConditional", takes="model_default", model_matched=louder(), end_percent=0.5)
-    c.set(louder, model=["1", 0])
+    freed = c.graph.add("FreeU_V2", model=c.load(0), b1=1.3, b2=1.4, s1=0.9, s2=0.2)
+    c.splice(c.load(0), "BlehModelPatchConditional", takes="model_default", model_matched=freed(), end_percent=0.5)
+    c.set(freed, model=["1", 0])
 
 
 def kept_mask(c):
@@ -238,6 +239,8 @@ def kept_mask(c):
     c.set(c.sampler, mask=shape())
 
 
+NEWEST = "0.33.0"
+"""Every pack loads in this ComfyUI; in older ones some do not."""
 WAY_OUT = "connect the MODEL from before that node to DDIM Invert and to all that follows"
 GUIDES = "changes this MODEL's guidance"
 BEHIND = "changes this MODEL's guidance after Apply Null-Text"
@@ -253,7 +256,7 @@ IMPACT = Pack(
     "ltdrdata/ComfyUI-Impact-Pack", "727295b52e5f7b5429e81ca2179172865aa83b99",
     (("impact_subpack", "ltdrdata/ComfyUI-Impact-Subpack", "bd4dedc4ea514dda9cfa333a0f42e296e32b8c10"),),
 )  # fmt: skip
-INSPIRE = Pack("ltdrdata/ComfyUI-Inspire-Pack", "1aef2c57e35078b6017697df9cf30ad595d93826")
+INSPIRE = Pack("ltdrdata/ComfyUI-Inspire-Pack", "1aef2c57e35078b6017697df9cf30ad595d93826", needs=(IMPACT,))
 RGTHREE = Pack("rgthree/rgthree-comfy", "13b4399c00b5ef5a97b1b6800fc1185874740f5d")
 GGUF = Pack("city96/ComfyUI-GGUF", "795e45156ece99afbc3efef911e63fcb46e6a20d")
 CONTROL = Pack("Kosinkadink/ComfyUI-Advanced-ControlNet", "9e60d8a9c8016c5315063aa7af66b321a0444df7")
@@ -306,7 +309,7 @@ TRIALS = [
     Trial(KJ, "ModelPassThrough", "between loader and all", on_model("ModelPassThrough"), ""),
     Trial(KJ, "INTConstant", "steps", steps_from("INTConstant", value=5), ""),
     Trial(KJ, "CreateShapeMask", "the edit's mask", kept_mask, ""),
-    Trial(KJ, "ImageResizeKJv2", "the photo", on_photo("ImageResizeKJv2", width=128, height=128), ""),
+    Trial(KJ, "ImageResizeKJv2", "the photo", on_photo("ImageResizeKJv2", width=128, height=128, keep_proportion="stretch"), ""),
     Trial(KJ, "CFGZeroStarAndInit", "between loader and all", on_model("CFGZeroStarAndInit"),
           refused=("ComfyUI-KJNodes", GUIDES, WAY_OUT)),
     Trial(IMPACT, "ImpactKSamplerAdvancedBasicPipe", "behind Apply Null-Text", through_pipe, ""),
@@ -375,7 +378,7 @@ TRIALS = [
     Trial(COMFYROLL, "CR Model Input Switch", "between loader and all", switched, ""),
     Trial(COMFYROLL, "CR Prompt Text", "the source text", on_text("CR Prompt Text", "prompt"), ""),
     Trial(BLEH, "BlehDeepShrink", "between loader and all",
-          on_model("BlehDeepShrink", commasep_block_numbers="1")),
+          on_model("BlehDeepShrink", commasep_block_numbers="1", end_percent=0.2, start_fadeout_percent=0.2)),
     Trial(BLEH, "BlehModelPatchConditional", "another MODEL in the first half of the steps", conditional),
     Trial(BLEH, "BlehHyperTile", "between loader and all", on_model("BlehHyperTile", tile_size=64),
           refused=("HyperTile, ToMe",)),

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ..comfyui.proportions import write_proportions
 from ..comfyui.outputs import relative
-from .core_nodes import LORA, alone, needed, patches, put_in
+from ..comfyui.proportions import write_proportions
+from .core_nodes import LORA, alone, patches, put_in
 from .verdicts import DRIFT, SAME, keep, run
 from .wiring import Whole
 
@@ -79,6 +79,10 @@ def server(start):
          f"{layer}.alpha": torch.tensor(2.0)},
         server.base / "models" / "loras" / LORA,
     )  # fmt: skip
+    layers = {f"{i}.{part}": torch.randn(*shape, generator=generator) * 0.03
+              for i in range(2) for part, shape in (("weight", (128, 128)), ("bias", (128,)))}  # fmt: skip
+    (server.base / "models" / "hypernetworks").mkdir(parents=True, exist_ok=True)
+    torch.save({128: (layers, layers)}, server.base / "models" / "hypernetworks" / "proportions.pt")
     server.info = server.get("/object_info")
     yield server
     server.stop()
@@ -95,24 +99,27 @@ def test_every_patch_of_core_is_honoured_told_or_refused(server):
         plain[place] = ran.found
     without = run(server, alone(server.info, MODEL), "alone", ["ksampler"]).found["ksampler"]
     for name in patches(server.info):
-        missing = put_in(Whole(), server.info, name, ["1", 0])
-        if missing:
-            reference = None
-            verdicts = dict.fromkeys(plain, f"not for this kind of model: takes a {', '.join(missing)}")
-        else:
-            reference = run(server, alone(server.info, MODEL, name), "alone", ["ksampler"])
-        if reference and reference.error:
-            words = reference.error.split(": ", 1)[1].splitlines()[0][:60].rstrip(".")
-            verdicts = dict.fromkeys(plain, f"not for this kind of model: {words}")
-        elif reference:
-            effect = relative(reference.found["ksampler"], without) > NOTHING
-            verdicts = {}
-            for place in plain:
-                try:
-                    verdicts[place] = verdict_at(server, place, name, plain[place], effect)
-                except AssertionError as error:
-                    verdicts[place] = f"**wrong**: {str(error).splitlines()[0][:200]}"
-                    wrong.append(f"{name}, {place}: {error}")
+        verdicts = verdicts_of(server, name, plain, without)
+        wrong += [f"{name}, {place}: {verdict}" for place, verdict in verdicts.items() if "wrong" in verdict]
         for place, verdict in verdicts.items():
             keep(f"core {place}", server.version, name, verdict)
     assert not wrong, "\n".join(wrong)
+
+
+def verdicts_of(server, name, plain, without):
+    """A patch's verdicts by place. ``plain``: latents of the chains without it; ``without``: a KSampler's."""
+    missing = put_in(Whole(), server.info, name, ["1", 0])
+    if missing:
+        return dict.fromkeys(plain, f"not tried: takes a {', '.join(missing)}")
+    reference = run(server, alone(server.info, MODEL, name), "alone", ["ksampler"])
+    if reference.error:
+        words = reference.error.split(": ", 1)[1].splitlines()[0][:60].rstrip(".")
+        return dict.fromkeys(plain, f"not for this kind of model: {words}")
+    effect = relative(reference.found["ksampler"], without) > NOTHING
+    found = {}
+    for place in plain:
+        try:
+            found[place] = verdict_at(server, place, name, plain[place], effect)
+        except AssertionError as error:
+            found[place] = f"**wrong**: {str(error).splitlines()[0][:200]}"
+    return found

@@ -7,7 +7,7 @@ import pytest
 
 from ..comfyui.graphs import DEMO, Graph
 from ..comfyui.outputs import relative
-from .packs import TRIALS
+from .packs import NEWEST, TRIALS, shallow
 from .verdicts import DECIBELS, SAME, decibels, keep, run
 from .wiring import Whole
 
@@ -41,12 +41,12 @@ def whole(trial, wired):
 
 
 def verdict_of(server, trial, plain):
-    """What a chain comes to with a pack's node, in words for the table; raises AssertionError for an end that is silent,
-    a traceback, or another than the trial says."""
+    """What a chain comes to with a pack's node, in words for the table; raises AssertionError for a drift in silence, a
+    traceback, or another end than the trial says."""
     chain = whole(trial, True)
     missing = {node["class_type"] for node in chain.graph.values()} - set(server.info)
     if missing:
-        assert "IMPORT FAILED" in server.text() or "Error while calling comfy_entrypoint" in server.text(), missing
+        assert server.version != NEWEST, missing
         return "the pack does not load"
     ran = run(server, chain.graph, "beside", chain.saved)
     if trial.refused:
@@ -66,13 +66,16 @@ def verdict_of(server, trial, plain):
         assert max(moved.values()) < SAME, f"moved: {moved}"
     near, alone = (decibels(each["reconstruction"], each["photo"]) for each in (found, plain))
     assert near > alone - DECIBELS, f"{near:.1f} dB, alone {alone:.1f}"
-    return f"told, {near:.1f} dB" if trial.told else f"works, {near:.1f} dB ({alone:.1f} alone)"
+    if trial.told:
+        return "told"
+    # random weights bring no photo back
+    return "works" if trial.base is shallow else f"works, {near:.1f} dB ({alone:.1f})"
 
 
 @pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.folder)
 def test_a_pack_works_or_is_refused_by_name(start, pack):
     """Guards everything else that is in a ComfyUI."""
-    server, plain, wrong = start(pack), {}, []
+    server, plain, wrong = start(pack, *pack.needs), {}, []
     try:
         sampled_before(server)
         for trial in (trial for trial in TRIALS if trial.pack == pack):

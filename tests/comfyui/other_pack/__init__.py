@@ -265,6 +265,18 @@ class Cache(_OnModel):
         return (patched,)
 
 
+class Unload(_OnModel):
+    """Makes a patcher of its own, with the MODEL's weights, patches and options and nothing else, as AnimateDiff's to
+    unload it does."""
+
+    def apply(self, model):
+        bare = comfy.model_patcher.ModelPatcher(model.model, model.load_device, model.offload_device)
+        bare.patches = {name: list(each) for name, each in model.patches.items()}
+        bare.object_patches = dict(model.object_patches)
+        bare.model_options = copy.deepcopy(model.model_options)
+        return (bare,)
+
+
 class Tiles(_OnModel):
     """Predicts a picture in two halves under inference mode, as packs for large pictures do; or as one piece."""
 
@@ -493,6 +505,7 @@ NODE_CLASS_MAPPINGS = {
     "OtherInPlace": InPlace,
     "OtherLeave": Leave,
     "OtherCache": Cache,
+    "OtherUnload": Unload,
     "OtherTiles": Tiles,
     "OtherMix": Mix,
     "OtherQuantize": Quantize,
