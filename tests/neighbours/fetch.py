@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .packs import TRIALS
+from .packs import PACKS
 
 
 def fetch(repository, commit, folder):
@@ -22,7 +22,7 @@ def fetch(repository, commit, folder):
 
 
 if __name__ == "__main__":
-    for pack in {trial.pack for trial in TRIALS}:
+    for pack in PACKS:
         place = Path(sys.argv[1]) / pack.folder
         for inside, repository, commit in (("", pack.repository, pack.commit), *pack.inside):
             fetch(repository, commit, place / inside)

@@ -309,7 +309,8 @@ TRIALS = [
     Trial(KJ, "ModelPassThrough", "between loader and all", on_model("ModelPassThrough"), ""),
     Trial(KJ, "INTConstant", "steps", steps_from("INTConstant", value=5), ""),
     Trial(KJ, "CreateShapeMask", "the edit's mask", kept_mask, ""),
-    Trial(KJ, "ImageResizeKJv2", "the photo", on_photo("ImageResizeKJv2", width=128, height=128, keep_proportion="stretch"), ""),
+    Trial(KJ, "ImageResizeKJv2", "the photo",
+          on_photo("ImageResizeKJv2", width=128, height=128, keep_proportion="stretch"), ""),
     Trial(KJ, "CFGZeroStarAndInit", "between loader and all", on_model("CFGZeroStarAndInit"),
           refused=("ComfyUI-KJNodes", GUIDES, WAY_OUT)),
     Trial(IMPACT, "ImpactKSamplerAdvancedBasicPipe", "behind Apply Null-Text", through_pipe, ""),
@@ -383,3 +384,4 @@ TRIALS = [
     Trial(BLEH, "BlehHyperTile", "between loader and all", on_model("BlehHyperTile", tile_size=64),
           refused=("HyperTile, ToMe",)),
 ]  # fmt: skip
+PACKS = sorted({trial.pack for trial in TRIALS}, key=lambda pack: pack.folder.lower())

@@ -7,12 +7,11 @@ import pytest
 
 from ..comfyui.graphs import DEMO, Graph
 from ..comfyui.outputs import relative
-from .packs import NEWEST, TRIALS, shallow
+from .packs import NEWEST, PACKS, TRIALS, shallow
 from .verdicts import DECIBELS, SAME, decibels, keep, run
 from .wiring import Whole
 
 pytestmark = pytest.mark.neighbours
-PACKS = sorted({trial.pack for trial in TRIALS}, key=lambda pack: pack.folder.lower())
 ACTS, MOVES = 1e-4, 1e-2
 """Relative distances by which a node that acts moves a latent, and an edit its photo."""
 

@@ -3,12 +3,11 @@
 import pytest
 
 from ..comfyui.outputs import relative
-from .packs import TRIALS
+from .packs import PACKS, TRIALS
 from .verdicts import keep, load, run
 from .wiring import Theirs, Whole, needed
 
 pytestmark = pytest.mark.neighbours
-PACKS = list(dict.fromkeys(trial.pack for trial in TRIALS))
 CLOSE = 1e-5
 
 

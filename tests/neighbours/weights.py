@@ -62,4 +62,3 @@ lora = {f"{LORA}.lora_up.weight": drawn(224, 2, scale=0.2), f"{LORA}.lora_down.w
 save_file({**lora, f"{LORA}.alpha": torch.tensor(2.0)}, folder("loras") / "demo.safetensors")
 pictures.mkdir(parents=True, exist_ok=True)
 torch.save(drawn(1, PICTURE, scale=1.0), pictures / "picture.ipadpt")
-print("wrote", models)
