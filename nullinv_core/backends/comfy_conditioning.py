@@ -26,6 +26,8 @@ REFUSED = {
     "unclip_conditioning": "an unCLIP image",
 }
 """What a CONDITIONING may not carry: the prompt must hold for the whole picture at every step."""
+WHOLE = {"start_percent": 0.0, "end_percent": 1.0}
+"""Values at which they limit nothing; some packs' encoders set them always."""
 SIZE_KEYS = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
 """SDXL is told the picture's size as it was, its crop and its size as it is."""
 SIZE_WIDTH = 256
@@ -51,7 +53,8 @@ def text_of(conditioning: Conditioning, what: str, batch: int = 1, pooled: int =
         )
     text, extras = conditioning[0]
     for key, name in REFUSED.items():
-        if extras.get(key) is not None:
+        value = extras.get(key)
+        if value is not None and not (isinstance(value, int | float) and value == WHOLE.get(key)):
             raise InputError(
                 f"the {what} conditioning is limited by {name}; use one for the whole picture and all steps"
             )

@@ -19,7 +19,7 @@ from ..images import GRID
 from ..store import Inversion
 from ..truth import CLOSE, from_prediction
 from ..types import NullEmbeddings
-from .comfy import CACHE, GUIDANCE_HOOKS, ComfyDenoiser
+from .comfy import CACHE, GUIDANCE_HOOKS, ComfyDenoiser, check_model
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
 from .comfy_others import OWN_WRAPPER, Watch, watched
 from .comfy_others import named as named_in
@@ -105,7 +105,8 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
 
     The user is told where a sampler does not give the photo back with it: another guidance or other noise levels than
     the inversion's, a model that predicts something else, nodes behind this one that change the guidance or leave the
-    null text out. Raises InputError, when it is sampled, for a sampler that begins at another step than its latent.
+    null text out. Raises InputError, when it is sampled, for a sampler that begins at another step than its latent
+    and for noise levels of another kind of model.
 
     It stands in the MODEL's options, not among the patcher's wrappers: nodes that make a patcher of their own (as
     AnimateDiff's to unload it) copy those alone.
@@ -116,6 +117,7 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *rest: Any, **named: Any
     ) -> Any:
         guider = executor.class_obj
+        check_model(guider.model_patcher)
         own = patched.model.process_latent_out(_noisiest(inversion))
         if not bool(noise.any()) and latent.shape == own.shape and _same(latent, own):
             check_levels(inversion, sigmas)

@@ -6,6 +6,7 @@ patches that look for its widths act.
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from .graphs import Chain
 from .outputs import latent, relative
@@ -115,6 +116,26 @@ def test_what_passes_no_gradient_is_refused_with_two_ways_out(comfy, plain):
     assert retraced(works(comfy, "OtherTiles", preset="negative-prompt", pieces=1))
     direct = works(comfy, "OtherTiles", preset="direct", pieces=1)
     assert relative(direct["edited"], direct["source"]) > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["OtherFrozen", "LoraLoaderBypassModelOnly"])
+def test_layers_of_inference_mode_in_a_patch_take_part(comfy, plain, kind):
+    """Guards hypernetworks and LoRAs beside their layers, whose tensors autograd may not save as they are."""
+    if kind not in comfy.get("/object_info"):
+        pytest.skip("this ComfyUI has no such node")
+    inputs = {}
+    if kind != "OtherFrozen":
+        name = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_v"
+        generator = torch.Generator().manual_seed(0)
+        tensors = {
+            f"{name}.lora_up.weight": torch.randn(224, 2, generator=generator) * 0.2,
+            f"{name}.lora_down.weight": torch.randn(2, 128, generator=generator) * 0.2,
+        }
+        save_file(tensors, comfy.base / "models" / "loras" / "beside.safetensors")
+        inputs = {"lora_name": "beside.safetensors", "strength_model": 1.0}
+    found = works(comfy, kind, **inputs)
+    assert retraced(found)
+    assert relative(found["reconstruction"], plain["reconstruction"]) > 1e-4
 
 
 @pytest.mark.parametrize("self_replace", [0.4, 0.0])

@@ -237,6 +237,16 @@ def test_a_patch_behind_apply_is_told_by_name(comfy):
     assert DRIFTS in line and "only here: OutputPatch" in line
 
 
+def test_noise_levels_of_other_models_behind_apply_are_refused_by_name(comfy):
+    """Guards rectified flow's noise levels on a MODEL with null text: the sentence names who gave them."""
+    chain = Chain(**QUICK)
+    applied = chain.graph.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    flow = chain.graph.add("ModelSamplingSD3", model=applied(), shift=3.0)
+    chain.graph.add("SaveLatent", samples=chain.ksampler(flow(), 7.5)(), filename_prefix="flow-behind")
+    error = error_of(comfy.finish(comfy.queue(chain.graph)))
+    assert "another node (ModelSamplingSD3" in error and "connect the MODEL from before that node" in error
+
+
 def test_null_text_finds_the_negative_text(comfy):
     """Guards guiders that do not pass the positive text first, or one text alone (core's DualModelGuider): null text
     goes to the negative one."""

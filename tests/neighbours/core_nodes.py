@@ -9,7 +9,7 @@ SETTINGS = {
     "LoraLoaderBypass": {"lora_name": LORA}, "LoraLoaderBypassModelOnly": {"lora_name": LORA},
     "HypernetworkLoader": {"hypernetwork_name": "proportions.pt"},
     "HyperTile": {"tile_size": 64},
-    "ModelComputeDtype": {"dtype": "bf16"},
+    "ModelComputeDtype": {"dtype": "fp16"},
     "ModelSamplingDiscrete": {"zsnr": True},
     "ModelMergeSimple": {"ratio": 0.5},
     "PatchModelAddDownscale": {"block_number": 3, "end_percent": 0.8},

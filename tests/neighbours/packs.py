@@ -227,9 +227,9 @@ def switched(c):
 
 def conditional(c):
     """A MODEL that is another one in the first half of the steps."""
-    freed = c.graph.add("FreeU_V2", model=c.load(0), b1=1.3, b2=1.4, s1=0.9, s2=0.2)
-    c.splice(c.load(0), "BlehModelPatchConditional", takes="model_default", model_matched=freed(), end_percent=0.5)
-    c.set(freed, model=["1", 0])
+    louder = c.graph.add("UNetCrossAttentionMultiply", model=c.load(0), v=1.05)
+    c.splice(c.load(0), "BlehModelPatchConditional", takes="model_default", model_matched=louder(), end_percent=0.5)
+    c.set(louder, model=["1", 0])
 
 
 def kept_mask(c):
@@ -374,12 +374,12 @@ TRIALS = [
     Trial(PROMPT, "PCTextEncode", "encodes the texts", lambda c: c.swap("CLIPTextEncode", "PCTextEncode"), ""),
     Trial(PROMPT, "PCLazyTextEncode", "a schedule in the text", lambda c: (
         c.swap("CLIPTextEncode", "PCLazyTextEncode"), c.set(c.source, text="a [red:blue:0.5] mug")),
-        refused=("NullInv",)),
+        refused=("2 prompts", "use a single one")),
     Trial(UPSCALE, "UltimateSDUpscaleNoUpscale", "tiles behind Apply Null-Text", upscaled, "", told=CROP),
     Trial(COMFYROLL, "CR Model Input Switch", "between loader and all", switched, ""),
     Trial(COMFYROLL, "CR Prompt Text", "the source text", on_text("CR Prompt Text", "prompt"), ""),
     Trial(BLEH, "BlehDeepShrink", "between loader and all",
-          on_model("BlehDeepShrink", commasep_block_numbers="1", end_percent=0.2, start_fadeout_percent=0.2)),
+          on_model("BlehDeepShrink", commasep_block_numbers="1", downscale_factor=1.1, end_percent=0.2)),
     Trial(BLEH, "BlehModelPatchConditional", "another MODEL in the first half of the steps", conditional),
     Trial(BLEH, "BlehHyperTile", "between loader and all", on_model("BlehHyperTile", tile_size=64),
           refused=("HyperTile, ToMe",)),
