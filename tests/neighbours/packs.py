@@ -138,7 +138,8 @@ def adapter(c):
     g = c.graph
     c.splice(
         c.load(0), "IPAdapterEmbeds", ipadapter=g.add("IPAdapterModelLoader", ipadapter_file="shallow.safetensors")(),
-        pos_embed=g.add("IPAdapterLoadEmbeds", embeds="picture.ipadpt")(), weight=0.8,
+        pos_embed=g.add("IPAdapterLoadEmbeds", embeds="picture.ipadpt")(),
+        neg_embed=g.add("IPAdapterLoadEmbeds", embeds="no-picture.ipadpt")(), weight=0.8,
     )  # fmt: skip
 
 

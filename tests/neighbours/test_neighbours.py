@@ -1,7 +1,10 @@
 """Real packs beside ours in a real ComfyUI: ``make neighbours``, which writes docs/neighbours.md.
 
-NEIGHBOURS names the folder with the fetched sources, a folder each. Every pack runs alone beside ours.
+NEIGHBOURS names the folder with the fetched sources, a folder each. Every pack runs alone beside ours; with TOGETHER
+set, all in one ComfyUI, which takes a third of the time.
 """
+
+import os
 
 import pytest
 
@@ -71,26 +74,43 @@ def verdict_of(server, trial, plain):
     return "works" if trial.base is shallow else f"works, {near:.1f} dB ({alone:.1f})"
 
 
-@pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.folder)
-def test_a_pack_works_or_is_refused_by_name(start, pack):
-    """Guards everything else that is in a ComfyUI."""
-    server, plain, wrong = start(pack, *pack.needs), {}, []
-    try:
-        sampled_before(server)
-        for trial in (trial for trial in TRIALS if trial.pack == pack):
-            key = (trial.by, trial.edit, trial.base)
-            if key not in plain:
-                # the way out of every refusal
-                chain = whole(trial, False)
-                alone = run(server, chain.graph, "beside", chain.saved)
-                assert not alone.error and not alone.told, (alone.error, alone.told)
-                plain[key] = alone.found
-            try:
-                verdict = verdict_of(server, trial, plain[key])
-            except AssertionError as error:
-                verdict = f"**wrong**: {str(error).splitlines()[0][:300]}"
-                wrong.append(f"{trial.node}, {trial.what}: {error}")
-            keep("packs", server.version, trial.key, verdict)
-    finally:
+@pytest.fixture(scope="module")
+def server_for(start):
+    """Gives a pack its server, in which a KSampler has run, and what chains come to there without any pack's node."""
+    running, plain = {}, {}
+
+    def give(pack):
+        key = "all" if "TOGETHER" in os.environ else pack
+        if key not in running:
+            for server in running.values():
+                server.stop()
+            running.clear()
+            plain.clear()
+            running[key] = start(*(PACKS if key == "all" else (pack, *pack.needs)))
+            sampled_before(running[key])
+        return running[key], plain
+
+    yield give
+    for server in running.values():
         server.stop()
+
+
+@pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.folder)
+def test_a_pack_works_or_is_refused_by_name(server_for, pack):
+    """Guards everything else that is in a ComfyUI."""
+    (server, plain), wrong = server_for(pack), []
+    for trial in (trial for trial in TRIALS if trial.pack == pack):
+        key = (trial.by, trial.edit, trial.base)
+        if key not in plain:
+            # the way out of every refusal
+            chain = whole(trial, False)
+            alone = run(server, chain.graph, "beside", chain.saved)
+            assert not alone.error and not alone.told, (alone.error, alone.told)
+            plain[key] = alone.found
+        try:
+            verdict = verdict_of(server, trial, plain[key])
+        except AssertionError as error:
+            verdict = f"**wrong**: {str(error).splitlines()[0][:300]}"
+            wrong.append(f"{trial.node}, {trial.what}: {error}")
+        keep("packs", server.version, trial.key, verdict)
     assert not wrong, "\n".join(wrong)

@@ -2,7 +2,7 @@
 
 By ComfyUI's Python, with the gguf package. CHECKPOINT: the shallow one of random_models.py. Into the folder MODELS: the
 UNet as GGUF in F16 and Q8_0 and as safetensors, an IPAdapter for it, a LoRA for the demo model; into the folder INPUT:
-an embedding of a picture for the IPAdapter.
+embeddings of a picture, and of none, for the IPAdapter.
 """
 
 import sys
@@ -62,3 +62,4 @@ lora = {f"{LORA}.lora_up.weight": drawn(224, 2, scale=0.2), f"{LORA}.lora_down.w
 save_file({**lora, f"{LORA}.alpha": torch.tensor(2.0)}, folder("loras") / "demo.safetensors")
 pictures.mkdir(parents=True, exist_ok=True)
 torch.save(drawn(1, PICTURE, scale=1.0), pictures / "picture.ipadpt")
+torch.save(torch.zeros(1, PICTURE), pictures / "no-picture.ipadpt")
