@@ -100,6 +100,26 @@ def test_a_part_of_the_photo_is_told_of(comfy):
     assert latent(comfy, "crop").isfinite().all()
 
 
+def test_another_picture_as_large_is_told_of(comfy):
+    """Guards detailers that enlarge a part to the photo's size, as most do; the photo itself with noise on it, and an
+    empty latent, are told nothing."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    part = g.add("ImageCrop", image=chain.scene(0), width=64, height=64, x=0, y=0)
+    enlarged = g.add("ImageScale", image=part(), upscale_method="bicubic", width=128, height=128, crop="disabled")
+    empty = g.add("EmptyLatentImage", width=128, height=128, batch_size=1)
+    parts = g.add("VAEEncode", pixels=enlarged(), vae=chain.load(2))
+    for samples, wanted in ((chain.latent, 0), (empty, 0), (parts, 1)):
+        sampled = chain.ksampler(applied(), 7.5, samples())
+        set_inputs(chain, sampled, add_noise="enable", start_at_step=0 if samples is empty else 4)
+        save = g.add("SaveLatent", samples=sampled(), filename_prefix="as-large")
+        lines = told(comfy, g)
+        assert len(lines) == wanted and all("not the photo that this null text" in line for line in lines), lines
+        del g[save()[0]]
+        g["0"] = {"class_type": "PreviewAny", "inputs": {"source": "x"}}
+
+
 def test_a_guidance_that_cannot_be_used_is_refused_first(comfy):
     """Guards source_cfg after a preset whose photo is read: refused before the model is even looked at."""
     chain = Chain(**QUICK)

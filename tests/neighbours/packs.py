@@ -59,20 +59,8 @@ def after_apply(node, **inputs):
 
 
 def encoding(node, **inputs):
-    """Every text goes through a pack's encoder, one word weighted as in most prompts."""
-
-    def wire(c):
-        text = c.graph.add("StringConcatenate", string_a=c.scene(1), string_b=", (soft light:1.3)", delimiter="")
-        c.reroute(c.scene(1), text(), among=c.source()[:1])
-        c.swap("CLIPTextEncode", node, **inputs)
-
-    return wire
-
-
-def weighted(c):
-    """The same text through core's encoder."""
-    text = c.graph.add("StringConcatenate", string_a=c.scene(1), string_b=", (soft light:1.3)", delimiter="")
-    c.reroute(c.scene(1), text(), among=c.source()[:1])
+    """Every text goes through a pack's encoder."""
+    return lambda c: c.swap("CLIPTextEncode", node, **inputs)
 
 
 def sampling(node, **inputs):
@@ -292,11 +280,11 @@ CACHE = {
 CUT = ("MultiDiffusion of ComfyUI-TiledDiffusion", WAY_OUT)
 CACHED = ("ApplyFBCacheOnModel of Comfy-WaveSpeed", WAY_OUT)
 ADVANCED = {"token_normalization": "mean", "weight_interpretation": "A1111"}
-CROP = ("a picture of", "is sampled with null text that was optimized for a whole photo")
+CROP = ("give detailers and upscalers the MODEL from before Apply Null-Text",)
 TRIALS = [
     Trial(SMZ, "any KSampler", "has run with the MODEL before", nothing, "", by="fast"),
     Trial(SMZ, "smZ CLIPTextEncode", "A1111's parser for all texts",
-          encoding("smZ CLIPTextEncode", parser="A1111")),
+          encoding("smZ CLIPTextEncode", parser="A1111"), ""),
     Trial(TILED, "TiledDiffusion", "one tile, preset custom", on_model("TiledDiffusion", **ONE_TILE), refused=CUT),
     Trial(TILED, "TiledDiffusion", "one tile, preset negative-prompt", on_model("TiledDiffusion", **ONE_TILE), "",
           by="negative-prompt"),
@@ -336,7 +324,7 @@ TRIALS = [
     Trial(NOISE, "BNK_InjectNoise", "our noise, strength 0", kept_noise, ""),
     Trial(NOISE, "BNK_Unsampler", "behind Apply Null-Text", unsampled, ""),
     Trial(ENCODE, "BNK_CLIPTextEncodeAdvanced", "A1111's weights for all texts",
-          encoding("BNK_CLIPTextEncodeAdvanced", **ADVANCED), base=weighted),
+          encoding("BNK_CLIPTextEncodeAdvanced", **ADVANCED), ""),
     Trial(ESSENTIALS, "ImageResize+", "the photo", on_photo("ImageResize+", width=128, height=128), ""),
     Trial(ESSENTIALS, "MaskBlur+", "the edit's mask", mask_from("MaskBlur+"), ""),
     Trial(ESSENTIALS, "GuidanceTimestepping+", "between loader and all", on_model("GuidanceTimestepping+"),
