@@ -192,6 +192,7 @@ def clown(c):
     """RES4LYF's sampler on our noise and noise levels."""
     c.swap(
         "KSamplerAdvanced", "ClownsharKSampler_Beta", sampler_name="linear/euler", sigmas=c.invert(2), eta=0.0,
+        sampler_mode="resample",
         bongmath=False, scheduler="ddim_uniform",
         drop=("add_noise", "noise_seed", "start_at_step", "end_at_step", "return_with_leftover_noise"),
     )  # fmt: skip
