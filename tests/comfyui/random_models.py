@@ -1,8 +1,9 @@
-"""Write full-size checkpoints with seeded random weights, in ComfyUI's single-file formats.
+"""Write checkpoints with seeded random weights, in ComfyUI's single-file formats.
 
-``random_models.py KIND FILE``, run by ComfyUI's Python through launch.py. KIND: sd15, sd2 (v-prediction), sdxl,
-controlnet (for sd15). The weights are drawn so that every layer keeps its scale and the text matters: cross-attention
-speaks louder than in a fresh network, which is nearly blind to its prompt.
+``random_models.py KIND FILE``, run by ComfyUI's Python through launch.py. KIND: sd15, sd2 (v-prediction), sdxl of full
+size; shallow, a UNet of few blocks that ComfyUI takes for Stable Diffusion 1.5's, with its text encoder and no
+autoencoder; controlnet, controlnet-shallow, for those. The weights are drawn so that every layer keeps its scale and
+the text matters: cross-attention speaks louder than in a fresh network, which is nearly blind to its prompt.
 """
 
 import json
@@ -42,9 +43,16 @@ UNETS = {
     "sdxl": {"num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 2, 2, 10, 10],
              "transformer_depth_middle": 10, "context_dim": 2048, "num_heads": -1, "num_head_channels": 64,
              "use_linear_in_transformer": True, "num_classes": "sequential", "adm_in_channels": 2816},
+    "shallow": {"num_res_blocks": [1, 1], "channel_mult": [1, 1], "transformer_depth": [1, 1],
+                "transformer_depth_middle": 1, "context_dim": 768, "num_heads": 8, "use_linear_in_transformer": False},
 }  # fmt: skip
 FOUR_LEVELS_UP = [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]
-OUTPUT_DEPTHS = {"sd15": FOUR_LEVELS_UP, "sd2": FOUR_LEVELS_UP, "sdxl": [0, 0, 0, 2, 2, 2, 10, 10, 10]}
+OUTPUT_DEPTHS = {
+    "shallow": [1, 1, 1, 1],
+    "sd15": FOUR_LEVELS_UP,
+    "sd2": FOUR_LEVELS_UP,
+    "sdxl": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+}
 AUTOENCODER = {
     "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
     "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
@@ -87,7 +95,10 @@ def checkpoint(kind):
             device="meta", operations=operations,
         )  # fmt: skip
         vae = comfy.ldm.models.autoencoder.AutoencoderKL(embed_dim=4, ddconfig=AUTOENCODER)
-    result = weights("model.diffusion_model.", unet) | weights("first_stage_model.", vae)
+    result = weights("model.diffusion_model.", unet)
+    if kind == "shallow":
+        return result | weights("cond_stage_model.transformer.", text_encoder("l"))
+    result |= weights("first_stage_model.", vae)
     if kind == "sd15":
         return result | weights("cond_stage_model.transformer.", text_encoder("l"))
     if kind == "sdxl":
@@ -102,16 +113,17 @@ def checkpoint(kind):
     return result | {k: v.contiguous() for k, v in named.items()}
 
 
-def controlnet():
-    """A ControlNet of sd15 under its own names."""
+def controlnet(kind):
+    """A ControlNet under its own names; its network is like that of sd15 or shallow."""
     with torch.device("meta"):
         network = comfy.cldm.cldm.ControlNet(
-            **{k: v for k, v in COMMON.items() if k != "out_channels"}, **UNETS["sd15"], hint_channels=3,
+            **{k: v for k, v in COMMON.items() if k != "out_channels"}, **UNETS[kind], hint_channels=3,
             dtype=torch.float16, device="meta", operations=comfy.ops.disable_weight_init,
         )  # fmt: skip
     return weights("control_model.", network)
 
 
 kind, path = ARGUMENTS
-save_file(controlnet() if kind == "controlnet" else checkpoint(kind), path)
+control, _, shallow = kind.partition("-")
+save_file(controlnet(shallow or "sd15") if control == "controlnet" else checkpoint(kind), path)
 print(f"wrote {path}")

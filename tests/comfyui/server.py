@@ -29,13 +29,14 @@ class Server:
     ``base``: its temporary folder of inputs, outputs and custom nodes.
     """
 
-    def __init__(self, base, packs=()):
-        """``packs``: folders of other packs, copied beside ours."""
+    def __init__(self, base, packs=(), options=(), ours=True):
+        """``packs``: folders of other packs, copied beside ours. ``options``: more of what ComfyUI is started with.
+        ``ours``: whether our pack is there at all."""
         self.base = Path(base)
         self.comfyui = find_comfyui()
         nodes = self.base / "custom_nodes"
         nodes.mkdir(parents=True)
-        for path in published_files():
+        for path in published_files() if ours else ():
             target = nodes / "null-text-inversion" / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(PACK / path, target)
@@ -62,8 +63,9 @@ class Server:
             [find_python(self.comfyui), Path(__file__).with_name("launch.py"), self.comfyui, self.comfyui / "main.py",
              *shlex.split(os.environ.get("COMFYUI_ARGUMENTS", "--cpu")), "--preview-method", "latent2rgb",
              "--port", str(self.port), "--base-directory", self.base,
-             "--disable-auto-launch", "--database-url", "sqlite:///:memory:"],
-            stdout=self.log.open("w"), stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+             "--disable-auto-launch", "--database-url", "sqlite:///:memory:", *options],
+            stdout=self.log.open("w"), stderr=subprocess.STDOUT,
+            env=environment(),
         )  # fmt: skip
         try:
             self._wait()
@@ -102,13 +104,7 @@ class Server:
 
     def script(self, name, *arguments):
         """Run one of this folder's scripts in a ComfyUI process of its own; return what it printed."""
-        folder = Path(__file__).parent
-        done = subprocess.run(
-            [find_python(self.comfyui), folder / "launch.py", self.comfyui, folder / name, *map(str, arguments)],
-            capture_output=True, text=True, timeout=600, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
+        return run_script(self.comfyui, Path(__file__).with_name(name), *arguments)
 
     def checkpoint(self, kind):
         """A full-size checkpoint with random weights in models/checkpoints, written when first asked for."""
@@ -192,6 +188,23 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def environment():
+    """What a ComfyUI is started with: as at a user's, but some packs would install what they miss."""
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return {**usual, "HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
+
+
+def run_script(comfyui, path, *arguments):
+    """Run a script in a ComfyUI process of its own; return what it printed."""
+    launch = Path(__file__).with_name("launch.py")
+    done = subprocess.run(
+        [find_python(comfyui), launch, comfyui, path, *map(str, arguments)],
+        capture_output=True, text=True, timeout=600, check=False, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def error_of(entry):

@@ -6,15 +6,11 @@ patches that look for its widths act.
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
 
-from nullinv_core.demo.training.autoencoder import new_autoencoder
-from nullinv_core.demo.training.folder import write_model
-from nullinv_core.demo.training.text import WIDTH, new_text_encoder
-
-from ..core.helpers import demo_tokenizer
 from .graphs import Chain
 from .outputs import latent, relative
+from .proportions import write_proportions
 from .server import error_of
 from .test_interplay import QUICK, through
 
@@ -58,17 +54,9 @@ def plain(comfy):
 
 @pytest.fixture(scope="module")
 def proportions(comfy):
-    """A folder with random weights and Stable Diffusion 1.5's levels, blocks and proportions, a tenth as wide; and what
-    the chain gives with it."""
+    """A folder with a network of Stable Diffusion's proportions, and what the chain gives with it."""
     folder = comfy.base / "models" / "diffusers" / "proportions"
-    tokenizer = demo_tokenizer(folder / "tokenizer")
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=16, block_out_channels=(32, 64, 128, 128), layers_per_block=2, attention_head_dim=2,
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, cross_attention_dim=WIDTH,
-    )  # fmt: skip
-    write_model(folder, new_autoencoder(), unet, new_text_encoder(tokenizer), demo_tokenizer(folder / "tokenizer"))
+    write_proportions(folder)
     return folder.name, works(comfy, folder=folder.name)
 
 
@@ -128,6 +116,26 @@ def test_what_passes_no_gradient_is_refused_with_two_ways_out(comfy, plain):
     assert retraced(works(comfy, "OtherTiles", preset="negative-prompt", pieces=1))
     direct = works(comfy, "OtherTiles", preset="direct", pieces=1)
     assert relative(direct["edited"], direct["source"]) > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["OtherFrozen", "LoraLoaderBypassModelOnly"])
+def test_layers_of_inference_mode_in_a_patch_take_part(comfy, plain, kind):
+    """Guards hypernetworks and LoRAs beside their layers, whose tensors autograd may not save as they are."""
+    if kind not in comfy.get("/object_info"):
+        pytest.skip("this ComfyUI has no such node")
+    inputs = {}
+    if kind != "OtherFrozen":
+        name = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_v"
+        generator = torch.Generator().manual_seed(0)
+        tensors = {
+            f"{name}.lora_up.weight": torch.randn(224, 2, generator=generator) * 0.2,
+            f"{name}.lora_down.weight": torch.randn(2, 128, generator=generator) * 0.2,
+        }
+        save_file(tensors, comfy.base / "models" / "loras" / "beside.safetensors")
+        inputs = {"lora_name": "beside.safetensors", "strength_model": 1.0}
+    found = works(comfy, kind, **inputs)
+    assert retraced(found)
+    assert relative(found["reconstruction"], plain["reconstruction"]) > 1e-4
 
 
 @pytest.mark.parametrize("self_replace", [0.4, 0.0])

@@ -74,6 +74,18 @@ def test_clip_skip_takes_part(comfy, plain):
     assert relative(retraced(comfy, chain, load, "clip-skip"), plain) > 1e-4
 
 
+def test_a_range_of_all_steps_is_none(comfy, plain):
+    """Guards encoders that set the range of steps always (Prompt Control's): the whole of it limits nothing."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    source, empty = (g.add("ConditioningSetTimestepRange", conditioning=c(), start=0.0, end=1.0)
+                     for c in (chain.source, chain.empty))  # fmt: skip
+    g[chain.invert()[0]]["inputs"]["source"] = source()
+    g[chain.optimize()[0]]["inputs"].update(source=source(), negative=empty())
+    chain.source, chain.empty = source, empty
+    assert relative(retraced(comfy, chain, chain.load, "whole-range", source=source(), negative=empty()), plain) < 1e-6
+
+
 def test_a_lora_as_a_hook_takes_part(comfy, plain):
     """Guards LoRAs that hang on a CONDITIONING: in the inversion, the embeddings, the edit and a KSampler."""
     generator = torch.Generator().manual_seed(0)

@@ -100,6 +100,26 @@ def test_a_part_of_the_photo_is_told_of(comfy):
     assert latent(comfy, "crop").isfinite().all()
 
 
+def test_another_picture_as_large_is_told_of(comfy):
+    """Guards detailers that enlarge a part to the photo's size, as most do; the photo itself with noise on it, and an
+    empty latent, are told nothing."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    part = g.add("ImageCrop", image=chain.scene(0), width=64, height=64, x=0, y=0)
+    enlarged = g.add("ImageScale", image=part(), upscale_method="bicubic", width=128, height=128, crop="disabled")
+    empty = g.add("EmptyLatentImage", width=128, height=128, batch_size=1)
+    parts = g.add("VAEEncode", pixels=enlarged(), vae=chain.load(2))
+    for samples, wanted in ((chain.latent, 0), (empty, 0), (parts, 1)):
+        sampled = chain.ksampler(applied(), 7.5, samples())
+        set_inputs(chain, sampled, add_noise="enable", start_at_step=0 if samples is empty else 4)
+        save = g.add("SaveLatent", samples=sampled(), filename_prefix="as-large")
+        lines = told(comfy, g)
+        assert len(lines) == wanted and all("not the photo that this null text" in line for line in lines), lines
+        del g[save()[0]]
+        g["0"] = {"class_type": "PreviewAny", "inputs": {"source": "x"}}
+
+
 def test_a_guidance_that_cannot_be_used_is_refused_first(comfy):
     """Guards source_cfg after a preset whose photo is read: refused before the model is even looked at."""
     chain = Chain(**QUICK)
@@ -192,6 +212,59 @@ def test_guidance_behind_apply_is_told(comfy):
         assert len(lines) == len(wanted) and all(part in line for part, line in zip(wanted, lines, strict=True)), lines
         del g[save()[0]]
         g["0"] = {"class_type": "PreviewAny", "inputs": {"source": "x"}}
+
+
+def test_a_patcher_of_another_s_making_keeps_the_null_text(comfy):
+    """Guards nodes behind Apply Null-Text that copy a MODEL's options alone (AnimateDiff's to unload it)."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    bare = g.add("OtherUnload", model=applied())
+    g.add("SaveLatent", samples=chain.ksampler(bare(), 7.5)(), filename_prefix="bare-ksampler")
+    g.add("SaveLatent", samples=chain.optimize(1), filename_prefix="bare-reconstruction")
+    assert told(comfy, g) == []
+    assert relative(latent(comfy, "bare-ksampler"), latent(comfy, "bare-reconstruction")) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "owner"),
+    [
+        ("OtherCache", {"what": "middle"}, "Cache of other_pack"),
+        ("OtherCache", {"what": "whole"}, "Cache of other_pack"),
+        ("EasyCache", {"reuse_threshold": 1.0}, "easycache"),
+        ("LazyCache", {"reuse_threshold": 1.0}, "lazycache"),
+    ],
+)
+def test_predictions_left_out_behind_apply_are_told(comfy, kind, inputs, owner):
+    """Guards caches behind Apply Null-Text: in a KSampler they are told by name, once, and go on."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    widgets = {"start_percent": 0.15, "end_percent": 0.95, "verbose": False} if kind != "OtherCache" else {}
+    cached = g.add(kind, model=applied(), **widgets, **inputs)
+    g.add("SaveLatent", samples=chain.ksampler(cached(), 7.5)(), filename_prefix="left-out")
+    (line,) = [line for line in told(comfy, g) if "leaves out predictions" in line]
+    assert owner in line
+
+
+def test_a_patch_behind_apply_is_told_by_name(comfy):
+    """Guards patches that a MODEL gets behind Apply Null-Text: the sentence names them too."""
+    chain = Chain(**QUICK)
+    applied = chain.graph.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    patched = chain.graph.add("OtherOutputPatch", model=applied())
+    chain.graph.add("SaveLatent", samples=chain.ksampler(patched(), 7.5)(), filename_prefix="patched-behind")
+    (line,) = told(comfy, chain.graph)
+    assert DRIFTS in line and "only here: OutputPatch" in line
+
+
+def test_noise_levels_of_other_models_behind_apply_are_refused_by_name(comfy):
+    """Guards rectified flow's noise levels on a MODEL with null text: the sentence names who gave them."""
+    chain = Chain(**QUICK)
+    applied = chain.graph.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    flow = chain.graph.add("ModelSamplingSD3", model=applied(), shift=3.0)
+    chain.graph.add("SaveLatent", samples=chain.ksampler(flow(), 7.5)(), filename_prefix="flow-behind")
+    error = error_of(comfy.finish(comfy.queue(chain.graph)))
+    assert "another node (ModelSamplingSD3" in error and "connect the MODEL from before that node" in error
 
 
 def test_null_text_finds_the_negative_text(comfy):

@@ -1,53 +1,24 @@
 """Real packs beside ours in a real ComfyUI: ``make neighbours``, which writes docs/neighbours.md.
 
-NEIGHBOURS names the folder with the fetched sources, a folder each. Every pack runs alone beside ours. A verdict is
-measured: *works* where a KSampler comes back to the reconstruction and the edit moves, *refused* where a sentence names
-the node and what to do; that way out is the chain without it, which runs first.
+NEIGHBOURS names the folder with the fetched sources, a folder each. Every pack runs alone beside ours; with TOGETHER
+set, all in one ComfyUI, which takes a third of the time.
 """
 
 import os
-from pathlib import Path
 
 import pytest
 
-from ..comfyui.graphs import DEMO, Chain, Graph
-from ..comfyui.installation import find_comfyui, version_of
-from ..comfyui.outputs import latent, relative
-from ..comfyui.server import PACK, Server, error_of
-from .packs import TRIALS, Trial
+from ..comfyui.graphs import DEMO, Graph
+from ..comfyui.outputs import relative
+from .packs import NEWEST, PACKS, TRIALS, shallow
+from .verdicts import DECIBELS, SAME, decibels, keep, run
+from .wiring import Whole
 
 pytestmark = pytest.mark.neighbours
-SOURCES = os.environ.get("NEIGHBOURS")
-PAGE = PACK / "docs" / "neighbours.md"
-HEAD = """# Beside other packs
-
-Written by `make neighbours` on ComfyUI {version}: each pack alone beside ours, its node before DDIM Invert, Null-Text
-Optimize, the edit and a KSampler. *Works*: a KSampler comes back to the reconstruction (its distance in brackets) and
-the edit moves. *Refused*: a sentence names the node, and the way out that it names works.
-
-| pack | commit | node | settings | preset | verdict |
-|---|---|---|---|---|---|
-"""
-rows = []
-
-
-@pytest.fixture(scope="module", params=sorted({trial.pack for trial in TRIALS}, key=lambda pack: pack.repository))
-def beside(request, tmp_path_factory):
-    """A server with one pack beside ours, and that pack's trials."""
-    if not SOURCES:
-        pytest.skip("set NEIGHBOURS to the folder of the packs' sources")
-    pack = request.param
-    server = Server(tmp_path_factory.mktemp(pack.folder), [Path(SOURCES) / pack.folder])
-    yield server, [trial for trial in TRIALS if trial.pack == pack]
-    server.stop()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def page():
-    """Writes the table of verdicts."""
-    yield
-    if rows:
-        PAGE.write_text(HEAD.format(version=version_of(find_comfyui())) + "\n".join(sorted(rows)) + "\n")
+ACTS, MOVES = 1e-4, 1e-2
+"""Relative distances by which a node that acts moves a latent, and an edit its photo."""
+PINNED = ("fast", "direct")
+"""Presets whose edits keep the photo itself."""
 
 
 def sampled_before(server):
@@ -62,38 +33,87 @@ def sampled_before(server):
     server.run(g)
 
 
-def verdict_of(server, trial):
-    """What the whole chain comes to with a pack's node, in words for the table; raises AssertionError for a silent or
-    unnamed end."""
-    chain = Chain(steps=20, inner_steps=3)
-    g = chain.graph
-    g[chain.optimize()[0]]["inputs"]["preset"] = trial.by
-    _, sampler = chain.edit()
-    model = g.add(trial.node, model=chain.load(), **trial.inputs) if trial.node else chain.load
-    for node in (chain.invert, chain.optimize, sampler):
-        g[node()[0]]["inputs"]["model"] = model()
-    saved = chain.save_all(model(), sampler, "beside")
-    error = error_of(server.finish(server.queue(g)))
+def whole(trial, wired):
+    """A trial's chain, with its node or without."""
+    chain = Whole(trial.by, trial.edit)
+    if trial.base:
+        trial.base(chain)
+    if wired:
+        trial.wire(chain)
+    chain.save("beside")
+    return chain
+
+
+def verdict_of(server, trial, plain):
+    """What a chain comes to with a pack's node, in words for the table; raises AssertionError for a drift in silence, a
+    traceback, or another end than the trial says."""
+    chain = whole(trial, True)
+    missing = {node["class_type"] for node in chain.graph.values()} - set(server.info)
+    if missing:
+        assert server.version != NEWEST, missing
+        return "the pack does not load"
+    ran = run(server, chain.graph, "beside", chain.saved)
     if trial.refused:
-        assert all(words in error for words in trial.refused), error
-        return f"refused by {error.split(':')[0]}"
-    assert not error, error
-    found = {part: latent(server, f"beside-{part}") for part in saved}
-    apart = relative(found["ksampler"], found["reconstruction"])
-    assert apart < 1e-3 and relative(found["edited"], found["source"]) > 1e-2
-    return f"works ({apart:.0e})"
+        assert ran.refused and all(words in ran.error for words in trial.refused), ran.error or "silent"
+        return "refused"
+    assert not ran.error, ran.error
+    found, said = ran.found, "\n".join(ran.told)
+    assert all(words in said for words in trial.told) and (trial.told or not said), f"told: {said!r}"
+    assert relative(found["edited"], found["source"]) > MOVES, "the edit does not move"
+    wanted = found["photo" if trial.by in PINNED else "reconstruction"]
+    assert relative(found["source"], wanted) < SAME, "the edit's source drifts"
+    back = relative(found["ksampler"], found["reconstruction"])
+    assert back < SAME or trial.acts == "ksampler", f"the KSampler drifts by {back:.1g}"
+    if trial.acts:
+        assert relative(found[trial.acts], plain[trial.acts]) > ACTS, "without effect"
+    else:
+        moved = {part: relative(found[part], plain[part]) for part in plain}
+        assert max(moved.values()) < SAME, f"moved: {moved}"
+    near, alone = (decibels(each["reconstruction"], each["photo"]) for each in (found, plain))
+    assert near > alone - DECIBELS, f"{near:.1f} dB, alone {alone:.1f}"
+    if trial.told:
+        return "told"
+    # random weights bring no photo back
+    return "works" if trial.base is shallow else f"works, {near:.1f} dB ({alone:.1f})"
 
 
-def test_a_pack_works_or_is_refused_by_name(beside):
+@pytest.fixture(scope="module")
+def server_for(start):
+    """Gives a pack its server, in which a KSampler has run, and what chains come to there without any pack's node."""
+    running, plain = {}, {}
+
+    def give(pack):
+        key = "all" if "TOGETHER" in os.environ else pack
+        if key not in running:
+            for server in running.values():
+                server.stop()
+            running.clear()
+            plain.clear()
+            running[key] = start(*(PACKS if key == "all" else (pack, *pack.needs)))
+            sampled_before(running[key])
+        return running[key], plain
+
+    yield give
+    for server in running.values():
+        server.stop()
+
+
+@pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.folder)
+def test_a_pack_works_or_is_refused_by_name(server_for, pack):
     """Guards everything else that is in a ComfyUI."""
-    server, trials = beside
-    sampled_before(server)
-    # the way out of every refusal
-    verdict_of(server, Trial(trials[0].pack, ""))
-    for trial in trials:
-        verdict = verdict_of(server, trial)
-        repository = trial.pack.repository
-        rows.append(
-            f"| [{repository}](https://github.com/{repository}) | {trial.pack.commit[:8]} "
-            f"| {trial.node or 'a KSampler before'} | {trial.what} | {trial.by} | {verdict} |"
-        )
+    (server, plain), wrong = server_for(pack), []
+    for trial in (trial for trial in TRIALS if trial.pack == pack):
+        key = (trial.by, trial.edit, trial.base)
+        if key not in plain:
+            # the way out of every refusal
+            chain = whole(trial, False)
+            alone = run(server, chain.graph, "beside", chain.saved)
+            assert not alone.error and not alone.told, (alone.error, alone.told)
+            plain[key] = alone.found
+        try:
+            verdict = verdict_of(server, trial, plain[key])
+        except AssertionError as error:
+            verdict = f"**wrong**: {str(error).splitlines()[0][:300]}"
+            wrong.append(f"{trial.node}, {trial.what}: {error}")
+        keep("packs", server.version, trial.key, verdict)
+    assert not wrong, "\n".join(wrong)

@@ -11,7 +11,7 @@ from ... import families
 from ...errors import InputError
 from ...families import AttentionLayout, NoisePath
 from .conditioning import family_of
-from .other_packs import EVERYWHERE, holds, named, owner
+from .other_packs import EVERYWHERE, OWN_WRAPPER, holds, named, owner
 
 GUIDANCE_HOOKS = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_calc_cond_batch_function",
@@ -25,15 +25,13 @@ NOISE_PATHS: dict[NoisePath, type] = {"variance preserving": comfy.model_samplin
 """The base of ComfyUI's noise levels for each way that noise comes into latents."""
 LAYOUTS: dict[AttentionLayout, str] = {"cross": "input_blocks"}
 """What only networks of each attention layout have."""
-OWN_WRAPPER = "null-text inversion"
-"""Under this key Apply Null-Text wraps a MODEL's predictions."""
 
 
 def check_hooks(model: Any) -> None:
     """Raise InputError for a MODEL whose guidance is not the plain one that the embeddings are optimized for, or that
     does not run its network for every prediction on one device."""
     options, kinds = model.model_options, comfy.patcher_extension.WrappersMP
-    if model.get_wrappers(kinds.CALC_COND_BATCH, OWN_WRAPPER):
+    if comfy.patcher_extension.get_wrappers_with_key(kinds.CALC_COND_BATCH, OWN_WRAPPER, options, True):
         raise InputError(
             "this MODEL is for KSamplers, with null embeddings in it; connect the one from before that node"
         )
@@ -60,15 +58,18 @@ def check_model(model: Any) -> None:
     """Raise InputError for a MODEL that null-text inversion does not apply to."""
     sampling, network = model.get_model_object("model_sampling"), model.model.diffusion_model
     kind, family = type(model.model).__name__, family_of(model.model)
-    known, alike = isinstance(sampling, NOISE_PATHS[family.noise]), hasattr(network, LAYOUTS[family.attention])
-    if not known and "model_sampling" in model.object_patches:
+    knows_noise, has_layout = (
+        isinstance(sampling, NOISE_PATHS[family.noise]),
+        hasattr(network, LAYOUTS[family.attention]),
+    )
+    if not knows_noise and "model_sampling" in model.object_patches:
         raise InputError(
             f"another node ({owner(type(sampling))}) gave this MODEL the noise levels of rectified flow models, EDM or "
             f"others that null-text inversion does not know; {EVERYWHERE}"
         )
-    if alike and not known and not isinstance(sampling, comfy.model_sampling.CONST):
+    if has_layout and not knows_noise and not isinstance(sampling, comfy.model_sampling.CONST):
         raise families.unknown_noise(f"this {kind} model")
-    if not known or not alike:
+    if not knows_noise or not has_layout:
         raise families.rectified_flow(kind)
     config = model.model.model_config.unet_config
     if config.get("in_channels", family.channels) != family.channels:

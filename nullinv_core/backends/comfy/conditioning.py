@@ -27,6 +27,8 @@ REFUSED = {
     "unclip_conditioning": "an unCLIP image",
 }
 """What a CONDITIONING may not carry: the prompt must hold for the whole picture at every step."""
+WHOLE = {"start_percent": 0.0, "end_percent": 1.0}
+"""Values at which they limit nothing; some packs' encoders set them always."""
 
 
 def family_of(network: Any) -> Family:
@@ -57,7 +59,8 @@ def text_of(conditioning: Conditioning, what: str, batch: int = 1, network: Any 
         )
     text, extras = conditioning[0]
     for key, name in REFUSED.items():
-        if extras.get(key) is not None:
+        value = extras.get(key)
+        if value is not None and not (isinstance(value, int | float) and value == WHOLE.get(key)):
             raise InputError(
                 f"the {what} conditioning is limited by {name}; use one for the whole picture and all steps"
             )

@@ -24,6 +24,8 @@ from ...schedule import NoiseLevel
 
 EVERYWHERE = "connect the MODEL from before that node to DDIM Invert and to all that follows"
 """The way out of every refusal: a MODEL that is changed in one place alone would let the photo drift."""
+OWN_WRAPPER = "null-text inversion"
+"""Under this key Apply Null-Text wraps a MODEL's predictions."""
 TOGETHER, ROUNDING = 0.03, 0.01
 """How far predictions may move with what shares their call: in units of what two texts differ by, and of themselves.
 Measured near the photo on the demo model: rounding in half precision moves them by 0.003 and 0.002, weak normalized
@@ -55,9 +57,9 @@ def weights_of(network: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def functions_in(value: Any) -> Iterator[Callable[..., Any]]:
-    """Every function in a MODEL's options, however deep."""
+    """Every function of others in a MODEL's options, however deep."""
     if isinstance(value, dict):
-        value = list(value.values())
+        value = [each for key, each in value.items() if not (isinstance(key, str) and key == OWN_WRAPPER)]
     if isinstance(value, list | tuple | set):
         for one in value:
             yield from functions_in(one)
@@ -91,11 +93,15 @@ class Watch:
     seen: int = 0
     ran: bool = False
 
-    def check(self, rows: int) -> None:
-        """Raise InputError where the network did not run for so many rows, though it did before."""
+    def missed(self, rows: int) -> bool:
+        """Whether the network did not run for so many rows since it was last asked, though it did before."""
         seen, self.seen = self.seen, 0
         self.ran |= seen > 0
-        if self.ran and seen < rows:
+        return self.ran and seen < rows
+
+    def check(self, rows: int) -> None:
+        """Raise InputError where the network missed rows."""
+        if self.missed(rows):
             raise InputError(
                 f"another node on this MODEL{self.others} leaves out predictions, or parts of them, and the photo "
                 f"would drift; {EVERYWHERE}"
@@ -104,10 +110,15 @@ class Watch:
 
 @contextmanager
 def watched(network: Any, options: dict[str, Any]) -> Iterator[Watch | None]:
-    """A watch over a ComfyUI UNet's innermost block; None for a compiled network, which need not heed it."""
+    """A watch over a ComfyUI UNet's innermost block; None for a compiled network, which need not heed it, and for other
+    kinds of network."""
     transformer = options.get("transformer_options", {})
     wrappers = transformer.get("wrappers", {})
-    if hasattr(network, "_orig_mod") or any(COMPILE_KEY in kind for kind in wrappers.values()):
+    if (
+        not hasattr(network, "middle_block")
+        or hasattr(network, "_orig_mod")
+        or any(COMPILE_KEY in kind for kind in wrappers.values())
+    ):
         yield None
         return
     watch = Watch(named(options))

@@ -19,10 +19,12 @@ from ...errors import InputError
 from ...files.store import Inversion
 from ...photo.images import GRID
 from ...types import NullEmbeddings
-from .checks import CACHE, GUIDANCE_HOOKS, OWN_WRAPPER
+from .checks import CACHE, GUIDANCE_HOOKS, check_model
 from .conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
 from .denoiser import ComfyDenoiser
 from .notices import tell
+from .other_packs import OWN_WRAPPER, Watch, watched
+from .other_packs import named as named_in
 from .sigmas import first_other, nearest, sigma_of
 from .truth import check_of
 
@@ -30,6 +32,10 @@ LEAST_STEP = 2.0
 """Ratio of two noise levels that counts as near, however fine an inversion's steps are: schedulers begin apart."""
 SAME_LATENT = 1e-3
 """Relative distance of two latents that count as one."""
+OTHER_PICTURE = 0.7
+"""Relative distance of two clean latents that are not of one photo. Measured with the demo model: 0.70 to 1.4 between a
+photo and a part of it, as large; 0.4 to 1.1 between a photo and an edit of it (1.6 where all but the toy is new)."""
+PARTS = "give detailers and upscalers the MODEL from before Apply Null-Text"
 
 
 def embeddings_of(inversion: Inversion) -> NullEmbeddings:
@@ -73,12 +79,26 @@ def null_text_guider(
 
 @dataclass(eq=False)
 class _Run:
-    """One run of a sampler. ``negative``: whether an entry is of the negative conditioning, by ComfyUI's id of it.
-    ``served``: calls that got null text. ``checked``: whether the model was, against the trajectory."""
+    """One run of a sampler. ``model``: the MODEL that it runs, with what nodes behind Apply Null-Text put on it.
+    ``negative``: whether an entry is of the negative conditioning, by ComfyUI's id of it. ``served``: calls that got
+    null text. ``checked``: whether the model was, against the trajectory. ``watch``: over what the network runs for.
+    ``left_out``: whether it did not run for all."""
 
+    model: Any
     negative: dict[Any, bool]
     served: int = 0
     checked: bool = False
+    watch: Watch | None = None
+    left_out: bool = False
+
+    def begin(self) -> None:
+        """A call begins: what the network ran for before is not of it."""
+        if self.watch:
+            self.watch.seen = 0
+
+    def end(self, rows: int) -> None:
+        """A call of so many rows has ended."""
+        self.left_out |= self.watch is not None and self.watch.missed(rows)
 
     def is_negative(self, entries: list[dict[str, Any]] | None, place: int) -> bool:
         """Whether a list of a call is the negative one: a guider may pass it at any place, or alone."""
@@ -90,7 +110,11 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
 
     The user is told where a sampler does not give the photo back with it: another guidance or other noise levels than
     the inversion's, a model that predicts something else, nodes behind this one that change the guidance or leave the
-    null text out. Raises InputError, when it is sampled, for a sampler that begins at another step than its latent.
+    null text out. Raises InputError, when it is sampled, for a sampler that begins at another step than its latent
+    and for noise levels of another kind of model.
+
+    It stands in the MODEL's options, not among the patcher's wrappers: nodes that make a patcher of their own (as
+    AnimateDiff's to unload it) copy those alone.
     """
     patched, kinds = model.clone(), comfy.patcher_extension.WrappersMP
 
@@ -98,6 +122,7 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *rest: Any, **named: Any
     ) -> Any:
         guider = executor.class_obj
+        check_model(guider.model_patcher)
         own = patched.model.process_latent_out(_noisiest(inversion))
         if not bool(noise.any()) and latent.shape == own.shape and _same(latent, own):
             check_levels(inversion, sigmas)
@@ -105,8 +130,12 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
             size, photo = (_pixels(each) for each in (latent, own))
             tell(
                 f"a picture of {size} is sampled with null text that was optimized for a whole photo of {photo}: it "
-                "does not suit a part of the photo or another size; give detailers and upscalers the MODEL from before "
-                "Apply Null-Text"
+                f"does not suit a part of the photo or another size; {PARTS}"
+            )
+        elif bool(noise.any()) and latent.shape == own.shape and _is_another(latent, patched, inversion):
+            tell(
+                "the picture that is sampled is not the photo that this null text was optimized for, or a part of it: "
+                f"null text suits the whole photo alone; {PARTS}"
             )
         # other packs' guiders may have several, or none
         guidance = guider.cfg if isinstance(guider.cfg, int | float) else 1.0
@@ -118,9 +147,17 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
                 "embeddings were not optimized: the photo does not come back exactly"
             )
         entries = [(key, entry) for key, each in guider.conds.items() for entry in each if "uuid" in entry]
-        run = _Run({entry["uuid"]: key == "negative" for key, entry in entries})
+        run = _Run(guider.model_patcher, {entry["uuid"]: key == "negative" for key, entry in entries})
         guider.model_options[OWN_WRAPPER] = run
-        samples = executor(noise, latent, sampler, sigmas, *rest, **named)
+        with watched(guider.model_patcher.model.diffusion_model, guider.model_options) as watch:
+            # on several GPUs the network here runs for a part of the rows
+            run.watch = None if guider.model_patcher.get_additional_models_with_key("multigpu") else watch
+            samples = executor(noise, latent, sampler, sigmas, *rest, **named)
+        if run.left_out or CACHE in guider.model_options.get("transformer_options", {}):
+            tell(
+                f"another node on this MODEL{named_in(guider.model_options)} leaves out predictions, or parts of them, "
+                "and the photo does not come back exactly"
+            )
         if not run.served and not math.isclose(guidance, 1.0):
             tell(
                 "the null text never reached the network: another node of this MODEL or this guider predicts the "
@@ -132,7 +169,7 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         executor: Callable[..., Any], network: Any, conds: list[Any], x: Tensor, timestep: Tensor, options: Any
     ) -> Any:
         sigma = float(timestep.max())
-        null, run = embedding_at(inversion, sigma).to(x.device), options.get(OWN_WRAPPER, _Run({}))
+        null, run = embedding_at(inversion, sigma).to(x.device), options.get(OWN_WRAPPER, _Run(patched, {}))
         if len(conds) > 2:
             raise InputError("Apply Null-Text needs a guider with one positive and one negative text")
         if x.shape[-2:] == inversion.trajectory.clean.shape[-2:]:
@@ -144,7 +181,9 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
             [with_context(entry, null, pooled) for entry in entries] if yes else entries
             for yes, entries in zip(negative, conds, strict=True)
         ]
+        run.begin()
         found = executor(network, given, x, timestep, options)
+        run.end(len(x) * sum(map(bool, conds)))
         run.served += any(negative)
         texts = [place for place, entries in enumerate(conds) if entries and not negative[place]]
         if texts and not run.checked:
@@ -152,13 +191,13 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
             if x.shape == inversion.trajectory.clean.shape and CACHE not in options.get("transformer_options", {}):
                 text = conds[texts[0]][0]
                 check_model_predicts(
-                    patched, inversion, ComfyDenoiser(network, text, text, options), x, sigma, found[texts[0]]
+                    run.model, inversion, ComfyDenoiser(network, text, text, options), x, sigma, found[texts[0]]
                 )
         return found
 
+    wrappers = patched.model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
     for kind, function in ((kinds.OUTER_SAMPLE, outer), (kinds.CALC_COND_BATCH, wrapper)):
-        patched.remove_wrappers_with_key(kind, OWN_WRAPPER)
-        patched.add_wrapper_with_key(kind, OWN_WRAPPER, function)
+        wrappers.setdefault(kind, {})[OWN_WRAPPER] = [function]
     return patched
 
 
@@ -215,6 +254,12 @@ def _noisiest(inversion: Inversion) -> Tensor:
 def _pixels(latent: Tensor) -> str:
     """Size of a latent's picture, for people."""
     return f"{GRID * latent.shape[-1]}×{GRID * latent.shape[-2]} pixels"
+
+
+def _is_another(latent: Tensor, model: Any, inversion: Inversion) -> bool:
+    """Whether noise is added to a picture that is far from the photo; an empty latent is none."""
+    photo = model.model.process_latent_out(inversion.trajectory.clean)
+    return bool(latent.any() and (latent.cpu() - photo).norm() > OTHER_PICTURE * photo.norm())
 
 
 def _same(latent: Tensor, other: Tensor) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 from ...drift import Check
 from ...files.fingerprint import Fingerprint, other_patches
 from ...files.store import Inversion
-from .checks import OWN_WRAPPER
 from .notices import tell
+from .other_packs import OWN_WRAPPER
 from .precision import compute_dtype
 
 

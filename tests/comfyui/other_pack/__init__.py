@@ -265,6 +265,37 @@ class Cache(_OnModel):
         return (patched,)
 
 
+class Unload(_OnModel):
+    """Makes a patcher of its own, with the MODEL's weights, patches and options and nothing else, as AnimateDiff's to
+    unload it does."""
+
+    def apply(self, model):
+        bare = comfy.model_patcher.ModelPatcher(model.model, model.load_device, model.offload_device)
+        bare.patches = {name: list(each) for name, each in model.patches.items()}
+        bare.object_patches = dict(model.object_patches)
+        bare.model_options = copy.deepcopy(model.model_options)
+        return (bare,)
+
+
+class Frozen(_OnModel):
+    """Adds what layers of its own make of the text, which it loads with the node and so in inference mode, as
+    hypernetworks do."""
+
+    def apply(self, model):
+        patched, layers = model.clone(), {}
+
+        def patch(q, k, v, extra):
+            return q, k + 0.1 * layers[k.shape[-1]](k), v
+
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            for width in {part.in_features for part in model.model.diffusion_model.modules()
+                          if isinstance(part, torch.nn.Linear)}:  # fmt: skip
+                layers[width] = torch.nn.Linear(width, width)
+        patched.set_model_attn2_patch(patch)
+        return (patched,)
+
+
 class Tiles(_OnModel):
     """Predicts a picture in two halves under inference mode, as packs for large pictures do; or as one piece."""
 
@@ -493,6 +524,8 @@ NODE_CLASS_MAPPINGS = {
     "OtherInPlace": InPlace,
     "OtherLeave": Leave,
     "OtherCache": Cache,
+    "OtherUnload": Unload,
+    "OtherFrozen": Frozen,
     "OtherTiles": Tiles,
     "OtherMix": Mix,
     "OtherQuantize": Quantize,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,16 @@ import comfy.model_management
 import comfy.utils
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ....errors import InputError, NoGradientError
 from ....model import Memory
 from ..other_packs import EVERYWHERE, named
 from ..precision import log
+
+INFERENCE = "nference tensor"
+"""What PyTorch's message says where autograd meets a tensor of inference mode."""
 
 
 def streams_weights(model: Any) -> bool:
@@ -115,15 +121,65 @@ def ordinary(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and not has_version(value) else value
 
 
+class _OrdinaryTensors(TorchFunctionMode):
+    """Every tensor of inference mode that PyTorch is called with becomes an equal one that autograd may save.
+
+    Patches of other nodes keep such: a hypernetwork's layers, a LoRA beside its layer. Raises NoGradientError where
+    something differentiated goes into inference mode, out of which no gradient comes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = WeakTensorKeyDictionary()
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """PyTorch's hook around each of its functions."""
+        return function(*self.ordinary(args), **self.ordinary(kwargs or {}))
+
+    def ordinary(self, value: Any) -> Any:
+        """The same with ordinary tensors, in tuples, lists and dicts too."""
+        if isinstance(value, tuple | list):
+            changed = [self.ordinary(each) for each in value]
+            return value if all(map(operator.is_, changed, value)) else type(value)(changed)
+        if isinstance(value, dict):
+            return {key: self.ordinary(each) for key, each in value.items()}
+        if not isinstance(value, Tensor):
+            return value
+        if torch.is_inference_mode_enabled():
+            if value.requires_grad:
+                raise NoGradientError("a part of the network runs in inference mode")
+            return value
+        if has_version(value):
+            return value
+        if value not in self.made:
+            self.made[value] = value.detach().clone()
+        return self.made[value]
+
+
 def differentiating(job: Callable[[], Any], options: dict[str, Any]) -> Any:
-    """What ``job`` returns; raises InputError, with names from a MODEL's ``options``, where no gradient comes back or a
-    part of the network came out of inference mode."""
+    """What ``job`` returns, tried once more with copies of what others keep from inference mode, which autograd may not
+    save.
+
+    Raises InputError, with names from a MODEL's ``options``, where no gradient comes back.
+    """
     try:
         return job()
     except RuntimeError as error:
-        if "nference tensor" not in str(error):
+        if INFERENCE not in str(error):
             raise
-        cause: Exception = error
+        cause: Exception | None = None
+    except NoGradientError as error:
+        cause = error
+    try:
+        if cause is None:
+            with _OrdinaryTensors():
+                return job()
+    except RuntimeError as error:
+        if INFERENCE not in str(error):
+            raise
+        cause = error
     except NoGradientError as error:
         cause = error
     raise InputError(

@@ -1,0 +1,62 @@
+"""What a graph comes to: measured, and kept by ComfyUI's version."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..comfyui.outputs import latent, relative
+from .wiring import fill
+
+KEPT = Path(__file__).with_name("verdicts.json")
+SAME, DECIBELS = 1e-3, 0.5
+DRIFT = 10 ** (DECIBELS / 20) - 1
+"""Relative distance of two latents that count as one; how far a picture may fall back behind another."""
+OURS = "null-text inversion: "
+
+
+@dataclass
+class Ran:
+    """A finished graph. ``error``: of the node that failed, with its exception's name; empty where none did. ``told``:
+    what our nodes told meanwhile. ``found``: latents by name."""
+
+    error: str
+    told: list[str]
+    found: dict
+
+    @property
+    def refused(self):
+        """Whether one of our nodes refused the graph in a sentence."""
+        return self.error.split(": ")[0].endswith("InputError")
+
+
+def run(server, graph, name, parts, seconds=600):
+    """Run a graph whose latents are saved as ``name``-part."""
+    before = len(server.text())
+    entry = server.finish(server.queue(fill(graph, server.info)), seconds)
+    failed = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
+    error = " | ".join(f"{each['exception_type']}: {each['exception_message'].strip()}" for each in failed)
+    told = [line.split(OURS)[1] for line in server.text()[before:].splitlines() if OURS in line]
+    return Ran(error, told, {} if error else {part: latent(server, f"{name}-{part}") for part in parts})
+
+
+def decibels(ours, theirs):
+    """How near a latent is to another."""
+    return -20 * math.log10(max(relative(ours, theirs), 1e-9))
+
+
+def behind(found, wanted="reconstruction"):
+    """Decibels that a KSampler falls back behind the reconstruction, both against the photo."""
+    return decibels(found[wanted], found["photo"]) - decibels(found["ksampler"], found["photo"])
+
+
+def keep(table, version, key, verdict):
+    """Keep a verdict at once, so that a later failure loses none."""
+    kept = load()
+    kept.setdefault(table, {}).setdefault(key, {})[version] = verdict
+    KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load():
+    """All verdicts: by table, row, version."""
+    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
