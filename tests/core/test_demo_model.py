@@ -221,6 +221,6 @@ def test_the_python_of_the_documentation_runs(monkeypatch, tmp_path):
     (tmp_path / "demo-out").mkdir()
     save_image(render(sample_scene(930_000, "held-out", 1)), tmp_path / "demo-out" / "source.png")
     monkeypatch.chdir(tmp_path)
-    Path("example.py").write_text(code.replace("50", "2"), encoding="utf-8")
+    Path("example.py").write_text(code.replace("guidance=3.0", "steps=2, guidance=3.0"), encoding="utf-8")
     runpy.run_path("example.py")
     assert (tmp_path / "edited.png").exists()
