@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nullinv_core.settings import EDIT
+
 from .outputs import newest
 from .server import PACK, error_of
 
@@ -243,3 +245,21 @@ def test_a_workflow_runs_from_the_page(comfy, page, request, name):
     problems = [problem for problem in page.problems if OWN_SETTINGS not in problem]
     page.problems.clear()
     assert not problems, problems
+
+
+def test_few_widgets_of_p2p_edit_are_left_to_see(comfy, page):
+    """Guards the first look in the modern design, which folds advanced widgets away until they are asked for."""
+    if "0.3.6" in comfy.get("/system_stats")["system"]["comfyui_version"]:
+        pytest.skip("the older version shows every widget")
+    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    try:
+        load(page, json.loads((FOLDER / "3-replace-a-word-demo.json").read_text(encoding="utf-8")))
+        fit(page)
+        key = page.evaluate("() => window.app.graph._nodes.find(n => n.type === 'NullInvP2PEdit').id")
+        node, names = page.locator(f"[data-node-id='{key}']"), {one.widget for one in EDIT if one.in_node}
+        shown = [text for text in node.inner_text().splitlines() if text in names]
+        assert shown == ["cross_replace", "self_replace", "blend_words"]
+        node.get_by_text("Show advanced inputs").click()
+        assert names <= set(node.inner_text().splitlines())
+    finally:
+        page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")

@@ -1,6 +1,7 @@
 """Settings are declared once: the dataclass, the command line and the nodes have the same, and old names still work."""
 
 import math
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -30,6 +31,8 @@ from nullinv_core.settings import (
     STEPS,
     Setting,
 )
+
+from ..published import PACK
 
 EVERY = {f"{node}.{one.name}": one for node, settings in NODES.items() for one in settings}
 COMMANDS = {"edit": edit.edit, "invert": invert.invert}
@@ -175,3 +178,42 @@ def test_settings_need_no_pytorch():
     script = "import sys; import nullinv_core.settings; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+FIELD = """
+    made_up: float = _field("float", 0.0, "What a test makes up.", most=3, step=0.5, good="2", advanced=True)
+    weights: Mapping[str, float] = _field("""
+USE = """
+from nullinv_core.settings import EDIT, NODES, EditSettings
+from docs.options import settings_table
+assert EditSettings(made_up=3).made_up == 3
+try:
+    EditSettings(made_up=3.1)
+except ValueError as error:
+    print(error)
+print(settings_table(NODES["NullInvP2PEdit"], set()).splitlines()[-1])
+"""
+
+
+def test_a_new_setting_is_one_field(tmp_path):
+    """Guards CONTRIBUTING's recipe: one more field is checked, an option, a widget's row on the help page."""
+    package = tmp_path / "nullinv_core"
+    package.mkdir()
+    for entry in (PACK / "nullinv_core").iterdir():
+        if entry.name not in ("settings.py", "__pycache__"):
+            (package / entry.name).symlink_to(entry)
+    (tmp_path / "docs").symlink_to(PACK / "docs")
+    text = (PACK / "nullinv_core" / "settings.py").read_text(encoding="utf-8")
+    (package / "settings.py").write_text(text.replace(FIELD.rsplit("\n", 1)[1], FIELD[1:], 1), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout  # fmt: skip
+
+    assert run("-c", USE).splitlines() == [
+        "made up must lie in 0…3, not 3.1", "| made_up *(advanced)* | What a test makes up. | 0 | 2 |",
+    ]  # fmt: skip
+    shown = " ".join(run("-m", "nullinv_core", "edit", "--help").replace("│", " ").split())
+    assert "--made-up" in shown and "What a test makes up. [default: 0.0]" in shown
