@@ -143,7 +143,8 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         if hooks := guidance_hooks(guider.model_options):
             tell(
                 f"another node{named_in(guider.model_options)} changes this MODEL's guidance after Apply Null-Text "
-                f"({', '.join(hooks)}), for which the embeddings were not optimized: the photo does not come back exactly"
+                f"({', '.join(hooks)}), for which the embeddings were not optimized: the photo does not come back "
+                "exactly"
             )
         entries = [(key, entry) for key, each in guider.conds.items() for entry in each if "uuid" in entry]
         run = _Run(guider.model_patcher, {entry["uuid"]: key == "negative" for key, entry in entries})
