@@ -21,7 +21,7 @@ from ..truth import CLOSE, from_prediction
 from ..types import NullEmbeddings
 from .comfy import BOTH_BRANCHES, CACHE, GUIDANCE_HOOKS, ComfyDenoiser, check_model
 from .comfy_conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
-from .comfy_others import OWN_WRAPPER, Watch, watched
+from .comfy_others import OWN_WRAPPER, Watch, holds, watched
 from .comfy_others import named as named_in
 from .comfy_sigmas import first_other, nearest, sigma_of
 from .comfy_tell import tell
@@ -206,8 +206,7 @@ def guidance_hooks(options: dict[str, Any]) -> list[str]:
     kind = comfy.patcher_extension.WrappersMP.PREDICT_NOISE
     wrapped = comfy.patcher_extension.get_all_wrappers(kind, options, is_model_options=True)
     there = [(name, options.get(name)) for name in (*GUIDANCE_HOOKS, BOTH_BRANCHES)] + [(kind, wrapped)]
-    # a list may be left empty; what else may be there is not to be asked for its truth
-    return [name for name, hook in there if hook is not None and not (isinstance(hook, list) and not hook)]
+    return [name for name, hook in there if holds(hook)]
 
 
 def check_model_predicts(
