@@ -206,6 +206,10 @@ def test_guidance_behind_apply_is_told(comfy):
         g.add("TCFG", model=applied()): ["sampler_pre_cfg_function"],
         g.add("OtherGuidance", model=applied()): ["calc_cond_batch", "never reached the network"],
     }
+    if "NAGuidance" in comfy.get("/object_info"):
+        # guidance in the attention, which a prediction of the text alone does not show
+        attention = {"nag_scale": 5.0, "nag_alpha": 0.5, "nag_tau": 2.5}
+        behind[g.add("NAGuidance", model=applied(), **attention)] = ["another node (NAGuidance) changes"]
     for model, wanted in behind.items():
         save = g.add("SaveLatent", samples=chain.ksampler(model(), 7.5)(), filename_prefix="behind")
         lines = told(comfy, g)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ..comfyui.installation import find_comfyui, version_of
+from ..comfyui.proportions import write_proportions
 from ..comfyui.server import Server, run_script
 from . import page
 
@@ -36,6 +37,7 @@ def weights(tmp_path_factory):
         (models / folder).mkdir(parents=True)
         run_script(comfyui, maker, kind, models / folder / "shallow.safetensors")
     checkpoint = models / "checkpoints" / "shallow.safetensors"
+    write_proportions(models / "diffusers" / "proportions")
     run_script(comfyui, Path(__file__).with_name("weights.py"), checkpoint, models, base / "input")
     return base
 

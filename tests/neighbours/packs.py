@@ -86,6 +86,11 @@ def shallow(c):
     vae, c.load = c.load(2), lambda slot=0: vae if slot == 2 else checkpoint(slot)
 
 
+def proportions(c):
+    """A network of Stable Diffusion's proportions with random weights, at whose widths patches act."""
+    c.set(c.load, model="proportions")
+
+
 def loaded(node, **inputs):
     """The MODEL of a pack's loader in place of the checkpoint's."""
     return lambda c: c.reroute(c.load(0), c.graph.add(node, **inputs)())
@@ -217,9 +222,9 @@ def switched(c):
 
 def conditional(c):
     """A MODEL that is another one in the first half of the steps."""
-    louder = c.graph.add("UNetCrossAttentionMultiply", model=c.load(0), v=1.05)
-    c.splice(c.load(0), "BlehModelPatchConditional", takes="model_default", model_matched=louder(), end_percent=0.5)
-    c.set(louder, model=["1", 0])
+    freed = c.graph.add("FreeU_V2", model=c.load(0))
+    c.splice(c.load(0), "BlehModelPatchConditional", takes="model_default", model_matched=freed(), end_percent=0.5)
+    c.set(freed, model=["1", 0])
 
 
 def kept_mask(c):
@@ -337,10 +342,10 @@ TRIALS = [
     Trial(SCRIPTS, "MathExpression|pysssss", "steps", steps_from("MathExpression|pysssss", expression="2+3"), ""),
     Trial(SCRIPTS, "LoraLoader|pysssss", "between loader and all",
           on_model("LoraLoader|pysssss", clip=["1", 1], lora_name=LORA)),
-    Trial(WAS, "CLIPTextEncode (NSP)", "encodes the texts", lambda c: c.swap("CLIPTextEncode", "CLIPTextEncode (NSP)"),
-          ""),
+    Trial(WAS, "Text Concatenate", "the source text",
+          on_text("Text Concatenate", "text_a", delimiter="", clean_whitespace="false"), ""),
     Trial(WAS, "Image Resize", "the photo",
-          on_photo("Image Resize", mode="resize", resize_width=128, resize_height=128, supersample="false"), ""),
+          on_photo("Image Resize", mode="resize", resize_width=128, resize_height=128, supersample="false"), "photo"),
     Trial(MULTI, "CheckpointLoaderSimpleMultiGPU", "loads the checkpoint",
           loaded("CheckpointLoaderSimpleMultiGPU", ckpt_name="shallow.safetensors"), "", base=shallow),
     Trial(RES, "ClownsharKSampler_Beta", "linear/euler, behind Apply Null-Text", clown, ""),
@@ -350,8 +355,8 @@ TRIALS = [
     Trial(PERTURBED, "PerturbedAttention", "behind Apply Null-Text", after_apply("PerturbedAttention"), "ksampler",
           told=(BEHIND,)),
     Trial(PERTURBED, "NormalizedAttentionGuidance", "between loader and all",
-          lambda c: c.splice(c.load(0), "NormalizedAttentionGuidance", negative=c.empty(), scale=1.2)),
-    Trial(PERTURBED, "PLADIS", "between loader and all", on_model("PLADIS", scale=1.1)),
+          lambda c: c.splice(c.load(0), "NormalizedAttentionGuidance", negative=c.empty()), base=proportions),
+    Trial(PERTURBED, "PLADIS", "between loader and all", on_model("PLADIS"), base=proportions),
     Trial(THRESHOLD, "DynamicThresholdingSimple", "between loader and all", on_model("DynamicThresholdingSimple"),
           refused=("sd-dynamic-thresholding", GUIDES, WAY_OUT)),
     Trial(THRESHOLD, "DynamicThresholdingSimple", "behind Apply Null-Text",
@@ -368,9 +373,12 @@ TRIALS = [
     Trial(COMFYROLL, "CR Model Input Switch", "between loader and all", switched, ""),
     Trial(COMFYROLL, "CR Prompt Text", "the source text", on_text("CR Prompt Text", "prompt"), ""),
     Trial(BLEH, "BlehDeepShrink", "between loader and all",
-          on_model("BlehDeepShrink", commasep_block_numbers="1", downscale_factor=1.1, end_percent=0.2)),
-    Trial(BLEH, "BlehModelPatchConditional", "another MODEL in the first half of the steps", conditional),
+          on_model("BlehDeepShrink", commasep_block_numbers="3"), base=proportions),
+    Trial(BLEH, "BlehModelPatchConditional", "another MODEL in the first half of the steps", conditional,
+          base=proportions),
     Trial(BLEH, "BlehHyperTile", "between loader and all", on_model("BlehHyperTile", tile_size=64),
           refused=("HyperTile, ToMe",)),
 ]  # fmt: skip
+RANDOM = (shallow, proportions)
+"""Bases with random weights, which bring no photo back."""
 PACKS = sorted({trial.pack for trial in TRIALS}, key=lambda pack: pack.folder.lower())

@@ -13,7 +13,8 @@ edit, a KSampler behind Apply Null-Text) with one node of another pack in it, in
 models are the demo's or have random weights. `python -m tests.neighbours.fetch FOLDER` fetches the packs' sources.
 
 - *works*: the edit's source branch and the KSampler come back to the reconstruction, within a thousandth; it is as near
-  to the photo as without the node, within 0.5 dB (both figures follow); and the node's effect is there;
+  to the photo as without the node, within 0.5 dB (of latents; both figures follow, but for random weights, which bring
+  no photo back); and the node's effect is there, or nothing but what it should change;
 - *told*: the graph runs, and a sentence in the log and below the node says what drifts and why;
 - *refused*: a sentence names the node; the way out that it names, the chain without it, works.
 

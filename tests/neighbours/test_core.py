@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from ..comfyui.outputs import relative
-from ..comfyui.proportions import write_proportions
 from .core_nodes import LORA, alone, patches, put_in
 from .verdicts import DRIFT, SAME, keep, run
 from .wiring import Whole
@@ -76,7 +75,6 @@ def plain_guidance(name):
 @pytest.fixture(scope="module")
 def server(start):
     server = start()
-    write_proportions(server.base / "models" / "diffusers" / MODEL)
     generator = torch.Generator().manual_seed(0)
     layer = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_v"
     save_file(

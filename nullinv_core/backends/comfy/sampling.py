@@ -19,11 +19,11 @@ from ...errors import InputError
 from ...files.store import Inversion
 from ...photo.images import GRID
 from ...types import NullEmbeddings
-from .checks import CACHE, GUIDANCE_HOOKS, check_model
+from .checks import BOTH_BRANCHES, CACHE, GUIDANCE_HOOKS, check_model
 from .conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
 from .denoiser import ComfyDenoiser
 from .notices import tell
-from .other_packs import OWN_WRAPPER, Watch, watched
+from .other_packs import OWN_WRAPPER, Watch, holds, watched
 from .other_packs import named as named_in
 from .sigmas import first_other, nearest, sigma_of
 from .truth import check_of
@@ -143,8 +143,9 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
             tell(text)
         if hooks := guidance_hooks(guider.model_options):
             tell(
-                f"another node changes this MODEL's guidance after Apply Null-Text ({', '.join(hooks)}), for which the "
-                "embeddings were not optimized: the photo does not come back exactly"
+                f"another node{named_in(guider.model_options)} changes this MODEL's guidance after Apply Null-Text "
+                f"({', '.join(hooks)}), for which the embeddings were not optimized: the photo does not come back "
+                "exactly"
             )
         entries = [(key, entry) for key, each in guider.conds.items() for entry in each if "uuid" in entry]
         run = _Run(guider.model_patcher, {entry["uuid"]: key == "negative" for key, entry in entries})
@@ -205,9 +206,8 @@ def guidance_hooks(options: dict[str, Any]) -> list[str]:
     """What other nodes have put into model_options that changes guidance, by ComfyUI's names."""
     kind = comfy.patcher_extension.WrappersMP.PREDICT_NOISE
     wrapped = comfy.patcher_extension.get_all_wrappers(kind, options, is_model_options=True)
-    there = [(name, options.get(name)) for name in GUIDANCE_HOOKS] + [(kind, wrapped)]
-    # a list may be left empty; what else may be there is not to be asked for its truth
-    return [name for name, hook in there if hook is not None and not (isinstance(hook, list) and not hook)]
+    there = [(name, options.get(name)) for name in (*GUIDANCE_HOOKS, BOTH_BRANCHES)] + [(kind, wrapped)]
+    return [name for name, hook in there if holds(hook)]
 
 
 def check_model_predicts(
