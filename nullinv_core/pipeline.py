@@ -22,7 +22,7 @@ from .files.store import Inversion
 from .inversion.invert import invert
 from .model import Model
 from .null_text.embedding import embed
-from .null_text.presets import PRESETS
+from .null_text.presets import DEFAULT, PRESETS
 from .null_text.recipe import Recipe
 from .null_text.settings import PAPER
 from .photo.composite import keep_photo
@@ -32,7 +32,7 @@ from .prompt_to_prompt.edit import Edit, plan_edits
 from .prompt_to_prompt.emphasis import literal
 from .prompt_to_prompt.prompt import Prompt
 from .schedule import check_guidance
-from .settings import EditSettings
+from .settings import STEPS, EditSettings
 from .types import Callback, NullEmbeddings, Trajectory, ignore
 
 
@@ -57,8 +57,8 @@ def prepare(
     model: Model,
     photo: Tensor,
     prompt: str | Sequence[str],
-    steps: int = 50,
-    preset: str | Recipe = "fast",
+    steps: int = STEPS.default,
+    preset: str | Recipe = DEFAULT,
     guidance: float = PAPER.guidance,
     callback: Callback = ignore,
 ) -> Inversion:
@@ -84,8 +84,8 @@ def prepare_latents(
     model: Model,
     latents: Tensor,
     prompt: str | Sequence[str],
-    steps: int = 50,
-    preset: str | Recipe = "fast",
+    steps: int = STEPS.default,
+    preset: str | Recipe = DEFAULT,
     guidance: float = PAPER.guidance,
     callback: Callback = ignore,
 ) -> tuple[Inversion, Tensor]:
