@@ -18,7 +18,7 @@ from .wiring import Whole
 
 pytestmark = pytest.mark.neighbours
 MODEL = "proportions"
-NAMED = ("HyperTile, ToMe", "made with another MODEL: ")
+NAMED = ("HyperTile, ToMe", "made with another MODEL: ", "gave this MODEL the noise levels of ")
 """Sentences that name kinds of nodes, or what differs."""
 ROUNDED = ("ModelComputeDtype",)
 """Batches of other sizes are rounded in other ways."""
