@@ -177,8 +177,9 @@ def detailed(c):
 def upscaled(c):
     """Ultimate SD Upscale gives tiles to a MODEL with a whole photo's null text."""
     g = c.graph
+    larger = g.add("ImageScale", image=c.scene(0), upscale_method="bicubic", width=256, height=256, crop="disabled")
     picture = g.add(
-        "UltimateSDUpscaleNoUpscale", upscaled_image=c.scene(0), model=c.apply(), positive=c.source(),
+        "UltimateSDUpscaleNoUpscale", upscaled_image=larger(), model=c.apply(), positive=c.source(),
         negative=c.empty(), vae=c.load(2), steps=2, cfg=7.5, scheduler="ddim_uniform", tile_width=64, tile_height=64,
         tile_padding=8, denoise=0.5,
     )  # fmt: skip

@@ -32,9 +32,9 @@ LEAST_STEP = 2.0
 """Ratio of two noise levels that counts as near, however fine an inversion's steps are: schedulers begin apart."""
 SAME_LATENT = 1e-3
 """Relative distance of two latents that count as one."""
-OTHER_PICTURE = 0.7
+OTHER_PICTURE = 0.5
 """Relative distance of two clean latents that are not of one photo. Measured with the demo model: 0.70 to 1.4 between a
-photo and a part of it, as large; 0.4 to 1.1 between a photo and an edit of it (1.6 where all but the toy is new)."""
+photo and a part of it, as large, less with more of it in the part; 0.4 to 1.1 between a photo and an edit of it."""
 PARTS = "give detailers and upscalers the MODEL from before Apply Null-Text"
 
 
@@ -124,7 +124,8 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         guider = executor.class_obj
         check_model(guider.model_patcher)
         own = patched.model.process_latent_out(_noisiest(inversion))
-        if not bool(noise.any()) and latent.shape == own.shape and _same(latent, own):
+        same = latent.shape == own.shape and _same(latent, own)
+        if same and not bool(noise.any()):
             check_levels(inversion, sigmas)
         elif latent.shape[-2:] != own.shape[-2:]:
             size, photo = (_pixels(each) for each in (latent, own))
@@ -132,7 +133,7 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
                 f"a picture of {size} is sampled with null text that was optimized for a whole photo of {photo}: it "
                 f"does not suit a part of the photo or another size; {PARTS}"
             )
-        elif bool(noise.any()) and latent.shape == own.shape and _is_another(latent, patched, inversion):
+        elif latent.shape == own.shape and not same and bool(noise.any()) and _is_another(latent, patched, inversion):
             tell(
                 "the picture that is sampled is not the photo that this null text was optimized for, or a part of it: "
                 f"null text suits the whole photo alone; {PARTS}"
