@@ -59,7 +59,7 @@ def edit(
     check_guidance(guidance)
     for text in prompt:
         models.check_text(text)
-    stored, model = models.stored(inversion, model)
+    stored, place = models.stored(inversion, model)
     if len(stored.prompts) != 1:
         raise InputError(f"this inversion holds {len(stored.prompts)} images; the command line edits one at a time")
     outputs, maps = numbered(out, len(prompt)), _map_files(save_attention, len(prompt))
@@ -67,8 +67,8 @@ def edit(
         models.check_folder(save_attention)
     picture_file = None if reference is None else read_picture(reference)
     existing = [path for path in maps if os.path.isdir(path.parent)]
-    check_outputs([*outputs, *existing], models.read_from(model, config, inversion, reference), ".png")
-    loaded = models.reopen(stored, model, device, dtype, config)
+    check_outputs([*outputs, *existing], models.read_from(place, config, inversion, reference), ".png")
+    loaded = models.reopen(stored, place, device, dtype, config, named=bool(model))
     photo = None if picture_file is None else photo_of(picture_file, reference, stored, loaded)
     with progress() as callback:
         found = apply(loaded, stored, prompt, settings, guidance, photo if keep_pixels else None, callback)

@@ -101,9 +101,11 @@ def is_local(name: str) -> bool:
     return os.path.isdir(name) or (name.endswith(".safetensors") and os.path.isfile(name))
 
 
-def reopen(stored: Inversion, model: str, device: str, dtype: str | None, config: Path | None) -> DiffusersModel:
-    """The model that made an inversion, checked to be that one."""
-    if model == stored.model != "demo":
+def reopen(
+    stored: Inversion, model: str, device: str, dtype: str | None, config: Path | None, named: bool
+) -> DiffusersModel:
+    """The model that made an inversion, checked to be that one. ``named``: the user has named it."""
+    if not named and model != "demo":
         warn(f'the model is "{printable(model)}", as the inversion file says; --model takes another')
     loaded = load(model, device, dtype or stored.precision, config)
     loaded.check_made(stored)

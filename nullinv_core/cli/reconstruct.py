@@ -31,13 +31,13 @@ def reconstruct(
     from .. import pipeline
     from ..photo.images import psnr, read_picture, save_image
 
-    stored, model = models.stored(inversion, model)
+    stored, place = models.stored(inversion, model)
     outputs = numbered(out, stored.trajectory.batch)
     if reference is not None and stored.trajectory.batch > 1:
         raise InputError(f"this inversion holds {stored.trajectory.batch} images; --reference is for one alone")
     picture_file = None if reference is None else read_picture(reference)
-    check_outputs(outputs, models.read_from(model, config, inversion, reference), ".png")
-    loaded = models.reopen(stored, model, device, dtype, config)
+    check_outputs(outputs, models.read_from(place, config, inversion, reference), ".png")
+    loaded = models.reopen(stored, place, device, dtype, config, named=bool(model))
     photo = None if picture_file is None else photo_of(picture_file, reference, stored, loaded)
     with progress() as callback:
         pictures = pipeline.reconstruct(loaded, stored, callback=callback)
