@@ -123,31 +123,7 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
     ) -> Any:
         guider = executor.class_obj
         check_model(guider.model_patcher)
-        own = patched.model.process_latent_out(_noisiest(inversion))
-        same = latent.shape == own.shape and _same(latent, own)
-        if same and not bool(noise.any()):
-            check_levels(inversion, sigmas)
-        elif latent.shape[-2:] != own.shape[-2:]:
-            size, photo = (_pixels(each) for each in (latent, own))
-            tell(
-                f"a picture of {size} is sampled with null text that was optimized for a whole photo of {photo}: it "
-                f"does not suit a part of the photo or another size; {PARTS}"
-            )
-        elif latent.shape == own.shape and not same and bool(noise.any()) and _is_another(latent, patched, inversion):
-            tell(
-                "the picture that is sampled is not the photo that this null text was optimized for, or a part of it: "
-                f"null text suits the whole photo alone; {PARTS}"
-            )
-        # other packs' guiders may have several, or none
-        guidance = guider.cfg if isinstance(guider.cfg, int | float) else 1.0
-        if text := other_guidance(embeddings_of(inversion), inversion.trajectory, guidance):
-            tell(text)
-        if hooks := guidance_hooks(guider.model_options):
-            tell(
-                f"another node{named_in(guider.model_options)} changes this MODEL's guidance after Apply Null-Text "
-                f"({', '.join(hooks)}), for which the embeddings were not optimized: the photo does not come back "
-                "exactly"
-            )
+        _tell_before(guider, patched, inversion, noise, latent, sigmas)
         entries = [(key, entry) for key, each in guider.conds.items() for entry in each if "uuid" in entry]
         run = _Run(guider.model_patcher, {entry["uuid"]: key == "negative" for key, entry in entries})
         guider.model_options[OWN_WRAPPER] = run
@@ -155,16 +131,7 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
             # on several GPUs the network here runs for a part of the rows
             run.watch = None if guider.model_patcher.get_additional_models_with_key("multigpu") else watch
             samples = executor(noise, latent, sampler, sigmas, *rest, **named)
-        if run.left_out or CACHE in guider.model_options.get("transformer_options", {}):
-            tell(
-                f"another node on this MODEL{named_in(guider.model_options)} leaves out predictions, or parts of them, "
-                "and the photo does not come back exactly"
-            )
-        if not run.served and not math.isclose(guidance, 1.0):
-            tell(
-                "the null text never reached the network: another node of this MODEL or this guider predicts the "
-                "negative text its own way; connect Apply Null-Text behind that node, or leave the node out"
-            )
+        _tell_after(guider, run)
         return samples
 
     def wrapper(
@@ -201,6 +168,54 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
     for kind, function in ((kinds.OUTER_SAMPLE, outer), (kinds.CALC_COND_BATCH, wrapper)):
         wrappers.setdefault(kind, {})[OWN_WRAPPER] = [function]
     return patched
+
+
+def _tell_before(
+    guider: Any, patched: Any, inversion: Inversion, noise: Tensor, latent: Tensor, sigmas: Tensor
+) -> None:
+    """Tell the user what keeps a sampler from giving the photo back; raise InputError for a late start."""
+    own = patched.model.process_latent_out(_noisiest(inversion))
+    same = latent.shape == own.shape and _same(latent, own)
+    if same and not bool(noise.any()):
+        check_levels(inversion, sigmas)
+    elif latent.shape[-2:] != own.shape[-2:]:
+        size, photo = (_pixels(each) for each in (latent, own))
+        tell(
+            f"a picture of {size} is sampled with null text that was optimized for a whole photo of {photo}: it "
+            f"does not suit a part of the photo or another size; {PARTS}"
+        )
+    elif latent.shape == own.shape and not same and bool(noise.any()) and _is_another(latent, patched, inversion):
+        tell(
+            "the picture that is sampled is not the photo that this null text was optimized for, or a part of it: "
+            f"null text suits the whole photo alone; {PARTS}"
+        )
+    if text := other_guidance(embeddings_of(inversion), inversion.trajectory, _guidance(guider)):
+        tell(text)
+    if hooks := guidance_hooks(guider.model_options):
+        tell(
+            f"another node{named_in(guider.model_options)} changes this MODEL's guidance after Apply Null-Text "
+            f"({', '.join(hooks)}), for which the embeddings were not optimized: the photo does not come back "
+            "exactly"
+        )
+
+
+def _tell_after(guider: Any, run: _Run) -> None:
+    """Tell the user what kept a sampler from giving the photo back."""
+    if run.left_out or CACHE in guider.model_options.get("transformer_options", {}):
+        tell(
+            f"another node on this MODEL{named_in(guider.model_options)} leaves out predictions, or parts of them, "
+            "and the photo does not come back exactly"
+        )
+    if not run.served and not math.isclose(_guidance(guider), 1.0):
+        tell(
+            "the null text never reached the network: another node of this MODEL or this guider predicts the "
+            "negative text its own way; connect Apply Null-Text behind that node, or leave the node out"
+        )
+
+
+def _guidance(guider: Any) -> float:
+    """A guider's guidance; other packs' may have several, or none."""
+    return guider.cfg if isinstance(guider.cfg, int | float) else 1.0
 
 
 def guidance_hooks(options: dict[str, Any]) -> list[str]:
