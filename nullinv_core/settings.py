@@ -160,7 +160,7 @@ def _field(kind: Kind, default: Any, help: str, **more: Any) -> Any:
 @dataclass(frozen=True)
 class EditSettings:
     """Settings of Prompt-to-Prompt; the defaults are the authors'. The first ones are in the order of P2P Edit's
-    widgets, so a new one comes behind ``focus_from``.
+    widgets, so a new one comes behind the last that the node has.
 
     ``cross_replace`` and ``self_replace`` are ``Window``s. Where ``focus_from`` is below 1, a replaced word draws its
     own outline in the old word's place from there on, whatever the windows say (see ``focus``). ``weights``: words of
@@ -257,14 +257,25 @@ GUIDANCE = Setting(
     "guidance", "float", PAPER.guidance, "Guidance: more follows the text, less keeps the photo.",
     *GUIDANCE_RANGE, step=0.1, good="3 to 5 for gentler edits, 3 for the demo model",
 )  # fmt: skip
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+READS_PHOTO = _listed([name for name, preset in CHOICES.items() if preset.recipe.pinned])
+"""The presets after which edits read the photo from its path, for people: "A and B"."""
+SAMPLES_PHOTO = _listed([*(name for name, preset in CHOICES.items() if not preset.recipe.pinned), CUSTOM])
+"""Those after which edits sample it."""
 SAME_GUIDANCE = replace(
     GUIDANCE, default=0.0, good="", help="0: the guidance that the null "
-    "embeddings were made for. Any other works after the presets fast and direct; after the others the photo drifts, "
+    f"embeddings were made for. Any other works after the presets {READS_PHOTO}; after the others the photo drifts, "
     "and a note says so.",
 )  # fmt: skip
 SOURCE_GUIDANCE = replace(
     GUIDANCE, name="source_guidance", default=0.0, good="", advanced=True, help="Another guidance for the photo "
-    "itself, after the presets paper, negative-prompt and custom. 0: the same.",
+    f"itself, after the presets {SAMPLES_PHOTO}. 0: the same.",
 )  # fmt: skip
 PRESET = Setting("preset", "choice", DEFAULT, "How null embeddings are made.", choices=_presets)
 INNER_STEPS = Setting(

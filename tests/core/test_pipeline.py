@@ -116,7 +116,7 @@ def test_what_does_not_belong_together_is_refused(model, inversion):
             pipeline.reconstruct(watched, made)
     with pytest.raises(InputError, match="guidance must be"):
         pipeline.prepare(watched, photos(), SOURCE, STEPS, guidance=-1)
-    with pytest.raises(InputError, match='there is no preset "best"; there are direct, fast, negative-prompt, paper'):
+    with pytest.raises(InputError, match='there is no preset "best"; there are ' + ", ".join(PRESETS)):
         pipeline.prepare(watched, photos(), SOURCE, STEPS, "best")
     with pytest.raises(InputError, match="there is no edit"):
         pipeline.apply(watched, inversion, [])
