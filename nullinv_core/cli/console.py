@@ -40,7 +40,8 @@ def progress() -> Iterator[Callback]:
     try:
         yield show
     finally:
-        if tasks:
+        # a stop may come while the first bar is drawn
+        if bars.live.is_started:
             bars.stop()
 
 

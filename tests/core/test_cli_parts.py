@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nullinv_core.cli import edit, models, options, pictures
+from nullinv_core.cli import console, edit, models, options, pictures
 from nullinv_core.errors import InputError
 from nullinv_core.photo.images import save_image, ssim
+from nullinv_core.types import Event
 
 MISSING = [sys.executable, "-m", "nullinv_core", "reconstruct", "--inversion", "none", "--out", "x.png"]
 
@@ -114,3 +115,18 @@ def test_a_library_s_error_is_one_short_line():
     assert (
         done.returncode == 2 and len(done.stderr) < 500 and "\x1b" not in done.stderr and done.stderr.count("\n") == 1
     )
+
+
+def test_a_stop_while_the_first_bar_is_drawn_ends_the_bars(monkeypatch):
+    """Guards the last line of a stopped program: no bar goes on being drawn behind it."""
+    drawn = []
+
+    def stop(bars, *_, **__):
+        drawn.append(bars.live.is_started)
+        drawn.append(bars)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(console.Progress, "add_task", stop)
+    with pytest.raises(KeyboardInterrupt), console.progress() as show:
+        show(Event("invert", 1, 2, torch.zeros(1)))
+    assert drawn[0] and not drawn[1].live.is_started
