@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
+from ..nullinv_core.families import supported
 from ..nullinv_core.settings import CUSTOM, INVERT, OF_CUSTOM, OPTIMIZE, OPTIMIZE_POOLED
 from .parts import inputs_of
 from .wires import NullEmbeddings, Trajectory, schema, widgets
@@ -25,8 +26,7 @@ class DDIMInvert(io.ComfyNode):
             description="Turns a photo into noise step by step, along the path that sampling takes back, and keeps "
             "every step of it (the trajectory).",
             inputs=[
-                io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL, with any LoRAs that the edit "
-                               "should use."),
+                io.Model.Input("model", tooltip=f"{supported()}, with any LoRAs that the edit should use."),
                 io.Conditioning.Input("source", tooltip="What the photo shows, from CLIP Text Encode. (From P2P Edit, "
                                       "every edit text would invert the photo again.)"),
                 io.Latent.Input("latent", tooltip="The photo, from VAE Encode."),

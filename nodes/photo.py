@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
+from ..nullinv_core.families import supported
 from ..nullinv_core.settings import EDIT_PHOTO
 from .parts import PARTS, inputs_of
 from .wires import NullEmbeddings, schema, widgets
@@ -29,7 +30,7 @@ class EditPhoto(io.ComfyNode):
             description="Edits a photo by its text, everything in one node. With ComfyUI's classic cache, a second "
             "edit of the same photo does not invert it again.",
             inputs=[
-                io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL."),
+                io.Model.Input("model", tooltip=f"{supported()}."),
                 io.Clip.Input("clip", tooltip="Its CLIP."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
                 io.Image.Input("image", tooltip="The photo; transparent parts become white."),

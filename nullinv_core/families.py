@@ -148,15 +148,6 @@ def of_encoders(names: Iterable[str]) -> Family | None:
     return next((f for f in FAMILIES.values() if {encoder.comfy for encoder in f.encoders} == wanted), None)
 
 
-def encoder_parts() -> dict[str, tuple[str, ...]]:
-    """The classes of text encoders that are known, by the part that they are."""
-    found: dict[str, dict[str, None]] = {}
-    for family in FAMILIES.values():
-        for encoder in family.encoders:
-            found.setdefault(encoder.part, {})[encoder.kind] = None
-    return {part: tuple(kinds) for part, kinds in found.items()}
-
-
 def supported() -> str:
     """The names of all families, for people: "A, B or C"."""
     *names, last = dict.fromkeys(family.name for family in FAMILIES.values())

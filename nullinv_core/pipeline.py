@@ -26,7 +26,7 @@ from .null_text.presets import DEFAULT, PRESETS
 from .null_text.recipe import Recipe
 from .null_text.settings import PAPER
 from .photo.composite import keep_photo
-from .photo.images import autoencoder_warning, psnr
+from .photo.images import autoencoder_psnr
 from .prompt_to_prompt.control import batch_edits
 from .prompt_to_prompt.edit import Edit, plan_edits
 from .prompt_to_prompt.emphasis import literal
@@ -69,15 +69,20 @@ def prepare(
     """
     check_guidance(guidance)
     recipe = _recipe(preset)
-    # what may be wrong with a number or a text is said before a picture is encoded
+    latents, _ = encode(model, photo, prompt, steps)
+    return prepare_latents(model, latents, prompt, steps, recipe, guidance, callback)[0]
+
+
+def encode(model: Model, photo: Tensor, prompt: str | Sequence[str], steps: int) -> tuple[Tensor, float]:
+    """Clean latents (B, C, h, w) of photos, and at how many dB the autoencoder alone gives these back.
+
+    What may be wrong with the ``prompt`` or the number of ``steps`` is said before a picture is encoded.
+    """
     model.schedule(steps)
     for text in _for_each(prompt, len(photo)):
         model.prompt(text)
     latents = model.encode_image(photo)
-    warning = autoencoder_warning(psnr(model.decode(latents).cpu(), photo.cpu()))
-    if warning is not None:
-        model.tell(warning)
-    return prepare_latents(model, latents, prompt, steps, recipe, guidance, callback)[0]
+    return latents, autoencoder_psnr(model.decode(latents), photo, model.tell)
 
 
 def prepare_latents(
@@ -204,7 +209,6 @@ def sample(
     whole = inversion.trajectory
     trajectory = replace(whole, context=lengthened(whole.context, tokens, pooled))
     guides = _lengthened(null, tokens, pooled)
-
     sampling = replace(sampling, check=model.truth(inversion))
 
     def job(denoiser: Denoiser, clean: Tensor) -> EditResult:

@@ -44,8 +44,8 @@ def invert(
     """Prepare a picture for edits, and save the result in one file."""
     from ..files.store import save_inversion
     from ..null_text.presets import PRESETS
-    from ..photo.images import GRID, check_side, fitted_size, load_image, psnr, read_picture
-    from ..pipeline import prepare
+    from ..photo.images import GRID, check_side, fitted_size, load_image, read_picture
+    from ..pipeline import encode, prepare_latents
     from ..schedule import check_guidance
 
     picture = read_picture(image)
@@ -64,8 +64,8 @@ def invert(
     loaded = replace(models.load(model, device, dtype, config), checkpointing=low_memory)
     side = loaded.check_size(size or loaded.native_size)
     photo = load_image(picture, side, 0 if square else loaded.factor)
+    latents, decibels = encode(loaded, photo, prompt, steps)
     with progress() as callback:
-        found = prepare(loaded, photo, prompt, steps, recipe, guidance, callback)
+        found, _ = prepare_latents(loaded, latents, prompt, steps, recipe, guidance, callback)
     save_inversion(out, found)
-    decibels = psnr(loaded.decode(found.trajectory.clean), photo)
     typer.echo(f"saved: {out} (the autoencoder alone gives the photo back at {decibels:.1f} dB)")

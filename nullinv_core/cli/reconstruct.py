@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from . import models
 from .console import progress, warn
 from .options import Config, Device, InversionFile, OtherDtype, OtherModel
 from .pictures import numbered, photo_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def reconstruct(
@@ -29,7 +26,7 @@ def reconstruct(
 ) -> None:
     """Give the picture back from its file, to check it before you edit."""
     from .. import pipeline
-    from ..photo.images import psnr, read_picture, save_image
+    from ..photo.images import autoencoder_psnr, psnr, read_picture, save_image
 
     stored, place = models.stored(inversion, model)
     outputs = numbered(out, stored.trajectory.batch)
@@ -43,19 +40,8 @@ def reconstruct(
         pictures = pipeline.reconstruct(loaded, stored, callback=callback)
     best, limit = loaded.decode(stored.trajectory.clean), "; --reference tells how near the photo is"
     if photo is not None:
-        limit = f", which itself is {_autoencoded(best, photo):.1f} dB to the photo"
+        limit = f", which itself is {autoencoder_psnr(best, photo, warn):.1f} dB to the photo"
     for path, picture, wanted in zip(outputs, pictures, best, strict=True):
         save_image(picture, path)
         to_photo = "" if photo is None else f"{psnr(picture, photo[0]):.1f} dB to the photo; "
         typer.echo(f"saved: {path} ({to_photo}{psnr(picture, wanted):.1f} dB to what the autoencoder gives{limit})")
-
-
-def _autoencoded(decoded: Tensor, photo: Tensor) -> float:
-    """PSNR of a photo (1, H, W, 3) as the autoencoder alone gives it back; warns of a low one."""
-    from ..photo.images import autoencoder_warning, psnr
-
-    decibels = psnr(decoded, photo)
-    warning = autoencoder_warning(decibels)
-    if warning is not None:
-        warn(warning)
-    return decibels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,15 @@ def autoencoder_warning(decibels: float) -> str | None:
         f"the model's autoencoder alone gives this photo back at {decibels:.1f} dB, and no reconstruction comes "
         "closer; it cannot draw such photos at this size, or it belongs to another model"
     )
+
+
+def autoencoder_psnr(decoded: Tensor, photo: Tensor, tell: Callable[[str], None]) -> float:
+    """PSNR in dB of photos (B, H, W, 3) after the autoencoder alone; the user is told of a low one."""
+    decibels = psnr(decoded.cpu(), photo.cpu())
+    warning = autoencoder_warning(decibels)
+    if warning is not None:
+        tell(warning)
+    return decibels
 
 
 def ssim(image: Tensor | np.ndarray, reference: Tensor | np.ndarray, mask: np.ndarray | None = None) -> float:

@@ -58,10 +58,8 @@ def check_model(model: Any) -> None:
     """Raise InputError for a MODEL that null-text inversion does not apply to."""
     sampling, network = model.get_model_object("model_sampling"), model.model.diffusion_model
     kind, family = type(model.model).__name__, family_of(model.model)
-    knows_noise, has_layout = (
-        isinstance(sampling, NOISE_PATHS[family.noise]),
-        hasattr(network, LAYOUTS[family.attention]),
-    )
+    knows_noise = isinstance(sampling, NOISE_PATHS[family.noise])
+    has_layout = hasattr(network, LAYOUTS[family.attention])
     if not knows_noise and "model_sampling" in model.object_patches:
         raise InputError(
             f"another node ({owner(type(sampling))}) gave this MODEL the noise levels of rectified flow models, EDM or "

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...files.store import Inversion
 from ...null_text.recipe import Recipe
 from ...null_text.settings import PAPER
-from ...photo.images import GRID, autoencoder_warning, fitted_size, opaque, psnr
+from ...photo.images import GRID, autoencoder_psnr, fitted_size, opaque
 from ...pipeline import apply, prepare_latents
 from ...settings import STRENGTH, EditSettings
 from .checks import check_model
@@ -80,9 +80,7 @@ def edit_photo(
     if keep_pixels:
         # of the photo's own LATENT: scaled in and out again it may have changed a bit
         decoded = vae.decode(latent["samples"])
-        warning = autoencoder_warning(psnr(decoded.cpu(), photo.cpu()))
-        if warning is not None:
-            log(warning)
+        autoencoder_psnr(decoded, photo, log)
         found = found.keeping(photo, decoded)
     edited = found.pictures.to(photo)
     before = photo.repeat_interleave(len(found.prompts) - 1, 0)

@@ -39,8 +39,6 @@ def planned(plans: Plans) -> Replace | None:
     window = stacked(plans, lambda edit: edit.cross_window)
     if not bool(window.any()):
         return None
-    mapping, keep = (
-        stacked(plans, lambda e: e.alignment.mapping),
-        stacked(plans, lambda e: e.alignment.keep[None, None]),
-    )
+    mapping = stacked(plans, lambda edit: edit.alignment.mapping)
+    keep = stacked(plans, lambda edit: edit.alignment.keep[None, None])
     return Replace(window, mapping, keep)
