@@ -118,10 +118,17 @@ def sd15(guidance=7.5):
 
 
 def edit_photo(photo):
-    text = photo.edit_text or photo.write("What it should show", PHOTO_TEXT.replace("pink", "blue"))
+    """Texts stand in the node itself, and nothing gives a picture out before it: ComfyUI's default cache would let go
+    of the inversion there."""
+    kinds = ("CheckpointLoaderSimple", "LoadImage", "NullInvLoadDiffusers", "NullInvDemoScene")
+    photo.graph = Graph({key: node for key, node in photo.graph.items() if node["class_type"] in kinds})
+    photo.titles = {key: title for key, title in photo.titles.items() if key in photo.graph}
+    (picture,) = (key for key, node in photo.graph.items() if node["class_type"] in ("LoadImage", "NullInvDemoScene"))
+    demo, (seed, kind) = photo.edit_text is not None, SCENES["edit-photo"][1:]
+    texts = sample_edit(seed, kind).captions if demo else (PHOTO_TEXT, PHOTO_TEXT.replace("pink", "blue"))
     edited = photo.add(
-        None, "NullInvEditPhoto", model=photo.model, clip=photo.clip, vae=photo.vae, image=photo.image,
-        source_text=photo.text, edit_text=text, strength=0.35, blend_words="", size=128 if photo.edit_text else 512,
+        None, "NullInvEditPhoto", model=photo.model, clip=photo.clip, vae=photo.vae, image=[picture, 0],
+        source_text=texts[0], edit_text=texts[1], strength=0.35, blend_words="", size=128 if demo else 512,
         steps=STEPS, cfg=photo.guidance, keep_pixels=True,
     )  # fmt: skip
     photo.add("Photo and edit", "SaveImage", images=edited(1), filename_prefix="null-text/photo")
@@ -245,8 +252,8 @@ SCENES = {
 """Builder, and seed and edit of the demo scene."""
 EDITED_AGAIN = (sample_edit(5, "colour").captions[1], PHOTO_TEXT.replace("pink", "blue"))
 NOTES = {
-    "edit-photo": "**Everything in one node.** The single nodes of the other examples do the same, and a second edit "
-    "of the same photo is then much faster.",
+    "edit-photo": "**Everything in one node.** Say what the photo shows, then the same with a few words changed. A "
+    "second edit of the same photo is much faster. The other examples do the same with single nodes.",
     "invert-and-reconstruct": "Plain DDIM inversion loses the photo at guidance 7.5. With an optimized null embedding "
     "per step it comes back. Look at both pictures, and at the loss.",
     "replace-a-word": "**Change one word.** The first text says what the photo shows, the second what it should show. "
@@ -270,8 +277,12 @@ ABOUT = {
     "cropped at the centre to 512×512 (for SDXL 1024×1024; any multiples of 8 will do). Describe it in one plain "
     "sentence that names whatever you want to change. On a GPU it takes a minute or two.",
 }
-
-
+IN_ONE = {
+    "demo": ABOUT["demo"],
+    "sd15": "Needs a Stable Diffusion 1.5 checkpoint; one of 2.x or SDXL works too, with *size* as it was trained (768 "
+    "or 1024). Choose your photo and describe it in one plain sentence that names whatever you want to change.",
+}
+"""The same for the workflow with one node."""
 AGAIN = {
     "demo": "The model comes with the nodes. On a CPU it takes some seconds.",
     "sd15": "Needs the checkpoint that made the file.",
@@ -292,7 +303,7 @@ def documents(info):
     for number, name in enumerate(SCENES, 1):
         for kind in ("demo", "sd15"):
             photo = photo_of(name, kind)
-            about = AGAIN if name == "edit-a-saved-inversion" else ABOUT
+            about = {"edit-a-saved-inversion": AGAIN, "edit-photo": IN_ONE}.get(name, ABOUT)
             yield f"{number}-{name}-{kind}", ui_format(photo.graph, info, photo.titles, (NOTES[name], about[kind]))
 
 

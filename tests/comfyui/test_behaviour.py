@@ -342,6 +342,19 @@ def test_another_strength_does_not_invert_the_photo_again(comfy):
     assert parts_that_ran(comfy, g) == {"1", "2"}
 
 
+@pytest.mark.parametrize("kind", ["demo", "sd15"])
+def test_the_example_of_edit_photo_shows_no_picture_before_it(kind):
+    """Guards the test above in the example: ComfyUI's default cache lets go of the inversion once a node outside of
+    Edit Photo has run."""
+    from .build_workflows import photo_of
+
+    graph = photo_of("edit-photo", kind).graph
+    (edit,) = (key for key, node in graph.items() if node["class_type"] == "NullInvEditPhoto")
+    before = {link[0] for link in graph[edit]["inputs"].values() if isinstance(link, list)}
+    (last,) = graph.keys() - before - {edit}
+    assert graph[last]["inputs"]["images"] == [edit, 1]
+
+
 def test_constants_that_a_preset_ignores_do_not_optimize_again(comfy):
     """Guards Null-Text Optimize: a value that the preset does not use changes neither result nor cost; one that it uses
     does."""
