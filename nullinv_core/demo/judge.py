@@ -86,13 +86,16 @@ def classes(reading: Reading) -> dict[str, int]:
     return result
 
 
-def loss_of(logits: dict[str, Tensor], wanted: Tensor) -> Tensor:
-    """Sum over heads of the mean cross entropy; ``wanted``: int64 (n, heads), each row ``classes``' values."""
+def loss_of(logits: dict[str, Tensor], wanted: Tensor, kinds: float = 1.0) -> Tensor:
+    """Sum over heads of the mean cross entropy, that of the kinds of toys times ``kinds``.
+
+    ``wanted``: int64 (n, heads), each row ``classes``' values.
+    """
     losses = []
-    for column, values in enumerate(logits.values()):
-        target = wanted[:, column]
+    for column, (name, values) in enumerate(logits.items()):
+        target, weight = wanted[:, column], kinds if name.startswith("kind") else 1.0
         asked = (target >= 0).sum().clamp_min(1)
-        losses.append(nn.functional.cross_entropy(values.float(), target, reduction="sum") / asked)
+        losses.append(weight * nn.functional.cross_entropy(values.float(), target, reduction="sum") / asked)
     return torch.stack(losses).sum()
 
 

@@ -65,7 +65,8 @@ def _render(work: Path, workers: int) -> subprocess.Popen[bytes]:
 def _write(work: Path, out: Path, encoder: CLIPTextModel) -> None:
     """Write the model and the judge from the newest state of each part."""
     vae, network, reader = autoencoder.new_autoencoder(), unet.new_unet(unet.HINTS), Judge()
-    for module, name, part in ((vae, "model", "autoencoder"), (network, "average", "unet"), (reader, "model", "judge")):
+    parts = (vae, "model", "autoencoder"), (network, "average", "unet"), (reader, "average", "judge-second")
+    for module, name, part in parts:
         path = work / f"{part}.safetensors"
         load_module(path, name, module)
         print(f"{path.name}: {finished_steps(path)} steps")

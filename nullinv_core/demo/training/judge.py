@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from pathlib import Path
 
 import torch
@@ -19,6 +21,11 @@ STEPS = 30_000
 BATCH = 128
 RATE = 2e-3
 PICTURES = 40_000
+SECOND_STEPS, SECOND_BATCH, SECOND_RATE = 1_500, 96, 6e-4
+KIND_WEIGHT = 3.0
+"""In the second cycle, which the kinds of toys that look alike need."""
+EMA = 0.99
+"""Decay of the second cycle's averaged weights a step."""
 SHIFT = 4
 """Pictures are moved by at most so many pixels."""
 
@@ -41,27 +48,50 @@ def worsened(images: Tensor) -> Tensor:
 
 
 def train(work: Path, device: str, deadline: float) -> Judge:
-    """Train to the end, or up to the deadline (see ``Clock``); return the judge."""
+    """Train to the end, or up to the deadline (see ``Clock``); return the averaged judge of the second cycle."""
     torch.manual_seed(3)
-    judge, path = Judge(), work / "judge.safetensors"
-    if finished_steps(path) >= STEPS:
-        load_module(path, "model", judge)
+    judge, first, second = Judge(), work / "judge.safetensors", work / "judge-second.safetensors"
+    if finished_steps(second) >= SECOND_STEPS:
+        load_module(second, "average", judge)
         return judge.eval()
     judge = judge.train().to(device)
-    optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.02, fused=True, capturable=device == "cuda")
     pool = Pool(device, PICTURES, images=((3, 128, 128), torch.uint8), wanted=((len(HEADS),), torch.int16))
 
     def prepare(pictures: Pictures) -> dict[str, Tensor]:
         wanted = [classes(read_caption(text)) for text in pictures.captions]
         return {"images": pictures.images, "wanted": torch.tensor([[w[name] for name in HEADS] for w in wanted])}
 
-    def loss(_: int) -> Tensor:
-        rows = pool.draw(BATCH)
+    def loss(batch: int, kinds: float) -> Tensor:
+        rows = pool.draw(batch)
         images = worsened(pool.tensors["images"][rows].float() / 255)
         with torch.autocast(device, torch.bfloat16, cache_enabled=False):
             logits = judge(images.to(memory_format=torch.channels_last))
-        return loss_of(logits, pool.tensors["wanted"][rows].long())
+        return loss_of(logits, pool.tensors["wanted"][rows].long(), kinds)
 
     more = feed(Files(work, range(JUDGED, 2 * JUDGED)), prepare, pool.add, least=1)
-    run(path, {"model": judge}, optimizer, loss, Clock(STEPS, deadline), RATE, more)
-    return judge.eval()
+    begin = Clock(STEPS, deadline - 0.1 * (deadline - time.time()))
+    run(first, {"model": judge}, _optimizer(judge), lambda _: loss(BATCH, 1.0), begin, RATE, more)
+    average = copy.deepcopy(judge).requires_grad_(False)
+
+    def follow(step: int, progress: float) -> None:
+        more(step, progress)
+        _average(average, judge, min(EMA, step / (step + 10)))
+
+    clock = Clock(SECOND_STEPS, deadline)
+    state: dict[str, torch.nn.Module] = {"model": judge, "average": average}
+    run(second, state, _optimizer(judge), lambda _: loss(SECOND_BATCH, KIND_WEIGHT), clock, SECOND_RATE, follow)
+    return average.eval()
+
+
+def _optimizer(judge: Judge) -> torch.optim.Optimizer:
+    on_gpu = next(judge.parameters()).is_cuda
+    return torch.optim.AdamW(judge.parameters(), weight_decay=0.02, fused=True, capturable=on_gpu)
+
+
+def _average(average: Judge, judge: Judge, decay: float) -> None:
+    """Weights and statistics of ``average`` go on towards those of ``judge``."""
+    for mean, new in zip(average.state_dict().values(), judge.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(new, 1 - decay)
+        else:
+            mean.copy_(new)
