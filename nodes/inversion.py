@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -124,6 +125,8 @@ class NullTextOptimize(io.ComfyNode):
         settings = NullTextSettings(cfg, inner_steps, learning_rate, early_stop, keep_best=True, relative=True)
         custom = Recipe("ddim", settings, pinned=False)
         recipe = custom if preset == CUSTOM else PRESETS[preset]
-        inversion, reconstruction = optimize(model, source, negative, trajectory, recipe, cfg, optimize_pooled)
+        if recipe.optimization:
+            recipe = replace(recipe, optimization=replace(recipe.optimization, optimize_pooled=optimize_pooled))
+        inversion, reconstruction = optimize(model, source, negative, trajectory, recipe, cfg)
         plots = [from_pil(loss_plot(inversion.null, image)) for image in range(inversion.trajectory.batch)]
         return io.NodeOutput(inversion, reconstruction, torch.cat(plots))

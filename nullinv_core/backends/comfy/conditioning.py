@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ... import families
-from ...context import pack, unpack
+from ...context import Context
 from ...errors import InputError
 from ...families import Family
 from ...files.store import Inversion
@@ -47,8 +47,8 @@ def pooled_width(network: Any) -> int:
     return int(network.model_config.unet_config["adm_in_channels"]) - len(family.sizes) * family.size_width
 
 
-def text_of(conditioning: Conditioning, what: str, batch: int = 1, network: Any = None) -> Tensor:
-    """Context of a CONDITIONING for so many images, float32 (B, rows, width), on the CPU.
+def text_of(conditioning: Conditioning, what: str, batch: int = 1, network: Any = None) -> Context:
+    """Context of a CONDITIONING for so many images, float32, on the CPU.
 
     ``network``: ComfyUI's, which may read a pooled vector too. Raises InputError where it holds several prompts, is
     confined to a part of the picture or of the steps, or lacks the pooled vector.
@@ -67,12 +67,12 @@ def text_of(conditioning: Conditioning, what: str, batch: int = 1, network: Any 
     tokens = _for_each(text, what, batch)
     pooled = 0 if network is None else pooled_width(network)
     if not pooled:
-        return tokens
+        return Context(tokens)
     vector = extras.get("pooled_output")
     if not isinstance(vector, Tensor) or vector.shape[-1] != pooled:
         name = family_of(network).name
         raise InputError(f"the {what} conditioning is not of this {name} model's CLIP; encode the text with that one")
-    return pack(tokens, _for_each(vector, what, batch))
+    return Context(tokens, _for_each(vector, what, batch))
 
 
 def _for_each(tensor: Tensor, what: str, batch: int) -> Tensor:
@@ -106,14 +106,13 @@ def with_sizes(conditioning: Conditioning, sizes: tuple[int, ...]) -> Conditioni
     return [(text, {**extras, **dict(zip(families.SIZES, sizes, strict=False))}) for text, extras in conditioning]
 
 
-def with_context(entry: dict[str, Any], context: Tensor, pooled: int = 0, pooled_gradient: bool = False) -> Any:
-    """A processed conditioning with another context. Its pooled vector is a constant unless ``pooled_gradient``."""
-    text, vector = unpack(context, pooled)
-    conds = {**entry["model_conds"], "c_crossattn": comfy.conds.CONDCrossAttn(text)}
-    if vector is not None:
+def with_context(entry: dict[str, Any], context: Context) -> Any:
+    """A processed conditioning with another context."""
+    conds, pooled = {**entry["model_conds"], "c_crossattn": comfy.conds.CONDCrossAttn(context.text)}, context.pooled
+    if pooled is not None:
         # ComfyUI's vector is the pooled one followed by the sizes
-        sizes = entry["model_conds"]["y"].cond[:1, pooled:].to(vector).expand(len(vector), -1)
-        conds["y"] = comfy.conds.CONDRegular(torch.cat([vector if pooled_gradient else vector.detach(), sizes], 1))
+        sizes = entry["model_conds"]["y"].cond[:1, pooled.shape[-1] :].to(pooled).expand(len(pooled), -1)
+        conds["y"] = comfy.conds.CONDRegular(torch.cat([pooled, sizes], 1))
     return {**entry, "model_conds": conds}
 
 

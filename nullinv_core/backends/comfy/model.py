@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...context import Context
 from ...denoiser import Denoiser
 from ...drift import Check
 from ...errors import InputError
@@ -19,7 +20,7 @@ from ...model import Result
 from ...prompt_to_prompt.prompt import Prompt
 from ...schedule import Schedule, check_levels
 from .checks import check_model
-from .conditioning import Conditioning, family_of, pooled_width, sizes_of, text_of, with_sizes
+from .conditioning import Conditioning, family_of, sizes_of, text_of, with_sizes
 from .denoiser import ComfyDenoiser
 from .fingerprint import fingerprint_of, trained_alphas
 from .host import Guided, run
@@ -38,8 +39,7 @@ class ComfyModel:
     """``Model`` of a MODEL.
 
     ``positive`` and ``negative``: the CONDITIONINGs whose extras go with conditional and unconditional rows. ``clip``
-    and ``vae`` are needed where texts or pictures are worked on. ``pooled_gradient``: whether the pooled vector of a
-    context gets a gradient too.
+    and ``vae`` are needed where texts or pictures are worked on.
     """
 
     patcher: Any
@@ -47,7 +47,6 @@ class ComfyModel:
     negative: Conditioning = field(default_factory=list)
     clip: Any = None
     vae: Any = None
-    pooled_gradient: bool = False
     place: str = ""
     precision: str = "float32"
 
@@ -60,11 +59,6 @@ class ComfyModel:
     def fingerprint(self) -> Fingerprint:
         """See ``fingerprint_of``."""
         return fingerprint_of(self.patcher)
-
-    @property
-    def pooled(self) -> int:
-        """Width of the pooled text vector that contexts carry, or 0."""
-        return pooled_width(self.patcher.model)
 
     @property
     def only_text_differs(self) -> bool:
@@ -101,8 +95,8 @@ class ComfyModel:
         """Tokens and words of a text."""
         return prompt_of(self.clip, text)
 
-    def contexts(self, prompts: Sequence[Prompt]) -> list[Tensor]:
-        """The context of each prompt, (1, rows, width); long texts have more rows than others."""
+    def contexts(self, prompts: Sequence[Prompt]) -> list[Context]:
+        """The context of each prompt; long texts have more tokens than others."""
         return [text_of(encode(self.clip, prompt), "source", 1, self.patcher.model) for prompt in prompts]
 
     def sizes_of(self, latents: Tensor) -> tuple[int, ...]:
@@ -140,7 +134,7 @@ class ComfyModel:
         def with_latents(denoiser: ComfyDenoiser, clean: Tensor) -> Result:
             # ComfyUI has scaled them out and in again, which may have changed a bit
             here = latents.to(clean.device).clone()
-            return job(replace(denoiser, pooled_gradient=self.pooled_gradient), here)
+            return job(denoiser, here)
 
         guided = Guided(self.patcher, self.positive, self.negative)
         return run(guided, self.samples(latents), schedule, with_latents, gradients, branches)

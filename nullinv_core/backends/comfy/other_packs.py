@@ -18,6 +18,7 @@ import torch
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
+from ...context import Context, cat
 from ...denoiser import Denoiser
 from ...errors import InputError
 from ...schedule import NoiseLevel
@@ -135,12 +136,12 @@ def watched(network: Any, options: dict[str, Any]) -> Iterator[Watch | None]:
 
 
 def check_apart(
-    denoiser: Denoiser, latents: Tensor, level: NoiseLevel, context: Tensor, options: dict[str, Any]
+    denoiser: Denoiser, latents: Tensor, level: NoiseLevel, context: Context, options: dict[str, Any]
 ) -> None:
     """Raise InputError where a patch makes predictions of one call read each other.
 
     Conditional and unconditional ones, or pictures: they are predicted together in some places and alone in others.
-    Clean latents (1, C, h, w), the least noisy level, context (1, tokens, width). Costs four samples or six, none for a
+    Clean latents (1, C, h, w), the least noisy level, the context of one text. Costs four samples or six, none for a
     MODEL without patches.
     """
     transformer = options.get("transformer_options", {})
@@ -148,7 +149,8 @@ def check_apart(
     if not named(places):
         return
     # without words: all its tokens are the one that begins a text
-    texts = torch.cat([context[:, :1].expand_as(context), context])
+    begun = context.text[:, :1].expand_as(context.text)
+    texts = cat([Context(begun, None if context.pooled is None else torch.zeros_like(context.pooled)), context])
 
     def alone() -> Tensor:
         return torch.cat([denoiser(latents, level, texts[:1], unconditional=1), denoiser(latents, level, texts[1:])])

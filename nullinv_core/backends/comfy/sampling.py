@@ -12,7 +12,7 @@ import comfy.patcher_extension
 import comfy.samplers
 from torch import Tensor
 
-from ...context import unpack
+from ...context import Context
 from ...drift import CLOSE, from_prediction
 from ...editing import other_guidance
 from ...errors import InputError
@@ -20,7 +20,7 @@ from ...files.store import Inversion
 from ...photo.images import GRID
 from ...types import NullEmbeddings
 from .checks import BOTH_BRANCHES, CACHE, GUIDANCE_HOOKS, check_model
-from .conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
+from .conditioning import Conditioning, check_same_sizes, with_context, with_sizes
 from .denoiser import ComfyDenoiser
 from .notices import tell
 from .other_packs import OWN_WRAPPER, Watch, holds, watched
@@ -45,8 +45,8 @@ def embeddings_of(inversion: Inversion) -> NullEmbeddings:
     return inversion.null
 
 
-def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
-    """∅ of the step whose noise level is nearest to ``sigma`` (by its logarithm): (B, tokens, width).
+def embedding_at(inversion: Inversion, sigma: float) -> Context:
+    """∅ of each image at the step whose noise level is nearest to ``sigma``, by its logarithm.
 
     Raises InputError for a level above the inversion's by more than its last step.
     """
@@ -68,9 +68,8 @@ def null_text_guider(
     model is told of sizes, they are those that the picture was inverted with.
     """
     first = embedding_at(inversion, _levels(inversion)[-1])
-    text, vector = unpack(first, pooled_width(model.model))
-    extras = {} if vector is None else {"pooled_output": vector}
-    null = [(text, {**(negative[0][1] if negative else {}), **extras})]
+    extras = {} if first.pooled is None else {"pooled_output": first.pooled}
+    null = [(first.text, {**(negative[0][1] if negative else {}), **extras})]
     guider = comfy.samplers.CFGGuider(apply_null_text(model, inversion))
     guider.set_conds(*(with_sizes(each, inversion.sizes) for each in (positive, null)))
     guider.set_cfg(guidance or embeddings_of(inversion).guidance)
@@ -144,10 +143,9 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         if x.shape[-2:] == inversion.trajectory.clean.shape[-2:]:
             for entry in chain.from_iterable(entries or () for entries in conds):
                 check_same_sizes(entry, inversion, "KSampler's", network)
-        pooled = pooled_width(network)
         negative = [run.is_negative(entries, place) for place, entries in enumerate(conds)]
         given = [
-            [with_context(entry, null, pooled) for entry in entries] if yes else entries
+            [with_context(entry, null) for entry in entries] if yes else entries
             for yes, entries in zip(negative, conds, strict=True)
         ]
         run.begin()
