@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import comfy.model_management
 import comfy.samplers
@@ -18,6 +17,7 @@ from ...schedule import NoiseLevel
 from .attention import controlled, differentiable
 from .conditioning import pooled_width, with_context
 from .other_packs import Watch, named
+from .protocols import Cond, Network, Options
 from .sigmas import sigma_of
 
 
@@ -30,10 +30,10 @@ class ComfyDenoiser:
     the network runs for.
     """
 
-    model: Any
-    positive: dict[str, Any]
-    negative: dict[str, Any]
-    options: dict[str, Any]
+    model: Network
+    positive: Cond
+    negative: Cond
+    options: Options
     watch: Watch | None = None
 
     def __call__(
@@ -72,7 +72,7 @@ class ComfyDenoiser:
         vector = found["y"].cond[:1, :pooled].float() if pooled else None
         return Context(found["c_crossattn"].cond[:1].float(), vector)
 
-    def _options(self, attention: AttentionControl | None, context: Context) -> dict[str, Any]:
+    def _options(self, attention: AttentionControl | None, context: Context) -> Options:
         transformer = self.options.get("transformer_options", {})
         if torch.is_grad_enabled():
             transformer = differentiable(transformer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,20 +22,19 @@ from ...prompt_to_prompt.maps import WordMaps
 from ...schedule import Schedule
 from ...types import NullEmbeddings, Trajectory
 from .checks import check_model
-from .conditioning import Conditioning, check_same_sizes, text_of, with_sizes
+from .conditioning import check_same_sizes, text_of, with_sizes
 from .host import progress
 from .model import ComfyModel
+from .protocols import Conditioning, Latent, Patcher
 from .sigmas import sigma_of
 from .text import EditRequest
 
-Latent = dict[str, Any]
-"""ComfyUI's LATENT."""
 SAME_TEXT = 0.01
 """How far apart two encodings of one text may be, in units of either."""
 
 
 def invert_latent(
-    model: Any, positive: Conditioning, latent: Latent, schedule: Schedule, method: str
+    model: Patcher, positive: Conditioning, latent: Latent, schedule: Schedule, method: str
 ) -> tuple[Inversion, Latent]:
     """The pivot trajectory of a LATENT, and its noisiest end as a LATENT for a sampler that adds no noise.
 
@@ -63,7 +61,7 @@ def invert_latent(
 
 
 def optimize(
-    model: Any,
+    model: Patcher,
     positive: Conditioning,
     negative: Conditioning,
     inversion: Inversion,
@@ -86,7 +84,7 @@ def optimize(
 
 
 def sample_edit(
-    model: Any,
+    model: Patcher,
     inversion: Inversion,
     null: Inversion | None,
     request: EditRequest,
