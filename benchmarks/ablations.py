@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nullinv_core import NullTextSettings, Trajectory, invert, optimize_null_text, reconstruct
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
+from nullinv_core.context import Context
 from nullinv_core.demo.captions import caption
 from nullinv_core.demo.scenes import render, sample_scene
 from nullinv_core.photo.images import psnr
@@ -29,22 +30,22 @@ GUIDANCE = 7.5
 FIRST_SEED = 800_000
 
 
-def ddim_alone(model: DiffusersModel, trajectory: Trajectory, empty: Tensor) -> Tensor:
+def ddim_alone(model: DiffusersModel, trajectory: Trajectory, empty: Context) -> Tensor:
     """Guided DDIM with the plain null embedding."""
     return reconstruct(model.denoiser, trajectory, empty, GUIDANCE)
 
 
-def without_pivot(model: DiffusersModel, trajectory: Trajectory, empty: Tensor) -> Tensor:
+def without_pivot(model: DiffusersModel, trajectory: Trajectory, empty: Context) -> Tensor:
     """Null-text optimization that starts from random noise in place of z*_T."""
     noise = torch.randn(trajectory.noisiest.shape, generator=torch.Generator().manual_seed(0))
     loose = replace(trajectory, latents=torch.cat([trajectory.latents[:-1], noise[None]]))
     return optimize_null_text(model.denoiser, loose, empty, NullTextSettings(guidance=GUIDANCE))[1]
 
 
-def one_for_all(model: DiffusersModel, trajectory: Trajectory, empty: Tensor) -> Tensor:
+def one_for_all(model: DiffusersModel, trajectory: Trajectory, empty: Context) -> Tensor:
     """A single ∅ for all timesteps: ten sweeps of Adam over the pivot, one step at each timestep."""
-    schedule, shared = trajectory.schedule, empty.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([shared], lr=1e-2)
+    schedule, shared = trajectory.schedule, Context(empty.text.clone().requires_grad_(True))
+    optimizer = torch.optim.Adam([shared.text], lr=1e-2)
     for _ in range(10):
         for step in range(schedule.steps, 0, -1):
             level, latents = schedule.level(step), trajectory.latents[step]
@@ -54,15 +55,15 @@ def one_for_all(model: DiffusersModel, trajectory: Trajectory, empty: Tensor) ->
             optimizer.zero_grad()
             (reached - trajectory.latents[step - 1]).square().mean().backward()
             optimizer.step()
-    return reconstruct(model.denoiser, trajectory, shared.detach(), GUIDANCE)
+    return reconstruct(model.denoiser, trajectory, shared.map(torch.detach), GUIDANCE)
 
 
-def per_timestep(model: DiffusersModel, trajectory: Trajectory, empty: Tensor) -> Tensor:
+def per_timestep(model: DiffusersModel, trajectory: Trajectory, empty: Context) -> Tensor:
     """The full method."""
     return optimize_null_text(model.denoiser, trajectory, empty, NullTextSettings(guidance=GUIDANCE))[1]
 
 
-METHODS: dict[str, Callable[[DiffusersModel, Trajectory, Tensor], Tensor]] = {
+METHODS: dict[str, Callable[[DiffusersModel, Trajectory, Context], Tensor]] = {
     "DDIM inversion alone": ddim_alone,
     "null-text without the pivot (random z_T)": without_pivot,
     "one ∅ for all timesteps": one_for_all,

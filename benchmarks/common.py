@@ -16,10 +16,10 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from torch import Tensor
 
 from nullinv_core import Edit, NullEmbeddings, Trajectory
 from nullinv_core.backends.diffusers.attention import ControlledAttention
+from nullinv_core.context import Context
 
 from . import reference
 
@@ -111,7 +111,7 @@ def now(device: torch.device | str) -> float:
 
 
 def dense_edit(
-    unet: Any, trajectory: Trajectory, null: NullEmbeddings, plan: Edit, contexts: Tensor, guidance: float
+    unet: Any, trajectory: Trajectory, null: NullEmbeddings, plan: Edit, contexts: Context, guidance: float
 ) -> float:
     """Seconds that the plain transcription takes for an edit: four samples a step, whole attention matrices.
 
@@ -126,7 +126,7 @@ def dense_edit(
         started = now(unet.device)
         with torch.no_grad():
             reference.edit(
-                unet, trajectory.noisiest, contexts, list(null.embeddings.flip(0)),
+                unet, trajectory.noisiest, contexts.text, list(null.embeddings.text.flip(0)),
                 [int(t) for t in schedule.timesteps], schedule.alphas_cumprod, guidance, controller,
             )  # fmt: skip
         return now(unet.device) - started

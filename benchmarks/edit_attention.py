@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nullinv_core.context import stack
 from nullinv_core.denoiser import Layer, check_finite, no_gradients
 from nullinv_core.prompt_to_prompt.attention_edit import AttentionEdit, FeatureEdit, Here, InputEdit, from_source
 from nullinv_core.prompt_to_prompt.control import EditBatch, StepControl
@@ -95,8 +96,8 @@ def _beside_photo(photo: Photo, guidance: float, attention: list[AttentionEdit])
     trajectory, schedule = photo.trajectory("ddim", empty=True), photo.schedule
     latents = trajectory.noisiest
     edits = EditBatch(tuple((plan, plan) for plan in photo.plans), tuple(attention)).to(latents.device)
-    empty = photo.empty.expand_as(photo.source)
-    contexts = torch.stack([empty, empty, photo.edited], 1).flatten(0, 1)
+    empty = photo.empty.expand(len(photo.source))
+    contexts = stack([empty, empty, photo.edited], 1).map(lambda each: each.flatten(0, 1))
     size = (latents.shape[-2], latents.shape[-1])
     # none is read: no layer has a grid of no positions
     maps = AttentionMaps((0, 0))

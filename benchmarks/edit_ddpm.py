@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from nullinv_core.context import Context, cat
 from nullinv_core.denoiser import check_finite, no_gradients
 from nullinv_core.prompt_to_prompt.alignment import align_words
 from nullinv_core.prompt_to_prompt.grids import map_grid
@@ -31,7 +32,7 @@ def mean_and_deviation(latents: Tensor, epsilon: Tensor, schedule: Schedule, ste
     return sqrt(before) * clean + sqrt(1 - before - variance) * epsilon, sqrt(variance)
 
 
-def noise_maps(photo: Photo, contexts: Tensor) -> tuple[Tensor, Tensor]:
+def noise_maps(photo: Photo, contexts: Context) -> tuple[Tensor, Tensor]:
     """Edit-friendly z_1 … z_T and the noise n_1 … n_T that leads down them (Huberman-Spiegelglas et al. 2023, arXiv
     2304.06140, eq. 5 and 6), (T, B, C, h, w) each, step 1 first.
 
@@ -77,7 +78,7 @@ def edit_friendly(photo: Photo, guidance: float) -> Tensor:
 
 def _guided(photo: Photo, latents: Tensor, step: int, guidance: float) -> Tensor:
     level = photo.schedule.level(step)
-    contexts = torch.cat([photo.empty.expand_as(photo.edited), photo.edited])
+    contexts = cat([photo.empty.expand(len(photo.edited)), photo.edited])
     predicted = check_finite(photo.denoiser(latents.repeat(2, 1, 1, 1), level, contexts), level, step)
     null, text = predicted.chunk(2)
     return guide(null, text, guidance)
@@ -92,9 +93,9 @@ def ledits(photo: Photo, guidance: float) -> Tensor:
     Inversion under the empty prompt, as its authors'; by steps of first order, as diffusers' pipeline has it with a
     DDIM scheduler.
     """
-    empty = photo.empty.expand_as(photo.source)
+    empty = photo.empty.expand(len(photo.source))
     noisy, maps = photo.once("LEDITS++", lambda: noise_maps(photo, empty))
-    contexts = torch.cat([empty, photo.edited, photo.source])
+    contexts = cat([empty, photo.edited, photo.source])
     added, removed = own_tokens(photo)
     own, signs = (added, removed * ~added.any(1, keepdim=True)), (1.0, -1.0)
 
@@ -154,7 +155,7 @@ def virtual_inversion(photo: Photo, guidance: float) -> Tensor:
     difference is between blurred ones at first and sharpens as the noise falls.
     """
     schedule, clean, difference = photo.schedule, photo.latents, torch.zeros_like(photo.latents)
-    contexts = torch.cat([photo.source, photo.empty.expand_as(photo.edited), photo.edited])
+    contexts = cat([photo.source, photo.empty.expand(len(photo.edited)), photo.edited])
     with no_gradients():
         for step in range(schedule.steps, 0, -1):
             level = schedule.level(step)

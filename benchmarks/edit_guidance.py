@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from nullinv_core import Trajectory
+from nullinv_core.context import Context
 from nullinv_core.denoiser import AttentionControl, Denoiser
 from nullinv_core.prompt_to_prompt.control import StepControl
 from nullinv_core.prompt_to_prompt.local_blend import blend_mask, uses_blend
@@ -33,7 +34,7 @@ class Proximal:
     trajectory: Trajectory
 
     def __call__(
-        self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None,
+        self, latents: Tensor, level: NoiseLevel, context: Context, attention: AttentionControl | None = None,
         unconditional: int = 0,
     ) -> Tensor:  # fmt: skip
         """See ``Denoiser``."""
@@ -65,7 +66,7 @@ class Blended:
     denoiser: Denoiser
 
     def __call__(
-        self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None,
+        self, latents: Tensor, level: NoiseLevel, context: Context, attention: AttentionControl | None = None,
         unconditional: int = 0,
     ) -> Tensor:  # fmt: skip
         """See ``Denoiser``."""

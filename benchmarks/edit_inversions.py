@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nullinv_core import Trajectory
+from nullinv_core.context import Context
 from nullinv_core.denoiser import Denoiser, check_finite, no_gradients
 from nullinv_core.schedule import Schedule, ddim_inverse_step
 
@@ -17,12 +18,14 @@ ROUNDS, RATE, SMALL = 25, 1e-3, 5e-6
 """SPDInv: gradient steps at most, AdamW's learning rate, and the residual that is small enough; its authors'."""
 
 
-def residual(denoiser: Denoiser, there: Tensor, here: Tensor, context: Tensor, schedule: Schedule, step: int) -> Tensor:
+def residual(
+    denoiser: Denoiser, there: Tensor, here: Tensor, context: Context, schedule: Schedule, step: int
+) -> Tensor:
     """Mean square, (B,), of z_t less the inversion step from z_{t-1} along ε(z_t, t): 0 at the fixed point."""
     return (there - _step(denoiser, there, here, context, schedule, step)).square().mean((1, 2, 3))
 
 
-def _step(denoiser: Denoiser, at: Tensor, here: Tensor, context: Tensor, schedule: Schedule, step: int) -> Tensor:
+def _step(denoiser: Denoiser, at: Tensor, here: Tensor, context: Context, schedule: Schedule, step: int) -> Tensor:
     """z_t from ``here`` z_{t-1} along the ε of latents ``at`` step t."""
     level = schedule.level(step)
     return ddim_inverse_step(here, check_finite(denoiser(at, level, context), level, step), schedule, step)
@@ -60,7 +63,7 @@ def spd(photo: Photo, rounds: int = ROUNDS) -> Trajectory:
 
 
 def _descended(
-    denoiser: Denoiser, start: Tensor, here: Tensor, context: Tensor, schedule: Schedule, step: int, rounds: int
+    denoiser: Denoiser, start: Tensor, here: Tensor, context: Context, schedule: Schedule, step: int, rounds: int
 ) -> Tensor:
     rows = [row.clone().requires_grad_(True) for row in start]
     optimizer = torch.optim.AdamW(rows, lr=RATE)

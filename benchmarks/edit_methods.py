@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from nullinv_core import NullEmbeddings, Sampling, Schedule, Trajectory, edit, reconstruct
+from nullinv_core.context import Context
 from nullinv_core.denoiser import Denoiser
 from nullinv_core.null_text.presets import PRESETS
 
@@ -57,7 +58,7 @@ def _proximal(photo: Photo, trajectory: Trajectory, guidance: float) -> Tensor:
 
 
 def _edited(
-    photo: Photo, trajectory: Trajectory, null: NullEmbeddings | Tensor, guidance: float,
+    photo: Photo, trajectory: Trajectory, null: NullEmbeddings | Context, guidance: float,
     denoiser: Denoiser | None = None, source_guidance: float | None = None,
 ) -> Tensor:  # fmt: skip
     sampling = Sampling(guidance, source_guidance)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nullinv_core import NullEmbeddings, Schedule, Trajectory, invert, plan_edit
 from nullinv_core.backends.diffusers import DiffusersModel
+from nullinv_core.context import Context
 from nullinv_core.denoiser import Counted
 from nullinv_core.null_text.embedding import embed
 from nullinv_core.null_text.presets import PRESETS
@@ -29,7 +30,7 @@ Cost = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """B encoded pictures with their prompts, (B, tokens, width) each; ``empty`` (1, tokens, width).
+    """B encoded pictures with the contexts of their prompts; ``empty``: of the empty text, once.
 
     ``reconstructed``: (B, H, W, 3), decoded as they are. ``denoiser`` counts what runs through the network. ``made``:
     what several methods need, made once (see ``once``).
@@ -39,9 +40,9 @@ class Photo:
     tasks: tuple[EditTask, ...]
     latents: Tensor
     reconstructed: Tensor
-    source: Tensor
-    edited: Tensor
-    empty: Tensor
+    source: Context
+    edited: Context
+    empty: Context
     schedule: Schedule
     plans: tuple[Edit, ...]
     denoiser: Counted
@@ -78,7 +79,7 @@ class Photo:
 
     def trajectory(self, method: str, empty: bool = False) -> Trajectory:
         """The photos' trajectory, made once, under their own prompts or the empty one."""
-        text = self.empty.expand_as(self.source) if empty else self.source
+        text = self.empty.expand(len(self.source)) if empty else self.source
         return self.once(
             (method, empty), lambda: invert(self.denoiser, self.latents, text, self.schedule, method=method)
         )

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from nullinv_core import keep_photo
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
+from nullinv_core.context import Context
 from nullinv_core.demo.nearest import nearer
 from nullinv_core.denoiser import AttentionControl, Counted, Denoiser
 from nullinv_core.photo.images import save_image
@@ -108,7 +109,7 @@ class Until:
     work: Work
 
     def __call__(
-        self, latents: Tensor, level: NoiseLevel, context: Tensor, attention: AttentionControl | None = None,
+        self, latents: Tensor, level: NoiseLevel, context: Context, attention: AttentionControl | None = None,
         unconditional: int = 0,
     ) -> Tensor:  # fmt: skip
         """See ``Denoiser``."""

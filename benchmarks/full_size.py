@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,6 +19,7 @@ from nullinv_core import Edit, EditSettings, batch_edits, edit, invert, plan_edi
 from nullinv_core.backends.diffusers import DiffusersDenoiser, load_model
 from nullinv_core.backends.diffusers.attention import ControlledAttention
 from nullinv_core.backends.diffusers.memory import saved_bytes
+from nullinv_core.context import Context, cat
 from nullinv_core.denoiser import Counted
 from nullinv_core.null_text.embedding import embed
 from nullinv_core.null_text.presets import PRESETS
@@ -82,7 +82,7 @@ def edit_beside_dense(unet: UNet2DConditionModel, steps: int, side: int) -> dict
     started = now(device)
     edit(denoiser, trajectory, null, target[None], batch_edits([[plan]]), 7.5)
     seconds = now(device) - started
-    dense = dense_edit(unet, trajectory, null, plan, torch.cat([source, target]), 7.5)
+    dense = dense_edit(unet, trajectory, null, plan, cat([source, target]), 7.5)
     return {"seconds_edit": seconds, "seconds_dense_edit": dense, "share": seconds / dense}
 
 
@@ -100,10 +100,9 @@ def memory_of_gradients(unet: UNet2DConditionModel, side: int) -> dict[str, int]
     return counted
 
 
-def contexts_of(device: str) -> tuple[Tensor, Tensor, Tensor]:
+def contexts_of(device: str) -> list[Context]:
     """Random contexts of source, edit and empty prompt, (1, 77, 768) each."""
-    first, second, third = torch.randn(3, 1, 77, 768, generator=torch.Generator().manual_seed(1)).to(device)
-    return first, second, third
+    return [Context(text) for text in torch.randn(3, 1, 77, 768, generator=torch.Generator().manual_seed(1)).to(device)]
 
 
 def plan_of(steps: int) -> Edit:
@@ -125,7 +124,7 @@ def measure(unet: UNet2DConditionModel, preset: str, checkpointing: bool, steps:
         plain(latents.to(device), schedule.level(1), source)
     forward = flops.get_total_flops()
     with torch.enable_grad(), flops:
-        plain(latents.to(device), schedule.level(1), source.clone().requires_grad_(True)).sum().backward()
+        plain(latents.to(device), schedule.level(1), Context(source.text.clone().requires_grad_(True))).sum().backward()
     backward = flops.get_total_flops() - forward
 
     def once() -> FullSizeRow:

@@ -16,6 +16,7 @@ import torch
 
 from nullinv_core import EditSettings, plan_edit
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
+from nullinv_core.context import stack
 from nullinv_core.demo.captions import caption
 from nullinv_core.demo.looks import COLOURS
 from nullinv_core.demo.run import EDIT_GUIDANCE
@@ -70,7 +71,7 @@ def measure(model: DiffusersModel, setup: Setup) -> Cost:
         [plan_edit(source, t, setup.steps, EditSettings()) for t in row]
         for source, row in zip(sources, targets, strict=True)
     ]
-    contexts = torch.stack([model.encode_prompts(row) for row in targets])
+    contexts = stack([model.encode_prompts(row) for row in targets])
     latents, counter = model.encode_image(images), Counted(model.denoiser)
     started = time.perf_counter()
     texts = [source.text for source in sources]

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nullinv_core import NullEmbeddings, Trajectory, edit, reconstruct
 from nullinv_core.backends.diffusers import DEMO_MODEL, DiffusersModel, load_model
+from nullinv_core.context import Context
 from nullinv_core.demo.edits import EditCase
 from nullinv_core.demo.judge import wrong_edit
 from nullinv_core.demo.run import demo_case, edit_settings, suited_guidance
@@ -123,7 +124,7 @@ def peer(path: Path, folder: Path) -> Method:
         it.num_inference_steps = 50
         hook = it.unet.register_forward_hook(lambda module, inputs, output: _count(denoiser, output.sample))
         try:
-            both = torch.cat([empty, context])
+            both = torch.cat([empty.text, context.text])
             path = it.ddim_inversion_loop(latents, both)
             nulls = it.null_optimization(path, both, 10, 1e-5)
         finally:
@@ -131,7 +132,7 @@ def peer(path: Path, folder: Path) -> Method:
         schedule = model.schedule(50)
         trajectory = Trajectory(torch.stack(path), context, schedule)
         blank = torch.zeros(50, 1)
-        null = NullEmbeddings(torch.stack(nulls[::-1]), schedule, guidance, blank, blank.long())
+        null = NullEmbeddings(Context(torch.stack(nulls[::-1])), schedule, guidance, blank, blank.long())
         return Prepared(trajectory, null, None)
 
     return run
@@ -148,8 +149,8 @@ def cost(counter: Counted) -> int:
     return counter.forwards + 2 * counter.backwards
 
 
-def scene_of(model: DiffusersModel, case: EditCase) -> tuple[Edit, Tensor, Tensor]:
-    """The plan of a scene's edit; contexts of its source and its edit, (2, tokens, width); latents."""
+def scene_of(model: DiffusersModel, case: EditCase) -> tuple[Edit, Context, Tensor]:
+    """The plan of a scene's edit; contexts of its source and its edit; latents."""
     prompts = [model.prompt(text) for text in case.captions]
     plan = plan_edit(prompts[0], prompts[1], 50, edit_settings(case))
     return plan, model.encode_prompts(prompts), model.encode_image(torch.from_numpy(render(case.source))[None])
@@ -199,7 +200,7 @@ def measure(
 
 
 def measure_edit(
-    model: DiffusersModel, prepared: Prepared, plan: Edit, contexts: Tensor, guidance: float, case: EditCase
+    model: DiffusersModel, prepared: Prepared, plan: Edit, contexts: Context, guidance: float, case: EditCase
 ) -> EditFigures:
     """An edit of a prepared photo. ``contexts``: of the source and of the edit."""
     source, truth = render(case.source), render(case.target)

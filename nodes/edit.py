@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
 from ..nullinv_core.settings import EDIT, SAMPLE
 from .wires import Attention, Edit, NullEmbeddings, Trajectory, schema, widgets
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..nullinv_core.backends.comfy.protocols import Clip, Conditioning, Patcher
+    from ..nullinv_core.backends.comfy.text import EditRequest
+    from ..nullinv_core.files.store import Inversion
 
 
 class P2PEdit(io.ComfyNode):
@@ -42,7 +49,7 @@ class P2PEdit(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, clip: Any, source_text: str, edit_text: str, **settings: Any) -> Any:
+    def execute(cls, clip: Clip, source_text: str, edit_text: str, **settings: object) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.backends.comfy.text import explain_edits, plan_request
         from ..nullinv_core.prompt_to_prompt.lists import read_settings
@@ -86,9 +93,10 @@ class P2PEditSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, trajectory: Any, edit: Any, cfg: float, source_cfg: float, end_step: int,
-        null_embeddings: Any = None, mask: Any = None, source: Any = None, negative: Any = None,
-    ) -> Any:  # fmt: skip
+        cls, model: Patcher, trajectory: Inversion, edit: EditRequest, cfg: float, source_cfg: float, end_step: int,
+        null_embeddings: Inversion | None = None, mask: Tensor | None = None, source: Conditioning | None = None,
+        negative: Conditioning | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
         """See the schema."""
         from ..nullinv_core.backends.comfy.jobs import sample_edit
         from ..nullinv_core.pipeline import Sampling

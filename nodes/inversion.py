@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
@@ -11,6 +12,12 @@ from ..nullinv_core.families import supported
 from ..nullinv_core.settings import CUSTOM, INVERT, OF_CUSTOM, OPTIMIZE, OPTIMIZE_POOLED
 from .parts import inputs_of
 from .wires import NullEmbeddings, Trajectory, schema, widgets
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..nullinv_core.backends.comfy.protocols import Conditioning, Latent, Patcher
+    from ..nullinv_core.files.store import Inversion
 
 
 class DDIMInvert(io.ComfyNode):
@@ -46,8 +53,9 @@ class DDIMInvert(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, source: Any, latent: Any, steps: int, scheduler: str, method: Any, sigmas: Any = None
-    ) -> Any:
+        cls, model: Patcher, source: Conditioning, latent: Latent, steps: int, scheduler: str, method: str,
+        sigmas: Tensor | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
         """See the schema."""
         from ..nullinv_core.backends.comfy.jobs import invert_latent
         from ..nullinv_core.backends.comfy.schedule import schedule_of_node, schedule_of_sigmas, sigmas_of_schedule
@@ -57,7 +65,7 @@ class DDIMInvert(io.ComfyNode):
         return io.NodeOutput(noise, inversion, sigmas_of_schedule(schedule))
 
 
-def ignored_of(preset: str) -> dict[str, Any]:
+def ignored_of(preset: str) -> dict[str, object]:
     """Inputs of Null-Text Optimize that a preset does not use, each with the value that stands for all: the node that
     has those is asked for the result, and ComfyUI's cache knows it."""
     from ..nullinv_core.null_text.presets import PRESETS
@@ -101,9 +109,9 @@ class NullTextOptimize(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, source: Any, negative: Any, trajectory: Any, cfg: float, preset: str, inner_steps: int,
-        learning_rate: float, early_stop: float, optimize_pooled: bool = False,
-    ) -> Any:  # fmt: skip
+        cls, model: Patcher, source: Conditioning, negative: Conditioning, trajectory: Inversion, cfg: float,
+        preset: str, inner_steps: int, learning_rate: float, early_stop: float, optimize_pooled: bool = False,
+    ) -> io.NodeOutput:  # fmt: skip
         """See the schema."""
         import torch
 
@@ -111,6 +119,7 @@ class NullTextOptimize(io.ComfyNode):
         from ..nullinv_core.backends.comfy.jobs import optimize
         from ..nullinv_core.figures import loss_plot
         from ..nullinv_core.photo.images import from_pil
+        from ..nullinv_core.pipeline import null_of
 
         ignored = ignored_of(preset)
         given = {"inner_steps": inner_steps, "learning_rate": learning_rate, "early_stop": early_stop,
@@ -124,6 +133,9 @@ class NullTextOptimize(io.ComfyNode):
         settings = NullTextSettings(cfg, inner_steps, learning_rate, early_stop, keep_best=True, relative=True)
         custom = Recipe("ddim", settings, pinned=False)
         recipe = custom if preset == CUSTOM else PRESETS[preset]
-        inversion, reconstruction = optimize(model, source, negative, trajectory, recipe, cfg, optimize_pooled)
-        plots = [from_pil(loss_plot(inversion.null, image)) for image in range(inversion.trajectory.batch)]
+        if recipe.optimization:
+            recipe = replace(recipe, optimization=replace(recipe.optimization, optimize_pooled=optimize_pooled))
+        inversion, reconstruction = optimize(model, source, negative, trajectory, recipe, cfg)
+        null = null_of(inversion)
+        plots = [from_pil(loss_plot(null, image)) for image in range(inversion.trajectory.batch)]
         return io.NodeOutput(inversion, reconstruction, torch.cat(plots))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
 from .wires import schema
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class KeepPhoto(io.ComfyNode):
@@ -34,7 +37,7 @@ class KeepPhoto(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, photo: Any, edited: Any, reconstructed: Any) -> Any:
+    def execute(cls, photo: Tensor, edited: Tensor, reconstructed: Tensor) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.photo.composite import keep_photo
         from ..nullinv_core.photo.images import opaque

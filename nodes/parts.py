@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import is_link
 from comfy_execution.utils import get_executing_context
 
+if TYPE_CHECKING:
+    from ..nullinv_core.backends.comfy.protocols import Graph, Inputs
+
 PARTS = "null-text inversion/parts"
 """Category of nodes that others are made of."""
 
 
-def inputs_of(node: type[io.ComfyNode]) -> dict[str, Any] | None:
+def inputs_of(node: type[io.ComfyNode]) -> Inputs | None:
     """The running node's inputs as its graph has them, links unread; its schema must ask for the hidden dynprompt.
 
     None where a list may come through a link: ComfyUI runs a node for each entry, but a part for all of them each time.
@@ -20,11 +23,11 @@ def inputs_of(node: type[io.ComfyNode]) -> dict[str, Any] | None:
     prompt, context = node.hidden.dynprompt, get_executing_context()
     if prompt is None or context is None:
         return None
-    inputs: dict[str, Any] = prompt.get_node(context.node_id)["inputs"]
+    inputs: Inputs = prompt.get_node(context.node_id)["inputs"]
     return None if _from_a_list(prompt, inputs) else inputs
 
 
-def _from_a_list(prompt: Any, inputs: dict[str, Any]) -> bool:
+def _from_a_list(prompt: Graph, inputs: Inputs) -> bool:
     """Whether any node that comes before gives out lists."""
     # inside of ComfyUI this name is its own module's
     from nodes import NODE_CLASS_MAPPINGS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
@@ -11,6 +11,12 @@ from ..nullinv_core.families import supported
 from ..nullinv_core.settings import EDIT_PHOTO
 from .parts import PARTS, inputs_of
 from .wires import NullEmbeddings, schema, widgets
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..nullinv_core.backends.comfy.protocols import Clip, Latent, Patcher, Vae
+    from ..nullinv_core.files.store import Inversion
 
 PHOTO = ("model", "clip", "vae", "image", "source_text", "size")
 WANTED = ("edit_text", "strength", "blend_words", "cfg", "keep_pixels")
@@ -49,22 +55,25 @@ class EditPhoto(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, image: Any, source_text: str, edit_text: str, strength: float,
+        cls, model: Patcher, clip: Clip, vae: Vae, image: Tensor, source_text: str, edit_text: str, strength: float,
         blend_words: str, size: int, steps: int, cfg: float, keep_pixels: bool,
-    ) -> Any:  # fmt: skip
+    ) -> io.NodeOutput:  # fmt: skip
         """See the schema."""
-        from ..nullinv_core.backends.comfy.photo import check_texts
+        from ..nullinv_core.backends.comfy.photo import Checkpoint, Wanted, check_texts, edit_photo, invert_photo
         from ..nullinv_core.prompt_to_prompt.lists import word_list
 
-        check_texts(model, clip, source_text, edit_text, strength, word_list(blend_words))
+        given, asked = (
+            Checkpoint(model, clip, vae),
+            Wanted(edit_text, strength, word_list(blend_words), cfg, keep_pixels),
+        )
+        check_texts(given, source_text, asked)
         photo = {"source_text": source_text, "size": size}
         wanted = {"edit_text": edit_text, "strength": strength, "blend_words": blend_words, "cfg": cfg,
                   "keep_pixels": keep_pixels}  # fmt: skip
         inputs = inputs_of(cls)
         if inputs is None:
-            given = {"model": model, "clip": clip, "vae": vae, "image": image, **photo}
-            inversion, latent = InvertPhoto.execute(**given, steps=steps).args
-            return EditInverted.execute(**given, **wanted, inversion=inversion, latent=latent)
+            inversion, latent = invert_photo(given, image, size, source_text, steps)
+            return io.NodeOutput(*edit_photo(given, image, size, inversion, latent, asked))
         graph, links = GraphBuilder(), {name: inputs[name] for name in ("model", "clip", "vae", "image")}
         inverted = graph.node("NullInvPartInvertPhoto", **links, **photo, steps=steps)
         edited = graph.node(
@@ -95,11 +104,13 @@ class InvertPhoto(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, clip: Any, vae: Any, image: Any, source_text: str, size: int, steps: int) -> Any:
+    def execute(
+        cls, model: Patcher, clip: Clip, vae: Vae, image: Tensor, source_text: str, size: int, steps: int
+    ) -> io.NodeOutput:
         """See the schema."""
-        from ..nullinv_core.backends.comfy.photo import invert_photo
+        from ..nullinv_core.backends.comfy.photo import Checkpoint, invert_photo
 
-        return io.NodeOutput(*invert_photo(model, clip, vae, image, source_text, size, steps))
+        return io.NodeOutput(*invert_photo(Checkpoint(model, clip, vae), image, size, source_text, steps))
 
 
 class EditInverted(io.ComfyNode):
@@ -125,14 +136,12 @@ class EditInverted(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, image: Any, inversion: Any, latent: Any, source_text: str, edit_text: str,
-        strength: float, blend_words: str, size: int, cfg: float, keep_pixels: bool,
-    ) -> Any:  # fmt: skip
+        cls, model: Patcher, clip: Clip, vae: Vae, image: Tensor, inversion: Inversion, latent: Latent,
+        source_text: str, edit_text: str, strength: float, blend_words: str, size: int, cfg: float, keep_pixels: bool,
+    ) -> io.NodeOutput:  # fmt: skip
         """See the schema."""
-        from ..nullinv_core.backends.comfy.photo import edit_photo
+        from ..nullinv_core.backends.comfy.photo import Checkpoint, Wanted, edit_photo
         from ..nullinv_core.prompt_to_prompt.lists import word_list
 
-        return io.NodeOutput(*edit_photo(
-            model, clip, vae, image, inversion, latent, edit_text, strength, word_list(blend_words), size,
-            cfg, keep_pixels,
-        ))  # fmt: skip
+        wanted = Wanted(edit_text, strength, word_list(blend_words), cfg, keep_pixels)
+        return io.NodeOutput(*edit_photo(Checkpoint(model, clip, vae), image, size, inversion, latent, wanted))

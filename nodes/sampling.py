@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
 from ..nullinv_core.settings import GUIDER
 from .wires import NullEmbeddings, schema, widgets
+
+if TYPE_CHECKING:
+    from ..nullinv_core.backends.comfy.protocols import Conditioning, Patcher
+    from ..nullinv_core.files.store import Inversion
 
 
 class NullTextGuider(io.ComfyNode):
@@ -35,7 +39,10 @@ class NullTextGuider(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: Any, conditioning: Any, null_embeddings: Any, cfg: float, negative: Any = None) -> Any:
+    def execute(
+        cls, model: Patcher, conditioning: Conditioning, null_embeddings: Inversion, cfg: float,
+        negative: Conditioning | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
         """See the schema."""
         from ..nullinv_core.backends.comfy.model import check_made_with
         from ..nullinv_core.backends.comfy.sampling import null_text_guider
@@ -64,7 +71,7 @@ class ApplyNullText(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, null_embeddings: Any) -> Any:
+    def execute(cls, model: Patcher, null_embeddings: Inversion) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.backends.comfy.model import check_made_with
         from ..nullinv_core.backends.comfy.sampling import apply_null_text

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
 from .wires import Attention, schema
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..nullinv_core.prompt_to_prompt.maps import WordMaps
 
 
 class AttentionMaps(io.ComfyNode):
@@ -33,7 +38,7 @@ class AttentionMaps(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, attention: Any, words: str, edit: int, image: Any = None) -> Any:
+    def execute(cls, attention: WordMaps, words: str, edit: int, image: Tensor | None = None) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.figures import heat_maps
         from ..nullinv_core.photo.images import opaque

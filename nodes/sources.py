@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ..nullinv_core.families import supported
@@ -38,7 +36,7 @@ class LoadDiffusersModel(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: str) -> Any:
+    def execute(cls, model: str) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.backends.comfy.files import model_folder
         from ..nullinv_core.backends.comfy.loading.models import load_folder
@@ -76,7 +74,7 @@ class DemoScene(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, seed: int, edit: str) -> Any:
+    def execute(cls, seed: int, edit: str) -> io.NodeOutput:
         """See the schema."""
         import torch
 

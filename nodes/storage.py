@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
 from .wires import FileName, NullEmbeddings, Trajectory, schema
+
+if TYPE_CHECKING:
+    from ..nullinv_core.files.store import Inversion
 
 
 class SaveInversion(io.ComfyNode):
@@ -34,7 +37,9 @@ class SaveInversion(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, trajectory: Any, prompt: str, filename_prefix: str, null_embeddings: Any = None) -> Any:
+    def execute(
+        cls, trajectory: Inversion, prompt: str, filename_prefix: str, null_embeddings: Inversion | None = None
+    ) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.backends.comfy.files import save
 
@@ -66,7 +71,7 @@ class LoadInversion(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, file: str | None) -> Any:
+    def fingerprint_inputs(cls, file: str | None) -> float | None:
         """The file's age, so that a new one under the same name is read again; None where the name comes by a link, of
         Save Inversion: it never writes to one name twice."""
         from ..nullinv_core.backends.comfy.files import age
@@ -74,7 +79,7 @@ class LoadInversion(io.ComfyNode):
         return None if file is None else age(file)
 
     @classmethod
-    def execute(cls, file: str) -> Any:
+    def execute(cls, file: str) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.backends.comfy.files import load
 

@@ -8,6 +8,7 @@ check_torch(torch.__version__)
 
 # ruff: noqa: E402
 from .backends.diffusers.model import load_model
+from .context import Context
 from .denoiser import AttentionControl, Counted, Denoiser
 from .editing import EditResult, Sampling, edit, reconstruct
 from .errors import InputError, NonFiniteError
@@ -31,6 +32,7 @@ __all__ = [
     "PAPER",
     "PRESETS",
     "AttentionControl",
+    "Context",
     "Counted",
     "Denoiser",
     "Edit",

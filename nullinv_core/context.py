@@ -1,52 +1,115 @@
-"""Contexts that carry a pooled text vector beside the tokens, as SDXL reads one (Podell et al. 2023, section 2.2).
-
-What a network is told about the text is one tensor (B, rows, width) to the core, which inverts, optimizes, mixes and
-stores it. Backends of models with a pooled vector put it into the last rows and take it out again.
-"""
+"""What a network is told of a text: the encodings of its tokens, and a pooled vector beside them where a family reads
+one (SDXL: Podell et al. 2023, section 2.2)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from .errors import InputError
 
 
-def pooled_rows(pooled: int, width: int) -> int:
-    """Rows of a context of that width which hold a pooled vector of ``pooled`` numbers; 0 of none."""
-    return -(-pooled // width)
+@dataclass(frozen=True, eq=False)
+class Context:
+    """Encodings of one text, or of many along any leading axes (pictures, edits, steps).
 
-
-def pack(text: Tensor, pooled: Tensor | None) -> Tensor:
-    """(B, tokens + rows, width) of token encodings (B, tokens, width) and a pooled vector (B, pooled), padded with 0.
-
-    Without a pooled vector the text itself.
+    ``text``: (…, tokens, width). ``pooled``: (…, P), one vector for the whole text; None for families without.
     """
-    if pooled is None:
-        return text
-    width = text.shape[-1]
-    rows = pooled_rows(pooled.shape[-1], width)
-    filled = pad(pooled, (0, rows * width - pooled.shape[-1])).unflatten(-1, (rows, width))
-    return torch.cat([text, filled.to(text)], -2)
+
+    text: Tensor
+    pooled: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.pooled is not None and self.pooled.shape[:-1] != self.text.shape[:-2]:
+            raise InputError(
+                f"encodings (…, tokens, width) = {tuple(self.text.shape)} and pooled vectors (…, P) = "
+                f"{tuple(self.pooled.shape)} are not of as many texts"
+            )
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that there is, the tokens first."""
+        return [self.text] if self.pooled is None else [self.text, self.pooled]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the tokens' encodings."""
+        return self.text.shape
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens a text takes."""
+        return self.text.shape[-2]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Context:
+        """The same with every tensor changed."""
+        return Context(*map(change, self.tensors))
+
+    def to(self, like: Any) -> Context:
+        """The same on another device or in another type; ``like``: another context, or what ``Tensor.to`` takes."""
+        wanted = like.text if isinstance(like, Context) else like
+        return self.map(lambda tensor: tensor.to(wanted))
+
+    def expand(self, *leading: int) -> Context:
+        """One text for each, along these leading axes."""
+        pooled = None if self.pooled is None else self.pooled.expand(*leading, self.pooled.shape[-1])
+        return Context(self.text.expand(*leading, *self.text.shape[-2:]), pooled)
+
+    def lengthened(self, tokens: int) -> Context:
+        """The same texts, repeated up to so many tokens, which changes no attention.
+
+        Raises InputError where that is no multiple of their number.
+        """
+        if tokens == self.tokens:
+            return self
+        if tokens % self.tokens:
+            raise InputError(f"a text takes {self.tokens} tokens, the source {tokens}; shorten it")
+        return Context(torch.cat([self.text] * (tokens // self.tokens), -2), self.pooled)
+
+    def fits(self, other: Context) -> bool:
+        """Whether both are of one kind: as many tokens of the same width, and pooled vectors of the same width."""
+        return _own_shapes(self) == _own_shapes(other)
+
+    def equals(self, other: Context) -> bool:
+        """Whether both are the same, to the bit."""
+        return self.fits(other) and all(map(torch.equal, self.tensors, other.tensors))
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __getitem__(self, index: Any) -> Context:
+        """What ``index`` picks along the leading axes."""
+        return self.map(lambda tensor: tensor[index])
 
 
-def unpack(context: Tensor, pooled: int) -> tuple[Tensor, Tensor | None]:
-    """The token encodings (B, tokens, width) and the pooled vector (B, ``pooled``) of a context; None where it is 0."""
-    if not pooled:
-        return context, None
-    tokens = context.shape[-2] - pooled_rows(pooled, context.shape[-1])
-    return context[..., :tokens, :], context[..., tokens:, :].flatten(-2)[..., :pooled]
+def cat(contexts: Sequence[Context], dim: int = 0) -> Context:
+    """Several contexts as one, along a leading axis."""
+    return _joined(torch.cat, contexts, dim)
 
 
-def lengthened(context: Tensor, tokens: int, pooled: int) -> Tensor:
-    """The context (…, rows, width) with its token encodings repeated up to ``tokens``, which changes no attention.
+def stack(contexts: Sequence[Context], dim: int = 0) -> Context:
+    """Several contexts as one, along a new leading axis."""
+    return _joined(torch.stack, contexts, dim)
 
-    Raises InputError where that is no multiple of their number.
-    """
-    text, vector = unpack(context, pooled)
-    if text.shape[-2] == tokens:
-        return context
-    if tokens % text.shape[-2]:
-        raise InputError(f"a text takes {text.shape[-2]} tokens, the source {tokens}; shorten it")
-    return pack(torch.cat([text] * (tokens // text.shape[-2]), -2), vector)
+
+def distance(one: Context, other: Context) -> Tensor:
+    """‖one - other‖ over all numbers of two contexts that fit each other."""
+    return norm(Context(*(a - b for a, b in zip(one.tensors, other.tensors, strict=True))))
+
+
+def norm(context: Context) -> Tensor:
+    """‖context‖ over all of its numbers."""
+    return torch.cat([tensor.flatten() for tensor in context.tensors]).norm()
+
+
+def _joined(join: Callable[..., Tensor], contexts: Sequence[Context], dim: int) -> Context:
+    return Context(*(join(tensors, dim) for tensors in zip(*(one.tensors for one in contexts), strict=True)))
+
+
+def _own_shapes(context: Context) -> list[torch.Size]:
+    """The shapes of a single text's tensors."""
+    return [context.text.shape[-2:], *(tensor.shape[-1:] for tensor in context.tensors[1:])]

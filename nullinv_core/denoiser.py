@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from .context import Context
 from .errors import NonFiniteError
 from .schedule import NoiseLevel
 
@@ -79,11 +80,11 @@ class Denoiser(Protocol):
         self,
         latents: Tensor,
         level: NoiseLevel,
-        context: Tensor,
+        context: Context,
         attention: AttentionControl | None = None,
         unconditional: int = 0,
     ) -> Tensor:
-        """ε for latents (B, C, h, w) at a noise level under contexts (B, tokens, width); same shape and dtype as
+        """ε for latents (B, C, h, w) at a noise level under contexts of B texts; same shape and dtype as
         the latents, whatever precision the network runs in. The first ``unconditional`` rows have no text. Where they
         are half of the rows, they are of the same latents as the other half."""
         ...
@@ -111,7 +112,7 @@ class Counted:
         self,
         latents: Tensor,
         level: NoiseLevel,
-        context: Tensor,
+        context: Context,
         attention: AttentionControl | None = None,
         unconditional: int = 0,
     ) -> Tensor:

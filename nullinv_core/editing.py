@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .context import Context, cat
 from .denoiser import Denoiser, check_finite, no_gradients
 from .drift import CLOSE, Check, from_prediction
 from .errors import InputError
@@ -39,16 +40,16 @@ class EditResult:
         return f"EditResult({batch}×{edits} edits, latents {channels}×{height}×{width})"
 
 
-def _null_rows(null: NullEmbeddings | Pin | Tensor, trajectory: Trajectory, step: int) -> Tensor:
-    """∅ of a step for each image: (B, tokens, width)."""
+def _null_rows(null: NullEmbeddings | Pin | Context, trajectory: Trajectory, step: int) -> Context:
+    """∅ of a step for each image, in the precision of its text."""
     rows = null.at(step) if isinstance(null, NullEmbeddings) else null.null if isinstance(null, Pin) else null
-    return rows.expand(trajectory.batch, *rows.shape[-2:])
+    return rows.expand(trajectory.batch).to(trajectory.context)
 
 
-def _check_null(null: NullEmbeddings | Pin | Tensor, trajectory: Trajectory, guidance: float) -> None:
+def _check_null(null: NullEmbeddings | Pin | Context, trajectory: Trajectory, guidance: float) -> None:
     check_guidance(guidance)
     plain = null.null if isinstance(null, Pin) else null
-    if isinstance(plain, Tensor):
+    if isinstance(plain, Context):
         trajectory.check_context(plain, "null context")
     if isinstance(null, Pin) and null.guidance is not None and null.guidance.shape != trajectory.latents[1:].shape:
         raise InputError(
@@ -64,7 +65,7 @@ def _check_null(null: NullEmbeddings | Pin | Tensor, trajectory: Trajectory, gui
         )
 
 
-def check_source_guidance(null: NullEmbeddings | Pin | Tensor, source_guidance: float | None) -> None:
+def check_source_guidance(null: NullEmbeddings | Pin | Context, source_guidance: float | None) -> None:
     """Raise InputError for a guidance of the source branch where that branch is read from the trajectory."""
     if source_guidance is None:
         return
@@ -82,8 +83,9 @@ def other_guidance(null: NullEmbeddings, trajectory: Trajectory, guidance: float
     It does at the guidance that the embeddings were optimized for, and at any where they are the source prompt itself.
     At 1 they take no part.
     """
-    context = trajectory.context.to(null.embeddings)
-    if guidance in (1, null.guidance) or torch.equal(null.embeddings, context.expand_as(null.embeddings)):
+    every = trajectory.schedule.steps, trajectory.batch
+    source = trajectory.context.to(null.embeddings).expand(*every)
+    if guidance in (1, null.guidance) or source.equals(null.embeddings.expand(*every)):
         return ""
     return (
         f"the null embeddings were optimized for a guidance of {null.guidance:g}, and {guidance:g} does not give the "
@@ -94,27 +96,26 @@ def other_guidance(null: NullEmbeddings, trajectory: Trajectory, guidance: float
 def reconstruct(
     denoiser: Denoiser,
     trajectory: Trajectory,
-    null: NullEmbeddings | Tensor,
+    null: NullEmbeddings | Context,
     guidance: float,
-    context: Tensor | None = None,
+    context: Context | None = None,
     callback: Callback = ignore,
 ) -> Tensor:
     """Clean latents (B, C, h, w) that guided DDIM reaches from z*_T.
 
-    With optimized embeddings and their guidance it retraces the trajectory; with a plain null context
-    (tokens, width) it is the DDIM baseline. ``context``: another prompt's, without attention control (B, tokens,
-    width). Costs 2T samples an image.
+    With optimized embeddings and their guidance it retraces the trajectory; with a plain null context of one text it is
+    the DDIM baseline. ``context``: of B other prompts, without attention control. Costs 2T samples an image.
     """
     _check_null(null, trajectory, guidance)
     schedule = trajectory.schedule
     text = trajectory.context if context is None else context
-    if text.shape != trajectory.context.shape:
+    if text.shape != trajectory.context.shape or not text.fits(trajectory.context):
         raise InputError(f"the context must be {tuple(trajectory.context.shape)}, not {tuple(text.shape)}")
     with no_gradients():
         latents = trajectory.noisiest
         for step in range(schedule.steps, 0, -1):
             level = schedule.level(step)
-            contexts = torch.cat([_null_rows(null, trajectory, step).to(text), text])
+            contexts = cat([_null_rows(null, trajectory, step), text])
             predicted = denoiser(latents.repeat(2, 1, 1, 1), level, contexts, unconditional=len(text))
             epsilon_null, epsilon_text = check_finite(predicted, level, step).chunk(2)
             epsilon = guide(epsilon_null, epsilon_text, guidance)
@@ -150,16 +151,16 @@ class Sampling:
 def edit(
     denoiser: Denoiser,
     trajectory: Trajectory,
-    null: NullEmbeddings | Pin | Tensor,
-    contexts: Tensor,
+    null: NullEmbeddings | Pin | Context,
+    contexts: Context,
     edits: EditBatch,
     sampling: Sampling | float,
     callback: Callback = ignore,
 ) -> EditResult:
     """Sample source and edits of every image in one batch, with attention control and local blend.
 
-    ``contexts``: the edit prompts' (B, E, tokens, width). ``null``: ∅_t of the inversion, which serves all branches
-    of its image, or a plain null context (tokens, width). ``sampling``: a number is a guidance. Costs 2·(1+E)·T samples
+    ``contexts``: of the edit prompts, (B, E) texts. ``null``: ∅_t of the inversion, which serves all branches of its
+    image, or a plain null context of one text. ``sampling``: a number is a guidance. Costs 2·(1+E)·T samples
     an image, and those of ``edit_start``.
 
     With a ``Pin``, or embeddings that have one, the source branch is the trajectory itself, not sampled but read
@@ -177,7 +178,7 @@ def edit(
     with no_gradients():
         branches = _Branches(denoiser, trajectory, pin or null, contexts, edits, sampling)
         mask = torch.ones(
-            trajectory.batch, edits.branches - 1, *branches.size, dtype=torch.bool, device=contexts.device
+            trajectory.batch, edits.branches - 1, *branches.size, dtype=torch.bool, device=contexts.text.device
         )
         latents = edit_start(denoiser, trajectory, edits).flatten(0, 1)
         for index, step in enumerate(range(schedule.steps, schedule.steps - taken, -1)):
@@ -205,15 +206,15 @@ class _Branches:
         self,
         denoiser: Denoiser,
         trajectory: Trajectory,
-        null: NullEmbeddings | Pin | Tensor,
-        contexts: Tensor,
+        null: NullEmbeddings | Pin | Context,
+        contexts: Context,
         edits: EditBatch,
         sampling: Sampling,
     ) -> None:
         self.denoiser, self.trajectory, self.null, self.edits = denoiser, trajectory, null, edits
         self.guidance, self.pin = sampling.guidance, null if isinstance(null, Pin) else None
         clean, batch, branches = trajectory.clean, trajectory.batch, edits.branches
-        self.text = torch.cat([trajectory.context[:, None], contexts], 1).flatten(0, 1)
+        self.text = cat([trajectory.context[:, None], contexts], 1).map(lambda each: each.flatten(0, 1))
         self.size = (clean.shape[-2], clean.shape[-1])
         self.maps = AttentionMaps(map_grid(*self.size))
         scale = clean.new_full((batch, branches, 1, 1, 1), sampling.guidance)
@@ -232,11 +233,11 @@ class _Branches:
         guided = self.of_edits if pin else self.every
         sampled = self.of_edits if pin and not needs_source(self.edits, index) else self.every
         first, last = len(guided), len(sampled)
-        null = _null_rows(self.null, self.trajectory, step).to(self.text).repeat_interleave(branches, 0)
+        null = _null_rows(self.null, self.trajectory, step).map(lambda each: each.repeat_interleave(branches, 0))
         predicted = self.denoiser(
             torch.cat([latents[guided], latents[sampled]]),
             level,
-            torch.cat([null[guided], self.text[sampled]]),
+            cat([null[guided], self.text[sampled]]),
             self._control(index, slice(first, first + last)) if sampled is self.every else None,
             first,
         )
@@ -269,8 +270,8 @@ class _Branches:
 
 def _checked(
     trajectory: Trajectory,
-    null: NullEmbeddings | Pin | Tensor,
-    contexts: Tensor,
+    null: NullEmbeddings | Pin | Context,
+    contexts: Context,
     edits: EditBatch,
     sampling: Sampling,
 ) -> Pin | None:
@@ -290,10 +291,10 @@ def _checked(
     return null.pin
 
 
-def _check_edits(trajectory: Trajectory, contexts: Tensor, edits: EditBatch, limit: Tensor | None) -> None:
+def _check_edits(trajectory: Trajectory, contexts: Context, edits: EditBatch, limit: Tensor | None) -> None:
     batch, count, steps = trajectory.batch, edits.branches - 1, trajectory.schedule.steps
     wanted = (batch, count, *trajectory.context.shape[1:])
-    if contexts.shape != wanted or len(edits.edits) != batch:
+    if contexts.shape != wanted or not contexts.fits(trajectory.context) or len(edits.edits) != batch:
         raise InputError(
             f"{batch} images with {count} edits each need contexts (B, E, tokens, width) = {wanted}, "
             f"not {tuple(contexts.shape)}"

@@ -126,6 +126,15 @@ FAMILIES: dict[str, Family] = {
 """By diffusers' name for their single files; 2.x also by what it predicts, which decides the size it was trained at."""
 
 
+def pooled_width(width: int) -> int:
+    """Numbers of the pooled vector that goes with tokens of this width in a model of full size; 0 where none does."""
+    for family in FAMILIES.values():
+        built = [(encoder.build.get("hidden_size", 0), encoder.pooled) for encoder in family.encoders]
+        if family.pooled and sum(size for size, _ in built) == width:
+            return int(next(size for size, pooled in built if pooled))
+    return 0
+
+
 def pipelines() -> tuple[str, ...]:
     """The classes of pipelines that are known, by diffusers' names."""
     return tuple(dict.fromkeys(family.pipeline for family in FAMILIES.values()))

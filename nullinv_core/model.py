@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from .context import Context
 from .denoiser import Denoiser
 from .drift import Check
 from .errors import InputError, NonFiniteError
@@ -23,7 +24,7 @@ Result = TypeVar("Result")
 
 class Model(Protocol):
     """A loaded model. Pictures are (B, H, W, 3) in 0…1; latents float32 (B, C, h, w) in the paper's scale; contexts
-    float32 (B, rows, width) with a pooled vector, if there is one, in their last rows (see ``context``)."""
+    float32."""
 
     @property
     def family(self) -> Family:
@@ -43,11 +44,6 @@ class Model(Protocol):
     @property
     def precision(self) -> str:
         """What its network computes in, by PyTorch's name ("float32")."""
-        ...
-
-    @property
-    def pooled(self) -> int:
-        """Width of the pooled text vector that contexts carry, or 0."""
         ...
 
     @property
@@ -71,8 +67,8 @@ class Model(Protocol):
         """Tokens and words of a text."""
         ...
 
-    def contexts(self, prompts: Sequence[Prompt]) -> list[Tensor]:
-        """The context of each prompt, (1, rows, width)."""
+    def contexts(self, prompts: Sequence[Prompt]) -> list[Context]:
+        """The context of each prompt, of one text (1, tokens, width)."""
         ...
 
     def sizes_of(self, latents: Tensor) -> tuple[int, ...]:
@@ -80,7 +76,7 @@ class Model(Protocol):
         ...
 
     def conditioned(self, source: Prompt, empty: Prompt, sizes: tuple[int, ...]) -> Model:
-        """The model with all that goes with a text's rows beside the context, of a picture of these sizes."""
+        """The model with all that goes with texts beside their contexts, of a picture of these sizes."""
         ...
 
     def check_made(self, inversion: Inversion) -> None:

@@ -10,11 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from . import editing
-from .context import lengthened, unpack
+from .context import Context, cat, distance, stack
 from .denoiser import Denoiser
 from .editing import EditResult, Sampling
 from .errors import InputError, short
@@ -104,8 +103,8 @@ def prepare_latents(
     ready = model.conditioned(prompts[texts[0]], empty, sizes)
 
     def job(denoiser: Denoiser, clean: Tensor) -> tuple[Trajectory, NullEmbeddings, Tensor]:
-        context = torch.cat([of_text[text] for text in texts])
-        null = _as_long(null_context, context, model.pooled).to(clean.device)
+        context = cat([of_text[text] for text in texts])
+        null = null_context.lengthened(context.tokens).to(clean.device)
         trajectory = invert(denoiser, clean, context.to(clean.device), schedule, callback, recipe.inversion)
         found, reached = embed(denoiser, trajectory, null, recipe, guidance, callback, ready.only_text_differs)
         return trajectory.to("cpu"), found.to("cpu"), reached.cpu()
@@ -124,14 +123,14 @@ def optimize(
 
 
 def embedded(
-    model: Model, inversion: Inversion, empty: Tensor, recipe: Recipe, guidance: float, callback: Callback = ignore
+    model: Model, inversion: Inversion, empty: Context, recipe: Recipe, guidance: float, callback: Callback = ignore
 ) -> tuple[NullEmbeddings, Tensor]:
     """Null embeddings of an inversion and the latents that they reach, on the CPU; ``empty``: the empty text's context.
 
     Where they are optimized, the model is asked first whether it still predicts the trajectory.
     """
     optimizes, check = recipe.optimization is not None, model.truth(inversion)
-    as_long = _as_long(empty, inversion.trajectory.context, model.pooled)
+    as_long = empty.lengthened(inversion.trajectory.context.tokens)
 
     def job(denoiser: Denoiser, clean: Tensor) -> tuple[NullEmbeddings, Tensor]:
         trajectory = inversion.trajectory.to(clean.device)
@@ -186,10 +185,10 @@ def apply(
         plans = plan_edits(source, prompts, inversion.trajectory.schedule.steps, settings)
         # a plan's own prompt may be repeated, and its encoding with it
         strong = [replace(prompt, weights=plan.prompt.weights) for prompt, plan in zip(prompts, plans, strict=True)]
-        of_text[source] = plans, of_edits(ready.contexts(strong), plans, model.pooled)
+        of_text[source] = plans, of_edits(ready.contexts(strong), plans)
     rows, contexts = zip(*(of_text[source] for source in sources), strict=True)
     sampling = Sampling(guidance or null.guidance, limit=inversion.region)
-    result = sample(ready, inversion, null, rows, torch.cat(contexts), sampling, callback)
+    result = sample(ready, inversion, null, rows, cat(contexts), sampling, callback)
     found = Edited(ready.decode(result.latents.flatten(0, 1)), result, (sources[0], *prompts))
     return found if photo is None else found.keeping(photo, ready.decode(inversion.trajectory.clean))
 
@@ -197,18 +196,17 @@ def apply(
 def sample(
     model: Model,
     inversion: Inversion,
-    null: NullEmbeddings | Tensor,
+    null: NullEmbeddings | Context,
     plans: Sequence[Sequence[Edit]],
-    contexts: Tensor,
+    contexts: Context,
     sampling: Sampling,
     callback: Callback = ignore,
 ) -> EditResult:
-    """Sample edits beside their photos. ``plans``: each photo's; ``contexts``: theirs, (B, E, rows, width), as long as
-    the plans are. Texts of unequal length are repeated up to one, as ComfyUI does for its own samplers."""
-    tokens, pooled = plans[0][0].source.length, model.pooled
-    whole = inversion.trajectory
-    trajectory = replace(whole, context=lengthened(whole.context, tokens, pooled))
-    guides = _lengthened(null, tokens, pooled)
+    """Sample edits beside their photos. ``plans``: each photo's; ``contexts``: of (B, E) texts, as long as the plans
+    are. Texts of unequal length are repeated up to one, as ComfyUI does for its own samplers."""
+    tokens, whole = plans[0][0].source.length, inversion.trajectory
+    trajectory = replace(whole, context=whole.context.lengthened(tokens))
+    guides = _lengthened(null, tokens)
     sampling = replace(sampling, check=model.truth(inversion))
 
     def job(denoiser: Denoiser, clean: Tensor) -> EditResult:
@@ -220,10 +218,9 @@ def sample(
     return model.run(job, trajectory.clean, trajectory.schedule, branches=1 + len(plans[0]))
 
 
-def of_edits(contexts: Sequence[Tensor], plans: Sequence[Edit], pooled: int) -> Tensor:
-    """Contexts (B, rows, width) of each edit as ``sample`` takes them: (B, E, rows, width)."""
-    tokens = plans[0].source.length
-    return torch.stack([lengthened(context, tokens, pooled) for context in contexts], 1)
+def of_edits(contexts: Sequence[Context], plans: Sequence[Edit]) -> Context:
+    """The contexts of each edit, of B texts, as ``sample`` takes them: of (B, E) texts."""
+    return stack([context.lengthened(plans[0].source.length) for context in contexts], 1)
 
 
 def null_of(inversion: Inversion) -> NullEmbeddings:
@@ -248,8 +245,8 @@ def source_prompt(inversion: Inversion, model: Model, image: int = 0) -> Prompt:
     return prompt
 
 
-def _distance(context: Tensor, other: Tensor) -> float:
-    return float((context - other).norm()) if context.shape == other.shape else math.inf
+def _distance(context: Context, other: Context) -> float:
+    return float(distance(context, other)) if context.fits(other) else math.inf
 
 
 def _conditioned(model: Model, inversion: Inversion) -> Model:
@@ -274,14 +271,9 @@ def _recipe(preset: str | Recipe) -> Recipe:
     return PRESETS[preset]
 
 
-def _as_long(context: Tensor, other: Tensor, pooled: int) -> Tensor:
-    """A context repeated up to as many tokens as another has."""
-    return lengthened(context, unpack(other, pooled)[0].shape[-2], pooled)
-
-
-def _lengthened(null: NullEmbeddings | Tensor, tokens: int, pooled: int) -> NullEmbeddings | Tensor:
+def _lengthened(null: NullEmbeddings | Context, tokens: int) -> NullEmbeddings | Context:
     """What guides edits, repeated up to so many tokens."""
-    if isinstance(null, Tensor):
-        return lengthened(null, tokens, pooled)
-    pin = null.pin and replace(null.pin, null=lengthened(null.pin.null, tokens, pooled))
-    return replace(null, embeddings=lengthened(null.embeddings, tokens, pooled), pin=pin)
+    if isinstance(null, Context):
+        return null.lengthened(tokens)
+    pin = null.pin and replace(null.pin, null=null.pin.null.lengthened(tokens))
+    return replace(null, embeddings=null.embeddings.lengthened(tokens), pin=pin)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .context import Context
 from .denoiser import Denoiser, check_finite, no_gradients
 from .schedule import epsilon_between, predicted_clean
 from .types import Callback, Event, Trajectory, ignore
 
 
 def guidance_of_photo(
-    denoiser: Denoiser, trajectory: Trajectory, null_context: Tensor, callback: Callback = ignore
+    denoiser: Denoiser, trajectory: Trajectory, null_context: Context, callback: Callback = ignore
 ) -> Tensor:
     """ε(C) - ε(∅) of the photo along its trajectory: (T, B, C, h, w), step 1 first. Costs T samples an image.
 
     Where guidance would push the photo itself. ε(C) is the one that leads down the trajectory, ε(∅) that of
-    ``null_context``, (tokens, width) or (B, tokens, width).
+    ``null_context``, of one text or of B.
     """
     schedule, batch, found = trajectory.schedule, trajectory.batch, []
     with no_gradients():
-        null = null_context.expand(batch, *null_context.shape[-2:]).to(trajectory.context)
+        null = null_context.expand(batch).to(trajectory.context)
         for step in range(schedule.steps, 0, -1):
             level, latents = schedule.level(step), trajectory.latents[step]
             epsilon_null = check_finite(denoiser(latents, level, null, unconditional=batch), level, step)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .context import Context
 from .errors import InputError
 from .schedule import Schedule, check_guidance
 
@@ -44,12 +45,12 @@ def ignore(event: Event) -> None:
 class Trajectory:
     """The pivot z*_0 … z*_T of each image.
 
-    ``latents``: (T+1, B, C, h, w), index 0 clean, variance preserving. ``context``: the source prompts' encoding
-    (B, tokens, width) that the trajectory was made with.
+    ``latents``: (T+1, B, C, h, w), index 0 clean, variance preserving. ``context``: of the B source prompts that the
+    trajectory was made with.
     """
 
     latents: Tensor
-    context: Tensor
+    context: Context
     schedule: Schedule
 
     def __post_init__(self) -> None:
@@ -58,16 +59,16 @@ class Trajectory:
                 f"a trajectory of {self.schedule.steps} steps has shape ({self.schedule.steps + 1}, B, C, h, w), "
                 f"not {tuple(self.latents.shape)}"
             )
-        if self.context.ndim != 3 or len(self.context) != self.batch:
+        if self.context.text.ndim != 3 or len(self.context) != self.batch:
             raise InputError(
                 f"a trajectory of {self.batch} images needs a context ({self.batch}, tokens, width), "
                 f"not {tuple(self.context.shape)}"
             )
 
-    def check_context(self, context: Tensor, what: str) -> None:
-        """Raise InputError unless a context fits: (tokens, width), or (B, tokens, width) of one image or of each."""
-        whole = self.context.shape
-        if context.shape not in (whole[1:], (1, *whole[1:]), whole):
+    def check_context(self, context: Context, what: str) -> None:
+        """Raise InputError unless a context fits: of a single text, of one image or of each."""
+        whole, leading = self.context.shape, context.shape[:-2]
+        if not context.fits(self.context) or leading not in ((), (1,), (self.batch,)):
             raise InputError(
                 f"a {what} {tuple(context.shape)} does not fit this trajectory, whose context (B, tokens, width) is "
                 f"{tuple(whole)}"
@@ -104,12 +105,11 @@ class Trajectory:
 class Pin:
     """What edits need whose source branch is read from the trajectory (it is pinned) instead of sampled.
 
-    ``null``: (tokens, width) or (B, tokens, width), the context that guides the edits in place of ∅_t. ``guidance``:
-    (T, B, C, h, w), the photo's own (see ``guidance_of_photo``), whose share is left out of the edits'; None where
-    nothing is left out.
+    ``null``: of one text or of B, the context that guides the edits in place of ∅_t. ``guidance``: (T, B, C, h, w), the
+    photo's own (see ``guidance_of_photo``), whose share is left out of the edits'; None where nothing is left out.
     """
 
-    null: Tensor
+    null: Context
     guidance: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Pin:
@@ -121,12 +121,13 @@ class Pin:
 class NullEmbeddings:
     """∅_1 … ∅_T of each image, for one schedule and guidance scale.
 
-    ``embeddings``: float32 (T, B, tokens, width), index 0 belongs to step 1. ``losses`` and ``iterations``: (T, B),
-    the loss of ∅_t, or the last that was seen (0 where none was), and how many optimizer steps were taken; step 1
-    first. ``pin``: how edits do without ∅_t; None where ∅_t guides all branches, as the paper has it.
+    ``embeddings``: float32, of T·B texts (T, B, tokens, width), index 0 belongs to step 1. ``losses`` and
+    ``iterations``: (T, B), the loss of ∅_t, or the last that was seen (0 where none was), and how many optimizer steps
+    were taken; step 1 first. ``pin``: how edits do without ∅_t; None where ∅_t guides all branches, as the paper has
+    it.
     """
 
-    embeddings: Tensor
+    embeddings: Context
     schedule: Schedule
     guidance: float
     losses: Tensor
@@ -134,7 +135,7 @@ class NullEmbeddings:
     pin: Pin | None = None
 
     def __post_init__(self) -> None:
-        if self.embeddings.ndim != 4:
+        if self.embeddings.text.ndim != 4:
             raise InputError(f"null embeddings have shape (T, B, tokens, width), not {tuple(self.embeddings.shape)}")
         if len(self.embeddings) != self.schedule.steps:
             raise InputError(f"{len(self.embeddings)} null embeddings do not fit {self.schedule.steps} steps")
@@ -144,7 +145,7 @@ class NullEmbeddings:
                 raise InputError(f"{name} of null embeddings must be (T, B) = {tuple(self.embeddings.shape[:2])}")
         if self.pin is None:
             return
-        if self.pin.null.shape != self.embeddings.shape[1:]:
+        if not self.pin.null.fits(self.embeddings) or self.pin.null.shape != self.embeddings.shape[1:]:
             wanted, found = tuple(self.embeddings.shape[1:]), tuple(self.pin.null.shape)
             raise InputError(f"the null context of edits must be (B, tokens, width) = {wanted}, not {found}")
         if self.pin.guidance is not None and self.pin.guidance.shape[:2] != self.embeddings.shape[:2]:
@@ -161,8 +162,8 @@ class NullEmbeddings:
         """Whether edits read their source branch from the trajectory."""
         return self.pin is not None
 
-    def at(self, step: int) -> Tensor:
-        """∅_t of step 1 … T: (B, tokens, width)."""
+    def at(self, step: int) -> Context:
+        """∅_t of step 1 … T, of B images."""
         return self.embeddings[step - 1]
 
     def to(self, device: torch.device | str) -> NullEmbeddings:

@@ -19,6 +19,10 @@ from . import inversion_file
 from .atomic_write import whole_file
 from .fingerprint import Fingerprint, from_json, to_json
 from .inversion_file import FEWER, FORMAT, HEADER, VERSION
+from .packing import check_packed, packed, unpacked
+
+CONTEXTS = ("context", "null_embeddings", "edit_null")
+"""Fields that hold a ``Context`` (see ``packing``)."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,6 +67,7 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
 
 def write_inversion(path: Path, inversion: Inversion) -> None:
     """Write an inversion to a place of ``atomic_write``. Raises OSError where the disk does not take it."""
+    check_packed(inversion.trajectory.context, bool(inversion.sizes))
     tensors, metadata = _tensors_of(inversion), _metadata_of(inversion)
     inversion_file.check_tensors(tensors)
     inversion_file.check_metadata(metadata, inversion.null is not None)
@@ -84,14 +89,14 @@ def _tensors_of(inversion: Inversion) -> dict[str, Tensor]:
     trajectory, null = inversion.trajectory, inversion.null
     tensors = {
         "trajectory": trajectory.latents,
-        "context": trajectory.context,
+        "context": packed(trajectory.context),
         "timesteps": torch.tensor(trajectory.schedule.timesteps, dtype=torch.float64),
         "alphas_cumprod": torch.tensor(trajectory.schedule.alphas_cumprod, dtype=torch.float64),
     }
     if null is not None:
-        tensors |= {"null_embeddings": null.embeddings, "losses": null.losses, "iterations": null.iterations}
+        tensors |= {"null_embeddings": packed(null.embeddings), "losses": null.losses, "iterations": null.iterations}
         if null.pin is not None:
-            tensors["edit_null"] = null.pin.null
+            tensors["edit_null"] = packed(null.pin.null)
             if null.pin.guidance is not None:
                 tensors["photo_guidance"] = null.pin.guidance
     if inversion.region is not None:
@@ -124,15 +129,17 @@ def load_inversion(path: Path | str) -> Inversion:
 
 def _assemble(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Inversion:
     schedule = Schedule(tuple(tensors["timesteps"].tolist()), tuple(tensors["alphas_cumprod"].tolist()))
-    null = None
+    names = [name for name in CONTEXTS if name in tensors]
+    read = unpacked([tensors[name] for name in names], bool(metadata.get("sizes")))
+    contexts, null = dict(zip(names, read, strict=True)), None
     if "null_embeddings" in tensors:
-        pin = Pin(tensors["edit_null"], tensors.get("photo_guidance")) if "edit_null" in tensors else None
+        pin = Pin(contexts["edit_null"], tensors.get("photo_guidance")) if "edit_null" in tensors else None
         null = NullEmbeddings(
-            tensors["null_embeddings"], schedule, float(metadata["guidance"]), tensors["losses"], tensors["iterations"],
-            pin,
+            contexts["null_embeddings"], schedule, float(metadata["guidance"]), tensors["losses"],
+            tensors["iterations"], pin,
         )  # fmt: skip
     return Inversion(
-        trajectory=Trajectory(tensors["trajectory"], tensors["context"], schedule),
+        trajectory=Trajectory(tensors["trajectory"], contexts["context"], schedule),
         null=null,
         prompts=tuple(metadata["prompts"]),
         fingerprint=from_json(metadata.get("fingerprint")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..context import Context
 from ..denoiser import Denoiser, check_finite, no_gradients
 from ..errors import InputError
 from ..schedule import Schedule, predicted_clean
@@ -15,12 +16,12 @@ from .methods import METHODS
 def invert(
     denoiser: Denoiser,
     latents: Tensor,
-    context: Tensor,
+    context: Context,
     schedule: Schedule,
     callback: Callback = ignore,
     method: str = "ddim",
 ) -> Trajectory:
-    """Return the pivot trajectory of clean latents (B, C, h, w) under their prompts' context (B, tokens, width).
+    """Return the pivot trajectory of clean latents (B, C, h, w) under the context of their B prompts.
 
     The network is asked with the source prompt alone (Mokady et al. 2022, section 3.2). ``method``: a name of
     ``METHODS``, which has the costs too. Raises InputError for shapes that do not fit or another method,
@@ -29,7 +30,7 @@ def invert(
     if method not in METHODS:
         names = " or ".join(f'"{name}"' for name in METHODS)
         raise InputError(f'the inversion method is {names}, not "{method}"')
-    if latents.ndim != 4 or context.ndim != 3 or len(latents) != len(context):
+    if latents.ndim != 4 or context.text.ndim != 3 or len(latents) != len(context):
         raise InputError(
             f"inversion needs latents (B, C, h, w) and a context (B, tokens, width) of the same B, "
             f"not {tuple(latents.shape)} and {tuple(context.shape)}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..context import Context, stack
 from ..denoiser import Denoiser, check_finite
 from ..schedule import NoiseLevel, Schedule, ddim_step, guide, predicted_clean
 from ..types import Callback, Event, NullEmbeddings, Trajectory
@@ -50,16 +51,16 @@ class Timestep:
 
 @dataclass
 class Best:
-    """The best of each image at a timestep: its loss (B,), ∅ (B, tokens, width), ε under it (B, C, h, w), and whether
-    that ∅ is the source prompt."""
+    """The best of each image at a timestep: its loss (B,), ∅, ε under it (B, C, h, w), and whether that ∅ is the source
+    prompt."""
 
     losses: Tensor
-    null: Tensor
+    null: list[Context]
     epsilon_null: Tensor
     is_source: list[bool]
 
     def offer(
-        self, images: list[int], null: Tensor, epsilon_null: Tensor, loss: Tensor, is_source: bool = False
+        self, images: list[int], null: Context, epsilon_null: Tensor, loss: Tensor, is_source: bool = False
     ) -> None:
         """Take what is better than what is there; the first of equals stays."""
         found_losses = loss.to("cpu", self.losses.dtype)
@@ -74,30 +75,32 @@ class Best:
 class Books:
     """What is known of each image at the timestep at hand, and what was found at those before.
 
-    ``source``: (B, tokens, width), the source prompt; ε under it is that of the text and need not be predicted.
-    ``free``: whether that is so. ``at_source``: for which images ∅ is the source prompt. ``left``: (B,) iterations that
-    an image's budget still allows.
+    ``source``: the context of the source prompts; ε under it is that of the text and need not be predicted. ``free``:
+    whether that is so. ``at_source``: for which images ∅ is the source prompt. ``left``: (B,) iterations that an
+    image's budget still allows.
     """
 
     settings: NullTextSettings
     units: Units
     callback: Callback
-    source: Tensor
+    source: Context
     free: bool
     at_source: list[bool]
     left: Tensor
-    found: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    found: list[tuple[Context, Tensor, Tensor]] = field(default_factory=list)
 
-    def open(self, here: Timestep, null: Tensor) -> None:
+    def open(self, here: Timestep, null: Context) -> None:
         """Turn to another timestep, at which ∅ starts from ``null``; images that need no iteration there are done
         without a prediction."""
         self.here, batch = here, len(null)
         self.active = list(range(batch))
-        self.losses = torch.full((batch,), torch.inf, dtype=null.dtype)
+        self.losses = torch.full((batch,), torch.inf, dtype=null.text.dtype)
         self.iterations = torch.zeros(batch, dtype=torch.int64)
         self.looks = 0
         self.epsilon_null, self.preview = torch.zeros_like(here.latents), here.latents.clone()
-        self.best = Best(self.losses.clone(), null.clone(), self.epsilon_null.clone(), [False] * batch)
+        self.best = Best(
+            self.losses.clone(), [null[i] for i in self.active], self.epsilon_null.clone(), [False] * batch
+        )
         if not self.free:
             return
         if self.settings.keep_best:
@@ -110,14 +113,14 @@ class Books:
             self.active = [i for i in self.active if i not in done]
             self._tell(1)
 
-    def looked(self, null: Tensor, epsilon_null: Tensor, loss: Tensor) -> list[int]:
+    def looked(self, null: Context, epsilon_null: Tensor, loss: Tensor) -> list[int]:
         """Note ∅ of the ``active`` images, ε without text and the loss; return those that an Adam step moves now.
 
         Images that stop are no longer ``active``: with ``test_first`` before that step, else after it, for the step
         was worth its price, and the loss from before it decides (as in the authors' code).
         """
         seen = self.active
-        self._note(seen, null.detach(), epsilon_null.detach(), loss.detach())
+        self._note(seen, null.map(torch.detach), epsilon_null.detach(), loss.detach())
         self.looks += 1
         self._tell(self.looks)
         moving = self._unfinished(seen) if self.settings.test_first else seen
@@ -125,15 +128,15 @@ class Books:
         self.active = moving if self.settings.test_first else self._unfinished(seen)
         return moving
 
-    def close(self, null: Tensor, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
-        """∅ of the timestep, (B, tokens, width): ``null``, the last, or the best; and ε (B, C, h, w) under it."""
+    def close(self, null: Context, denoiser: Denoiser) -> tuple[Context, Tensor]:
+        """∅ of the timestep for each image: ``null``, the last, or the best; and ε (B, C, h, w) under it."""
         images, epsilon_null, losses = list(range(len(null))), self.epsilon_null, self.losses
         if not self.settings.test_first:
             epsilon_null = denoiser(self.here.latents, self.here.level, null, unconditional=len(null))
         if self.settings.keep_best:
             if not self.settings.test_first:
                 self._note(images, null, epsilon_null, self.here.loss(images, epsilon_null))
-            null, epsilon_null, losses = self.best.null, self.best.epsilon_null, self.best.losses
+            null, epsilon_null, losses = stack(self.best.null), self.best.epsilon_null, self.best.losses
             self.at_source = self.best.is_source
         else:
             moved = self.iterations.tolist()
@@ -144,10 +147,11 @@ class Books:
 
     def embeddings(self) -> NullEmbeddings:
         """All that was found, step 1 first."""
-        embeddings, losses, iterations = (torch.stack(column[::-1]) for column in zip(*self.found, strict=True))
-        return NullEmbeddings(embeddings, self.here.schedule, self.settings.guidance, losses, iterations)
+        nulls, losses, iterations = zip(*self.found[::-1], strict=True)
+        schedule, guidance = self.here.schedule, self.settings.guidance
+        return NullEmbeddings(stack(nulls), schedule, guidance, torch.stack(losses), torch.stack(iterations))
 
-    def _note(self, images: list[int], null: Tensor, epsilon_null: Tensor, loss: Tensor) -> None:
+    def _note(self, images: list[int], null: Context, epsilon_null: Tensor, loss: Tensor) -> None:
         losses = loss.to("cpu", self.losses.dtype)
         if self.settings.keep_best:
             self.best.offer(images, null, epsilon_null, check_finite(losses, self.here.level, self.here.step))

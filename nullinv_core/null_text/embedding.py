@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..context import Context
 from ..denoiser import Denoiser
 from ..editing import reconstruct
 from ..shared_guidance import guidance_of_photo
@@ -18,7 +19,7 @@ from .recipe import Recipe
 def embed(
     denoiser: Denoiser,
     trajectory: Trajectory,
-    null_context: Tensor,
+    null_context: Context,
     recipe: Recipe,
     guidance: float,
     callback: Callback = ignore,
@@ -26,8 +27,8 @@ def embed(
 ) -> tuple[NullEmbeddings, Tensor]:
     """Null embeddings of a trajectory for a guidance, and the latents z_0 that the source branch reaches with them.
 
-    ``null_context``: the empty prompt's encoding, (tokens, width) or (B, tokens, width). Whatever the recipe, the
-    embeddings lead any sampler back towards the photo; without optimization less exactly. ``only_text_differs``: see
+    ``null_context``: of the empty prompt, once or for each of B images. Whatever the recipe, the embeddings lead any
+    sampler back towards the photo; without optimization less exactly. ``only_text_differs``: see
     ``optimize_null_text``.
     """
     trajectory.check_context(null_context, "null context")
@@ -39,17 +40,17 @@ def embed(
         if not recipe.pinned:
             reached = reconstruct(denoiser, trajectory, null, guidance, callback=callback)
     if recipe.pinned:
-        empty = null_context.detach().to(null.embeddings.dtype)
+        empty = null_context.map(torch.detach).to(null.embeddings.text.dtype)
         of_photo = guidance_of_photo(denoiser, trajectory, empty, callback) if recipe.unshared else None
-        null = replace(null, pin=Pin(empty.expand(trajectory.batch, *empty.shape[-2:]).clone(), of_photo))
+        null = replace(null, pin=Pin(empty.expand(trajectory.batch).map(torch.clone), of_photo))
     return null, reached
 
 
 def of_source(trajectory: Trajectory, guidance: float) -> NullEmbeddings:
     """The source prompt's context as the null embedding of every step; losses of 0, since none was measured."""
     steps, batch, context = trajectory.schedule.steps, trajectory.batch, trajectory.context
-    exact = context.detach().to(torch.promote_types(context.dtype, torch.float32))
+    exact = context.map(torch.detach).to(torch.promote_types(context.text.dtype, torch.float32))
     # a copy even of a single step: a file cannot hold one tensor under two names
-    rows = exact.repeat(steps, 1, 1, 1)
+    rows = exact.expand(steps, batch).map(torch.clone)
     losses = torch.zeros(steps, batch)
     return NullEmbeddings(rows, trajectory.schedule, guidance, losses, losses.long())

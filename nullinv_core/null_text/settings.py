@@ -24,7 +24,8 @@ class NullTextSettings:
     before the first Adam step, which is left out where it is small enough. ``budget``: Adam steps over the whole
     trajectory at most, 0 for no limit; timesteps near the image come last and go without when it is spent.
     ``keep_best``: ∅_t is the best that was seen at its timestep, not the last. ``relative``: the learning rate and the
-    losses above are in units of the context's and the latents' own scale (see ``units``).
+    losses above are in units of the context's and the latents' own scale (see ``units``). ``optimize_pooled``: where
+    contexts have a pooled vector, that of ∅ moves with its tokens.
     """
 
     guidance: float = 7.5
@@ -37,6 +38,7 @@ class NullTextSettings:
     budget: int = 0
     keep_best: bool = False
     relative: bool = False
+    optimize_pooled: bool = False
 
     def __post_init__(self) -> None:
         check_guidance(self.guidance)

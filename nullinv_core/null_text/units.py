@@ -46,7 +46,7 @@ def units_of(trajectory: Trajectory) -> Units:
     larger than the others in some encoders.
     """
     latents = trajectory.noisiest.double().flatten(1).square().mean(1).sqrt()
-    context = trajectory.context.double().square().mean(-1).sqrt().median(-1).values
+    context = trajectory.context.text.double().square().mean(-1).sqrt().median(-1).values
     return Units(_powers(latents), _powers(context))
 
 

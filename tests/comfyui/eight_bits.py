@@ -55,6 +55,6 @@ found = {
     "reconstruction": decibels(reached["samples"], latent["samples"]),
     "source": decibels(source["samples"], reached["samples"]),
     "finite": bool(edited["samples"].isfinite().all() and inversion.null.losses.isfinite().all()),
-    "moved": float((inversion.null.embeddings[-1] - inversion.null.embeddings[0]).norm()),
+    "moved": float((inversion.null.embeddings.text[-1] - inversion.null.embeddings.text[0]).norm()),
 }
 print(json.dumps(found))

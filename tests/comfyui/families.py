@@ -1,6 +1,7 @@
 """What our edge says of narrow models of every family: ``families.py PACK``, run by ComfyUI's Python through launch.py.
 
-Prints JSON: for each family the sentence that refuses it, or null.
+Prints JSON in two lines: what ComfyUI does not have of our protocols; for each family the sentence that refuses it, or
+null.
 """
 
 import json
@@ -12,13 +13,17 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
+import comfy.controlnet  # noqa: E402
 import comfy.model_patcher  # noqa: E402
+import comfy.sd  # noqa: E402
+import comfy.sd1_clip  # noqa: E402
 import comfy.supported_models as supported  # noqa: E402
 import torch  # noqa: E402
 
 # behind ComfyUI's own folder, which has a "nodes" too
 sys.path.append(ARGUMENTS[0])
 
+from nullinv_core.backends.comfy import protocols  # noqa: E402
 from nullinv_core.backends.comfy.checks import check_model  # noqa: E402
 from nullinv_core.errors import InputError  # noqa: E402
 
@@ -49,6 +54,34 @@ MARKS = {
 """By what ComfyUI knows models of one family from another."""
 
 
+def lacking(patcher):
+    """Members of our protocols that ComfyUI's objects do not have, as "protocol.member"."""
+    network = patcher.model
+    there = {
+        protocols.Patcher: patcher, protocols.Network: network, protocols.Config: network.model_config,
+        protocols.Sampling: network.model_sampling, protocols.UNet: network.diffusion_model,
+        protocols.ControlNet: comfy.controlnet.ControlNet(),
+    }  # fmt: skip
+    # made without their weights: what is set when they are read cannot be asked for
+    methods = {
+        protocols.Clip: comfy.sd.CLIP,
+        protocols.Vae: comfy.sd.VAE,
+        protocols.Tokenizer: comfy.sd1_clip.SDTokenizer,
+    }
+    wanted = [(kind, one, {**vars(kind), **kind.__annotations__}) for kind, one in there.items()]
+    wanted += [(kind, one, vars(kind)) for kind, one in methods.items()]
+    return [
+        f"{kind.__name__}.{name}" for kind, one, names in wanted for name in names
+        if not name.startswith("_") and not hasattr(one, name)
+    ]  # fmt: skip
+
+
+def patcher_of(model):
+    """A MODEL of a network."""
+    device = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+
+
 def said_of(family, config):
     """The sentence that refuses a model of a family, or None."""
     model_config = family({**UNET, **config})
@@ -57,14 +90,15 @@ def said_of(family, config):
     weights["output_blocks.11.1.transformer_blocks.0.norm1.bias"] = torch.zeros(4)
     model = model_config.get_model(weights, "", device="cpu")
     try:
-        check_model(
-            comfy.model_patcher.ModelPatcher(model, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
-        )
+        check_model(patcher_of(model))
     except InputError as error:
         return str(error)
     return None
 
 
+plain = supported.SD15({**UNET, "adm_in_channels": None})
+plain.set_inference_dtype(torch.float32, None)
+print(json.dumps(lacking(patcher_of(plain.get_model({}, "", device="cpu")))))
 found = {}
 for name, (family, config) in FAMILIES.items():
     found[name] = said_of(family, config)

@@ -25,6 +25,7 @@ from nullinv_core.backends.comfy.gradients.checkpointing import Checkpointing  #
 from nullinv_core.backends.comfy.host import Guided, run  # noqa: E402
 from nullinv_core.backends.comfy.loading.models import load_folder  # noqa: E402
 from nullinv_core.backends.comfy.schedule import schedule_of  # noqa: E402
+from nullinv_core.context import Context  # noqa: E402
 from nullinv_core.null_text.optimization import LOSS_SCALE  # noqa: E402
 
 STEP = 0.05
@@ -40,8 +41,8 @@ def loss_of(denoiser, clean, null):
 def gradient(denoiser, clean):
     """Of that loss by the null context, scaled as the core scales it."""
     with torch.enable_grad():
-        null = text_of(conditioning, "empty").clone().requires_grad_(True)
-        (found,) = torch.autograd.grad(loss_of(denoiser, clean, null) * LOSS_SCALE, null)
+        null = text_of(conditioning, "empty").map(lambda tensor: tensor.clone().requires_grad_(True))
+        (found,) = torch.autograd.grad(loss_of(denoiser, clean, null) * LOSS_SCALE, null.tensors)
     return found / LOSS_SCALE
 
 
@@ -57,7 +58,7 @@ def slopes(denoiser, clean):
     switch.on = False
     hook.remove()
     direction = plain / plain.norm()
-    ahead, behind = (loss_of(denoiser, clean, empty + step * direction) for step in (STEP, -STEP))
+    ahead, behind = (loss_of(denoiser, clean, Context(empty.text + step * direction)) for step in (STEP, -STEP))
     numeric = (ahead - behind) / (2 * STEP)
     apart = float((again - plain).norm() / plain.norm())
     return {

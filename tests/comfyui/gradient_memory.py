@@ -7,6 +7,7 @@ Linux: resident memory at its peak less that before, in bytes, for latents SIDEÃ
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 ARGUMENTS, sys.argv = sys.argv[1:], [sys.argv[0], "--cpu"]
@@ -42,8 +43,8 @@ def peak(denoiser, clean):
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     with torch.enable_grad():
-        null = empty.clone().requires_grad_(True)
-        torch.autograd.grad(denoiser(clean, schedule.level(3), null, unconditional=1).square().mean(), null)
+        null = replace(empty, text=empty.text.clone().requires_grad_(True))
+        torch.autograd.grad(denoiser(clean, schedule.level(3), null, unconditional=1).square().mean(), null.text)
     return resident("VmHWM") - before
 
 

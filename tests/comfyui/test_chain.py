@@ -81,7 +81,7 @@ def both(outputs):
     saved = load_inversion(next((outputs / "inversions").glob("photo_*.safetensors")))
     model, case = load_model("demo"), sample_edit(0, "colour")
     prompts = [model.prompt(t) for t in (case.captions[0], case.captions[1], "")]
-    context, edited, empty = model.encode_prompts(prompts).split(1)
+    context, edited, empty = model.contexts(prompts)
     latents = model.encode_image(torch.from_numpy(render(case.source))[None])
     trajectory = invert(model.denoiser, latents, context, saved.trajectory.schedule)
     return saved, model, trajectory, prompts, edited, empty
@@ -282,7 +282,7 @@ def test_a_pinned_edit_is_that_of_the_diffusers_backend(comfy, wish):
     source, *prompts = (model.prompt(t) for t in (case.captions[0], *text.split("\n")))
     settings = EditSettings(cross_replace=0.5, self_replace=0.2, **ours)
     plans = [plan_edit(source, p, saved.trajectory.schedule.steps, settings) for p in prompts]
-    contexts = model.encode_prompts(prompts)[None].expand(2, -1, -1, -1)
+    contexts = model.encode_prompts(prompts)[None].expand(2, len(prompts))
     result = edit(model.denoiser, saved.trajectory, saved.null, contexts, batch_edits([plans] * 2), 7.5)
     scale = model.vae.config.scaling_factor
     assert relative(latent(comfy, "pinned") * scale, result.latents.flatten(0, 1)) < 1e-3

@@ -2,12 +2,25 @@
 
 import json
 
+import pytest
+
 from .server import PACK
 
 
-def test_every_family_is_taken_or_refused_in_words(comfy):
+@pytest.fixture(scope="module")
+def told(comfy):
+    """What ComfyUI lacks of our protocols, and what is said of each family."""
+    return [json.loads(line) for line in comfy.script("families.py", PACK).splitlines()[-2:]]
+
+
+def test_comfyui_has_what_we_use_of_it(told):
+    """Guards the protocols: mypy believes them, whatever ComfyUI has."""
+    assert told[0] == []
+
+
+def test_every_family_is_taken_or_refused_in_words(told):
     """Guards the edge: models that read more than a photo's latents and a text, or have no noise levels of ours."""
-    said = json.loads(comfy.script("families.py", PACK).splitlines()[-1])
+    said = told[1]
     assert [name for name, text in said.items() if text is None] == ["SD 1.5", "SD 2.1", "SDXL"]
     for name, text in said.items():
         if "inpainting" in name or "instruct" in name:

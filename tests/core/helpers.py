@@ -14,7 +14,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from nullinv_core import Prompt, leading_schedule
+from nullinv_core import Context, Prompt, leading_schedule
 from nullinv_core.backends.diffusers import DEMO_MODEL, DiffusersDenoiser
 from nullinv_core.backends.diffusers.attention import ControlledAttention
 from nullinv_core.demo.training.folder import scheduler, write_model
@@ -75,10 +75,10 @@ def word_prompt(text, length=TOKENS, vocabulary=97):
 
 
 def context_of(prompt, dtype=torch.float64, width=WIDTH):
-    """A context that depends on token ids and positions: (tokens, width)."""
+    """The context of a single text, which depends on token ids and positions: (tokens, width)."""
     rows = [torch.randn(width, generator=torch.Generator().manual_seed(i)) for i in prompt.token_ids]
     position = torch.randn(len(rows), width, generator=torch.Generator().manual_seed(999))
-    return (torch.stack(rows) + 0.3 * position).to(dtype)
+    return Context((torch.stack(rows) + 0.3 * position).to(dtype))
 
 
 def empty_context(dtype=torch.float64, length=TOKENS):

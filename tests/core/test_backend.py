@@ -20,7 +20,7 @@ LONG = "a red cat on a big blue table"
 
 def blurred(latents, level, context, attention=None, unconditional=0):
     """ε of a world whose pictures are flat, in a colour that the text says."""
-    colour = context.mean(1)[:, : latents.shape[1], None, None]
+    colour = context.text.mean(1)[:, : latents.shape[1], None, None]
     return (latents - level.alpha**0.5 * torch.tanh(colour)) / (1 - level.alpha) ** 0.5
 
 

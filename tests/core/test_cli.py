@@ -71,9 +71,9 @@ def test_a_prompt_may_have_weights(command, model_folder, photo, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     model = load_model(model_folder)
-    plain, weighted = model.encode_prompts([model.prompt(t) for t in (text.replace("(red:3)", "red"), text)]).split(1)
-    stored = load_inversion(out).trajectory.context
-    assert torch.allclose(stored, weighted) and not torch.allclose(stored, plain, atol=0.1)
+    plain, weighted = model.contexts([model.prompt(t) for t in (text.replace("(red:3)", "red"), text)])
+    stored = load_inversion(out).trajectory.context.text
+    assert torch.allclose(stored, weighted.text) and not torch.allclose(stored, plain.text, atol=0.1)
     status, _, err = command(
         "edit", "--inversion", out, "--prompt", text, "--prompt", text.replace("3", "900"), "--out", tmp_path / "e.png",
         "--device", "cpu",

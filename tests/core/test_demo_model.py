@@ -139,7 +139,7 @@ def test_fresh_noise_draws_another_place_each_time(model):
     photo than those that it does not."""
     case = sample_edit(34_010, "background")
     source, target, nothing = (model.prompt(text) for text in (*case.captions, ""))
-    context, edited, empty = model.encode_prompts([source, target, nothing]).split(1)
+    context, edited, empty = model.contexts([source, target, nothing])
     latents = model.encode_image(torch.from_numpy(render(case.source))[None])
     recipe = PRESETS["fast"]
     trajectory = invert(model.denoiser, latents, context, model.schedule(25), method=recipe.inversion)
@@ -147,7 +147,7 @@ def test_fresh_noise_draws_another_place_each_time(model):
     everywhere = EditSettings(self_replace=0.0, fresh_noise=0.8)
     steady = replace(everywhere, steady_words=[thing.kind for thing in case.source.things])
     plans = [plan_edit(source, target, 25, one) for one in (everywhere, steady, replace(steady, variant=1))]
-    contexts = edited[None].expand(1, 3, -1, -1)
+    contexts = edited[None].expand(1, 3)
     result = edit(model.denoiser, trajectory, null, contexts, batch_edits([plans]), 3.0)
     drifted, first, second = model.decode(result.latents[0]).numpy()
     assert not wrong_edit(first, case) and not wrong_edit(second, case)
@@ -171,7 +171,7 @@ def test_float32_pictures_equal_the_transcription_to_a_tenth_of_a_decibel(model)
     target = replace(scene, things=(replace(scene.things[0], colour=colour),))
     prompts = [model.prompt(text) for text in (caption(scene), caption(target), "")]
     assert len(prompts[0].words) == len(prompts[1].words)
-    context, edited, empty = model.encode_prompts(prompts).split(1)
+    context, edited, empty = model.contexts(prompts)
     latents, schedule = model.encode_image(torch.from_numpy(render(scene))[None]), model.schedule(6)
     trajectory = invert(model.denoiser, latents, context, schedule)
     null, reached = optimize_null_text(model.denoiser, trajectory, empty, NullTextSettings(inner_steps=3))
@@ -187,10 +187,12 @@ def test_float32_pictures_equal_the_transcription_to_a_tenth_of_a_decibel(model)
     controller = reference.Controller([[p for p in pairs if p[2]]], [{}], windows, int(0.4 * 6), 256)
     try:
         unet.set_attn_processor(reference.DenseAttention())
-        pivot = reference.inversion(unet, latents, context, timesteps, alphas)
-        embeddings, _, _, end = reference.null_text(unet, pivot, context, empty, timesteps, alphas, 7.5, inner=3)
+        pivot = reference.inversion(unet, latents, context.text, timesteps, alphas)
+        embeddings, _, _, end = reference.null_text(
+            unet, pivot, context.text, empty.text, timesteps, alphas, 7.5, inner=3
+        )
         unet.set_attn_processor(reference.DenseAttention(controller))
-        both = torch.cat([context, edited])
+        both = torch.cat([context.text, edited.text])
         with torch.no_grad():
             theirs = [end, reference.edit(unet, pivot[-1], both, embeddings, timesteps, alphas, 7.5, controller)[1:]]
     finally:

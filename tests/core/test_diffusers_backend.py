@@ -25,6 +25,7 @@ from nullinv_core.backends.diffusers.attention import ControlledAttention
 from nullinv_core.backends.diffusers.configuration import write_configuration
 from nullinv_core.backends.diffusers.loading import _current_name, marked_prediction, predicts_v
 from nullinv_core.backends.model_folder import check_files, parts_of
+from nullinv_core.context import Context
 from nullinv_core.denoiser import AttentionControl
 from nullinv_core.families import FAMILIES
 from nullinv_core.files.fingerprint import Fingerprint
@@ -75,14 +76,14 @@ def test_without_control_the_unet_is_untouched():
     """Guards the fast path: our processor equals diffusers' own."""
     unet, context = tiny_unet(torch.float64), context_of(word_prompt("a cat"))[None]
     unet.set_attn_processor(AttnProcessor2_0())
-    theirs = unet(latents_of(), torch.tensor(500.0), context).sample
+    theirs = unet(latents_of(), torch.tensor(500.0), context.text).sample
     assert torch.allclose(controlled(unet)(latents_of(), LEVEL, context), theirs, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("rows", [slice(0, 3), slice(1, 3), slice(0, 2)])
 def test_a_passive_control_sees_every_layer_and_changes_nothing(rows):
     """Guards the controlled path: dense and fast attention agree, and only the chosen rows are shown."""
-    denoiser, context = controlled(tiny_unet(torch.float64)), context_of(word_prompt("a cat"))[None].expand(3, -1, -1)
+    denoiser, context = controlled(tiny_unet(torch.float64)), context_of(word_prompt("a cat"))[None].expand(3)
     control = Passive(rows)
     plain = denoiser(latents_of(3), LEVEL, context)
     assert torch.allclose(denoiser(latents_of(3), LEVEL, context, control), plain, rtol=1e-9, atol=1e-12)
@@ -120,8 +121,8 @@ def test_v_prediction_becomes_epsilon():
 def test_half_precision_networks_return_the_latents_dtype():
     """Guards precision at the border: a bf16 UNet takes and gives float32, and a gradient reaches the context."""
     denoiser = controlled(tiny_unet(torch.bfloat16))
-    context = context_of(word_prompt("a cat"), torch.float32)[None].requires_grad_(True)
-    epsilon = denoiser(latents_of(dtype=torch.float32), LEVEL, context)
+    context = context_of(word_prompt("a cat"), torch.float32).text[None].requires_grad_(True)
+    epsilon = denoiser(latents_of(dtype=torch.float32), LEVEL, Context(context))
     assert epsilon.dtype == torch.float32
     epsilon.square().mean().backward()
     assert context.grad.dtype == torch.float32 and context.grad.abs().sum() > 0
@@ -138,7 +139,7 @@ def test_the_pipeline_gives_the_same_noise_prediction(model_folder, model):
     text = "a yellow cat, on a checkered blue cloth"
     embedded, _ = pipeline.encode_prompt(text, "cpu", 1, False)
     context = model.encode_prompts([model.prompt(text)])
-    assert torch.allclose(context, embedded, atol=1e-6)
+    assert torch.allclose(context.text, embedded, atol=1e-6)
     z = latents_of(size=4, dtype=torch.float32)
     theirs = pipeline.unet(z, torch.tensor(500), embedded).sample
     assert torch.allclose(model.denoiser(z, LEVEL, context), theirs, atol=1e-5)
@@ -245,12 +246,12 @@ def test_an_inversion_of_another_model_or_schedule_is_refused(model, tmp_path):
     trajectory = invert(model.denoiser, latents_of(size=4, dtype=torch.float32), context, model.schedule(2))
     null, _ = optimize_null_text(model.denoiser, trajectory, context[0], NullTextSettings(inner_steps=1))
     good = Inversion(trajectory, null, ("a cat",), model.fingerprint, "m")
-    assert check_inversion(good, model)[1].embeddings.equal(null.embeddings)
+    assert check_inversion(good, model)[1].embeddings.equals(null.embeddings)
     other = replace(model.fingerprint, prediction="v_prediction")
     with pytest.raises(InputError, match=r'another model \("m"\) than ".*": that one predicts v, this one ε;'):
         check_inversion(Inversion(trajectory, null, ("a cat",), other, "m"), model)
     old = [Inversion(trajectory, null, ("a cat",), Fingerprint(digest=d)) for d in (model.fingerprint.digest, "0" * 64)]
-    assert check_inversion(old[0], model)[1].embeddings.equal(null.embeddings)
+    assert check_inversion(old[0], model)[1].embeddings.equals(null.embeddings)
     with pytest.raises(InputError, match="older version"):
         check_inversion(old[1], model)
     with pytest.raises(InputError, match="no null embeddings"):
@@ -332,7 +333,7 @@ def test_a_single_file_gives_the_same_model_as_its_folder(model_folder, tmp_path
     folder = load_model(tmp_path / "folder")
     single = load_model(tmp_path / "one.safetensors", config=tmp_path / "folder")
     context = folder.encode_prompts([folder.prompt("a red cat")])
-    assert torch.equal(single.encode_prompts([single.prompt("a red cat")]), context)
+    assert single.encode_prompts([single.prompt("a red cat")]).equals(context)
     z = latents_of(size=4, dtype=torch.float32)
     assert torch.allclose(single.denoiser(z, LEVEL, context), folder.denoiser(z, LEVEL, context), atol=1e-5)
     assert torch.allclose(single.decode(z), folder.decode(z), atol=1e-5)
@@ -392,7 +393,7 @@ def test_a_single_file_alone_is_enough(model_folder, tmp_path, monkeypatch, no_n
     prompt = single.prompt("a photo of a cat")
     assert prompt.token_ids[:8] == (49406, 320, 1125, 539, 320, 2368, 49407, 49407) and prompt.length == 77
     context = single.encode_prompts([prompt])
-    assert torch.equal(context, folder.encode_prompts([folder.prompt("a photo of a cat")]))
+    assert context.equals(folder.encode_prompts([folder.prompt("a photo of a cat")]))
     z = latents_of(dtype=torch.float32)
     assert torch.allclose(single.denoiser(z, LEVEL, context), folder.denoiser(z, LEVEL, context), atol=1e-5)
     assert torch.allclose(single.decode(z), folder.decode(z), atol=1e-5)

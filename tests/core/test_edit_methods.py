@@ -49,7 +49,7 @@ def photo(model_folder):
         made = photo_of(load_model(model_folder), [task(n, texts) for n, texts in enumerate(TEXTS)])
     made.model.denoiser.unet.double()
     names = ("latents", "source", "edited", "empty")
-    return replace(made, **{name: getattr(made, name).double() for name in names})
+    return replace(made, **{name: getattr(made, name).to(torch.float64) for name in names})
 
 
 def part_of(photo, row):
@@ -89,7 +89,7 @@ def test_an_edit_that_asks_for_something_changes_the_photo(photo, name):
 @pytest.mark.parametrize("name", ["MasaCtrl", "plug-and-play"])
 def test_beside_the_photo_an_empty_edit_is_plain_sampling(photo, name):
     """Guards what is borrowed: where edit and photo are the same, their attention and features are."""
-    empty = replace(fresh(photo), edited=photo.empty.expand_as(photo.source))
+    empty = replace(fresh(photo), edited=photo.empty.expand(len(photo.source)))
     trajectory = empty.trajectory("ddim", empty=True)
     exact = replace(empty, made={("ddim", True): _retraced(empty, trajectory)})
     found = METHODS[name](exact, 7.5)

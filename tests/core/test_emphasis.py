@@ -154,11 +154,11 @@ def test_a_models_prompt_has_the_words_of_the_plain_text(model):
     assert list(plain.token_ids) == tokenizer(plain.text, padding="max_length", max_length=77).input_ids
     assert (marked.token_ids, marked.words) == (plain.token_ids, plain.words)
     assert plain.weights == (1.0,) * 5 and marked.weights == (1.0, 1.5, 0.5, 0.5, 1.0)
-    both = model.encode_prompts([plain, marked])
-    empty = model.encode_prompts([model.prompt("")])
+    both = model.encode_prompts([plain, marked]).text
+    empty = model.encode_prompts([model.prompt("")]).text
     weights = torch.tensor(marked.weight_of_token)[:, None]
     assert torch.allclose(both[1], (both[0] - empty[0]) * weights + empty[0], atol=1e-5)
-    assert torch.equal(both[0], model.encode_prompts([plain])[0])
+    assert torch.equal(both[0], model.encode_prompts([plain]).text[0])
 
 
 def test_marks_of_source_and_edit_meet_in_the_plan(model):
@@ -217,7 +217,7 @@ def test_a_longer_edit_keeps_the_reconstruction(lengths):
     wanted = reconstruct(denoiser, trajectory, empty_context(length=10 * lengths[0]), 3.0)
     plan = plan_edit(source, short, 4, EditSettings(blend_words=["cat"], self_replace=0.5))
     tokens = plan.source.length
-    text, own, empty = (c.repeat(tokens // len(c), 1) for c in (*contexts, empty_context(length=10 * lengths[0])))
+    text, own, empty = (c.lengthened(tokens) for c in (*contexts, empty_context(length=10 * lengths[0])))
     longer = dataclasses.replace(trajectory, context=text[None])
     result = edit(denoiser, longer, empty, own[None, None], batch_edits([[plan]]), 3.0)
     assert torch.allclose(result.source, wanted, atol=1e-9)
@@ -232,8 +232,8 @@ def test_repeating_both_texts_changes_no_edit(settings):
     results = []
     for times in (1, 2):
         plan = plan_edit(SOURCE, EDIT, 4, settings, tokens=times * TOKENS)
-        again = dataclasses.replace(trajectory, context=trajectory.context.repeat(1, times, 1))
-        text, empty = context_of(EDIT).repeat(times, 1), empty_context().repeat(times, 1)
+        again = dataclasses.replace(trajectory, context=trajectory.context.lengthened(times * TOKENS))
+        text, empty = (one.lengthened(times * TOKENS) for one in (context_of(EDIT), empty_context()))
         results.append(edit(denoiser, again, empty, text[None, None], batch_edits([[plan]]), 3.0))
     assert torch.allclose(results[0].latents, results[1].latents, atol=1e-8)
     assert torch.equal(results[0].mask, results[1].mask)

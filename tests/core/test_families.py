@@ -68,10 +68,17 @@ def test_a_row_is_all_that_a_family_takes(toy):
     model = load_model(toy)
     assert model.family is TOY and parts_of(TOY) == ("unet", "scheduler", "text_encoder_9", "tokenizer_9", "vae")
     prompts = [model.prompt(text) for text in ("a red cat", "a red dog", "")]
-    source, edited, empty = model.encode_prompts(prompts).split(1)
+    source, edited, empty = model.contexts(prompts)
     latents = model.encode_image(torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(1)))
     assert latents.shape == (1, CHANNELS, 4, 4) and model.native_size == 32
-    assert source.shape[1:] == (77 + POOLED // WIDTH, WIDTH) and model.sizes_of(latents) == (32, 32, 0, 0, 32, 32)
+    assert (source.text.shape, source.pooled.shape) == ((1, 77, WIDTH), (1, POOLED)) and model.sizes_of(latents) == (
+        32,
+        32,
+        0,
+        0,
+        32,
+        32,
+    )
     trajectory = invert(model.denoiser, latents, source, model.schedule(4))
     null, _ = embed(model.denoiser, trajectory, empty, PRESETS["paper"], 3.0)
     again = reconstruct(model.denoiser, trajectory, null, 3.0)

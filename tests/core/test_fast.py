@@ -27,6 +27,7 @@ from nullinv_core import (
     reconstruct,
     save_inversion,
 )
+from nullinv_core.context import stack
 from nullinv_core.files.fingerprint import Fingerprint
 from nullinv_core.null_text.presets.fast import FAST
 from nullinv_core.null_text.settings import PAPER
@@ -45,7 +46,7 @@ def denoiser():
 
 
 def inverted(denoiser, prompts=(SOURCE,), steps=4):
-    context = torch.stack([context_of(p) for p in prompts])
+    context = stack([context_of(p) for p in prompts])
     return invert(denoiser.denoiser, latents_of(len(prompts)), context, tiny_schedule(steps))
 
 
@@ -57,9 +58,9 @@ def test_where_the_loss_is_small_nothing_is_optimized(denoiser):
     assert (denoiser.forwards, denoiser.backwards) == (4, 0)
     same, end = optimize_null_text(denoiser, trajectory, empty_context(), easy, only_text_differs=False)
     assert denoiser.forwards == 4 + 2 * 4
-    assert torch.equal(same.embeddings, null.embeddings) and torch.allclose(end, reached)
+    assert same.embeddings.equals(null.embeddings) and torch.allclose(end, reached)
     assert torch.allclose(same.losses, null.losses)
-    assert torch.equal(null.embeddings, trajectory.context.expand(4, -1, -1, -1))
+    assert null.embeddings.equals(trajectory.context.expand(4, 1))
     assert int(null.iterations.sum()) == 0 and bool(null.losses.isfinite().all())
     # guided by the source prompt itself, the guidance falls out
     assert torch.allclose(reached, reconstruct(denoiser, trajectory, empty_context(), 1.0))
@@ -103,7 +104,7 @@ def test_a_batch_equals_its_single_runs(denoiser):
         alone = replace(trajectory, latents=trajectory.latents[:, [row]], context=trajectory.context[[row]])
         null, z = optimize_null_text(denoiser, alone, empty_context(), settings)
         assert torch.equal(null.iterations[:, 0], both.iterations[:, row])
-        assert torch.allclose(null.embeddings[:, 0], both.embeddings[:, row], rtol=1e-7, atol=1e-9)
+        assert torch.allclose(null.embeddings.text[:, 0], both.embeddings.text[:, row], rtol=1e-7, atol=1e-9)
         assert torch.allclose(z[0], reached[row], rtol=1e-7, atol=1e-9)
 
 
@@ -113,12 +114,12 @@ def test_looking_first_takes_the_authors_steps(denoiser):
     never = {"inner_steps": 2, "early_stop": 0.0, "early_stop_growth": 0.0}
     plain, _ = optimize_null_text(denoiser, trajectory, empty_context(), replace(PAPER, **never))
     tested, _ = optimize_null_text(denoiser, trajectory, empty_context(), NullTextSettings(**never, test_first=True))
-    assert torch.equal(plain.embeddings, tested.embeddings)
+    assert plain.embeddings.equals(tested.embeddings)
 
 
 def edited(denoiser, trajectory, null, settings=EditSettings(), edits=(EDIT,), guidance=3.0):  # noqa: B008
     plans = [plan_edit(SOURCE, e, 4, settings) for e in edits]
-    contexts = torch.stack([context_of(e) for e in edits])[None]
+    contexts = stack([context_of(e) for e in edits])[None]
     return edit(denoiser, trajectory, null, contexts, batch_edits([plans]), guidance)
 
 
@@ -170,7 +171,7 @@ def test_the_photos_own_guidance_is_the_one_that_led_here(denoiser):
     assert denoiser.forwards == 4 * 2
     for step in range(1, 5):
         level = trajectory.schedule.level(step)
-        epsilon_null = denoiser(trajectory.latents[step], level, empty_context().expand(2, -1, -1))
+        epsilon_null = denoiser(trajectory.latents[step], level, empty_context().expand(2))
         back = ddim_step(trajectory.latents[step], epsilon_null + own[step - 1], trajectory.schedule, step)
         assert torch.allclose(back, trajectory.latents[step - 1], rtol=1e-9, atol=1e-12)
 
@@ -196,7 +197,7 @@ def test_pinned_photos_with_several_edits_equal_their_single_runs(denoiser):
     texts = (("a blue cat on grass", "a red cat on sand"), ("a red dog on sand", "a blue dog on grass"))
     targets = [[word_prompt(text) for text in row] for row in texts]
     plans = [[plan_edit(source, t, 4) for t in row] for source, row in zip(prompts, targets, strict=True)]
-    contexts = torch.stack([torch.stack([context_of(t) for t in row]) for row in targets])
+    contexts = stack([stack([context_of(t) for t in row]) for row in targets])
     both = edit(denoiser, trajectory, Pin(empty_context(), own), contexts, batch_edits(plans), 5.0)
     for b in range(2):
         alone = replace(trajectory, latents=trajectory.latents[:, [b]], context=trajectory.context[[b]])
@@ -307,7 +308,7 @@ def test_presets_say_how_edits_read_the_photo(denoiser, tmp_path):
         null, reached = embed(counter, trajectory, empty_context(), recipe, 3.0)
         assert null.guidance == 3.0 and null.pinned == recipe.pinned
         if name != "paper":
-            assert torch.equal(null.embeddings[0], trajectory.context.float()) or recipe.optimization
+            assert null.embeddings[0].equals(trajectory.context.to(torch.float32)) or recipe.optimization
         if name == "direct":
             assert counter.forwards == 4 and torch.equal(reached, trajectory.clean)
         inversion = Inversion(trajectory, null, ("a red cat on grass",), Fingerprint(digest="a model"))
@@ -316,7 +317,7 @@ def test_presets_say_how_edits_read_the_photo(denoiser, tmp_path):
         assert loaded.pinned == null.pinned
         if not null.pinned:
             continue
-        assert torch.equal(loaded.pin.null, null.pin.null)
+        assert loaded.pin.null.equals(null.pin.null)
         assert (null.pin.guidance is not None) == recipe.unshared
         assert not recipe.unshared or torch.equal(loaded.pin.guidance, null.pin.guidance)
         # edits are guided by the empty prompt, whatever ∅_t is
@@ -338,7 +339,7 @@ def test_what_does_not_fit_is_refused(denoiser):
     with pytest.raises(InputError, match="null context of edits"):
         replace(null, pin=Pin(empty_context()))
     with pytest.raises(InputError, match="does not fit this trajectory"):
-        edited(denoiser, inverted(denoiser), Pin(empty_context().expand(2, -1, -1)))
+        edited(denoiser, inverted(denoiser), Pin(empty_context().expand(2)))
     with pytest.raises(InputError, match="pinned source"):
         replace(PRESETS["paper"], unshared=True)
     with pytest.raises(InputError, match="photo's own guidance"):
@@ -354,4 +355,4 @@ def test_what_a_preset_makes_can_be_saved(tmp_path, preset):
     trajectory = invert(denoiser, latents_of(dtype=torch.float32), context[None], tiny_schedule(1))
     null, _ = embed(denoiser, trajectory, context, PRESETS[preset], 7.5)
     save_inversion(tmp_path / "x.safetensors", Inversion(trajectory, null, ("a",), Fingerprint(digest="f" * 64)))
-    assert torch.equal(load_inversion(tmp_path / "x.safetensors").null.embeddings, null.embeddings)
+    assert load_inversion(tmp_path / "x.safetensors").null.embeddings.equals(null.embeddings)

@@ -141,6 +141,6 @@ def test_edits_of_a_batch_are_focused_each_by_itself():
     plans = [plan_edit(SOURCE, EDIT, steps, s) for s in settings]
     null, text = context_of(word_prompt("")), context_of(EDIT)[None, None]
     alone = [edit(denoiser, trajectory, null, text, batch_edits([[p]]), 7.5).latents[0, 0] for p in plans]
-    shared = edit(denoiser, trajectory, null, text.repeat(1, 2, 1, 1), batch_edits([plans]), 7.5).latents[0]
+    shared = edit(denoiser, trajectory, null, text.expand(1, 2), batch_edits([plans]), 7.5).latents[0]
     assert torch.allclose(shared[0], alone[0]) and torch.allclose(shared[1], alone[1])
     assert not torch.allclose(alone[0], alone[1], rtol=1e-3)

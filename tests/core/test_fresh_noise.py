@@ -45,7 +45,7 @@ def looking(prompt, word, cell, other=(0, 0)):
 def noisy(batch=1, size=SIZE, seed=7):
     """A trajectory of random latents."""
     latents = torch.stack([latents_of(batch, size, seed=seed + step) for step in range(5)])
-    return Trajectory(latents, context_of(SOURCE).expand(batch, -1, -1), tiny_schedule())
+    return Trajectory(latents, context_of(SOURCE).expand(batch), tiny_schedule())
 
 
 def started(denoiser, trajectory, *rows):

@@ -112,7 +112,7 @@ def test_no_entry_of_a_configuration_brings_in_code_or_other_files(folder, tmp_p
         patch.setattr(sys, "listening", True, raising=False)
         model = load_model(folder)
     assert model.fingerprint == plain.fingerprint and model.prompt(TEXT) == plain.prompt(TEXT)
-    assert torch.equal(model.encode_prompts([model.prompt(TEXT)]), plain.encode_prompts([plain.prompt(TEXT)]))
+    assert model.encode_prompts([model.prompt(TEXT)]).equals(plain.encode_prompts([plain.prompt(TEXT)]))
     assert not trace.exists() and not any(name in ("/etc/passwd", "/etc/hostname") for name in opened)
     assert not [name for name in opened if "adapter" in name or (name.endswith("index.json") and name[-16:] != INDEX)]
     assert any(name.endswith("tokenizer_config.json") for name in opened), "the hook sees what is opened"
@@ -210,7 +210,7 @@ def test_folders_of_the_first_libraries_load(folder):
     )  # fmt: skip
     model = load_model(folder)
     assert (plain.native_size, model.native_size) == (4 * plain.factor, 64 * plain.factor)
-    assert torch.equal(model.encode_prompts([model.prompt(TEXT)]), plain.encode_prompts([plain.prompt(TEXT)]))
+    assert model.encode_prompts([model.prompt(TEXT)]).equals(plain.encode_prompts([plain.prompt(TEXT)]))
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -317,7 +317,7 @@ def test_weights_are_ours_once_they_are_read(folder):
     before = model.encode_prompts([model.prompt(TEXT)])
     for file in folder.glob("*/*.safetensors"):
         os.truncate(file, 0)
-    assert torch.equal(model.encode_prompts([model.prompt(TEXT)]), before)
+    assert model.encode_prompts([model.prompt(TEXT)]).equals(before)
 
 
 @pytest.mark.parametrize(

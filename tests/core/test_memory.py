@@ -5,6 +5,7 @@ import torch
 
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.backends.diffusers import memory as memory
+from nullinv_core.context import Context
 from nullinv_core.demo.captions import caption
 from nullinv_core.demo.scenes import render, sample_scene
 
@@ -23,9 +24,9 @@ def photo(model):
 
 
 def gradient(model, latents, context):
-    context = context.clone().requires_grad_(True)
+    context = Context(context.text.clone().requires_grad_(True))
     model.denoiser(latents, model.schedule(4).level(2), context).square().sum().backward()
-    return context.grad
+    return context.text.grad
 
 
 def test_checkpointing_keeps_the_gradient_and_saves_memory(model, photo):

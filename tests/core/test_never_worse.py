@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nullinv_core import NullTextSettings, Trajectory, optimize_null_text
+from nullinv_core.context import Context
 from nullinv_core.null_text.presets.fast import FAST
 from nullinv_core.null_text.settings import PAPER
 from nullinv_core.null_text.units import units_of
@@ -30,7 +31,7 @@ class Random:
         self.roughness, self.scale = roughness, scale
 
     def __call__(self, latents, level, context, attention=None, unconditional=0):
-        text = (context.double() / self.scale).mean(1) @ self.read
+        text = (context.text.double() / self.scale).mean(1) @ self.read
         hidden = torch.einsum("bchw,cd->bdhw", latents.double(), self.mix) + self.roughness * text[..., None, None]
         return torch.einsum("bdhw,dc->bchw", hidden.sin(), self.out).to(latents)
 
@@ -40,7 +41,7 @@ def case(seed, scale=1.0, batch=2):
     latents = torch.randn(STEPS + 1, batch, 4, 3, 3, generator=draw).double()
     context = scale * torch.randn(batch, TOKENS, WIDTH, generator=draw).double()
     empty = scale * torch.randn(TOKENS, WIDTH, generator=draw).double()
-    return Trajectory(latents, context, tiny_schedule(STEPS)), empty
+    return Trajectory(latents, Context(context), tiny_schedule(STEPS)), Context(empty)
 
 
 def walked(network, trajectory, null):
@@ -94,7 +95,7 @@ def test_a_batch_equals_its_single_runs(seed, settings):
     for row in range(2):
         alone = replace(trajectory, latents=trajectory.latents[:, [row]], context=trajectory.context[[row]])
         null, z = optimize_null_text(network, alone, empty, settings)
-        assert torch.allclose(null.embeddings[:, 0], both.embeddings[:, row], rtol=1e-6, atol=1e-9)
+        assert torch.allclose(null.embeddings.text[:, 0], both.embeddings.text[:, row], rtol=1e-6, atol=1e-9)
         assert torch.allclose(z[0], reached[row], rtol=1e-6, atol=1e-9)
 
 
@@ -106,7 +107,7 @@ def test_a_context_in_other_units_gives_the_same_embeddings_in_them(settings, sc
     here, _ = optimize_null_text(Random(3, 1.0), trajectory, empty, settings)
     there, _ = optimize_null_text(Random(3, 1.0, scale), scaled, scaled_empty, settings)
     assert torch.equal(there.iterations, here.iterations)
-    assert torch.allclose(there.embeddings / scale, here.embeddings, rtol=1e-9)
+    assert torch.allclose(there.embeddings.text / scale, here.embeddings.text, rtol=1e-9)
     assert torch.allclose(there.losses, here.losses, rtol=1e-9)
 
 
@@ -128,8 +129,8 @@ def test_units_are_one_at_stable_diffusions_scales():
     """Guards the authors' numbers: at about unit scale nothing is multiplied, and what has no scale has that."""
     trajectory, _ = case(0)
     assert units_of(trajectory).latents == units_of(trajectory).context == (1.0, 1.0)
-    larger = replace(trajectory, latents=4.1 * trajectory.latents, context=0.0 * trajectory.context)
+    larger = replace(trajectory, latents=4.1 * trajectory.latents, context=trajectory.context.map(torch.zeros_like))
     assert units_of(larger).latents == (4.0, 4.0) and units_of(larger).context == (1.0, 1.0)
-    outlier = torch.ones_like(trajectory.context)
+    outlier = torch.ones_like(trajectory.context.text)
     outlier[:, 0] *= 500
-    assert units_of(replace(trajectory, context=outlier)).context == (1.0, 1.0)
+    assert units_of(replace(trajectory, context=Context(outlier))).context == (1.0, 1.0)

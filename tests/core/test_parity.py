@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import reference
 from nullinv_core import EditSettings, NullTextSettings, batch_edits, invert, optimize_null_text, plan_edit
+from nullinv_core.context import stack
 from nullinv_core.editing import edit, reconstruct
 
 from .helpers import (
@@ -65,7 +66,7 @@ def ours_of(denoiser, context, contexts, null, latents, schedule, settings, guid
     result = edit(denoiser, trajectory, nulls, contexts[None], batch_edits([plans]), guidance)
     return {
         "trajectory": trajectory.latents[:, 0],
-        "embeddings": nulls.embeddings[:, 0].flip(0),
+        "embeddings": nulls.embeddings.text[:, 0].flip(0),
         "losses": nulls.losses[:, 0].flip(0),
         "iterations": nulls.iterations[:, 0].flip(0),
         "reconstruction": reached[0],
@@ -78,14 +79,14 @@ def theirs_of(unet, context, contexts, null, latents, schedule, self_end, grid, 
     """Everything by the transcription."""
     unet.set_attn_processor(reference.DenseAttention())
     timesteps, alphas = schedule.timesteps, schedule.alphas_cumprod
-    pivot = reference.inversion(unet, latents, context, timesteps, alphas)
+    pivot = reference.inversion(unet, latents, context.text, timesteps, alphas)
     embeddings, losses, counts, end = reference.null_text(
-        unet, pivot, context, null[None], timesteps, alphas, guidance, inner=4, epsilon=STOP, growth=GROWTH
+        unet, pivot, context.text, null.text[None], timesteps, alphas, guidance, inner=4, epsilon=STOP, growth=GROWTH
     )
     controller = reference.Controller(PAIRS, [{1: 1.5}] * 3, windows_by_hand(len(timesteps)), self_end, grid**2)
     unet.set_attn_processor(reference.DenseAttention(controller))
     edited = reference.edit(
-        unet, pivot[-1], torch.cat([context, contexts]), embeddings, timesteps, alphas, guidance, controller,
+        unet, pivot[-1], torch.cat([context.text, contexts.text]), embeddings, timesteps, alphas, guidance, controller,
         (CAT, GRASS, 0.2), grid,
     )  # fmt: skip
     return {
@@ -103,7 +104,7 @@ def both_sides(dtype, size=8, steps=5, settings=SETTINGS, self_end=2, grid=8):
     """Run everything with the library and with the reference; return two dicts of tensors."""
     given = (
         context_of(word_prompt(SOURCE), dtype)[None],
-        torch.stack([context_of(word_prompt(t), dtype) for t in EDITS]),
+        stack([context_of(word_prompt(t), dtype) for t in EDITS]),
         empty_context(dtype),
         latents_of(1, size, dtype),
         tiny_schedule(steps),
@@ -151,8 +152,8 @@ def test_plain_guided_sampling_is_the_ddim_baseline(unet64):
     ours = reconstruct(controlled(unet64), trajectory, null, 7.5)
     schedule, latents = trajectory.schedule, trajectory.noisiest
     for i in range(schedule.steps, 0, -1):
-        free = unet64(latents, torch.tensor(schedule.timesteps[i - 1]), null[None]).sample
-        text = unet64(latents, torch.tensor(schedule.timesteps[i - 1]), context).sample
+        free = unet64(latents, torch.tensor(schedule.timesteps[i - 1]), null.text[None]).sample
+        text = unet64(latents, torch.tensor(schedule.timesteps[i - 1]), context.text).sample
         noise = free + 7.5 * (text - free)
         latents = reference.ddim(latents, noise, schedule.alphas_cumprod[i], schedule.alphas_cumprod[i - 1])
     assert torch.allclose(ours, latents, rtol=1e-9, atol=1e-9)

@@ -46,7 +46,7 @@ def test_it_is_the_stages_one_after_the_other(model, inversion):
     trajectory = invert(model.denoiser, latents, context, model.schedule(STEPS), method="fixed-point")
     null, _ = embed(model.denoiser, trajectory, null_context, PRESETS["fast"], 7.5)
     assert torch.equal(inversion.trajectory.latents, trajectory.latents)
-    assert torch.equal(inversion.null.embeddings, null.embeddings)
+    assert inversion.null.embeddings.equals(null.embeddings)
     assert torch.equal(inversion.null.pin.guidance, null.pin.guidance)
     assert inversion.prompts == (SOURCE,) and inversion.fingerprint == model.fingerprint
     assert (inversion.model, inversion.precision) == (model.place, "float32")
@@ -96,7 +96,7 @@ def test_another_guidance_needs_no_other_inversion(model, inversion):
     """Guards ``optimize``: the same trajectory with embeddings for another guidance, by another preset."""
     other = pipeline.optimize(model, inversion, "paper", 2.0)
     assert other.trajectory is inversion.trajectory and other.null.guidance == 2.0 and other.null.pin is None
-    assert not torch.equal(other.null.embeddings, inversion.null.embeddings)
+    assert not other.null.embeddings.equals(inversion.null.embeddings)
 
 
 def test_what_does_not_belong_together_is_refused(model, inversion):

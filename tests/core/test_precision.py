@@ -71,7 +71,7 @@ def reached(prepared):
         events = []
         settings = NullTextSettings(inner_steps=4, early_stop=0.0, early_stop_growth=0.0)
         null, end = optimize_null_text(model.denoiser, trajectory, empty, settings, events.append)
-        assert null.embeddings.dtype == torch.float32 and null.embeddings.isfinite().all()
+        assert null.embeddings.text.dtype == torch.float32 and null.embeddings.text.isfinite().all()
         first, last = ([e.loss[0] for e in events if e.iteration == i] for i in (1, 4))
         assert sum(b < a for a, b in zip(first, last, strict=True)) >= STEPS - 1
         return psnr(model.decode(end)[0], model.decode(latents)[0])

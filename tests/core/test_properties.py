@@ -22,6 +22,7 @@ from nullinv_core import (
     plan_edit,
     reconstruct,
 )
+from nullinv_core.context import Context, stack
 from nullinv_core.null_text.settings import PAPER
 from nullinv_core.schedule import Schedule, ddim_step, guide
 from nullinv_core.types import ignore
@@ -39,13 +40,13 @@ def denoiser():
 
 
 def inverted(denoiser, batch=1, steps=4, prompt=SOURCE):
-    context = context_of(prompt)[None].expand(batch, -1, -1)
+    context = context_of(prompt)[None].expand(batch)
     return invert(denoiser, latents_of(batch), context, tiny_schedule(steps))
 
 
 def edited(denoiser, trajectory, null, prompt, settings, guidance=7.5):
     plan = plan_edit(SOURCE, prompt, trajectory.schedule.steps, settings)
-    contexts = context_of(prompt)[None, None].expand(trajectory.batch, 1, -1, -1)
+    contexts = context_of(prompt)[None, None].expand(trajectory.batch, 1)
     return edit(denoiser, trajectory, null, contexts, batch_edits([[plan]] * trajectory.batch), guidance)
 
 
@@ -63,7 +64,7 @@ def test_guidance_one_with_the_source_prompt_reconstructs():
         return (1 - level.alpha) ** 0.5 / (0.25 * level.alpha + 1 - level.alpha) * latents
 
     def error(steps):
-        trajectory = invert(gaussian, latents_of(2), context_of(SOURCE)[None].expand(2, -1, -1), tiny_schedule(steps))
+        trajectory = invert(gaussian, latents_of(2), context_of(SOURCE)[None].expand(2), tiny_schedule(steps))
         back = reconstruct(gaussian, trajectory, empty_context(), 1.0)
         return float((back - trajectory.clean).norm() / trajectory.clean.norm())
 
@@ -160,7 +161,7 @@ def test_excluded_words_shrink_the_mask(denoiser):
 def test_a_batch_equals_its_single_runs(denoiser):
     """Guards batches: each image keeps its own loss, stop, embedding and edit."""
     prompts = [SOURCE, word_prompt("two dogs")]
-    context, latents = torch.stack([context_of(p) for p in prompts]), latents_of(2)
+    context, latents = stack([context_of(p) for p in prompts]), latents_of(2)
     schedule = tiny_schedule()
     first = optimize_null_text(
         denoiser, invert(denoiser, latents, context, schedule), empty_context(), NullTextSettings(inner_steps=1)
@@ -171,14 +172,14 @@ def test_a_batch_equals_its_single_runs(denoiser):
         trajectory = invert(denoiser, latents[rows], context[rows], schedule)
         null, reached = optimize_null_text(denoiser, trajectory, empty_context(), settings)
         plans = [[plan_edit(p, EDIT, 4), plan_edit(p, SOURCE, 4)] for p in prompts[rows]]
-        contexts = torch.stack([context_of(EDIT), context_of(SOURCE)])[None].expand(len(plans), -1, -1, -1)
+        contexts = stack([context_of(EDIT), context_of(SOURCE)])[None].expand(len(plans), 2)
         return null, reached, edit(denoiser, trajectory, null, contexts, batch_edits(plans), 7.5).latents
 
     both, singles = run(slice(0, 2)), [run(slice(i, i + 1)) for i in range(2)]
     assert both[0].iterations[:, 0].tolist() != both[0].iterations[:, 1].tolist()
     for row, single in enumerate(singles):
         assert torch.equal(both[0].iterations[:, row], single[0].iterations[:, 0])
-        assert close(both[0].embeddings[:, row], single[0].embeddings[:, 0], 1e-7)
+        assert close(both[0].embeddings.text[:, row], single[0].embeddings.text[:, 0], 1e-7)
         assert close(both[1][row], single[1][0], 1e-7) and close(both[2][row], single[2][0], 1e-7)
 
 
@@ -195,18 +196,18 @@ def test_optimization_lowers_the_loss():
 
 def test_the_gradient_is_the_finite_difference():
     """Guards the backward pass of the optimizer's own first step against central differences of the loss."""
-    denoiser, null = controlled(tiny_unet(torch.float64)), empty_context()[None]
+    denoiser, null = controlled(tiny_unet(torch.float64)), empty_context()[None].text
     trajectory = inverted(denoiser)
     schedule, settings = trajectory.schedule, NullTextSettings(inner_steps=1)
 
     def loss(embedding):
         epsilon = guide(
-            denoiser(trajectory.noisiest, schedule.level(4), embedding),
+            denoiser(trajectory.noisiest, schedule.level(4), Context(embedding)),
             denoiser(trajectory.noisiest, schedule.level(4), trajectory.context), 7.5,
         )  # fmt: skip
         return (ddim_step(trajectory.noisiest, epsilon, schedule, 4) - trajectory.latents[3]).square().mean()
 
-    moved = optimize_null_text(denoiser, trajectory, null, settings)[0].at(4) - null
+    moved = optimize_null_text(denoiser, trajectory, Context(null), settings)[0].at(4).text - null
     # the first Adam step moves every entry by the learning rate against the sign of its gradient
     assert torch.allclose(moved.abs(), torch.full_like(moved, 1e-2), rtol=1e-3)
     for place in ((0, 0, 0), (0, 3, 5), (0, 9, 11)):
@@ -222,16 +223,16 @@ def test_gradients_survive_half_precision():
 
     def network(dtype):
         def denoiser(latents, level, context, attention=None, unconditional=0):
-            everywhere = 1e-3 * context.mean((1, 2))[:, None, None, None].expand(latents.shape)
+            everywhere = 1e-3 * context.text.mean((1, 2))[:, None, None, None].expand(latents.shape)
             return 0.1 * latents + everywhere.to(dtype).to(latents.dtype)
 
         return denoiser
 
-    text = null[None] + 0.5
+    text = null[None].map(lambda encoding: encoding + 0.5)
     epsilon = guide(*(network(torch.float32)(z, None, c) for c in (null[None], text)), 7.5)
     trajectory = Trajectory(torch.stack([ddim_step(z, epsilon, schedule, 1) + 1e-4, z]), text, schedule)
     half, full = (
-        optimize_null_text(network(dtype), trajectory, null, NullTextSettings(inner_steps=1))[0].at(1) - null
+        optimize_null_text(network(dtype), trajectory, null, NullTextSettings(inner_steps=1))[0].at(1).text - null.text
         for dtype in (torch.float16, torch.float32)
     )
     # gradients as small as Adam's epsilon: a step shorter than the learning rate shows that the scale was taken out
@@ -290,7 +291,7 @@ def test_nan_is_reported_with_its_step(denoiser, bad_call):
 
 def edited_with(denoiser, trajectory, null, callback=ignore, **options):
     plan = plan_edit(SOURCE, EDIT, trajectory.schedule.steps)
-    contexts = context_of(EDIT)[None, None].expand(trajectory.batch, -1, -1, -1)
+    contexts = context_of(EDIT)[None, None].expand(trajectory.batch, 1)
     return edit(
         denoiser,
         trajectory,
@@ -339,18 +340,19 @@ def test_the_same_inputs_give_the_same_bytes(denoiser):
     for _ in range(2):
         trajectory = inverted(denoiser)
         null, _ = optimize_null_text(denoiser, trajectory, empty_context(), QUICK)
-        runs.append((null.embeddings, edited(denoiser, trajectory, null, EDIT, EditSettings()).latents))
+        runs.append((null.embeddings.text, edited(denoiser, trajectory, null, EDIT, EditSettings()).latents))
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
 def test_inference_mode_around_the_core_does_no_harm(denoiser):
     """Guards hosts that run nodes under inference mode: results stay ordinary tensors and gradients flow."""
     with torch.inference_mode():
-        context, latents, null = context_of(SOURCE)[None] + 0, latents_of() + 0, empty_context() + 0
-        assert latents.is_inference() and null.is_inference()
+        context, null = (one.map(lambda encoding: encoding + 0) for one in (context_of(SOURCE)[None], empty_context()))
+        latents = latents_of() + 0
+        assert latents.is_inference() and null.text.is_inference()
         trajectory = invert(denoiser, latents, context, tiny_schedule())
         null, _ = optimize_null_text(denoiser, trajectory, null, QUICK)
-    assert not null.embeddings.is_inference() and not trajectory.latents.is_inference()
+    assert not null.embeddings.text.is_inference() and not trajectory.latents.is_inference()
 
 
 def test_a_schedule_from_outside_is_used_as_it_is(denoiser):
@@ -391,7 +393,7 @@ def test_inputs_that_do_not_fit_are_refused(denoiser):
         iterations=null.iterations[1:],
     )
     plan = plan_edit(SOURCE, EDIT, 4)
-    contexts, two = context_of(EDIT)[None, None], empty_context().expand(2, -1, -1)
+    contexts, two = context_of(EDIT)[None, None], empty_context().expand(2)
     cases = [
         ("same B", lambda: invert(denoiser, latents_of(2), context_of(SOURCE)[None], tiny_schedule())),
         ("NaN", lambda: invert(denoiser, latents_of() * float("nan"), context_of(SOURCE)[None], tiny_schedule())),
@@ -405,13 +407,14 @@ def test_inputs_that_do_not_fit_are_refused(denoiser):
         ("same number of edits", lambda: batch_edits([[plan], []])),
         ("same number of tokens", lambda: batch_edits([[plan, plan_edit(SOURCE, EDIT, 9)]])),
         ("does not fit this trajectory", lambda: reconstruct(denoiser, trajectory, two, 7.5)),
-        ("does not fit this trajectory", lambda: reconstruct(denoiser, trajectory, two[:, :-1], 7.5)),
-        ("does not fit this trajectory", lambda: reconstruct(denoiser, trajectory, two[0, 0], 7.5)),
+        ("does not fit this trajectory", lambda: reconstruct(denoiser, trajectory, Context(two.text[:, :-1]), 7.5)),
+        ("does not fit this trajectory", lambda: reconstruct(denoiser, trajectory, Context(two.text[0, 0]), 7.5)),
         ("does not fit this trajectory", lambda: edited_with(denoiser, trajectory, two)),
         ("does not fit this trajectory", lambda: optimize_null_text(denoiser, trajectory, two, QUICK)),
         ("does not fit this trajectory", lambda: embed(denoiser, trajectory, two, PRESETS["direct"], 7.5)),
         ("the context must be", lambda: reconstruct(denoiser, trajectory, null, 7.5, two)),
-        ("need contexts", lambda: edit(denoiser, trajectory, null, contexts[..., :-1], batch_edits([[plan]]), 7.5)),
+        ("need contexts", lambda: edit(
+            denoiser, trajectory, null, Context(contexts.text[..., :-1]), batch_edits([[plan]]), 7.5)),
         ("must be a number in ±1000", lambda: EditSettings(weights={"a": float("inf")})),
         ("must be a number in ±1000", lambda: EditSettings(weights={"a": 1e39})),
         ("at least 1", lambda: NullTextSettings(inner_steps=0)),

@@ -23,6 +23,7 @@ from nullinv_core import (
     plan_edit,
     reconstruct,
 )
+from nullinv_core.context import Context, stack
 from nullinv_core.denoiser import Layer
 from nullinv_core.null_text.embedding import embed, of_source
 from nullinv_core.null_text.presets import PRESETS
@@ -34,15 +35,15 @@ from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_
 SOURCE, EDIT = word_prompt("a red cat on grass"), word_prompt("a blue cat on grass")
 STEPS, BATCH = 4, 2
 SCHEDULE = tiny_schedule(STEPS)
-TEXT = torch.stack([context_of(SOURCE), context_of(EDIT)])
+TEXT = stack([context_of(SOURCE), context_of(EDIT)])
 EDITS = batch_edits([[plan_edit(SOURCE, EDIT, STEPS, EditSettings())] * 2] * BATCH)
-EDIT_TEXT = context_of(EDIT).expand(BATCH, 2, -1, -1)
+EDIT_TEXT = context_of(EDIT).expand(BATCH, 2)
 DOWN = list(range(STEPS, 0, -1))
 
 
 def network(latents, level, context, attention=None, unconditional=0):
     """A cheap ε that depends on all it is told."""
-    return 0.4 * (1 - level.alpha) ** 0.5 * latents + 0.2 * context.mean((1, 2))[:, None, None, None].to(latents)
+    return 0.4 * (1 - level.alpha) ** 0.5 * latents + 0.2 * context.text.mean((1, 2))[:, None, None, None].to(latents)
 
 
 def trajectory_of(denoiser=network, dtype=torch.float64):
@@ -77,7 +78,7 @@ class Recorder:
         self.calls, self.broken = [], broken
 
     def __call__(self, latents, level, context, attention=None, unconditional=0):
-        self.calls.append((latents.detach(), level, context.detach(), unconditional))
+        self.calls.append((latents.detach(), level, context.map(torch.detach), unconditional))
         return network(latents, level, context) * (float("nan") if len(self.calls) == self.broken + 1 else 1.0)
 
     @property
@@ -102,7 +103,7 @@ def test_unconditional_rows_come_first_and_are_counted(stage):
     STAGES[stage](asked, trajectory_of(), empty_context(), lambda event: None)
     for latents, _, context, unconditional in asked.calls:
         assert len(latents) == len(context)
-        assert [any(torch.equal(row, text) for text in texts) for row in context] == [
+        assert [any(row.equals(text) for text in texts) for row in context] == [
             index >= unconditional for index in range(len(context))
         ]
         if 2 * unconditional == len(context):
@@ -114,10 +115,10 @@ def test_unconditional_rows_come_first_and_are_counted(stage):
 def test_null_contexts_of_any_form_and_precision_fit(stage, images):
     """Guards plain null contexts: of one image, of each or of none, they are the same rows in the texts' precision."""
     trajectory, results = trajectory_of(dtype=torch.float32), []
-    for null in (empty_context().float(), empty_context().expand(images, -1, -1) if images else empty_context()):
+    for null in (empty_context(torch.float32), empty_context().expand(images) if images else empty_context()):
         asked = Recorder()
         results.append(STAGES[stage](asked, trajectory, null, lambda event: None))
-        assert {context.dtype for _, _, context, _ in asked.calls} == {torch.float32}
+        assert {context.text.dtype for _, _, context, _ in asked.calls} == {torch.float32}
     a, b = (r if isinstance(r, torch.Tensor) else r.latents for r in results)
     assert torch.equal(a, b)
 
@@ -139,7 +140,7 @@ def test_every_step_is_told_with_the_picture_that_it_implies(stage):
     epsilon = latents_of(1, seed=9)
 
     def constant(latents, level, context, attention=None, unconditional=0):
-        return epsilon + 0 * context.sum((1, 2))[:, None, None, None].expand(latents.shape)
+        return epsilon + 0 * context.text.sum((1, 2))[:, None, None, None].expand(latents.shape)
 
     events, trajectory = [], trajectory_of(constant)
     STAGES[stage](constant, trajectory, empty_context(), events.append)
@@ -174,7 +175,7 @@ def test_a_fixed_point_is_looked_for_where_the_last_two_steps_point():
 def test_an_inversion_needs_pictures_and_a_text_for_each(latents, context):
     """Guards the shapes, each by itself."""
     with pytest.raises(InputError, match=re.escape(f"{latents} and {context}")):
-        invert(network, torch.zeros(latents), torch.zeros(context), SCHEDULE)
+        invert(network, torch.zeros(latents), Context(torch.zeros(context)), SCHEDULE)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -182,23 +183,23 @@ def test_an_inversion_needs_pictures_and_a_text_for_each(latents, context):
 def test_a_preset_gives_what_edits_need(name, images):
     """Guards what a preset hands on: its guidance, the empty prompt's rows of every image, the photo's own guidance."""
     trajectory, recipe = trajectory_of(dtype=torch.float32), PRESETS[name]
-    null_context = empty_context().expand(images, -1, -1) if images else empty_context()
+    null_context = empty_context().expand(images) if images else empty_context()
     null, reached = embed(network, trajectory, null_context, recipe, 3.5)
     # the authors' embeddings start from the empty prompt's rows, in their precision; all others from the source's
     exact = torch.float64 if name == "paper" else torch.float32
-    assert (null.guidance, null.pinned, null.embeddings.dtype) == (3.5, recipe.pinned, exact)
+    assert (null.guidance, null.pinned, null.embeddings.text.dtype) == (3.5, recipe.pinned, exact)
     if recipe.optimization is None:
-        assert torch.equal(null.embeddings, trajectory.context.expand(STEPS, -1, -1, -1)) and not null.losses.any()
+        assert null.embeddings.equals(trajectory.context.expand(STEPS, BATCH)) and not null.losses.any()
         wanted = trajectory.clean if recipe.pinned else reconstruct(network, trajectory, null, 3.5)
         assert torch.equal(reached, wanted)
     if recipe.pinned:
-        rows = empty_context().float()
-        assert torch.equal(null.pin.null, rows.expand(BATCH, -1, -1)) and null.pin.null.dtype == torch.float32
+        rows = empty_context(torch.float32)
+        assert null.pin.null.equals(rows.expand(BATCH)) and null.pin.null.text.dtype == torch.float32
         assert (null.pin.guidance is None) != recipe.unshared
         if recipe.unshared:
             assert torch.equal(null.pin.guidance, guidance_of_photo(network, trajectory, rows))
     with pytest.raises(InputError, match=r"^a null context "):
-        embed(network, trajectory, empty_context()[1:], recipe, 3.5)
+        embed(network, trajectory, Context(empty_context().text[1:]), recipe, 3.5)
 
 
 def test_a_preset_looks_for_free_where_it_may():
@@ -215,8 +216,8 @@ def test_a_preset_looks_for_free_where_it_may():
 def test_the_sources_rows_in_half_precision_are_stored_in_float32():
     """Guards files, whose embeddings are float32 whatever the text encoder ran in."""
     trajectory = trajectory_of(dtype=torch.float16)
-    assert of_source(trajectory, 2.0).embeddings.dtype == torch.float32
-    assert torch.equal(of_source(trajectory, 2.0).embeddings[1], trajectory.context.float())
+    assert of_source(trajectory, 2.0).embeddings.text.dtype == torch.float32
+    assert of_source(trajectory, 2.0).embeddings[1].equals(trajectory.context.to(torch.float32))
 
 
 def of_images(null, images):
@@ -238,7 +239,7 @@ def test_null_embeddings_serve_the_trajectory_that_they_are_of():
     assert torch.equal(of_one, reconstruct(network, trajectory, of_images(null, [0, 0]), 7.5))
     three = replace(trajectory, latents=trajectory.latents[:, [0, 1, 0]], context=TEXT[[0, 1, 0]])
     levels = Schedule(SCHEDULE.timesteps, (*SCHEDULE.alphas_cumprod[:-1], SCHEDULE.alphas_cumprod[-1] / 2))
-    pin = Pin(empty_context().expand(BATCH, -1, -1), trajectory.latents[1:, ..., :-1])
+    pin = Pin(empty_context().expand(BATCH), trajectory.latents[1:, ..., :-1])
     for wrong, of in (
         (of_images(null, [0, 1, 0]), trajectory), (null, three), (replace(null, schedule=levels), trajectory),
     ):  # fmt: skip
@@ -304,7 +305,7 @@ def test_a_network_without_a_gradient_is_a_sentence(trained):
     weight = torch.ones((), dtype=torch.float64, requires_grad=trained)
 
     def deaf(latents, level, context, attention=None, unconditional=0):
-        return weight * network(latents, level, context.detach())
+        return weight * network(latents, level, context.map(torch.detach))
 
     for settings in (NullTextSettings(), NullTextSettings(test_first=True)):
         with pytest.raises(InputError, match="passes no gradient to its context; turn off custom attention kernels"):
@@ -328,7 +329,7 @@ def test_the_loss_is_the_distance_to_the_trajectory():
     null, _ = optimize_null_text(network, trajectory, empty_context(), never)
     latents = trajectory.noisiest
     for step in DOWN:
-        rows = (empty_context().expand(BATCH, -1, -1), TEXT)
+        rows = (empty_context().expand(BATCH), TEXT)
         epsilon = guide(*(network(latents, SCHEDULE.level(step), one) for one in rows), 7.5)
         latents = ddim_step(latents, epsilon, SCHEDULE, step)
         wanted = (latents - trajectory.latents[step - 1]).square().mean((1, 2, 3))

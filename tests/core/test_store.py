@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from nullinv_core import InputError, Inversion, NullEmbeddings, Trajectory, load_inversion, save_inversion
+from nullinv_core import Context, InputError, Inversion, NullEmbeddings, Trajectory, load_inversion, save_inversion
 from nullinv_core.files.fingerprint import Fingerprint
 from nullinv_core.files.inversion_file import AXES, FIELDS, LARGEST_HEADER, check_tensors
 from nullinv_core.schedule import Schedule
@@ -23,19 +23,26 @@ SIZES = (1024, 768, 0, 64, 512, 384)
 MADE_BY = Fingerprint({"3x4": (1.5, 0.25, -1.0)}, "epsilon", (1000.0, 0.999, 0.005), {"LoRA": "abc"}, 0.001)
 
 
-def some_inversion(batch=2, steps=3, dtype=torch.float32, with_null=True, seed=0):
+def some_context(generator, *leading, pooled=True):
+    """Eight tokens, and a pooled vector that fills a row of a file but for two numbers."""
+    text, vector = (torch.randn(*leading, *own, generator=generator) for own in ((8, 6), (4,)))
+    return Context(text, vector if pooled else None)
+
+
+def some_inversion(batch=2, steps=3, dtype=torch.float32, with_null=True, seed=0, sizes=SIZES):
+    """As SDXL has them: with the sizes of the picture goes a pooled vector."""
     g = torch.Generator().manual_seed(seed)
     trajectory = Trajectory(
         torch.randn(steps + 1, batch, 4, 5, 7, generator=g).to(dtype),
-        torch.randn(batch, 9, 6, generator=g).to(dtype),
+        some_context(g, batch, pooled=bool(sizes)).to(dtype),
         tiny_schedule(steps),
     )
     null = NullEmbeddings(
-        torch.randn(steps, batch, 9, 6, generator=g), tiny_schedule(steps), 6.5, torch.rand(steps, batch, generator=g),
-        torch.randint(1, 10, (steps, batch), generator=g),
+        some_context(g, steps, batch, pooled=bool(sizes)), tiny_schedule(steps), 6.5,
+        torch.rand(steps, batch, generator=g), torch.randint(1, 10, (steps, batch), generator=g),
     )  # fmt: skip
     return Inversion(
-        trajectory, null if with_null else None, tuple("ab"[:batch]), MADE_BY, "demo", "bfloat16", sizes=SIZES
+        trajectory, null if with_null else None, tuple("ab"[:batch]), MADE_BY, "demo", "bfloat16", sizes=sizes
     )
 
 
@@ -48,7 +55,7 @@ def test_a_round_trip_changes_no_bit(tmp_path_factory, batch, steps, dtype, with
     save_inversion(path, before)
     after = load_inversion(path)
     assert torch.equal(after.trajectory.latents, before.trajectory.latents)
-    assert torch.equal(after.trajectory.context, before.trajectory.context)
+    assert after.trajectory.context.equals(before.trajectory.context)
     assert after.trajectory.schedule == before.trajectory.schedule
     for name in ("prompts", "fingerprint", "model", "precision"):
         assert getattr(after, name) == getattr(before, name)
@@ -57,14 +64,15 @@ def test_a_round_trip_changes_no_bit(tmp_path_factory, batch, steps, dtype, with
     assert (after.null is None) == (before.null is None)
     if before.null is not None:
         assert after.null.guidance == before.null.guidance
-        for name in ("embeddings", "losses", "iterations"):
+        assert after.null.embeddings.equals(before.null.embeddings)
+        for name in ("losses", "iterations"):
             assert torch.equal(getattr(after.null, name), getattr(before.null, name))
 
 
 def test_sizes_are_kept_where_there_are_any(tmp_path):
     """Guards what ComfyUI told SDXL of the picture."""
     for sizes in ((), SIZES):
-        save_inversion(tmp_path / "x.safetensors", replace(some_inversion(), sizes=sizes))
+        save_inversion(tmp_path / "x.safetensors", some_inversion(sizes=sizes))
         assert load_inversion(tmp_path / "x.safetensors").sizes == sizes
 
 
@@ -190,12 +198,12 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path):
 
 def test_every_tensor_of_an_inversion_comes_back(tmp_path):
     """Guards the pin and the region, which few files have."""
-    pin = Pin(torch.rand(2, 9, 6), torch.rand(3, 2, 4, 5, 7))
+    pin = Pin(some_context(None, 2), torch.rand(3, 2, 4, 5, 7))
     plain = some_inversion()
     whole = replace(plain, null=replace(plain.null, pin=pin), region=torch.rand(2, 5, 7) > 0.5)
     save_inversion(tmp_path / "x.safetensors", whole)
     after = load_inversion(tmp_path / "x.safetensors")
-    assert torch.equal(after.null.pin.null, pin.null) and torch.equal(after.null.pin.guidance, pin.guidance)
+    assert after.null.pin.null.equals(pin.null) and torch.equal(after.null.pin.guidance, pin.guidance)
     assert torch.equal(after.region, whole.region)
 
 
@@ -208,7 +216,7 @@ def test_what_was_read_does_not_follow_the_file(tmp_path):
         file.truncate(16)
         file.write(b"\xff" * 4096)
     assert torch.equal(read.trajectory.latents, some_inversion().trajectory.latents)
-    assert torch.equal(read.null.embeddings, some_inversion().null.embeddings)
+    assert read.null.embeddings.equals(some_inversion().null.embeddings)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +361,7 @@ def test_the_same_inversion_gives_the_same_bytes(tmp_path):
 def test_what_is_not_there_is_not_written(tmp_path):
     """Guards old programs, which know no sizes: files of pictures without them have no such entry."""
     for sizes in ((), SIZES):
-        save_inversion(tmp_path / "x.safetensors", replace(some_inversion(with_null=False), sizes=sizes))
+        save_inversion(tmp_path / "x.safetensors", some_inversion(with_null=False, sizes=sizes))
         with safe_open(tmp_path / "x.safetensors", "pt") as file:
             said = json.loads(file.metadata()["inversion"])
         assert ("sizes" in said) == bool(sizes) and "guidance" not in said

@@ -43,11 +43,11 @@ PRESET = Preset("made-up", Recipe("twice", None, pinned=True), "inverts twice as
 """
 USE = """
 import torch
-from nullinv_core import PRESETS, embed, invert, leading_schedule
+from nullinv_core import PRESETS, Context, embed, invert, leading_schedule
 from nullinv_core.inversion.methods import METHODS
 from nullinv_core.schedule import scaled_linear_alphas
 
-schedule, text = leading_schedule(scaled_linear_alphas(), 4), torch.zeros(1, 3, 2)
+schedule, text = leading_schedule(scaled_linear_alphas(), 4), Context(torch.zeros(1, 3, 2))
 asked = []
 
 

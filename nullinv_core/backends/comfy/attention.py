@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...denoiser import AttentionControl, Layer, Stage, attend
 from ...errors import InputError
 from ...prompt_to_prompt.grids import halving
 from .other_packs import EVERYWHERE
+from .protocols import Extra, Options, UNet
 
 Block = tuple[str, int, int]
 """How ComfyUI names a transformer block: ("input" | "middle" | "output", number, index inside)."""
-Attention = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor, Extra], Tensor]
 """A replacement of a layer's attention: of projected queries, keys and values, (rows, positions or tokens, width)."""
 Inputs = tuple[Tensor, Tensor, Tensor]
 """Projected queries, keys and values of a layer."""
+Patch = Callable[..., Any]
+"""What another node runs in a layer, whatever it is given."""
 CONDITIONAL = 0
 """How ``cond_or_uncond`` marks conditional rows."""
 
 
-def transformer_blocks(unet: Any) -> dict[Block, tuple[Stage, int, int]]:
+def transformer_blocks(unet: UNet) -> dict[Block, tuple[Stage, int, int]]:
     """Every transformer block of a ComfyUI UNet, found by its structure, and where it is as the core counts: in which
     block with attention of its stage, and its index there.
 
     What ComfyUI has up to a change of size is one block to the core.
     """
-    stages: dict[Stage, tuple[str, Any]] = {
+    stages: dict[Stage, tuple[str, Iterable[nn.Sequential]]] = {
         "down": ("input", unet.input_blocks),
         "middle": ("middle", [unet.middle_block]),
         "up": ("output", unet.output_blocks),
@@ -53,7 +56,7 @@ def transformer_blocks(unet: Any) -> dict[Block, tuple[Stage, int, int]]:
     return found
 
 
-def differentiable(options: dict[str, Any]) -> dict[str, Any]:
+def differentiable(options: Options) -> Options:
     """Transformer options under which a backward pass works.
 
     Attention is PyTorch's own: the fast kernels of some packs pass no gradient. Every layer of the encoder reads a copy
@@ -65,26 +68,24 @@ def differentiable(options: dict[str, Any]) -> dict[str, Any]:
         result: Tensor = attention_pytorch(*args, **kwargs)
         return result
 
-    def copy(hidden: Tensor, extra: dict[str, Any]) -> Tensor:
+    def copy(hidden: Tensor, extra: Extra) -> Tensor:
         return hidden.clone()
 
     taken = options.get("patches", {})
-    patches: dict[str, list[Callable[..., Any]]] = {
+    patches: dict[str, list[Patch]] = {
         name: [partial(_keeping_copies, patch) for patch in each] for name, each in taken.items()
     }
     patches["input_block_patch_after_skip"] = [*patches.get("input_block_patch_after_skip", []), copy]
     return {**options, "optimized_attention_override": attention, "patches": patches}
 
 
-def _keeping_copies(patch: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _keeping_copies(patch: Patch, *args: Any, **kwargs: Any) -> Any:
     """What ``patch`` returns; the backward pass through it reads copies, whatever is written over the originals."""
     with torch.autograd.graph.saved_tensors_hooks(lambda kept: kept.detach().clone(), lambda kept: kept):
         return patch(*args, **kwargs)
 
 
-def controlled(
-    options: dict[str, Any], unet: Any, control: AttentionControl, tokens: int, others: str
-) -> dict[str, Any]:
+def controlled(options: Options, unet: UNet, control: AttentionControl, tokens: int, others: str) -> Options:
     """Transformer options with ``control`` in every attention layer, over what other packs have put there.
 
     Another pack's replacement of a layer runs on the queries and keys that ``control`` wants. In cross-attention, what
@@ -110,7 +111,7 @@ class _Control(NamedTuple):
 
 
 def _self_attention(
-    at: _Control, other: Attention | None, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]
+    at: _Control, other: Attention | None, query: Tensor, key: Tensor, value: Tensor, extra: Extra
 ) -> Tensor:
     rows, layer, control = _rows(extra, len(query)), Layer("self", query.shape[1], *at.place), at.control
     if rows is None or not (control.rewrites(layer) or control.weighs(layer)):
@@ -129,7 +130,7 @@ def _self_attention(
 
 
 def _cross_attention(
-    tokens: int, at: _Control, other: Attention | None, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]
+    tokens: int, at: _Control, other: Attention | None, query: Tensor, key: Tensor, value: Tensor, extra: Extra
 ) -> Tensor:
     rows, layer, control = _rows(extra, len(query)), Layer("cross", query.shape[1], *at.place), at.control
     if rows is None or not (control.rewrites(layer) or control.weighs(layer)):
@@ -148,7 +149,7 @@ def _cross_attention(
 
 
 def _edited(
-    control: AttentionControl, layer: Layer, rows: slice, other: Attention | None, inputs: Inputs, extra: dict[str, Any]
+    control: AttentionControl, layer: Layer, rows: slice, other: Attention | None, inputs: Inputs, extra: Extra
 ) -> Tensor:
     """Attention of all rows, that of ``rows`` as the control wants it."""
     heads = extra["n_heads"]
@@ -183,7 +184,7 @@ def _with_rows(tensor: Tensor, rows: slice, heads: Tensor) -> Tensor:
     return copy
 
 
-def _rows(extra: dict[str, Any], batch: int) -> slice | None:
+def _rows(extra: Extra, batch: int) -> slice | None:
     """Rows of the conditional chunk of this call, or None where it holds none."""
     chunks = extra["cond_or_uncond"]
     if CONDITIONAL not in chunks:
@@ -201,7 +202,7 @@ def _split(tensor: Tensor, heads: int) -> Tensor:
     return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _host_attention(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+def _host_attention(query: Tensor, key: Tensor, value: Tensor, extra: Extra) -> Tensor:
     result: Tensor = optimized_attention(
         query, key, value, extra["n_heads"], attn_precision=extra.get("attn_precision"), transformer_options=extra
     )

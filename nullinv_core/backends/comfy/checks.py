@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.model_sampling
 import comfy.patcher_extension
 
@@ -12,6 +10,7 @@ from ...errors import InputError
 from ...families import AttentionLayout, NoisePath
 from .conditioning import family_of
 from .other_packs import EVERYWHERE, OWN_WRAPPER, holds, named, owner
+from .protocols import Patcher
 
 GUIDANCE_HOOKS = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "sampler_calc_cond_batch_function",
@@ -27,7 +26,7 @@ LAYOUTS: dict[AttentionLayout, str] = {"cross": "input_blocks"}
 """What only networks of each attention layout have."""
 
 
-def check_hooks(model: Any) -> None:
+def check_hooks(model: Patcher) -> None:
     """Raise InputError for a MODEL whose guidance is not the plain one that the embeddings are optimized for, or that
     does not run its network for every prediction on one device."""
     options, kinds = model.model_options, comfy.patcher_extension.WrappersMP
@@ -54,7 +53,7 @@ def check_hooks(model: Any) -> None:
         )
 
 
-def check_model(model: Any) -> None:
+def check_model(model: Patcher) -> None:
     """Raise InputError for a MODEL that null-text inversion does not apply to."""
     sampling, network = model.get_model_object("model_sampling"), model.model.diffusion_model
     kind, family = type(model.model).__name__, family_of(model.model)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.conds
 import torch
 from torch import Tensor
 
 from ... import families
-from ...context import pack, unpack
+from ...context import Context
 from ...errors import InputError
 from ...families import Family
 from ...files.store import Inversion
 from ...photo.images import GRID
 from .gradients.weights import ordinary
+from .protocols import Cond, Conditioning, Extras, Network
 
-Conditioning = list[tuple[Tensor, dict[str, Any]]]
 REFUSED = {
     "area": "an area",
     "mask": "a mask",
@@ -31,7 +29,7 @@ WHOLE = {"start_percent": 0.0, "end_percent": 1.0}
 """Values at which they limit nothing; some packs' encoders set them always."""
 
 
-def family_of(network: Any) -> Family:
+def family_of(network: Network) -> Family:
     """The family of a ComfyUI network; raises InputError where none that is known is like it."""
     family = families.of_comfy(kind.__name__ for kind in type(network).__mro__)
     if family is None:
@@ -39,7 +37,7 @@ def family_of(network: Any) -> Family:
     return family
 
 
-def pooled_width(network: Any) -> int:
+def pooled_width(network: Network) -> int:
     """Width of the pooled text vector that a ComfyUI network reads beside the tokens, or 0."""
     family = family_of(network)
     if not family.pooled:
@@ -47,8 +45,8 @@ def pooled_width(network: Any) -> int:
     return int(network.model_config.unet_config["adm_in_channels"]) - len(family.sizes) * family.size_width
 
 
-def text_of(conditioning: Conditioning, what: str, batch: int = 1, network: Any = None) -> Tensor:
-    """Context of a CONDITIONING for so many images, float32 (B, rows, width), on the CPU.
+def text_of(conditioning: Conditioning, what: str, batch: int = 1, network: Network | None = None) -> Context:
+    """Context of a CONDITIONING for so many images, float32, on the CPU.
 
     ``network``: ComfyUI's, which may read a pooled vector too. Raises InputError where it holds several prompts, is
     confined to a part of the picture or of the steps, or lacks the pooled vector.
@@ -65,14 +63,13 @@ def text_of(conditioning: Conditioning, what: str, batch: int = 1, network: Any 
                 f"the {what} conditioning is limited by {name}; use one for the whole picture and all steps"
             )
     tokens = _for_each(text, what, batch)
-    pooled = 0 if network is None else pooled_width(network)
-    if not pooled:
-        return tokens
+    if network is None or not (pooled := pooled_width(network)):
+        return Context(tokens)
     vector = extras.get("pooled_output")
     if not isinstance(vector, Tensor) or vector.shape[-1] != pooled:
         name = family_of(network).name
         raise InputError(f"the {what} conditioning is not of this {name} model's CLIP; encode the text with that one")
-    return pack(tokens, _for_each(vector, what, batch))
+    return Context(tokens, _for_each(vector, what, batch))
 
 
 def _for_each(tensor: Tensor, what: str, batch: int) -> Tensor:
@@ -82,7 +79,7 @@ def _for_each(tensor: Tensor, what: str, batch: int) -> Tensor:
     return tensor.detach().to("cpu", torch.float32).expand(batch, *tensor.shape[1:]).clone()
 
 
-def sizes_of(extras: dict[str, Any], latents: Tensor) -> tuple[int, ...]:
+def sizes_of(extras: Extras, latents: Tensor) -> tuple[int, ...]:
     """What a network is told of the picture (``families.SIZES``): by CLIPTextEncodeSDXL, else as ComfyUI does it.
 
     ``extras``: of a CONDITIONING.
@@ -92,7 +89,7 @@ def sizes_of(extras: dict[str, Any], latents: Tensor) -> tuple[int, ...]:
     return tuple(int(extras.get(key, value)) for key, value in told.items())
 
 
-def check_same_sizes(extras: dict[str, Any], inversion: Inversion, what: str, network: Any) -> None:
+def check_same_sizes(extras: Extras, inversion: Inversion, what: str, network: Network) -> None:
     """Raise InputError where a conditioning tells a network other sizes than the picture was inverted with."""
     if inversion.sizes and (found := sizes_of(extras, inversion.trajectory.clean)) != inversion.sizes:
         raise InputError(
@@ -106,23 +103,22 @@ def with_sizes(conditioning: Conditioning, sizes: tuple[int, ...]) -> Conditioni
     return [(text, {**extras, **dict(zip(families.SIZES, sizes, strict=False))}) for text, extras in conditioning]
 
 
-def with_context(entry: dict[str, Any], context: Tensor, pooled: int = 0, pooled_gradient: bool = False) -> Any:
-    """A processed conditioning with another context. Its pooled vector is a constant unless ``pooled_gradient``."""
-    text, vector = unpack(context, pooled)
-    conds = {**entry["model_conds"], "c_crossattn": comfy.conds.CONDCrossAttn(text)}
-    if vector is not None:
+def with_context(entry: Cond, context: Context) -> Cond:
+    """A processed conditioning with another context."""
+    conds, pooled = {**entry["model_conds"], "c_crossattn": comfy.conds.CONDCrossAttn(context.text)}, context.pooled
+    if pooled is not None:
         # ComfyUI's vector is the pooled one followed by the sizes
-        sizes = entry["model_conds"]["y"].cond[:1, pooled:].to(vector).expand(len(vector), -1)
-        conds["y"] = comfy.conds.CONDRegular(torch.cat([vector if pooled_gradient else vector.detach(), sizes], 1))
+        sizes = entry["model_conds"]["y"].cond[:1, pooled.shape[-1] :].to(pooled).expand(len(pooled), -1)
+        conds["y"] = comfy.conds.CONDRegular(torch.cat([pooled, sizes], 1))
     return {**entry, "model_conds": conds}
 
 
-def ordinary_conditioning(conditioning: Conditioning) -> list[list[Any]]:
+def ordinary_conditioning(conditioning: Conditioning) -> Conditioning:
     """A CONDITIONING of tensors that autograd may save."""
-    return [[ordinary(text), {k: ordinary(v) for k, v in extras.items()}] for text, extras in conditioning]
+    return [(ordinary(text), {k: ordinary(v) for k, v in extras.items()}) for text, extras in conditioning]
 
 
-def check_hints(conds: tuple[list[list[Any]], ...], rows: int) -> None:
+def check_hints(conds: tuple[Conditioning, ...], rows: int) -> None:
     """Raise InputError for a ControlNet with a hint for each of several pictures: rows come and go while optimizing."""
     controls = [extras.get("control") for conditioning in conds for _, extras in conditioning]
     while controls:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...context import pack, unpack
+from ...context import Context
 from ...denoiser import AttentionControl
 from ...errors import InputError
 from ...schedule import NoiseLevel
 from .attention import controlled, differentiable
 from .conditioning import pooled_width, with_context
 from .other_packs import Watch, named
+from .protocols import Cond, Network, Options
 from .sigmas import sigma_of
 
 
@@ -26,23 +26,21 @@ class ComfyDenoiser:
     """``Denoiser`` of a ComfyUI model that the guider has loaded.
 
     ``positive`` and ``negative``: the processed conditioning whose extras (ControlNet, sizes …) go with conditional
-    and unconditional rows; their text and pooled vector are replaced by the context of each call.
-    ``pooled_gradient``: whether the pooled vector of the context gets a gradient too. ``watch``: over what the network
-    runs for.
+    and unconditional rows; their text and pooled vector are replaced by the context of each call. ``watch``: over what
+    the network runs for.
     """
 
-    model: Any
-    positive: dict[str, Any]
-    negative: dict[str, Any]
-    options: dict[str, Any]
+    model: Network
+    positive: Cond
+    negative: Cond
+    options: Options
     watch: Watch | None = None
-    pooled_gradient: bool = False
 
     def __call__(
         self,
         latents: Tensor,
         level: NoiseLevel,
-        context: Tensor,
+        context: Context,
         attention: AttentionControl | None = None,
         unconditional: int = 0,
     ) -> Tensor:
@@ -56,8 +54,8 @@ class ComfyDenoiser:
         sigmas = sampled.new_full((len(sampled),), sigma)
         # other packs tell conditional (0) and unconditional rows (1) apart by their place in this list
         conds = [
-            [self._with(self.positive, context[unconditional:])] if texts else None,
-            [self._with(self.negative, context[:unconditional])] if unconditional else None,
+            [with_context(self.positive, context[unconditional:])] if texts else None,
+            [with_context(self.negative, context[:unconditional])] if unconditional else None,
         ]
         text, null = comfy.samplers.calc_cond_batch(
             self.model, conds, sampled, sigmas, self._options(attention, context)
@@ -68,22 +66,19 @@ class ComfyDenoiser:
             [(sampled - clean) / sigma for clean, wanted in ((null, unconditional), (text, texts)) if wanted]
         )
 
-    def _with(self, entry: dict[str, Any], context: Tensor) -> dict[str, Any]:
-        return with_context(entry, context, pooled_width(self.model), self.pooled_gradient)
-
-    def context(self) -> Tensor:
-        """The text that goes with conditional rows: (1, tokens, width)."""
+    def context(self) -> Context:
+        """Of the text that goes with conditional rows."""
         found, pooled = self.positive["model_conds"], pooled_width(self.model)
         vector = found["y"].cond[:1, :pooled].float() if pooled else None
-        return pack(found["c_crossattn"].cond[:1].float(), vector)
+        return Context(found["c_crossattn"].cond[:1].float(), vector)
 
-    def _options(self, attention: AttentionControl | None, context: Tensor) -> dict[str, Any]:
+    def _options(self, attention: AttentionControl | None, context: Context) -> Options:
         transformer = self.options.get("transformer_options", {})
         if torch.is_grad_enabled():
             transformer = differentiable(transformer)
         if attention is not None:
             if attention.edits_features:
                 raise InputError("edits of features, as Plug-and-Play has them, need the diffusers backend")
-            tokens = unpack(context, pooled_width(self.model))[0].shape[1]
-            transformer = controlled(transformer, self.model.diffusion_model, attention, tokens, named(self.options))
+            network, others = self.model.diffusion_model, named(self.options)
+            transformer = controlled(transformer, network, attention, context.tokens, others)
         return {**self.options, "transformer_options": transformer}

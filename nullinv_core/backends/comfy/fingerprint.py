@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...files.fingerprint import Fingerprint, digest_of, fingerprint
 from .other_packs import weights_of
+from .protocols import Patcher, Sampling
 from .sigmas import alphas_of
 from .truth import patch_names
 
 
-def fingerprint_of(model: Any) -> Fingerprint:
+def fingerprint_of(model: Patcher) -> Fingerprint:
     """Fingerprint of a MODEL: its own weights, whatever is loaded now, every patch on them, and how it samples."""
     weights = weights_of(model.model.diffusion_model)
     sampling = model.get_model_object("model_sampling")
@@ -33,7 +33,7 @@ def fingerprint_of(model: Any) -> Fingerprint:
     return replace(own, digest=old, patches=patch_names(model))
 
 
-def prediction_of(sampling: Any) -> str:
+def prediction_of(sampling: Sampling) -> str:
     """What a network predicts, by the core's name for it; ComfyUI's where the core has none."""
     # the class is made of how noise levels are spaced and of what is predicted
     spacing = ("ModelSampling", "Module", "object")
@@ -41,16 +41,16 @@ def prediction_of(sampling: Any) -> str:
     return {"EPS": "epsilon", "V_PREDICTION": "v_prediction"}.get(kind, kind)
 
 
-def _kinds(sampling: Any) -> list[str]:
+def _kinds(sampling: Sampling) -> list[str]:
     return [kind.__name__ for kind in type(sampling).__mro__]
 
 
-def trained_alphas(sampling: Any) -> tuple[float, ...]:
+def trained_alphas(sampling: Sampling) -> tuple[float, ...]:
     """ᾱ of every noise level that a network was trained on."""
     return alphas_of(sampling.sigmas.double().tolist())
 
 
-def _patches_of(model: Any) -> dict[str, str]:
+def _patches_of(model: Patcher) -> dict[str, str]:
     """What is patched on a MODEL's weights and how strongly: LoRAs, merges."""
     contents: dict[str, Tensor] = {}
     strengths = set()
@@ -62,7 +62,7 @@ def _patches_of(model: Any) -> dict[str, str]:
     return {"LoRA": digest_of(contents), "LoRA strength": str(sorted(strengths))} if contents else {}
 
 
-def _tensors(patch: Any) -> Iterator[Tensor]:
+def _tensors(patch: object) -> Iterator[Tensor]:
     """Every tensor and number of a weight patch, however it is wrapped."""
     if isinstance(patch, Tensor):
         yield patch

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Generic
 
 import comfy.model_management
 import comfy.sampler_helpers
@@ -22,7 +22,7 @@ from ...model import Checkpointing, Result, in_less_memory, in_safer_precision
 from ...schedule import NoiseLevel, Schedule
 from ...types import Callback, Event
 from .checks import check_hooks
-from .conditioning import Conditioning, check_hints, ordinary_conditioning
+from .conditioning import check_hints, ordinary_conditioning
 from .denoiser import ComfyDenoiser
 from .gradients.checkpointing import allow_checkpointing, memory_needed, room_for
 from .gradients.weights import (
@@ -38,6 +38,7 @@ from .gradients.weights import (
 )
 from .other_packs import check_apart, watched
 from .precision import Precision
+from .protocols import Conditioning, GuidedNetwork, Options, Patcher
 from .schedule import sigmas_of_schedule
 
 
@@ -45,32 +46,32 @@ from .schedule import sigmas_of_schedule
 class Guided:
     """A MODEL and the CONDITIONINGs that go with its conditional and unconditional rows."""
 
-    model: Any
+    model: Patcher
     positive: Conditioning
     negative: Conditioning
 
 
-class _CoreSampler(comfy.samplers.Sampler):
+class _CoreSampler(comfy.samplers.Sampler, Generic[Result]):
     """What the guider runs in place of a sampler."""
 
-    def __init__(self, job: Callable[[ComfyDenoiser, Tensor], Any], gradients: bool, cleanest: NoiseLevel) -> None:
+    def __init__(self, job: Callable[[ComfyDenoiser, Tensor], Result], gradients: bool, cleanest: NoiseLevel) -> None:
         self.job = job
         self.gradients = gradients
         self.cleanest = cleanest
-        self.result: Any = None
+        self.result: list[Result] = []
 
     def sample(
-        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
-        latent_image: Tensor, denoise_mask: Any = None, disable_pbar: bool = False,
+        self, model_wrap: GuidedNetwork, sigmas: Tensor, extra_args: dict[str, Options], callback: object,
+        noise: Tensor, latent_image: Tensor, denoise_mask: Tensor | None = None, disable_pbar: bool = False,
     ) -> Tensor:  # fmt: skip
-        """ComfyUI's hook; the job's result is kept in ``result``."""
+        """ComfyUI's hook; what the job returns is kept in ``result``."""
         model, conds, options = model_wrap.inner_model, model_wrap.conds, extra_args["model_options"]
         with watched(model.diffusion_model, options) as watch:
             denoiser = ComfyDenoiser(model, conds["positive"][0], conds["negative"][0], options, watch)
             text = denoiser.context().to(latent_image.device)
             check_apart(denoiser, latent_image[:1], self.cleanest, text, options)
             if not self.gradients:
-                self.result = self.job(denoiser, latent_image)
+                self.result.append(self.job(denoiser, latent_image))
                 return latent_image
             check_whole(model)
             make_ordinary(model.diffusion_model)
@@ -80,7 +81,7 @@ class _CoreSampler(comfy.samplers.Sampler):
                 check_streams_no_weights(extra)
                 check_whole(extra.model)
                 make_ordinary(extra.model)
-            self.result = differentiating(lambda: self.job(denoiser, latent_image), options)
+            self.result.append(differentiating(lambda: self.job(denoiser, latent_image), options))
             return latent_image
 
 
@@ -118,8 +119,7 @@ def run(
             # of the noise, ComfyUI takes the size that it makes room for
             noise = samples.new_zeros(len(samples) * branches, *samples.shape[1:])
             guider.sample(noise, samples, sampler, sigmas_of_schedule(schedule), seed=0)
-            result: Result = sampler.result
-            return result
+            return sampler.result[-1]
 
         if not gradients:
             return in_safer_precision(attempt, Precision(patcher))
@@ -137,7 +137,7 @@ def run(
         return in_less_memory(lambda: in_safer_precision(whole, Precision(patcher)), switch, memory_of_host())
 
 
-def progress(model: Any, **units: int) -> Callback:
+def progress(model: Patcher, **units: int) -> Callback:
     """A callback that feeds ComfyUI's progress bar and live preview. ``units``: of the bar, by phase, in order."""
     total = max(1, sum(units.values()))
     first = dict(zip(units, accumulate(units.values(), initial=0), strict=False))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...context import Context, distance, norm
 from ...denoiser import Denoiser
 from ...editing import check_source_guidance
 from ...errors import InputError
@@ -22,20 +22,19 @@ from ...prompt_to_prompt.maps import WordMaps
 from ...schedule import Schedule
 from ...types import NullEmbeddings, Trajectory
 from .checks import check_model
-from .conditioning import Conditioning, check_same_sizes, text_of, with_sizes
+from .conditioning import check_same_sizes, text_of, with_sizes
 from .host import progress
 from .model import ComfyModel
+from .protocols import Conditioning, Latent, Patcher
 from .sigmas import sigma_of
 from .text import EditRequest
 
-Latent = dict[str, Any]
-"""ComfyUI's LATENT."""
 SAME_TEXT = 0.01
 """How far apart two encodings of one text may be, in units of either."""
 
 
 def invert_latent(
-    model: Any, positive: Conditioning, latent: Latent, schedule: Schedule, method: str
+    model: Patcher, positive: Conditioning, latent: Latent, schedule: Schedule, method: str
 ) -> tuple[Inversion, Latent]:
     """The pivot trajectory of a LATENT, and its noisiest end as a LATENT for a sampler that adds no noise.
 
@@ -62,19 +61,15 @@ def invert_latent(
 
 
 def optimize(
-    model: Any,
+    model: Patcher,
     positive: Conditioning,
     negative: Conditioning,
     inversion: Inversion,
     recipe: Recipe,
     guidance: float,
-    pooled_gradient: bool = False,
 ) -> tuple[Inversion, Latent]:
-    """The inversion with null embeddings, and the reconstruction that they reach.
-
-    ``pooled_gradient``: the pooled vector of the empty text is optimized with its tokens.
-    """
-    here = ComfyModel(model, positive, negative, pooled_gradient=pooled_gradient)
+    """The inversion with null embeddings, and the reconstruction that they reach."""
+    here = ComfyModel(model, positive, negative)
     here.check_made(inversion)
     trajectory, network = inversion.trajectory, model.model
     context = text_of(positive, "source", trajectory.batch, network)
@@ -89,7 +84,7 @@ def optimize(
 
 
 def sample_edit(
-    model: Any,
+    model: Patcher,
     inversion: Inversion,
     null: Inversion | None,
     request: EditRequest,
@@ -112,11 +107,11 @@ def sample_edit(
     negative = negative or with_sizes(request.empty, inversion.sizes)
     here = ComfyModel(model, positive, negative)
     here.check_made(inversion)
-    trajectory, network, pooled = inversion.trajectory, model.model, here.pooled
+    trajectory, network = inversion.trajectory, model.model
     batch, steps = trajectory.batch, trajectory.schedule.steps
     check_same_text(text_of(request.source_conditioning, "source", batch, network), trajectory.context)
     plans = request.plans(steps)
-    contexts = of_edits([text_of(c, "edit", batch, network) for c in request.conditionings], plans, pooled)
+    contexts = of_edits([text_of(c, "edit", batch, network) for c in request.conditionings], plans)
     guides = text_of(request.empty, "empty", 1, network)[0] if embeddings is None else embeddings
     limit = inversion.region
     if sampling.limit is not None:
@@ -148,19 +143,19 @@ def null_of(null: Inversion, inversion: Inversion) -> NullEmbeddings:
     if (
         difference(null.fingerprint, inversion.fingerprint)
         or one.schedule != other.schedule
-        or not (torch.equal(one.latents, other.latents) and torch.equal(one.context, other.context))
+        or not (torch.equal(one.latents, other.latents) and one.context.equals(other.context))
     ):
         raise InputError("these null embeddings belong to another trajectory; connect the ones optimized for it")
     return null.null
 
 
-def check_same_text(context: Tensor, other: Tensor) -> None:
+def check_same_text(context: Context, other: Context) -> None:
     """Raise InputError where a source conditioning is not the one that the trajectory was made with, or another encoder
     made it."""
     if _near(context, other):
         return
     # what the token that begins a text comes to is the encoder's alone: it looks at no other
-    if not _near(context[:, :1], other[:, :1]):
+    if not _near(Context(context.text[:, :1]), Context(other.text[:, :1])):
         raise InputError(
             "the source text was encoded in another way than for the inversion: by another CLIP, with a LoRA on it, "
             "CLIP Set Last Layer or another node's encoder; connect one CLIP to CLIP Text Encode and to P2P Edit"
@@ -171,9 +166,10 @@ def check_same_text(context: Tensor, other: Tensor) -> None:
     )
 
 
-def _near(context: Tensor, other: Tensor) -> bool:
+def _near(context: Context, other: Context) -> bool:
     # an encoder in half precision gives the same text within a few thousandths, a changed word far more
-    return context.shape == other.shape and bool((context - other).norm() <= SAME_TEXT * other.norm())
+    same = context.shape == other.shape and context.fits(other)
+    return same and bool(distance(context, other) <= SAME_TEXT * norm(other))
 
 
 def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from ...context import Context
 from ...denoiser import Denoiser
 from ...drift import Check
 from ...errors import InputError
@@ -19,16 +20,18 @@ from ...model import Result
 from ...prompt_to_prompt.prompt import Prompt
 from ...schedule import Schedule, check_levels
 from .checks import check_model
-from .conditioning import Conditioning, family_of, pooled_width, sizes_of, text_of, with_sizes
+from .conditioning import family_of, sizes_of, text_of, with_sizes
 from .denoiser import ComfyDenoiser
 from .fingerprint import fingerprint_of, trained_alphas
 from .host import Guided, run
 from .notices import tell
 from .other_packs import holds
+from .protocols import Clip, Conditioning, Patcher, Vae
 from .schedule import schedule_of
 from .text import encode, prompt_of
 from .truth import check_of
 
+Part = TypeVar("Part")
 SCHEDULER = "ddim_uniform"
 """The scheduler whose steps are the authors'."""
 
@@ -38,16 +41,14 @@ class ComfyModel:
     """``Model`` of a MODEL.
 
     ``positive`` and ``negative``: the CONDITIONINGs whose extras go with conditional and unconditional rows. ``clip``
-    and ``vae`` are needed where texts or pictures are worked on. ``pooled_gradient``: whether the pooled vector of a
-    context gets a gradient too.
+    and ``vae`` are needed where texts or pictures are worked on.
     """
 
-    patcher: Any
+    patcher: Patcher
     positive: Conditioning = field(default_factory=list)
     negative: Conditioning = field(default_factory=list)
-    clip: Any = None
-    vae: Any = None
-    pooled_gradient: bool = False
+    clip: Clip | None = None
+    vae: Vae | None = None
     place: str = ""
     precision: str = "float32"
 
@@ -60,11 +61,6 @@ class ComfyModel:
     def fingerprint(self) -> Fingerprint:
         """See ``fingerprint_of``."""
         return fingerprint_of(self.patcher)
-
-    @property
-    def pooled(self) -> int:
-        """Width of the pooled text vector that contexts carry, or 0."""
-        return pooled_width(self.patcher.model)
 
     @property
     def only_text_differs(self) -> bool:
@@ -80,30 +76,28 @@ class ComfyModel:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Clean latents of an IMAGE."""
-        return self.latents(self.vae.encode(images))
+        return self.latents(_there(self.vae, "VAE").encode(images))
 
     def decode(self, latents: Tensor) -> Tensor:
         """An IMAGE of clean latents, float32 on the CPU."""
-        pictures: Tensor = self.vae.decode(self.samples(latents.cpu()))
-        return pictures.to("cpu", torch.float32)
+        return _there(self.vae, "VAE").decode(self.samples(latents.cpu())).to("cpu", torch.float32)
 
     def latents(self, samples: Tensor) -> Tensor:
         """Clean latents in the model's scale of a LATENT's samples."""
-        found: Tensor = self.patcher.model.process_latent_in(samples)
-        return found
+        return self.patcher.model.process_latent_in(samples)
 
     def samples(self, latents: Tensor) -> Tensor:
         """A LATENT's samples of latents in the model's scale."""
-        found: Tensor = self.patcher.model.process_latent_out(latents)
-        return found
+        return self.patcher.model.process_latent_out(latents)
 
     def prompt(self, text: str) -> Prompt:
         """Tokens and words of a text."""
-        return prompt_of(self.clip, text)
+        return prompt_of(_there(self.clip, "CLIP"), text)
 
-    def contexts(self, prompts: Sequence[Prompt]) -> list[Tensor]:
-        """The context of each prompt, (1, rows, width); long texts have more rows than others."""
-        return [text_of(encode(self.clip, prompt), "source", 1, self.patcher.model) for prompt in prompts]
+    def contexts(self, prompts: Sequence[Prompt]) -> list[Context]:
+        """The context of each prompt; long texts have more tokens than others."""
+        clip, network = _there(self.clip, "CLIP"), self.patcher.model
+        return [text_of(encode(clip, prompt), "source", 1, network) for prompt in prompts]
 
     def sizes_of(self, latents: Tensor) -> tuple[int, ...]:
         """What the network is told of the picture of some latents, or nothing."""
@@ -112,7 +106,8 @@ class ComfyModel:
 
     def conditioned(self, source: Prompt, empty: Prompt, sizes: tuple[int, ...]) -> ComfyModel:
         """The model with the CONDITIONINGs of two texts, which tell these sizes."""
-        positive, negative = (with_sizes(encode(self.clip, prompt), sizes) for prompt in (source, empty))
+        clip = _there(self.clip, "CLIP")
+        positive, negative = (with_sizes(encode(clip, prompt), sizes) for prompt in (source, empty))
         return replace(self, positive=positive, negative=negative)
 
     def check_made(self, inversion: Inversion) -> None:
@@ -140,13 +135,20 @@ class ComfyModel:
         def with_latents(denoiser: ComfyDenoiser, clean: Tensor) -> Result:
             # ComfyUI has scaled them out and in again, which may have changed a bit
             here = latents.to(clean.device).clone()
-            return job(replace(denoiser, pooled_gradient=self.pooled_gradient), here)
+            return job(denoiser, here)
 
         guided = Guided(self.patcher, self.positive, self.negative)
         return run(guided, self.samples(latents), schedule, with_latents, gradients, branches)
 
 
-def check_made_with(model: Any, inversion: Inversion) -> None:
+def _there(part: Part | None, name: str) -> Part:
+    """A part that the work at hand needs; raises TypeError for a model that was made without it."""
+    if part is None:
+        raise TypeError(f"this model was made without its {name}")
+    return part
+
+
+def check_made_with(model: Patcher, inversion: Inversion) -> None:
     """Raise InputError unless this MODEL made the inversion."""
     check_model(model)
     if other := difference(inversion.fingerprint, fingerprint_of(model)):

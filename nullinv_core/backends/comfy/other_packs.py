@@ -16,11 +16,13 @@ from typing import Any
 import folder_paths
 import torch
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...context import Context, cat
 from ...denoiser import Denoiser
 from ...errors import InputError
 from ...schedule import NoiseLevel
+from .protocols import Options, UNet
 
 EVERYWHERE = "connect the MODEL from before that node to DDIM Invert and to all that follows"
 """The way out of every refusal: a MODEL that is changed in one place alone would let the photo drift."""
@@ -36,7 +38,7 @@ PATCHES = ("patches", "patches_replace")
 """Under these keys of the transformer options other nodes change what the network computes."""
 
 
-def holds(value: Any) -> bool:
+def holds(value: object) -> bool:
     """Whether an entry of a MODEL's options holds anything at all."""
     if isinstance(value, dict):
         return any(map(holds, value.values()))
@@ -56,7 +58,7 @@ def weights_of(network: torch.nn.Module) -> dict[str, Tensor]:
     return {name: weight for name, weight in found.items() if not weight.is_meta}
 
 
-def functions_in(value: Any) -> Iterator[Callable[..., Any]]:
+def functions_in(value: object) -> Iterator[Callable[..., Any]]:
     """Every function of others in a MODEL's options, however deep."""
     if isinstance(value, dict):
         value = [each for key, each in value.items() if not (isinstance(key, str) and key == OWN_WRAPPER)]
@@ -67,13 +69,13 @@ def functions_in(value: Any) -> Iterator[Callable[..., Any]]:
         yield value
 
 
-def named(*places: Any) -> str:
+def named(*places: object) -> str:
     """Whose functions are in ``places``, in brackets, as a part of a sentence; an empty text where there are none."""
     names = dict.fromkeys(owner(function) for place in places for function in functions_in(place))
     return f" ({', '.join(names)})" if names else ""
 
 
-def owner(function: Any) -> str:
+def owner(function: object) -> str:
     """Who made a function: its node's class, and the folder of its pack where it is not ComfyUI's own."""
     while isinstance(function, partial):
         function = function.func
@@ -109,7 +111,7 @@ class Watch:
 
 
 @contextmanager
-def watched(network: Any, options: dict[str, Any]) -> Iterator[Watch | None]:
+def watched(network: UNet, options: Options) -> Iterator[Watch | None]:
     """A watch over a ComfyUI UNet's innermost block; None for a compiled network, which need not heed it, and for other
     kinds of network."""
     transformer = options.get("transformer_options", {})
@@ -123,7 +125,7 @@ def watched(network: Any, options: dict[str, Any]) -> Iterator[Watch | None]:
         return
     watch = Watch(named(options))
 
-    def count(module: Any, inputs: tuple[Any, ...]) -> None:
+    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         watch.seen += len(inputs[0])
 
     # ComfyUI calls a block's layers one by one, never the block
@@ -134,13 +136,11 @@ def watched(network: Any, options: dict[str, Any]) -> Iterator[Watch | None]:
         handle.remove()
 
 
-def check_apart(
-    denoiser: Denoiser, latents: Tensor, level: NoiseLevel, context: Tensor, options: dict[str, Any]
-) -> None:
+def check_apart(denoiser: Denoiser, latents: Tensor, level: NoiseLevel, context: Context, options: Options) -> None:
     """Raise InputError where a patch makes predictions of one call read each other.
 
     Conditional and unconditional ones, or pictures: they are predicted together in some places and alone in others.
-    Clean latents (1, C, h, w), the least noisy level, context (1, tokens, width). Costs four samples or six, none for a
+    Clean latents (1, C, h, w), the least noisy level, the context of one text. Costs four samples or six, none for a
     MODEL without patches.
     """
     transformer = options.get("transformer_options", {})
@@ -148,7 +148,8 @@ def check_apart(
     if not named(places):
         return
     # without words: all its tokens are the one that begins a text
-    texts = torch.cat([context[:, :1].expand_as(context), context])
+    begun = context.text[:, :1].expand_as(context.text)
+    texts = cat([Context(begun, None if context.pooled is None else torch.zeros_like(context.pooled)), context])
 
     def alone() -> Tensor:
         return torch.cat([denoiser(latents, level, texts[:1], unconditional=1), denoiser(latents, level, texts[1:])])

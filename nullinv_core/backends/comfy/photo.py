@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import comfy.utils
 import torch
@@ -17,9 +16,9 @@ from ...pipeline import apply, prepare_latents
 from ...settings import STRENGTH, EditSettings
 from .checks import check_model
 from .host import progress
-from .jobs import Latent
 from .model import ComfyModel
 from .precision import log
+from .protocols import Clip, Latent, Patcher, Vae
 from .sampling import embeddings_of
 from .text import lines_of, read_texts
 
@@ -29,10 +28,32 @@ PINNED = Recipe("fixed-point", None, pinned=True, unshared=True)
 """Edits with a pinned source use no optimized embedding, so none is made."""
 
 
-def settings_of(strength: float, blend: list[str]) -> EditSettings:
-    """Replace windows for a strength in 0 (keep everything) … 1 (change freely)."""
-    STRENGTH.check(strength)
-    return EditSettings(cross_replace=1.0 - 0.6 * strength, self_replace=0.8 - 0.8 * strength, blend_words=blend)
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What Load Checkpoint gives."""
+
+    model: Patcher
+    clip: Clip
+    vae: Vae
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What Edit Photo is asked for. ``edits``: a text in each line. ``strength``: how freely the edit may change layout
+    and shapes, in 0 (keep everything) … 1. ``keep_pixels``: see ``keep_photo``."""
+
+    edits: str
+    strength: float
+    blend_words: list[str]
+    guidance: float
+    keep_pixels: bool
+
+    @property
+    def settings(self) -> EditSettings:
+        """Replace windows for the strength. Raises InputError where that is out of range."""
+        STRENGTH.check(self.strength)
+        cross, own = 1.0 - 0.6 * self.strength, 0.8 - 0.8 * self.strength
+        return EditSettings(cross_replace=cross, self_replace=own, blend_words=self.blend_words)
 
 
 def fit(image: Tensor, size: int, grid: int) -> Tensor:
@@ -44,20 +65,18 @@ def fit(image: Tensor, size: int, grid: int) -> Tensor:
     return result
 
 
-def check_texts(model: Any, clip: Any, source: str, edits: str, strength: float, blend: list[str]) -> None:
+def check_texts(given: Checkpoint, source: str, wanted: Wanted) -> None:
     """Raise InputError for all that is known to be wrong before a photo is inverted."""
-    check_model(model)
-    read_texts(clip, source, edits, settings_of(strength, blend))
+    check_model(given.model)
+    read_texts(given.clip, source, wanted.edits, wanted.settings)
 
 
-def invert_photo(
-    model: Any, clip: Any, vae: Any, image: Tensor, source: str, size: int, steps: int
-) -> tuple[Inversion, Latent]:
+def invert_photo(given: Checkpoint, image: Tensor, size: int, source: str, steps: int) -> tuple[Inversion, Latent]:
     """What every edit of a photo can start from, and the photo's LATENT."""
-    check_model(model)
-    here = ComfyModel(model, clip=clip, vae=vae)
-    latent = {"samples": vae.encode(fit(opaque(image), size, GRID))}
-    callback = progress(model, invert=steps, pin=steps)
+    check_model(given.model)
+    here = ComfyModel(given.model, clip=given.clip, vae=given.vae)
+    latent: Latent = {"samples": given.vae.encode(fit(opaque(image), size, GRID))}
+    callback = progress(given.model, invert=steps, pin=steps)
     # of a pinned source no embedding depends on the guidance
     inversion, _ = prepare_latents(
         here, here.latents(latent["samples"]), source, steps, PINNED, PAPER.guidance, callback
@@ -66,20 +85,16 @@ def invert_photo(
 
 
 def edit_photo(
-    model: Any, clip: Any, vae: Any, image: Tensor, inversion: Inversion, latent: Latent, edits: str,
-    strength: float, blend: list[str], size: int, guidance: float, keep_pixels: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Edited pictures (B·E, H, W, 3), and each beside its photo.
-
-    ``inversion`` and ``latent``: of ``invert_photo``. ``keep_pixels``: see ``keep_photo``.
-    """
-    photo, here = fit(opaque(image), size, GRID), ComfyModel(model, clip=clip, vae=vae)
-    ours = replace(inversion, null=replace(embeddings_of(inversion), guidance=guidance))
-    callback = progress(model, sample=inversion.trajectory.schedule.steps)
-    found = apply(here, ours, lines_of(edits), settings_of(strength, blend), guidance, callback=callback)
-    if keep_pixels:
+    given: Checkpoint, image: Tensor, size: int, inversion: Inversion, latent: Latent, wanted: Wanted
+) -> tuple[Tensor, Tensor]:
+    """Edited pictures (B·E, H, W, 3), and each beside its photo. ``inversion`` and ``latent``: of ``invert_photo``."""
+    photo, here = fit(opaque(image), size, GRID), ComfyModel(given.model, clip=given.clip, vae=given.vae)
+    ours = replace(inversion, null=replace(embeddings_of(inversion), guidance=wanted.guidance))
+    callback = progress(given.model, sample=inversion.trajectory.schedule.steps)
+    found = apply(here, ours, lines_of(wanted.edits), wanted.settings, wanted.guidance, callback=callback)
+    if wanted.keep_pixels:
         # of the photo's own LATENT: scaled in and out again it may have changed a bit
-        decoded = vae.decode(latent["samples"])
+        decoded = given.vae.decode(latent["samples"])
         autoencoder_psnr(decoded, photo, log)
         found = found.keeping(photo, decoded)
     edited = found.pictures.to(photo)

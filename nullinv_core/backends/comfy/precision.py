@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ...denoiser import broken_model, broken_weight
 from .other_packs import weights_of
+from .protocols import Patcher
 
 
-def compute_dtype(patcher: Any) -> torch.dtype:
+def compute_dtype(patcher: Patcher) -> torch.dtype:
     """In which precision a MODEL computes, whatever its weights are kept in."""
     cast = patcher.get_model_object("manual_cast_dtype")
-    found: torch.dtype = patcher.model.get_dtype() if cast is None else cast
-    return found
+    return patcher.model.get_dtype() if cast is None else cast
 
 
 def log(text: str) -> None:
@@ -28,7 +27,7 @@ def log(text: str) -> None:
 class Precision:
     """What a MODEL's clone computes in (``model.Computing``)."""
 
-    patcher: Any
+    patcher: Patcher
 
     @property
     def compute_dtype(self) -> torch.dtype:

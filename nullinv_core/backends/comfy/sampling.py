@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
@@ -12,7 +11,7 @@ import comfy.patcher_extension
 import comfy.samplers
 from torch import Tensor
 
-from ...context import unpack
+from ...context import Context
 from ...drift import CLOSE, from_prediction
 from ...editing import other_guidance
 from ...errors import InputError
@@ -20,11 +19,12 @@ from ...files.store import Inversion
 from ...photo.images import GRID
 from ...types import NullEmbeddings
 from .checks import BOTH_BRANCHES, CACHE, GUIDANCE_HOOKS, check_model
-from .conditioning import Conditioning, check_same_sizes, pooled_width, with_context, with_sizes
+from .conditioning import check_same_sizes, with_context, with_sizes
 from .denoiser import ComfyDenoiser
 from .notices import tell
 from .other_packs import OWN_WRAPPER, Watch, holds, watched
 from .other_packs import named as named_in
+from .protocols import CalcCondBatch, Cond, Conditioning, Conds, Guider, Network, Options, OuterSample, Patcher
 from .sigmas import first_other, nearest, sigma_of
 from .truth import check_of
 
@@ -45,8 +45,8 @@ def embeddings_of(inversion: Inversion) -> NullEmbeddings:
     return inversion.null
 
 
-def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
-    """∅ of the step whose noise level is nearest to ``sigma`` (by its logarithm): (B, tokens, width).
+def embedding_at(inversion: Inversion, sigma: float) -> Context:
+    """∅ of each image at the step whose noise level is nearest to ``sigma``, by its logarithm.
 
     Raises InputError for a level above the inversion's by more than its last step.
     """
@@ -60,7 +60,7 @@ def embedding_at(inversion: Inversion, sigma: float) -> Tensor:
 
 
 def null_text_guider(
-    model: Any, positive: Conditioning, inversion: Inversion, guidance: float, negative: Conditioning | None = None
+    model: Patcher, positive: Conditioning, inversion: Inversion, guidance: float, negative: Conditioning | None = None
 ) -> comfy.samplers.CFGGuider:
     """Classifier-free guidance whose unconditional branch has ∅_t at each noise level. A guidance of 0 is theirs.
 
@@ -68,9 +68,8 @@ def null_text_guider(
     model is told of sizes, they are those that the picture was inverted with.
     """
     first = embedding_at(inversion, _levels(inversion)[-1])
-    text, vector = unpack(first, pooled_width(model.model))
-    extras = {} if vector is None else {"pooled_output": vector}
-    null = [(text, {**(negative[0][1] if negative else {}), **extras})]
+    extras = {} if first.pooled is None else {"pooled_output": first.pooled}
+    null = [(first.text, {**(negative[0][1] if negative else {}), **extras})]
     guider = comfy.samplers.CFGGuider(apply_null_text(model, inversion))
     guider.set_conds(*(with_sizes(each, inversion.sizes) for each in (positive, null)))
     guider.set_cfg(guidance or embeddings_of(inversion).guidance)
@@ -84,8 +83,8 @@ class _Run:
     null text. ``checked``: whether the model was, against the trajectory. ``watch``: over what the network runs for.
     ``left_out``: whether it did not run for all."""
 
-    model: Any
-    negative: dict[Any, bool]
+    model: Patcher
+    negative: dict[object, bool]
     served: int = 0
     checked: bool = False
     watch: Watch | None = None
@@ -100,12 +99,12 @@ class _Run:
         """A call of so many rows has ended."""
         self.left_out |= self.watch is not None and self.watch.missed(rows)
 
-    def is_negative(self, entries: list[dict[str, Any]] | None, place: int) -> bool:
+    def is_negative(self, entries: list[Cond] | None, place: int) -> bool:
         """Whether a list of a call is the negative one: a guider may pass it at any place, or alone."""
         return bool(entries and self.negative.get(entries[0].get("uuid"), place == 1))
 
 
-def apply_null_text(model: Any, inversion: Inversion) -> Any:
+def apply_null_text(model: Patcher, inversion: Inversion) -> Patcher:
     """A clone of the MODEL whose unconditional branch has ∅_t at each noise level, whatever the negative prompt.
 
     The user is told where a sampler does not give the photo back with it: another guidance or other noise levels than
@@ -119,8 +118,8 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
     patched, kinds = model.clone(), comfy.patcher_extension.WrappersMP
 
     def outer(
-        executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *rest: Any, **named: Any
-    ) -> Any:
+        executor: OuterSample, noise: Tensor, latent: Tensor, sampler: object, sigmas: Tensor, *rest: Any, **named: Any
+    ) -> Tensor:
         guider = executor.class_obj
         check_model(guider.model_patcher)
         _tell_before(guider, patched, inversion, noise, latent, sigmas)
@@ -135,8 +134,8 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         return samples
 
     def wrapper(
-        executor: Callable[..., Any], network: Any, conds: list[Any], x: Tensor, timestep: Tensor, options: Any
-    ) -> Any:
+        executor: CalcCondBatch, network: Network, conds: Conds, x: Tensor, timestep: Tensor, options: Options
+    ) -> list[Tensor]:
         sigma = float(timestep.max())
         null, run = embedding_at(inversion, sigma).to(x.device), options.get(OWN_WRAPPER, _Run(patched, {}))
         if len(conds) > 2:
@@ -144,23 +143,22 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
         if x.shape[-2:] == inversion.trajectory.clean.shape[-2:]:
             for entry in chain.from_iterable(entries or () for entries in conds):
                 check_same_sizes(entry, inversion, "KSampler's", network)
-        pooled = pooled_width(network)
         negative = [run.is_negative(entries, place) for place, entries in enumerate(conds)]
         given = [
-            [with_context(entry, null, pooled) for entry in entries] if yes else entries
+            [with_context(entry, null) for entry in entries] if entries and yes else entries
             for yes, entries in zip(negative, conds, strict=True)
         ]
         run.begin()
         found = executor(network, given, x, timestep, options)
         run.end(len(x) * sum(map(bool, conds)))
         run.served += any(negative)
-        texts = [place for place, entries in enumerate(conds) if entries and not negative[place]]
+        texts = [(place, entries[0]) for place, entries in enumerate(conds) if entries and not negative[place]]
         if texts and not run.checked:
             run.checked = True
             if x.shape == inversion.trajectory.clean.shape and CACHE not in options.get("transformer_options", {}):
-                text = conds[texts[0]][0]
+                (place, text), *_ = texts
                 check_model_predicts(
-                    run.model, inversion, ComfyDenoiser(network, text, text, options), x, sigma, found[texts[0]]
+                    run.model, inversion, ComfyDenoiser(network, text, text, options), x, sigma, found[place]
                 )
         return found
 
@@ -171,7 +169,7 @@ def apply_null_text(model: Any, inversion: Inversion) -> Any:
 
 
 def _tell_before(
-    guider: Any, patched: Any, inversion: Inversion, noise: Tensor, latent: Tensor, sigmas: Tensor
+    guider: Guider, patched: Patcher, inversion: Inversion, noise: Tensor, latent: Tensor, sigmas: Tensor
 ) -> None:
     """Tell the user what keeps a sampler from giving the photo back; raise InputError for a late start."""
     own = patched.model.process_latent_out(_noisiest(inversion))
@@ -199,7 +197,7 @@ def _tell_before(
         )
 
 
-def _tell_after(guider: Any, run: _Run) -> None:
+def _tell_after(guider: Guider, run: _Run) -> None:
     """Tell the user what kept a sampler from giving the photo back."""
     if run.left_out or CACHE in guider.model_options.get("transformer_options", {}):
         tell(
@@ -213,12 +211,12 @@ def _tell_after(guider: Any, run: _Run) -> None:
         )
 
 
-def _guidance(guider: Any) -> float:
+def _guidance(guider: Guider) -> float:
     """A guider's guidance; other packs' may have several, or none."""
     return guider.cfg if isinstance(guider.cfg, int | float) else 1.0
 
 
-def guidance_hooks(options: dict[str, Any]) -> list[str]:
+def guidance_hooks(options: Options) -> list[str]:
     """What other nodes have put into model_options that changes guidance, by ComfyUI's names."""
     kind = comfy.patcher_extension.WrappersMP.PREDICT_NOISE
     wrapped = comfy.patcher_extension.get_all_wrappers(kind, options, is_model_options=True)
@@ -227,7 +225,7 @@ def guidance_hooks(options: dict[str, Any]) -> list[str]:
 
 
 def check_model_predicts(
-    model: Any, inversion: Inversion, denoiser: ComfyDenoiser, x: Tensor, sigma: float, clean: Tensor
+    model: Patcher, inversion: Inversion, denoiser: ComfyDenoiser, x: Tensor, sigma: float, clean: Tensor
 ) -> None:
     """Tell the user where the MODEL does not predict the trajectory any more.
 
@@ -272,7 +270,7 @@ def _pixels(latent: Tensor) -> str:
     return f"{GRID * latent.shape[-1]}×{GRID * latent.shape[-2]} pixels"
 
 
-def _is_another(latent: Tensor, model: Any, inversion: Inversion) -> bool:
+def _is_another(latent: Tensor, model: Patcher, inversion: Inversion) -> bool:
     """Whether noise is added to a picture that is far from the photo; an empty latent is none."""
     photo = model.model.process_latent_out(inversion.trajectory.clean)
     return bool(latent.any() and (latent.cpu() - photo).norm() > OTHER_PICTURE * photo.norm())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.samplers
 import numpy as np
 import torch
@@ -12,13 +10,14 @@ from torch import Tensor
 from ...schedule import Schedule
 from .checks import check_model
 from .notices import tell
+from .protocols import Patcher
 from .sigmas import alphas_of, check_sigmas, sigma_of
 
 MOST_STEPS = 1000
 """One more than DDIM Invert takes."""
 
 
-def schedule_of_sigmas(model: Any, sigmas: Tensor) -> Schedule:
+def schedule_of_sigmas(model: Patcher, sigmas: Tensor) -> Schedule:
     """The schedule of ComfyUI's SIGMAS, descending. Raises InputError where no photo can be inverted on them.
 
     Timesteps lie between those that the model was trained on where its noise levels do.
@@ -37,13 +36,13 @@ def sigmas_of_schedule(schedule: Schedule) -> Tensor:
     return torch.tensor([sigma_of(a) for a in reversed(schedule.alphas_cumprod)], dtype=torch.float32)
 
 
-def schedule_of(model: Any, scheduler: str, steps: int) -> Schedule:
+def schedule_of(model: Patcher, scheduler: str, steps: int) -> Schedule:
     """The schedule of one of ComfyUI's schedulers."""
     sampling = model.get_model_object("model_sampling")
     return schedule_of_sigmas(model, comfy.samplers.calculate_sigmas(sampling, scheduler, steps))
 
 
-def schedule_of_node(model: Any, scheduler: str, steps: int) -> Schedule:
+def schedule_of_node(model: Patcher, scheduler: str, steps: int) -> Schedule:
     """The schedule of DDIM Invert. The user is told where ComfyUI's nodes do not agree on it."""
     sampling = model.get_model_object("model_sampling")
     schedule = schedule_of(model, scheduler, steps)

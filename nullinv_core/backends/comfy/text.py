@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
 
 from ... import families
 from ...errors import InputError, short
@@ -15,7 +14,9 @@ from ...prompt_to_prompt.edit import MOST_EDITS, Edit, plan_edits
 from ...prompt_to_prompt.emphasis import check_text, parse, without_marks
 from ...prompt_to_prompt.prompt import Prompt
 from ...settings import EditSettings
-from ..words import Chunk, Token, read_words
+from .. import words
+from ..words import Chunk, read_words
+from .protocols import Chunks, Clip, Conditioning, Token, Tokenizer
 
 EMBEDDING = re.compile(r"(?:^|(?<=[\s(]))embedding:([^\s<\[\],():]+)")
 """``embedding:name``, a textual-inversion word."""
@@ -30,9 +31,9 @@ class EditRequest:
 
     source: Prompt
     prompts: tuple[Prompt, ...]
-    source_conditioning: Any
-    conditionings: tuple[Any, ...]
-    empty: Any
+    source_conditioning: Conditioning
+    conditionings: tuple[Conditioning, ...]
+    empty: Conditioning
     settings: EditSettings
 
     def __repr__(self) -> str:
@@ -43,7 +44,7 @@ class EditRequest:
         return plan_edits(self.source, self.prompts, steps, self.settings)
 
 
-def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> EditRequest:
+def plan_request(clip: Clip, source: str, edits: str, settings: EditSettings) -> EditRequest:
     """Encode the source text and every line of ``edits``; weights of words are as in ``emphasis``.
 
     Raises InputError for an empty text, what ``emphasis.parse`` refuses, more than ``MOST_EDITS`` lines, and words of
@@ -61,7 +62,7 @@ def plan_request(clip: Any, source: str, edits: str, settings: EditSettings) -> 
     )
 
 
-def read_texts(clip: Any, source: str, edits: str, settings: EditSettings) -> tuple[Prompt, list[Prompt], list[Edit]]:
+def read_texts(clip: Clip, source: str, edits: str, settings: EditSettings) -> tuple[Prompt, list[Prompt], list[Edit]]:
     """The source text, every line of ``edits``, and the edits over one step; raises as ``plan_request``, before a photo
     is inverted or a text is encoded."""
     check_text(edits)
@@ -88,23 +89,20 @@ def explain_edits(request: EditRequest) -> str:
     return "\n\n".join(parts)
 
 
-def encode(clip: Any, prompt: Prompt) -> Any:
+def encode(clip: Clip, prompt: Prompt) -> Conditioning:
     """CONDITIONING of a prompt, each word as strong as its weight says."""
     tokens = clip.tokenize(prompt.text)
     weights = prompt.weight_of_token
     for name, chunks in tokens.items():
         ends = accumulate(map(len, chunks))
         tokens[name] = [
-            [
-                (token, weight, *rest)
-                for (token, _, *rest), weight in zip(chunk, weights[end - len(chunk) : end], strict=True)
-            ]
+            [(token, weight) for (token, _), weight in zip(chunk, weights[end - len(chunk) : end], strict=True)]
             for chunk, end in zip(chunks, ends, strict=True)
         ]
     return clip.encode_from_tokens_scheduled(tokens)
 
 
-def prompt_of(clip: Any, text: str) -> Prompt:
+def prompt_of(clip: Clip, text: str) -> Prompt:
     """Tokens and words of a text with their weights, in as many chunks of 77 as it takes.
 
     A word ends with the token that ends in ``</w>``; a textual-inversion embedding is one word, ``embedding:name``.
@@ -136,20 +134,20 @@ def prompt_of(clip: Any, text: str) -> Prompt:
     return read_words(text, found, mark, tokenizer.tokenizer.decode)
 
 
-def _chunk(tokenizer: Any, chunk: list[Any], name_of: dict[int, str]) -> Chunk:
+def _chunk(tokenizer: Tokenizer, chunk: list[Token], name_of: dict[int, str]) -> Chunk:
     """A chunk of ComfyUI's: (token, weight, number of its word); ``name_of``: learned embeddings by that number."""
     start, *inner = chunk
     end = next((i for i, (token, *_) in enumerate(inner) if _is(token, tokenizer.end_token)), len(inner))
     tokens = [
-        Token(token, tokenizer.inv_vocab[token], weight, group)
+        words.Token(token, tokenizer.inv_vocab[token], weight, group)
         if isinstance(token, int)
-        else Token(-1, "", weight, group, f"embedding:{name_of[group].lower()}")
+        else words.Token(-1, "", weight, group, f"embedding:{name_of[group].lower()}")
         for token, weight, group in inner[:end]
     ]
     return Chunk(int(start[0]), tokens, [int(token) for token, *_ in inner[end:]])
 
 
-def _learned(tokenizer: Any, chunks: Any) -> set[int]:
+def _learned(tokenizer: Tokenizer, chunks: Chunks) -> set[int]:
     """Numbers of the words that are textual-inversion embeddings of the encoder's width; others it would leave out."""
     return {
         group
@@ -159,5 +157,5 @@ def _learned(tokenizer: Any, chunks: Any) -> set[int]:
     }
 
 
-def _is(token: Any, identity: int) -> bool:
+def _is(token: object, identity: int) -> bool:
     return isinstance(token, int) and token == identity

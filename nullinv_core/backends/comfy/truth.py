@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ...drift import Check
 from ...files.fingerprint import Fingerprint, other_patches
@@ -11,13 +10,14 @@ from ...files.store import Inversion
 from .notices import tell
 from .other_packs import OWN_WRAPPER
 from .precision import compute_dtype
+from .protocols import Patcher
 
 
-def patch_names(model: Any) -> tuple[str, ...]:
+def patch_names(model: Patcher) -> tuple[str, ...]:
     """Names of the nodes, or of the functions, that act while a MODEL runs: its patches, wrappers and hooks."""
     found: set[str] = set()
 
-    def look(value: Any) -> None:
+    def look(value: object) -> None:
         if isinstance(value, Mapping):
             for key, each in value.items():
                 if key != OWN_WRAPPER:
@@ -33,7 +33,7 @@ def patch_names(model: Any) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def check_of(model: Any, inversion: Inversion) -> Check:
+def check_of(model: Patcher, inversion: Inversion) -> Check:
     """Tells the user where a MODEL does not predict an inversion's trajectory, and what is known to differ."""
     differs = other_patches(inversion.fingerprint, Fingerprint(patches=patch_names(model)))
     return Check(lambda text: tell(f"{text} ({differs})" if differs else text), compute_dtype(model))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from ...context import Context
 from ...schedule import NoiseLevel
 from .model import DiffusersDenoiser, DiffusersModel
 
@@ -14,7 +17,7 @@ HEADROOM = 1.3
 """What a device is asked to have beyond the count, for values that live for a moment only."""
 
 
-def saved_bytes(denoiser: DiffusersDenoiser, latents: Tensor, level: NoiseLevel, context: Tensor) -> int:
+def saved_bytes(denoiser: DiffusersDenoiser, latents: Tensor, level: NoiseLevel, context: Context) -> int:
     """Bytes of the distinct tensors, weights aside, that one pass keeps for its backward pass.
 
     An estimate of the memory that optimizing takes beyond sampling, on any device.
@@ -30,7 +33,7 @@ def saved_bytes(denoiser: DiffusersDenoiser, latents: Tensor, level: NoiseLevel,
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         # the result is held: without it the graph would go, and its addresses would be used again
-        held = denoiser(latents, level, context.clone().requires_grad_(True))
+        held = denoiser(latents, level, replace(context, text=context.text.clone().requires_grad_(True)))
     del held
     return sum(kept.values())
 
@@ -41,7 +44,7 @@ def checkpoint(model: DiffusersModel, on: bool) -> None:
     (unet.enable_gradient_checkpointing if on else unet.disable_gradient_checkpointing)()
 
 
-def checkpoint_if_needed(model: DiffusersModel, latents: Tensor, context: Tensor) -> bool:
+def checkpoint_if_needed(model: DiffusersModel, latents: Tensor, context: Context) -> bool:
     """Turn gradient checkpointing on where the device has too little free memory to optimize these latents without.
 
     Returns whether it is on. A device that does not say how much is free (a CPU) goes without.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ... import families
-from ...context import pooled_rows, unpack
+from ...context import Context
 from ...denoiser import AttentionControl, Counted, Denoiser, broken_model, broken_weight, no_gradients
 from ...drift import Check
 from ...errors import InputError, NonFiniteError
@@ -38,15 +38,12 @@ LEAST_ALPHA = 4.8973451890853435e-08
 class DiffusersDenoiser:
     """``Denoiser`` of a diffusers UNet. The UNet may run in any precision; what comes out has the latents' dtype.
 
-    ``pooled``: width of the pooled text vector that contexts carry, or 0. The vector gets a gradient only with
-    ``pooled_gradient``: the paper optimizes what the tokens attend to. ``factor``: pixels per latent position.
-    ``sizes``: what a network that is told of the picture's size is told (``families.SIZES``), where they are given.
+    ``factor``: pixels per latent position. ``sizes``: what a network that is told of the picture's size is told
+    (``families.SIZES``), where they are given.
     """
 
     unet: Any
     prediction: str
-    pooled: int = 0
-    pooled_gradient: bool = False
     factor: int = 8
     sizes: tuple[int, ...] = ()
 
@@ -54,18 +51,18 @@ class DiffusersDenoiser:
         self,
         latents: Tensor,
         level: NoiseLevel,
-        context: Tensor,
+        context: Context,
         attention: AttentionControl | None = None,
         unconditional: int = 0,
     ) -> Tensor:
         dtype = self.unet.dtype
-        text, vector = unpack(context.to(dtype), self.pooled)
+        read = context.to(dtype)
         with self._feature_hooks(attention):
             predicted = self.unet(
                 latents.to(dtype),
                 torch.tensor(level.timestep, device=latents.device),
-                text,
-                added_cond_kwargs=None if vector is None else self._added(latents, vector),
+                read.text,
+                added_cond_kwargs=None if read.pooled is None else self._added(latents, read.pooled),
                 cross_attention_kwargs=None if attention is None else {"control": attention},
             ).sample.to(latents.dtype)
         return predicted if self.prediction == "epsilon" else epsilon_from_v(latents, predicted, level.alpha)
@@ -77,11 +74,11 @@ class DiffusersDenoiser:
 
         return edited_features(self.unet, attention)
 
-    def _added(self, latents: Tensor, vector: Tensor) -> dict[str, Tensor]:
+    def _added(self, latents: Tensor, pooled: Tensor) -> dict[str, Tensor]:
         """With a pooled vector goes (H, W) of the picture as it was, its crop, and (H, W) as it is."""
         width, height, left, top, now_wide, now_high = self.sizes or plain_sizes(latents, self.factor)
-        told = vector.new_tensor([height, width, top, left, now_high, now_wide]).expand(len(latents), -1)
-        return {"text_embeds": vector if self.pooled_gradient else vector.detach(), "time_ids": told}
+        told = pooled.new_tensor([height, width, top, left, now_high, now_wide]).expand(len(latents), -1)
+        return {"text_embeds": pooled, "time_ids": told}
 
 
 def plain_sizes(latents: Tensor, factor: int) -> tuple[int, ...]:
@@ -127,11 +124,6 @@ class DiffusersModel:
         self.denoiser.unet.float()
 
     @property
-    def pooled(self) -> int:
-        """Width of the pooled text vector that contexts carry, or 0."""
-        return self.text.pooled
-
-    @property
     def only_text_differs(self) -> bool:
         """Nothing but the text tells conditional and unconditional predictions apart."""
         return True
@@ -172,7 +164,7 @@ class DiffusersModel:
         return replace(self, denoiser=replace(self.denoiser, sizes=sizes))
 
     def conditioned(self, source: Prompt, empty: Prompt, sizes: tuple[int, ...]) -> DiffusersModel:
-        """The model, told the sizes of a picture; nothing else goes with a text's rows here."""
+        """The model, told the sizes of a picture; nothing else goes with texts here."""
         return self.told(sizes)
 
     def tell(self, text: str) -> None:
@@ -192,7 +184,11 @@ class DiffusersModel:
                 "use that model or invert the image again"
             )
         trajectory, config = inversion.trajectory, self.denoiser.unet.config
-        if (trajectory.clean.shape[1], trajectory.context.shape[2]) != (config.in_channels, config.cross_attention_dim):
+        found = trajectory.clean.shape[1], trajectory.context.shape[-1]
+        if found != (
+            config.in_channels,
+            config.cross_attention_dim,
+        ):
             raise InputError(f'this inversion does not have the shapes of "{self.name}"; invert the image again')
         check_levels(trajectory.schedule, self.alphas_cumprod)
 
@@ -222,10 +218,10 @@ class DiffusersModel:
         memory = Memory(release, self.tell, "a model in half precision (--dtype float16)")
         return in_less_memory(lambda: in_safer_precision(attempt, self), switch, memory)
 
-    def _any_context(self) -> Tensor:
+    def _any_context(self) -> Context:
         """A context of the model's own size, to count memory with."""
-        width = self.denoiser.unet.config.cross_attention_dim
-        return torch.zeros(1, self.text.length + pooled_rows(self.pooled, width), width, device=self.device)
+        text = torch.zeros(1, self.text.length, self.denoiser.unet.config.cross_attention_dim, device=self.device)
+        return Context(text, text.new_zeros(1, self.text.pooled) if self.text.pooled else None)
 
     def schedule(self, steps: int) -> Schedule:
         """The authors' schedule of so many steps on this model's noise levels."""
@@ -257,16 +253,18 @@ class DiffusersModel:
         """Tokens and words of a text; raises InputError where it is longer than the encoder reads."""
         return self.text.prompt(text)
 
-    def contexts(self, prompts: Sequence[Prompt]) -> list[Tensor]:
-        """The context of each prompt, (1, rows, width); see ``encode_prompts``."""
-        return list(self.encode_prompts(prompts).split(1))
+    def contexts(self, prompts: Sequence[Prompt]) -> list[Context]:
+        """The context of each prompt, of one text; see ``encode_prompts``."""
+        whole = self.encode_prompts(prompts)
+        return [whole[place : place + 1] for place in range(len(whole))]
 
-    def encode_prompts(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Contexts, float32 (B, rows, width): one for each token, and those of a pooled vector (see ``context``).
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> Context:
+        """The contexts of B prompts, float32.
 
         Raises NonFiniteError where the text encoder makes NaN of them.
         """
-        return self._finite(self.text.encode(prompts), "text encoder", "text_encoder")
+        found = self.text.encode(prompts)
+        return found.map(lambda tensor: self._finite(tensor, "text encoder", "text_encoder"))
 
     def check_weights(self, part: str = "") -> None:
         """Raise NonFiniteError where a weight, of all or of those whose names begin with ``part``, is NaN or infinite.
@@ -343,7 +341,7 @@ def wrap_pipeline(
         raise InputError(f'"{name}" has a UNet of another family than its text encoders; use a complete model')
     model = DiffusersModel(
         family=family,
-        denoiser=DiffusersDenoiser(unet, prediction, text.pooled),
+        denoiser=DiffusersDenoiser(unet, prediction),
         vae=vae,
         text=text,
         alphas_cumprod=alphas,

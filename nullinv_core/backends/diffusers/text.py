@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...context import pack
+from ...context import Context
 from ...denoiser import no_gradients
 from ...errors import InputError, short
 from ...families import Family
@@ -29,7 +29,7 @@ class TextEncoder:
 
     @property
     def pooled(self) -> int:
-        """Width of the pooled vector that contexts carry, 0 where there is none."""
+        """Width of the pooled vectors, 0 where there are none."""
         return int(self.encoders[-1].config.projection_dim) if self.family.pooled else 0
 
     @property
@@ -55,8 +55,8 @@ class TextEncoder:
         mark = self.family.encoders[0].words
         return read_words(text, [Chunk(ids[0], tokens, ids[end:])], mark, tokenizer.decode)
 
-    def encode(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Contexts, float32 (B, rows, width), each word as strong as its weight says.
+    def encode(self, prompts: Sequence[Prompt]) -> Context:
+        """Contexts, float32, each word as strong as its weight says.
 
         Raises InputError for tokens that an encoder does not have.
 
@@ -68,7 +68,7 @@ class TextEncoder:
             weights = torch.tensor([p.weight_of_token for p in prompts], device=text.device)
             if bool((weights != 1).any()):
                 text = emphasized(text, self._encodings([self.prompt("")])[0], weights)
-            return pack(text, pooled)
+            return Context(text, pooled)
 
     def _encodings(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor | None]:
         """Encodings of the tokens, float32 (B, tokens, width), and pooled vectors, whatever the weights."""

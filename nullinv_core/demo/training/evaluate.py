@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...backends.diffusers import DEMO_MODEL, DiffusersModel, load_model
+from ...context import cat
 from ...photo.images import psnr
 from ...schedule import Schedule, guide, predicted_clean
 from ..captions import caption, reading_of
@@ -75,7 +76,7 @@ def generate(model: DiffusersModel, captions: list[str], steps: int, guidance: f
     with torch.no_grad():
         for start in range(0, len(captions), 24):
             text = model.encode_prompts([model.prompt(c) for c in captions[start : start + 24]])
-            contexts = torch.cat([empty.expand_as(text), text])
+            contexts = cat([empty.expand(len(text)), text])
             latents = noise[start : start + 24].to(model.device)
             for step in range(steps, 0, -1):
                 predicted = model.denoiser(latents.repeat(2, 1, 1, 1), schedule.level(step), contexts)

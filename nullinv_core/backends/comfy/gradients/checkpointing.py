@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ....model import Checkpointing
 from ..precision import compute_dtype
+from ..protocols import Patcher, UNet
 
 KEPT_BY_RESNET, KEPT_BY_TRANSFORMER = 14, 25
 """Numbers that a backward pass finds kept for each position and channel of a block."""
@@ -27,7 +28,7 @@ HEADROOM = 1.3
 (tests/comfyui/gradient_memory.py)."""
 
 
-def memory_needed(patcher: Any, shape: tuple[int, ...], checkpointed: bool) -> float:
+def memory_needed(patcher: Patcher, shape: tuple[int, ...], checkpointed: bool) -> float:
     """Bytes beside the weights that a gradient takes for latents (B, C, h, w). An estimate."""
     unet = patcher.model.diffusion_model
     each = CHECKPOINTED * unet.model_channels if checkpointed else kept_numbers(unet)
@@ -39,7 +40,7 @@ def memory_needed(patcher: Any, shape: tuple[int, ...], checkpointed: bool) -> f
     return float((values + weights) * comfy.model_management.dtype_size(dtype))
 
 
-def kept_numbers(unet: Any) -> float:
+def kept_numbers(unet: UNet) -> float:
     """Numbers that a ComfyUI UNet keeps for a backward pass, for each position of the latents."""
     kept, share = 0.0, 1.0
     for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks):
@@ -55,13 +56,13 @@ def kept_numbers(unet: Any) -> float:
     return kept
 
 
-def room_for(patcher: Any, shape: tuple[int, ...]) -> bool:
+def room_for(patcher: Patcher, shape: tuple[int, ...]) -> bool:
     """Whether the device could hold the weights and all values of a gradient for latents (B, C, h, w)."""
     room = comfy.model_management.get_total_memory(patcher.load_device) - patcher.model_size()
     return bool(memory_needed(patcher, shape, checkpointed=False) <= room)
 
 
-def allow_checkpointing(patcher: Any, switch: Checkpointing) -> None:
+def allow_checkpointing(patcher: Patcher, switch: Checkpointing) -> None:
     """Give a MODEL's clone blocks that heed ``switch``. They share every weight with those they stand for."""
     for name, _ in list(patcher.model.diffusion_model.named_modules()):
         # the MODEL's own block, whatever an earlier run has left in the network

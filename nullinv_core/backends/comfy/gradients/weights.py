@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import comfy.model_management
 import comfy.utils
@@ -17,17 +17,19 @@ from ....errors import InputError, NoGradientError
 from ....model import Memory
 from ..other_packs import EVERYWHERE, named
 from ..precision import log
+from ..protocols import Cond, Conditioning, ControlNet, Network, Options, Patcher, StreamedPatcher
 
+T = TypeVar("T")
 INFERENCE = "nference tensor"
 """What PyTorch's message says where autograd meets a tensor of inference mode."""
 
 
-def streams_weights(model: Any) -> bool:
+def streams_weights(model: Patcher) -> TypeGuard[StreamedPatcher]:
     """Whether a MODEL is under dynamic offloading, where this ComfyUI knows it."""
     return hasattr(model, "is_dynamic") and bool(model.is_dynamic())
 
 
-def resident(model: Any) -> Any:
+def resident(model: Patcher) -> Patcher:
     """A clone of the MODEL whose weights can be differentiated through once they are loaded as a whole.
 
     Dynamic offloading streams weights into buffers that autograd must not keep, so it is left for a plain clone. Where
@@ -44,14 +46,14 @@ def resident(model: Any) -> Any:
     return model.clone(disable_dynamic=True)
 
 
-def with_constant_controls(conds: tuple[list[list[Any]], ...]) -> None:
+def with_constant_controls(conds: tuple[Conditioning, ...]) -> None:
     """Put a copy of every ControlNet under dynamic offloading in its place, to whose residuals a backward pass does not
     look: they are what they were, and constants.
 
     A ControlNet cannot be made ``resident``. The optimized text reaches the network itself, and the ControlNet besides;
     the second way is left out of the gradient, not of the predictions and their loss.
     """
-    made: dict[int, Any] = {}
+    made: dict[int, ControlNet] = {}
     for conditioning in conds:
         for _, extras in conditioning:
             control = extras.get("control")
@@ -63,13 +65,13 @@ def with_constant_controls(conds: tuple[list[list[Any]], ...]) -> None:
                 extras["control"] = made[id(control)]
 
 
-def is_constant(model: Any, conds: dict[str, Any]) -> bool:
+def is_constant(model: Patcher, conds: dict[str, list[Cond]]) -> bool:
     """Whether a model is a part of a ControlNet under dynamic offloading, which no backward pass looks into."""
     controls = [entry.get("control") for entries in conds.values() for entry in entries]
     return streams_weights(model) and any(model in control.get_models() for control in controls if control is not None)
 
 
-def check_streams_no_weights(extra: Any) -> None:
+def check_streams_no_weights(extra: Patcher) -> None:
     """Raise InputError for another model under dynamic offloading, which cannot be made ``resident``."""
     if streams_weights(extra):
         raise InputError(
@@ -85,7 +87,7 @@ def forget_streams() -> None:
         comfy.model_management.reset_cast_buffers()
 
 
-def check_whole(model: Any) -> None:
+def check_whole(model: Network) -> None:
     """Raise InputError where a part of the weights stays off the device: such parts share buffers, which autograd
     would read after they have been written again."""
     if getattr(model, "model_lowvram", False):
@@ -133,7 +135,11 @@ class _OrdinaryTensors(TorchFunctionMode):
         self.made = WeakTensorKeyDictionary()
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """PyTorch's hook around each of its functions."""
         return function(*self.ordinary(args), **self.ordinary(kwargs or {}))
@@ -158,7 +164,7 @@ class _OrdinaryTensors(TorchFunctionMode):
         return self.made[value]
 
 
-def differentiating(job: Callable[[], Any], options: dict[str, Any]) -> Any:
+def differentiating(job: Callable[[], T], options: Options) -> T:
     """What ``job`` returns, tried once more with copies of what others keep from inference mode, which autograd may not
     save.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import comfy.sd
 import comfy.sd1_clip
@@ -21,6 +21,7 @@ from ....families import TextEncoder
 from ....prompt_to_prompt.prompt import check_tokens
 from ...clip_tokenizer import load_tokenizer
 from ...model_folder import ModelFolder
+from ..protocols import Clip, Options
 from .weights import lacking, read_weights
 
 VOCABULARY = 49_408
@@ -35,12 +36,12 @@ PROJECTION = "text_projection.weight"
 class _Part:
     """One text encoder of a folder: what builds its tokenizer and its network, and its weights."""
 
-    tokenizer: Any
-    network: Any
+    tokenizer: Callable[..., object]
+    network: Callable[..., object]
     weights: dict[str, Tensor]
 
 
-def load_clip(folder: ModelFolder) -> Any:
+def load_clip(folder: ModelFolder) -> Clip:
     """ComfyUI's CLIP of a folder's text encoders.
 
     Raises InputError where one is broken or of another build.
@@ -93,9 +94,9 @@ def _part(folder: ModelFolder, row: TextEncoder) -> _Part:
 class _Read:
     """A tokenizer that was read already, where ComfyUI asks a class to read one."""
 
-    tokens: Any
+    tokens: object
 
-    def from_pretrained(self, path: str, **named: Any) -> Any:
+    def from_pretrained(self, path: str, **named: object) -> object:
         """The tokenizer."""
         return self.tokens
 
@@ -114,7 +115,7 @@ def _named(folder: Path, weights: dict[str, Tensor], highest: int) -> dict[str, 
     return named
 
 
-def _target(rows: tuple[TextEncoder, ...], parts: list[_Part]) -> Any:
+def _target(rows: tuple[TextEncoder, ...], parts: list[_Part]) -> object:
     """What ComfyUI builds a CLIP from."""
     if len(parts) == 1:
         return comfy.supported_models_base.ClipTarget(
@@ -125,14 +126,16 @@ def _target(rows: tuple[TextEncoder, ...], parts: list[_Part]) -> Any:
     class Tokenizer(comfy.sdxl_clip.SDXLTokenizer):
         """SDXL's, from this folder."""
 
-        def __init__(self, **named: Any) -> None:
+        def __init__(self, **named: object) -> None:
             for row, part in zip(rows, parts, strict=True):
                 setattr(self, f"clip_{row.comfy}", part.tokenizer(**named))
 
     class Encoder(comfy.sdxl_clip.SDXLClipModel):
         """SDXL's, at this folder's widths."""
 
-        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
+        def __init__(
+            self, device: object = "cpu", dtype: torch.dtype | None = None, model_options: Options | None = None
+        ) -> None:
             torch.nn.Module.__init__(self)
             given = {"device": device, "dtype": dtype, "model_options": model_options or {}}
             for row, part in zip(rows, parts, strict=True):

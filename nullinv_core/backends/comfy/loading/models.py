@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from ....errors import InputError
 from ...model_config import depths_of, per_level
 from ...model_folder import ModelFolder, read_folder
+from ..protocols import Clip, Patcher, Vae
 from .clip import load_clip
 from .weights import check_whole, read_weights, told
 
@@ -37,7 +39,7 @@ class _Multiple(float):
     __rmul__ = __mul__
 
 
-def load_folder(path: Path) -> tuple[Any, Any, Any]:
+def load_folder(path: Path) -> tuple[Patcher, Clip, Vae]:
     """Return (MODEL, CLIP, VAE) of a folder in diffusers' layout, of any family that is known.
 
     Raises InputError where a part is missing, broken or of another kind.
@@ -100,7 +102,7 @@ def _unknown(folder: ModelFolder, part: str, what: str) -> InputError:
     return InputError(f'the {part} of "{folder.path.name}" has {what}, which ComfyUI cannot build; use another model')
 
 
-def _load_unet(folder: ModelFolder, settings: dict[str, Any]) -> Any:
+def _load_unet(folder: ModelFolder, settings: dict[str, Any]) -> Patcher:
     base: Any = getattr(comfy.supported_models, folder.family.comfy[1])
     scale = float(folder.configs["vae"]["scaling_factor"])
     prediction, sampling = _sampling_of(folder)
@@ -111,7 +113,7 @@ def _load_unet(folder: ModelFolder, settings: dict[str, Any]) -> Any:
         unet_extra_config: dict[str, Any] = {}  # noqa: RUF012 (ComfyUI's own convention)
         sampling_settings = sampling
 
-        def model_type(self, state_dict: Any, prefix: str = "") -> Any:
+        def model_type(self, state_dict: object, prefix: str = "") -> Enum:
             return prediction
 
     family = Family(settings)
@@ -135,7 +137,7 @@ def _load_unet(folder: ModelFolder, settings: dict[str, Any]) -> Any:
     return comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
 
 
-def _sampling_of(folder: ModelFolder) -> tuple[Any, dict[str, Any]]:
+def _sampling_of(folder: ModelFolder) -> tuple[Enum, dict[str, Any]]:
     """What a folder's UNet predicts, and ComfyUI's settings of its noise levels."""
     scheduler = folder.configs["scheduler"]
     prediction, betas = scheduler["prediction_type"], scheduler["beta_schedule"]
@@ -150,7 +152,7 @@ def _sampling_of(folder: ModelFolder) -> tuple[Any, dict[str, Any]]:
     }
 
 
-def _load_vae(path: Path, settings: dict[str, Any] | None) -> Any:
+def _load_vae(path: Path, settings: dict[str, Any] | None) -> Vae:
     weights = read_weights(path, "vae")
     if settings is None:
         weights = {_taesd_name(name): tensor for name, tensor in weights.items()}
