@@ -26,9 +26,8 @@ from benchmarks.edit_methods import METHODS
 from benchmarks.edit_photo import fresh, photo_of
 from benchmarks.edit_report import Row, best_guidance, by_kind, by_method, by_pairs, front, guidance_table, plot
 from benchmarks.edit_run import Work, cells_of, edit_here_score_there, edited
-from benchmarks.edit_scores import BEST, interval, most_scales, scores, scores_from, share_interval
-from benchmarks.learned_scores import clip_measures, lpips_measure, structure_measure
-from benchmarks.pie_bench import SIDE, decode_mask, pie_tasks, published_measures
+from benchmarks.edit_scores import scores, scores_from
+from benchmarks.pie_bench import pie_tasks, published_measures
 from benchmarks.pie_folder import write_folder
 from nullinv_core import InputError
 from nullinv_core.backends.diffusers import load_model
@@ -37,6 +36,11 @@ from nullinv_core.demo.edits import VISIBLE
 from nullinv_core.demo.places import PLACES
 from nullinv_core.demo.scenes import render
 from nullinv_core.photo.images import psnr, to_pil
+from nullinv_core.scores.networks import clip_measures, lpips_measure, structure_measure
+from nullinv_core.scores.pie_bench import decode_mask
+from nullinv_core.scores.pixels import most_scales
+from nullinv_core.scores.rules import NEAR, SIDE
+from nullinv_core.scores.statistics import interval, share_interval
 
 DEMO_FOLDER = Path(nullinv_core.demo.__file__).parent / "model"
 TASKS = [scene_task(seed) for seed in range(30_000, 30_000 + len(KINDS))]
@@ -59,9 +63,9 @@ def test_kinds_take_turns_and_their_truth_is_right():
         if task.kind != "background":
             assert np.abs(task.source - truth)[~task.changes].max(initial=0) <= VISIBLE
         found = scores(truth, task)
-        assert found.right and found.changed.psnr == BEST and found.gain > 5, task.kind
+        assert found.right and found.changed.psnr == NEAR and found.gain > 5, task.kind
         none = scores(task.source, task)
-        assert not none.right and none.gain == pytest.approx(0) and (none.kept is None or none.kept.psnr == BEST)
+        assert not none.right and none.gain == pytest.approx(0) and (none.kept is None or none.kept.psnr == NEAR)
 
 
 @pytest.mark.parametrize("task", TASKS[:3], ids=lambda t: t.kind)
@@ -409,7 +413,7 @@ def test_pie_bench_runs_in_one_command(monkeypatch, tmp_path, model_folder, clip
     assert rows[0]["scores"]["extra"]["published MSE"] == pytest.approx(10_000 / 10 ** (published / 10), rel=1e-3)
     (task,) = pie_tasks(folder, 128)
     assert published == pytest.approx(kept - 10 * np.log10(np.mean(~task.changes)), abs=1e-3)
-    assert rows[3]["scores"]["kept"]["psnr"] == BEST
+    assert rows[3]["scores"]["kept"]["psnr"] == NEAR
     assert "CLIP" in (out / "edit_quality.md").read_text()
     assert Image.open(out / "edit_quality.png").width > 500 and (out / "edit_quality_pictures.png").exists()
     benchmark(monkeypatch, *options)
