@@ -117,8 +117,9 @@ def make_pictures(
         photo = edit_photo.photo_of(model, [task_of(folder, edit, model.native_size) for edit in chunk])
         for row in left:
             for place, picture in zip(places[row], model.decode(METHODS[ROWS[row]](photo, GUIDANCE)), strict=True):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                save_pil(to_pil(picture).resize((SIDE, SIDE), Image.Resampling.LANCZOS), place)
+                if not place.is_file():
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    save_pil(to_pil(picture).resize((SIDE, SIDE), Image.Resampling.LANCZOS), place)
         print(f"{min(start + batch, len(edits))} of {len(edits)}", flush=True)
 
 

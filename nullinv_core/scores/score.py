@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from .pictures import SUFFIXES, picture_of, read_edited, read_photo, size_of
 from .pie_bench import PHOTOS, TRUTHS, PieEdit
 from .pixels import Measure
@@ -66,13 +66,11 @@ def named_folders(texts: Sequence[str]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for text in texts:
-        name, sign, place = text.rpartition("=")
-        folder = Path(place)
-        if not folder.is_dir() and Path(text).is_dir():
-            name, sign, folder = "", "", Path(text)
+        name, sign, place = ("", "", text) if Path(text).is_dir() else text.partition("=")
+        folder = Path(place if sign else text)
         if not folder.is_dir():
             raise InputError(f'there is no folder "{folder}"; name a method\'s pictures as FOLDER or NAME=FOLDER')
-        name = name if sign else folder.resolve().name
+        name = printable(name if sign else folder.resolve().name)
         if not name.strip() or name in found:
             raise InputError(f'two methods are called "{name}"; name them apart, as NAME=FOLDER')
         found[name] = folder
