@@ -18,8 +18,9 @@ from PIL import Image
 
 from nullinv_core import EditSettings
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
+from nullinv_core.files.atomic_write import whole_file
 from nullinv_core.null_text.presets import PRESETS
-from nullinv_core.photo.images import load_image, save_pil, to_pil
+from nullinv_core.photo.images import load_image, to_pil
 from nullinv_core.scores.networks import clip_measures, lpips_measure, structure_measure
 from nullinv_core.scores.pie_bench import PHOTOS, TRUTHS, PieEdit, pie_edits
 from nullinv_core.scores.pixels import Measure, kept_measures
@@ -33,6 +34,7 @@ from .edit_cases import EditTask
 CROSS, SELF, STRENGTH = 0.4, 0.6, 2.0
 """Replace windows and the weight of the new word with which the published rows were made."""
 GUIDANCE = 7.5
+JPEG_QUALITY = 75
 ROWS = {"null-text": "paper", "negative-prompt": "negative-prompt", "direct": "direct", "ours": "fast"}
 """Presets by row."""
 BASES = {"sd14": "Stable Diffusion 1.4", "sdxl": "SDXL"}
@@ -90,6 +92,7 @@ def settings_table() -> str:
         "edit": "Prompt-to-Prompt, refine",
         "cross_replace": f"{CROSS:g}", "self_replace": f"{SELF:g}", "blend words": "both blended words",
         "weight of the new one": f"{STRENGTH:g}", "size": "the model's own; scored at 512",
+        "kept as": f"JPEG of quality {JPEG_QUALITY}",
     }  # fmt: skip
     lines = [[name, value] for name, value in same.items()]
     for row, preset in ROWS.items():
@@ -104,7 +107,7 @@ def settings_table() -> str:
 def make_pictures(
     model: DiffusersModel, folder: Path, edits: Sequence[PieEdit], rows: Sequence[str], out: Path, batch: int = 1
 ) -> None:
-    """Edit what has no picture yet: PNG of 512×512 below ``out/ROW/annotation_images``, by the photo's place."""
+    """Edit what has no picture yet: 512×512 below ``out/ROW/annotation_images``, by the photo's place."""
     # the methods load what only editing needs
     from .edit_methods import METHODS
 
@@ -118,14 +121,20 @@ def make_pictures(
         for row in left:
             for place, picture in zip(places[row], model.decode(METHODS[ROWS[row]](photo, GUIDANCE)), strict=True):
                 if not place.is_file():
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    save_pil(to_pil(picture).resize((SIDE, SIDE), Image.Resampling.LANCZOS), place)
+                    keep(to_pil(picture).resize((SIDE, SIDE), Image.Resampling.LANCZOS), place)
         print(f"{min(start + batch, len(edits))} of {len(edits)}", flush=True)
+
+
+def keep(picture: Image.Image, place: Path) -> None:
+    """Write a picture as the published ones were: they are JPEGs of Pillow's usual quality, and were scored so."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(place) as partial:
+        picture.save(partial, format="JPEG", quality=JPEG_QUALITY)
 
 
 def picture_place(out: Path, row: str, edit: PieEdit) -> Path:
     """Where a row keeps an edit's picture."""
-    return out / row / PHOTOS / edit.picture.with_suffix(".png")
+    return out / row / PHOTOS / edit.picture.with_suffix(".jpg")
 
 
 def rows_table(found: Sequence[Scored], base: str) -> str:

@@ -10,9 +10,10 @@ import typer
 from rich.progress import track
 
 from ..errors import InputError
+from ..settings import RULE
 from . import models
 from .console import console, warn
-from .options import Device
+from .options import Device, takes
 
 if TYPE_CHECKING:
     from ..scores.pixels import Measure
@@ -21,27 +22,21 @@ if TYPE_CHECKING:
 TORCHVISION = "torchvision"
 
 
+@takes(RULE)
 def score(
     *,
     pictures: Annotated[
         list[str], typer.Argument(help="A folder of edited pictures for each method, as FOLDER or NAME=FOLDER.")
     ],
     against: Annotated[Path, typer.Option(help="PIE-Bench's folder, or one of its layout.")],
-    rule: Annotated[
-        Literal["default", "pnp", "pnp-new"],
-        typer.Option(
-            help="How pictures are compared. default: what is kept is measured on what must be kept alone; pnp: as the "
-            "published table; pnp-new: as its program under torchvision 0.17 or newer."
-        ),
-    ] = "default",
+    rule: str,
     against_truth: Annotated[
         bool, typer.Option("--against-truth", help="Measure the distance to the true answers in true_images too.")
     ] = False,
     clip: Annotated[Path | None, typer.Option(help="Folder of a CLIP model: CLIP similarity.")] = None,
     dino: Annotated[Path | None, typer.Option(help="Folder of DINO's ViT: structure distance.")] = None,
     lpips: Annotated[
-        str,
-        typer.Option(help="Squeezenet's weights, .safetensors, or torchvision for those that it has fetched: LPIPS."),
+        str, typer.Option(help="LPIPS: a .safetensors file of squeezenet1_1, or torchvision for the one it fetched.")
     ] = "",
     out: Annotated[
         Path | None, typer.Option(help="Folder for scores.md, .csv and .tex, and a line for each picture in .jsonl.")

@@ -60,7 +60,7 @@ class Rule:
         }  # fmt: skip
 
 
-DEFAULT = Rule("default", "what is kept is measured on what must be kept alone")
+DEFAULT = Rule("default", "what is kept is measured on the pixels that must be kept")
 PNP = Rule(
     "pnp", "as PnPInversion's evaluate.py in its README's environment, which made the published figures", black=True,
     equal=inf, stored=True, bytes_to_dino=True, smooth=False, border=True,

@@ -56,13 +56,13 @@ def test_every_row_in_one_command(command, folder, tmp_path, model_folder, clip_
     assert "| null-text | published | 13.44 | 27.03 | 60.67 | 35.86 | 0.8411 | 24.75 | 21.86 | 700 |" in lines
     for row, preset in pie_bench.ROWS.items():
         assert preset in PRESETS and any(line.startswith(f"| {row} | preset {preset}: ") for line in lines)
-    pictures = sorted(out.rglob("*.png"))
+    pictures = sorted(out.rglob("*.jpg"))
     assert [path.parts[-4] for path in pictures] == sorted(pie_bench.ROWS)
     assert all(Image.open(path).size == (512, 512) for path in pictures)
     times = [path.stat().st_mtime_ns for path in pictures]
     assert "2 of 2" in command("direct", *common, "--batch", 2)
     assert [path.stat().st_mtime_ns for path in pictures] == times
-    assert len(list(out.rglob("*.png"))) == len(pictures) + 1
+    assert len(list(out.rglob("*.jpg"))) == len(pictures) + 1
 
 
 def test_rows_of_sdxl(command, folder, tmp_path):
@@ -72,7 +72,7 @@ def test_rows_of_sdxl(command, folder, tmp_path):
     model, out = tiny_xl_folder(tmp_path / "xl"), tmp_path / "out"
     lines = command("direct", "--base", "sdxl", "--model", model, "--pie-bench", folder, "--out", out)
     assert any(line.startswith("| SDXL |") for line in lines) and not any("published" in line for line in lines)
-    assert [path.relative_to(out).parts[0] for path in out.rglob("*.png")] == ["sdxl"]
+    assert [path.relative_to(out).parts[0] for path in out.rglob("*.jpg")] == ["sdxl"]
 
 
 def test_published_figures_have_a_column_each():
