@@ -23,8 +23,9 @@ from nullinv_core.demo.captions import caption
 from nullinv_core.demo.scenes import render, sample_scene
 from nullinv_core.photo.images import psnr
 from nullinv_core.schedule import ddim_step, guide
+from nullinv_core.scores.tables import markdown_table
 
-from .common import RESULTS, environment, markdown_table, write_json
+from .common import RESULTS, environment, write_json
 
 GUIDANCE = 7.5
 FIRST_SEED = 800_000

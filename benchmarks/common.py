@@ -97,12 +97,6 @@ def _read(line: str) -> Any:
         return None
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join(lines)
-
-
 def now(device: torch.device | str) -> float:
     """Seconds on a clock, once all work on the device is done."""
     if str(device).startswith("cuda"):

@@ -16,8 +16,9 @@ from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.run import DemoReport, demo_case, run_case
 from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.photo.images import to_pil
+from nullinv_core.scores.tables import markdown_table
 
-from .common import RESULTS, environment, markdown_table, write_json
+from .common import RESULTS, environment, write_json
 
 MEDIANS = (
     "psnr_autoencoder", "psnr_ddim", "psnr_null_text", "psnr_null_text_vs_autoencoder", "background_psnr",

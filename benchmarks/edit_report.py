@@ -13,10 +13,11 @@ from PIL import Image
 
 from nullinv_core.figures import side_by_side
 from nullinv_core.photo.images import save_pil
+from nullinv_core.scores.statistics import interval, share_interval
+from nullinv_core.scores.tables import markdown_table
 
-from .common import markdown_table
 from .edit_cases import SINGLE
-from .edit_scores import Scores, interval, scores_from, share_interval
+from .edit_scores import Scores, scores_from
 
 MARKERS = "osD^v<>PX*hd"
 PHOTO_KEPT = ", photo kept"

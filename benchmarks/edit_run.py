@@ -29,6 +29,9 @@ from nullinv_core.demo.nearest import nearer
 from nullinv_core.denoiser import AttentionControl, Counted, Denoiser
 from nullinv_core.photo.images import save_image
 from nullinv_core.schedule import NoiseLevel
+from nullinv_core.scores.networks import clip_measures, lpips_measure, structure_measure
+from nullinv_core.scores.pixels import Measure
+from nullinv_core.scores.rules import PNP
 
 from .common import add_records, now
 from .edit_cases import EditTask
@@ -36,7 +39,6 @@ from .edit_methods import METHODS, UNGUIDED
 from .edit_photo import photo_of
 from .edit_report import Row, named, picture_of
 from .edit_scores import scores
-from .learned_scores import Measure, clip_measures, lpips_measure, structure_measure
 from .pie_bench import published_measures
 
 Cell = tuple[str, float]
@@ -254,6 +256,6 @@ def _model(path: str, device: str) -> DiffusersModel:
 @cache
 def _measures(work: Work) -> dict[str, Measure]:
     measures = published_measures() if work.published else {}
-    measures |= lpips_measure() if work.lpips else {}
+    measures |= lpips_measure(rule=PNP) if work.lpips else {}
     measures |= clip_measures(work.clip) if work.clip else {}
     return measures | (structure_measure(work.dino) if work.dino else {})

@@ -16,8 +16,7 @@ from PIL import Image
 from nullinv_core.demo.edits import KINDS, EditCase, sample_edit
 from nullinv_core.demo.scenes import render
 from nullinv_core.photo.images import save_pil, to_pil
-
-from .pie_bench import SIDE
+from nullinv_core.scores.rules import SIDE
 
 FOLDERS = {
     "swap": "0_random",

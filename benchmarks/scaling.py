@@ -23,8 +23,9 @@ from nullinv_core.demo.run import EDIT_GUIDANCE
 from nullinv_core.demo.scenes import render, sample_scene
 from nullinv_core.denoiser import Counted
 from nullinv_core.pipeline import Sampling, null_of, prepare_latents, sample
+from nullinv_core.scores.tables import markdown_table
 
-from .common import RESULTS, environment, markdown_table, write_json
+from .common import RESULTS, environment, write_json
 
 FIRST_SEED = 30_000
 

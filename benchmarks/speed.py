@@ -35,9 +35,10 @@ from nullinv_core.photo.images import psnr
 from nullinv_core.pipeline import null_of, prepare_latents
 from nullinv_core.prompt_to_prompt.control import batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
+from nullinv_core.scores.tables import markdown_table
 
 from . import full_size
-from .common import RESULTS, add_records, dense_edit, environment, known_records, markdown_table, now, write_json
+from .common import RESULTS, add_records, dense_edit, environment, known_records, now, write_json
 
 PEER_GUIDANCE = 7.5
 """Written into the peer's functions."""

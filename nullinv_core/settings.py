@@ -240,6 +240,12 @@ def _presets_and_custom() -> dict[str, str]:
     return _presets() | {CUSTOM: "like paper, with inner_steps, learning_rate and early_stop of your own"}
 
 
+def _rules() -> dict[str, str]:
+    from .scores.rules import RULES
+
+    return {name: rule.help for name, rule in RULES.items()}
+
+
 def _schedulers() -> dict[str, str]:
     names = ("ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential", "beta")
     return dict.fromkeys(names, "")
@@ -315,6 +321,7 @@ OPTIMIZE_POOLED = Setting(
     "optimize_pooled", "bool", False, "SDXL also reads one vector for the whole text: optimize that of the empty text "
     "too.", advanced=True,
 )  # fmt: skip
+RULE = Setting("rule", "choice", "default", "How pictures are compared.", choices=_rules, in_node=False)
 END_STEP = Setting(
     "end_step", "int", 0, "Stop after so many steps and keep the noise, for a sampler that continues. 0: all steps.",
     most=999, advanced=True,

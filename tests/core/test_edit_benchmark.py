@@ -5,7 +5,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from threading import Barrier
 
 import numpy as np
@@ -15,10 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn.functional import interpolate
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer, ViTConfig, ViTModel
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import CLIPModel, CLIPProcessor, ViTConfig, ViTModel
 
-import nullinv_core.demo
 from benchmarks import edit_photo, edit_quality
 from benchmarks.common import add_records, known_records
 from benchmarks.edit_cases import KINDS, REWEIGHT, scene_task
@@ -26,9 +23,8 @@ from benchmarks.edit_methods import METHODS
 from benchmarks.edit_photo import fresh, photo_of
 from benchmarks.edit_report import Row, best_guidance, by_kind, by_method, by_pairs, front, guidance_table, plot
 from benchmarks.edit_run import Work, cells_of, edit_here_score_there, edited
-from benchmarks.edit_scores import BEST, interval, most_scales, scores, scores_from, share_interval
-from benchmarks.learned_scores import clip_measures, lpips_measure, structure_measure
-from benchmarks.pie_bench import SIDE, decode_mask, pie_tasks, published_measures
+from benchmarks.edit_scores import scores, scores_from
+from benchmarks.pie_bench import pie_tasks, published_measures
 from benchmarks.pie_folder import write_folder
 from nullinv_core import InputError
 from nullinv_core.backends.diffusers import load_model
@@ -37,8 +33,12 @@ from nullinv_core.demo.edits import VISIBLE
 from nullinv_core.demo.places import PLACES
 from nullinv_core.demo.scenes import render
 from nullinv_core.photo.images import psnr, to_pil
+from nullinv_core.scores.networks import clip_measures, lpips_measure, structure_measure
+from nullinv_core.scores.pie_bench import decode_mask
+from nullinv_core.scores.pixels import most_scales
+from nullinv_core.scores.rules import DEFAULT, NEAR, PNP, SIDE
+from nullinv_core.scores.statistics import interval, share_interval
 
-DEMO_FOLDER = Path(nullinv_core.demo.__file__).parent / "model"
 TASKS = [scene_task(seed) for seed in range(30_000, 30_000 + len(KINDS))]
 
 
@@ -59,9 +59,9 @@ def test_kinds_take_turns_and_their_truth_is_right():
         if task.kind != "background":
             assert np.abs(task.source - truth)[~task.changes].max(initial=0) <= VISIBLE
         found = scores(truth, task)
-        assert found.right and found.changed.psnr == BEST and found.gain > 5, task.kind
+        assert found.right and found.changed.psnr == NEAR and found.gain > 5, task.kind
         none = scores(task.source, task)
-        assert not none.right and none.gain == pytest.approx(0) and (none.kept is None or none.kept.psnr == BEST)
+        assert not none.right and none.gain == pytest.approx(0) and (none.kept is None or none.kept.psnr == NEAR)
 
 
 @pytest.mark.parametrize("task", TASKS[:3], ids=lambda t: t.kind)
@@ -242,25 +242,6 @@ def test_a_strange_entry_is_named(tmp_path, changes):
         list(pie_tasks(pie_folder(tmp_path, **changes)))
 
 
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory):
-    """A tiny random CLIP in the layout of the real one."""
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = CLIPTokenizer.from_pretrained(DEMO_FOLDER / "tokenizer")
-    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    torch.manual_seed(0)
-    config = CLIPConfig(
-        text_config={**small, **ids, "vocab_size": len(tokenizer) + 5},
-        vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=16,
-    )  # fmt: skip
-    CLIPModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    preparation = {"shortest_edge": 32}, {"height": 32, "width": 32}
-    CLIPImageProcessorPil(size=preparation[0], crop_size=preparation[1]).save_pretrained(folder)
-    return folder
-
-
 def test_clip_similarity_is_the_cosine_of_both_embeddings(clip_folder):
     """Guards CLIP's figures: against its own logits; the edited part sees nothing of what may not change."""
     task = TASKS[1]
@@ -278,20 +259,23 @@ def test_clip_similarity_is_the_cosine_of_both_embeddings(clip_folder):
     assert measures["CLIP"](elsewhere, task) != pytest.approx(measures["CLIP"](task.source, task), abs=1e-3)
 
 
-def test_structure_distance_sees_layout(tmp_path):
+@pytest.mark.parametrize("rule", [DEFAULT, PNP], ids=lambda rule: rule.name)
+def test_structure_distance_sees_layout(tmp_path, rule):
     """Guards DINO's figure: none for the photo itself, more for a picture of another layout than for a slight change;
-    against keys that were taken by hand."""
+    against keys that were taken by hand; the published rule shows 0…255, not smoothed."""
     torch.manual_seed(0)
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     vit = ViTModel(ViTConfig(**small, image_size=224, patch_size=16), add_pooling_layer=False).eval()
     vit.save_pretrained(tmp_path)
     task = TASKS[1]
-    measure = structure_measure(tmp_path)["structure"]
+    measure = structure_measure(tmp_path, rule=rule)["structure"]
     slight, other = (task.source * 0.98).astype(np.float32), task.source[::-1].copy()
     assert measure(task.source, task) == 0 and 0 < measure(slight, task) < measure(other, task)
 
     def similar(picture):
-        pixels = interpolate(torch.tensor(picture).movedim(-1, 0)[None], (224, 224), mode="bilinear", antialias=True)
+        white, smooth = (255, False) if rule is PNP else (1, True)
+        pixels = torch.tensor(picture).movedim(-1, 0)[None] * white
+        pixels = interpolate(pixels, (224, 224), mode="bilinear", antialias=smooth)
         mean, deviation = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         last = vit.layers[-1]
         before = vit.layers[0](vit.embeddings((pixels - mean) / deviation))
@@ -409,7 +393,7 @@ def test_pie_bench_runs_in_one_command(monkeypatch, tmp_path, model_folder, clip
     assert rows[0]["scores"]["extra"]["published MSE"] == pytest.approx(10_000 / 10 ** (published / 10), rel=1e-3)
     (task,) = pie_tasks(folder, 128)
     assert published == pytest.approx(kept - 10 * np.log10(np.mean(~task.changes)), abs=1e-3)
-    assert rows[3]["scores"]["kept"]["psnr"] == BEST
+    assert rows[3]["scores"]["kept"]["psnr"] == NEAR
     assert "CLIP" in (out / "edit_quality.md").read_text()
     assert Image.open(out / "edit_quality.png").width > 500 and (out / "edit_quality_pictures.png").exists()
     benchmark(monkeypatch, *options)

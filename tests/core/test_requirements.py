@@ -42,7 +42,9 @@ def test_the_requirements_are_what_is_imported():
     inside = imported([ROOT / "__init__.py", *(ROOT / "nodes").glob("*.py"), *core])
     assert inside | NAMED == required("requirements.txt")
     assert imported(CLI) - inside == required("requirements-cli.txt")
-    assert "-r requirements-cli.txt" in (ROOT / "requirements-dev.txt").read_text(encoding="utf-8")
+    assert required("requirements-score.txt") == OPTIONAL
+    for name in ("cli", "score"):
+        assert f"-r requirements-{name}.txt" in (ROOT / "requirements-dev.txt").read_text(encoding="utf-8")
 
 
 WITHOUT = "import runpy, sys; sys.modules |= {'typer': None, 'rich': None}; sys.argv = ['nullinv', 'demo']; "

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from benchmarks.pie_bench import decode_mask, pie_tasks
+from benchmarks.pie_bench import pie_tasks
 from benchmarks.pie_folder import encode_mask, write_folder
 from nullinv_core.demo import nearest
 from nullinv_core.demo.captions import read_caption, reading_of
@@ -18,6 +18,7 @@ from nullinv_core.demo.looks import palette
 from nullinv_core.demo.objects import ROLES, span
 from nullinv_core.demo.scenes import belongs, render
 from nullinv_core.photo.images import psnr, to_pil
+from nullinv_core.scores.pie_bench import decode_mask
 
 
 @pytest.mark.parametrize("kind", KINDS)
