@@ -19,7 +19,7 @@ from .checks import check_model
 from .host import progress
 from .jobs import Latent
 from .model import ComfyModel
-from .precision import log
+from .notices import log
 from .sampling import embeddings_of
 from .text import lines_of, read_texts
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ...denoiser import broken_model, broken_weight
+from .notices import log
 from .other_packs import weights_of
 
 
@@ -17,11 +17,6 @@ def compute_dtype(patcher: Any) -> torch.dtype:
     cast = patcher.get_model_object("manual_cast_dtype")
     found: torch.dtype = patcher.model.get_dtype() if cast is None else cast
     return found
-
-
-def log(text: str) -> None:
-    """Write a sentence to ComfyUI's log."""
-    logging.warning("null-text inversion: %s", text)
 
 
 @dataclass(frozen=True)
@@ -46,5 +41,5 @@ class Precision:
         self.patcher.set_model_compute_dtype(torch.float32)
 
     def tell(self, text: str) -> None:
-        """See ``log``."""
+        """See ``notices.log``."""
         log(text)

@@ -15,8 +15,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ....errors import InputError, NoGradientError
 from ....model import Memory
+from ..notices import log
 from ..other_packs import EVERYWHERE, named
-from ..precision import log
 
 INFERENCE = "nference tensor"
 """What PyTorch's message says where autograd meets a tensor of inference mode."""
