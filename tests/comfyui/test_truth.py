@@ -100,24 +100,60 @@ def test_a_part_of_the_photo_is_told_of(comfy):
     assert latent(comfy, "crop").isfinite().all()
 
 
-def test_another_picture_as_large_is_told_of(comfy):
-    """Guards detailers that enlarge a part to the photo's size, as most do; the photo itself with noise on it, and an
-    empty latent, are told nothing."""
+def sampled_each(comfy, chain, latents):
+    """What our nodes tell of each latent that a KSampler adds noise to, behind Apply Null-Text."""
+    g = chain.graph
+    applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+    every = []
+    for samples in latents:
+        sampled = chain.ksampler(applied(), 7.5, samples)
+        set_inputs(chain, sampled, add_noise="enable", start_at_step=4)
+        last = {"class_type": "SaveLatent", "inputs": {"samples": sampled(), "filename_prefix": "sampled"}}
+        every.append(told(comfy, g | {"last": last}))
+    return every
+
+
+def part_of(chain, side, x=0, y=0):
+    """A square of the photo, as large as the photo, in latents."""
+    g = chain.graph
+    part = g.add("ImageCrop", image=chain.scene(0), width=side, height=side, x=x, y=y)
+    enlarged = g.add("ImageScale", image=part(), upscale_method="bicubic", width=128, height=128, crop="disabled")
+    return g.add("VAEEncode", pixels=enlarged(), vae=chain.load(2))()
+
+
+def test_a_part_as_large_as_the_photo_is_told_of(comfy):
+    """Guards detailers that enlarge a part to the photo's size, as most do, alone or several at once."""
+    chain = Chain(**QUICK)
+    parts = [part_of(chain, 96), part_of(chain, 64, 64, 32), part_of(chain, 48, 40, 64)]
+    parts.append(chain.graph.add("LatentBatch", samples1=chain.latent(), samples2=parts[0])())
+    for lines in sampled_each(comfy, chain, parts):
+        assert len(lines) == 1 and "looks like a part of the photo" in lines[0], lines
+
+
+@pytest.mark.parametrize("kind", ["colour", "object"])
+def test_the_whole_photo_and_its_edits_are_no_part(comfy, kind):
+    """Guards against false alarms: a KSampler that begins in the middle, at the photo, at the perfect edit of it, or at
+    ours, at an empty latent, or the photo twice."""
+    chain = Chain(**QUICK, edit=kind)
+    g = chain.graph
+    wholes = [chain.latent(), g.add("VAEEncode", pixels=chain.scene(3), vae=chain.load(2))()]
+    if kind == "colour":
+        empty = g.add("EmptyLatentImage", width=128, height=128, batch_size=1)
+        twice = g.add("RepeatLatentBatch", samples=chain.latent(), amount=2)
+        wholes += [chain.edit()[1](), empty(), twice()]
+    assert sampled_each(comfy, chain, wholes) == [[]] * len(wholes)
+
+
+def test_a_sampler_that_silences_the_log_is_heard(comfy):
+    """Guards tiled upscalers, which silence the root logger while they sample: the sentence is in the log."""
     chain = Chain(**QUICK)
     g = chain.graph
     applied = g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
-    part = g.add("ImageCrop", image=chain.scene(0), width=64, height=64, x=0, y=0)
-    enlarged = g.add("ImageScale", image=part(), upscale_method="bicubic", width=128, height=128, crop="disabled")
-    empty = g.add("EmptyLatentImage", width=128, height=128, batch_size=1)
-    parts = g.add("VAEEncode", pixels=enlarged(), vae=chain.load(2))
-    for samples, wanted in ((chain.latent, 0), (empty, 0), (parts, 1)):
-        sampled = chain.ksampler(applied(), 7.5, samples())
-        set_inputs(chain, sampled, add_noise="enable", start_at_step=0 if samples is empty else 4)
-        save = g.add("SaveLatent", samples=sampled(), filename_prefix="as-large")
-        lines = told(comfy, g)
-        assert len(lines) == wanted and all("not the photo that this null text" in line for line in lines), lines
-        del g[save()[0]]
-        g["0"] = {"class_type": "PreviewAny", "inputs": {"source": "x"}}
+    tile = g.add("LatentCrop", samples=chain.latent(), width=72, height=72, x=0, y=0)
+    sampled = g.add("OtherQuiet", model=applied(), latent=tile(), positive=chain.source(), negative=chain.empty())
+    g.add("SaveLatent", samples=sampled(), filename_prefix="quiet")
+    (line,) = told(comfy, g)
+    assert "a picture of 72×72 pixels" in line
 
 
 def test_a_guidance_that_cannot_be_used_is_refused_first(comfy):

@@ -23,11 +23,17 @@ models are the demo's or have random weights. `python -m tests.neighbours.fetch 
 | pack | commit | node | where | {versions} |
 |---|---|---|---|{lines}|
 """
-TOGETHER = """
-## All packs in one ComfyUI
+UNDRAWN = """
+## Links that are not drawn
 
-{packs} packs beside ours. Our whole chain and Edit Photo come to the same as alone{ours}. A graph of each, without our
-nodes, comes to the same with our pack and without it: {same}.
+In ComfyUI's page, in a browser: MODEL, CLIP and VAE reach all of our nodes by {nodes} instead of by links, and the
+latents are the same bytes ({versions}).
+"""
+TOGETHER = """
+## All packs in one ComfyUI {version}
+
+{packs} packs beside ours. Our whole chain and Edit Photo come to the same as alone{ours}. A graph of each that needs
+nothing of ours comes to the same with our pack there and without it: {same}.
 """
 CORE = """
 ## ComfyUI's own nodes that change a MODEL
@@ -66,6 +72,7 @@ def page():
             text += (
                 f"| {link} | {trial.pack.commit[:8]} | {node} | {trial.what} | {cells(packs[trial.key], versions)} |\n"
             )
+    text += undrawn(kept.get("page", {})) + together(kept.get("together", {}))
     core = [kept.get(f"core {place}", {}) for place in PLACES]
     versions = ordered(*core)
     columns = [f"{place}, {version}" for version in versions for place in PLACES]
@@ -76,13 +83,22 @@ def page():
     return text
 
 
-def together(found, version):
-    """What all packs at once came to, in a ComfyUI of this version."""
-    there = {name: verdicts[version] for name, verdicts in found.items() if version in verdicts}
-    ours = there.pop("ours", "not tried")
-    same = [name if verdict == "the same" else f"{name} ({verdict})" for name, verdict in sorted(there.items())]
-    odd = "" if ours == "the same" else f" ({ours})"
-    return TOGETHER.format(packs=len(PACKS), ours=odd, same=", ".join(same)) if there else ""
+def undrawn(found):
+    """What links that are not drawn came to."""
+    nodes = [f"{name.split('/')[1]} of {name.split('/')[0]}" for name in sorted(found)]
+    return UNDRAWN.format(nodes=" or by ".join(nodes), versions=", ".join(ordered(found))) if found else ""
+
+
+def together(found):
+    """What all packs at once came to, in every version of ComfyUI."""
+    text = ""
+    for version in ordered(found):
+        there = {name: verdicts[version] for name, verdicts in found.items() if version in verdicts}
+        ours = there.pop("ours", "not tried")
+        same = [name if verdict == "the same" else f"{name} ({verdict})" for name, verdict in sorted(there.items())]
+        odd = "" if ours == "the same" else f" ({ours})"
+        text += TOGETHER.format(version=version, packs=len(PACKS), ours=odd, same=", ".join(same))
+    return text
 
 
 def write():

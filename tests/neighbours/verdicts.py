@@ -30,8 +30,8 @@ class Ran:
         return self.error.split(": ")[0].endswith("InputError")
 
 
-def run(server, graph, name, parts, seconds=600):
-    """Run a graph whose latents are saved as ``name``-part."""
+def run(server, graph, name, parts, seconds=1800):
+    """Run a graph whose latents are saved as ``name``-part. A network that is compiled takes minutes."""
     before = len(server.text())
     entry = server.finish(server.queue(fill(graph, server.info)), seconds)
     failed = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]

@@ -17,7 +17,7 @@ from ...settings import STRENGTH, EditSettings
 from .checks import check_model
 from .host import progress
 from .model import ComfyModel
-from .precision import log
+from .notices import log
 from .protocols import Clip, Latent, Patcher, Vae
 from .sampling import embeddings_of
 from .text import lines_of, read_texts

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import torch
 
 from ...denoiser import broken_model, broken_weight
+from .notices import log
 from .other_packs import weights_of
 from .protocols import Patcher
 
@@ -16,11 +16,6 @@ def compute_dtype(patcher: Patcher) -> torch.dtype:
     """In which precision a MODEL computes, whatever its weights are kept in."""
     cast = patcher.get_model_object("manual_cast_dtype")
     return patcher.model.get_dtype() if cast is None else cast
-
-
-def log(text: str) -> None:
-    """Write a sentence to ComfyUI's log."""
-    logging.warning("null-text inversion: %s", text)
 
 
 @dataclass(frozen=True)
@@ -45,5 +40,5 @@ class Precision:
         self.patcher.set_model_compute_dtype(torch.float32)
 
     def tell(self, text: str) -> None:
-        """See ``log``."""
+        """See ``notices.log``."""
         log(text)

@@ -9,6 +9,7 @@ from typing import Any
 
 import comfy.patcher_extension
 import comfy.samplers
+import comfy.utils
 from torch import Tensor
 
 from ...context import Context
@@ -17,6 +18,7 @@ from ...editing import other_guidance
 from ...errors import InputError
 from ...files.store import Inversion
 from ...photo.images import GRID
+from ...photo.parts import is_part
 from ...types import NullEmbeddings
 from .checks import BOTH_BRANCHES, CACHE, GUIDANCE_HOOKS, check_model
 from .conditioning import check_same_sizes, with_context, with_sizes
@@ -32,9 +34,6 @@ LEAST_STEP = 2.0
 """Ratio of two noise levels that counts as near, however fine an inversion's steps are: schedulers begin apart."""
 SAME_LATENT = 1e-3
 """Relative distance of two latents that count as one."""
-OTHER_PICTURE = 0.5
-"""Relative distance of two clean latents that are not of one photo. Measured with the demo model: 0.70 to 1.4 between a
-photo and a part of it, as large, less with more of it in the part; 0.4 to 1.1 between a photo and an edit of it."""
 PARTS = "give detailers and upscalers the MODEL from before Apply Null-Text"
 
 
@@ -182,10 +181,10 @@ def _tell_before(
             f"a picture of {size} is sampled with null text that was optimized for a whole photo of {photo}: it "
             f"does not suit a part of the photo or another size; {PARTS}"
         )
-    elif latent.shape == own.shape and not same and bool(noise.any()) and _is_another(latent, patched, inversion):
+    elif not same and bool(noise.any()) and _is_part(latent, patched, inversion):
         tell(
-            "the picture that is sampled is not the photo that this null text was optimized for, or a part of it: "
-            f"null text suits the whole photo alone; {PARTS}"
+            "what is sampled looks like a part of the photo that this null text was optimized for, or like another "
+            f"picture: null text suits the whole photo alone; {PARTS}"
         )
     if text := other_guidance(embeddings_of(inversion), inversion.trajectory, _guidance(guider)):
         tell(text)
@@ -270,10 +269,10 @@ def _pixels(latent: Tensor) -> str:
     return f"{GRID * latent.shape[-1]}×{GRID * latent.shape[-2]} pixels"
 
 
-def _is_another(latent: Tensor, model: Patcher, inversion: Inversion) -> bool:
-    """Whether noise is added to a picture that is far from the photo; an empty latent is none."""
+def _is_part(latent: Tensor, model: Patcher, inversion: Inversion) -> bool:
+    """Whether noise is added to a picture that is a part of the photo, as large, or another one."""
     photo = model.model.process_latent_out(inversion.trajectory.clean)
-    return bool(latent.any() and (latent.cpu() - photo).norm() > OTHER_PICTURE * photo.norm())
+    return is_part(latent.float().cpu(), comfy.utils.repeat_to_batch_size(photo.float().cpu(), len(latent)))
 
 
 def _same(latent: Tensor, other: Tensor) -> bool:

@@ -494,6 +494,30 @@ class ApplyControl:
         return tuple([[text, {**extras, "control": control}] for text, extras in each] for each in (positive, negative))
 
 
+class Quiet:
+    """A KSampler that adds noise and silences the log meanwhile, as tiled upscalers do."""
+
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "apply"
+    CATEGORY = "other"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        texts = dict.fromkeys(("positive", "negative"), ("CONDITIONING",))
+        return {"required": {"model": ("MODEL",), "latent": ("LATENT",), **texts}}
+
+    def apply(self, model, latent, positive, negative):
+        logger = logging.getLogger()
+        level = logger.level
+        logger.setLevel(logging.CRITICAL + 1)
+        try:
+            return sys.modules["nodes"].common_ksampler(
+                model, 0, 2, 7.5, "euler", "ddim_uniform", positive, negative, latent, 0.5
+            )
+        finally:
+            logger.setLevel(level)
+
+
 class Look(_OnModel):
     """Tells how often the blocks of the network that a MODEL shares are wrapped, after something else has run."""
 
@@ -531,4 +555,5 @@ NODE_CLASS_MAPPINGS = {
     "OtherQuantize": Quantize,
     "OtherApplyControl": ApplyControl,
     "OtherStream": Stream,
+    "OtherQuiet": Quiet,
 }

@@ -15,8 +15,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ....errors import InputError, NoGradientError
 from ....model import Memory
+from ..notices import log
 from ..other_packs import EVERYWHERE, named
-from ..precision import log
 from ..protocols import Cond, Conditioning, ControlNet, Network, Options, Patcher, StreamedPatcher
 
 T = TypeVar("T")
