@@ -1,4 +1,4 @@
-"""The command line: ``python -m nullinv_core demo | invert | reconstruct | edit``. One module for each command."""
+"""The command line: ``python -m nullinv_core demo | invert | edit …``. One module for each command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError, NonFiniteError, printable, short
-from . import demo, edit, invert, reconstruct
+from . import batch, demo, edit, invert, reconstruct
 from .options import current_name
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"token_normalize_func": current_name},
 )
-for command in (demo.demo, invert.invert, reconstruct.reconstruct, edit.edit):
+for command in (demo.demo, invert.invert, reconstruct.reconstruct, edit.edit, batch.batch):
     app.command()(command)
 
 
