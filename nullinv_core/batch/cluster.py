@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from typing import Any
 
@@ -79,12 +79,12 @@ class Cluster:
             # a stop is ours to handle
             signal.signal(number, handler)
         kind, each = ("GPU", 1) if gpus else ("CPU", options.threads)
-        number = count or int(ray.cluster_resources().get(kind, 0)) // each
-        if not number:
+        places = count or int(ray.cluster_resources().get(kind, 0)) // each
+        if not places:
             raise InputError(f"the Ray cluster has no {kind}; add a node that has one")
         placed = {"num_gpus": each} if gpus else {"num_cpus": each}
         actor = ray.remote(Remote).options(**placed, max_restarts=-1, max_task_retries=TRIES)
-        self._actors = [actor.remote(options) for _ in range(number)]
+        self._actors = [actor.remote(options) for _ in range(places)]
 
     def about(self) -> About:
         """See ``Workers``."""
@@ -98,13 +98,13 @@ class Cluster:
     def _first(self, question: str, *given: Any) -> Any:
         """What the first worker answers."""
         try:
-            return self._result(getattr(self._actors[0], question).remote(*given))
+            return self._result(getattr(self._actors[0], question).remote(*given).future())
         except self._ray.exceptions.RayActorError as error:
             raise InputError("a worker died while it loaded the model, perhaps for want of memory") from error
 
-    def _result(self, reference: Any) -> Any:
+    def _result(self, answer: Future[Any]) -> Any:
         try:
-            return self._ray.get(reference)
+            return answer.result()
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise InputError(str(error.cause)) from error
@@ -112,16 +112,17 @@ class Cluster:
 
     def compute(self, tasks: Iterable[Task], load: Load) -> Iterator[tuple[Task, list[Outcome]]]:
         """See ``Workers``. Pictures are read when a worker has room for them, so few are held at any time."""
-        running: dict[Any, tuple[Any, Task]] = {}
+        # futures, not Ray's own waiting, in which a stop loses its exit status
+        running: dict[Future[Any], tuple[Any, Task]] = {}
         room = [actor for _ in range(WAITING) for actor in self._actors]
         left, suspects = iter(tasks), []
         while True:
             while room and (task := next(left, None)) is not None:
                 actor = room.pop(0)
-                running[actor.compute.remote(task[1], load(task[1]))] = actor, task
+                running[actor.compute.remote(task[1], load(task[1])).future()] = actor, task
             if not running:
                 break
-            (ready, *_), _ = self._ray.wait(list(running))
+            ready = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
             actor, task = running.pop(ready)
             room.append(actor)
             try:
@@ -131,15 +132,12 @@ class Cluster:
                 suspects.append(task)
         for task in suspects:
             try:
-                yield task, self._result(self._actors[0].compute.remote(task[1], load(task[1])))
+                yield task, self._result(self._actors[0].compute.remote(task[1], load(task[1])).future())
             except self._ray.exceptions.RayActorError:
                 yield task, [Outcome(sentence=DIED) for _ in task[1].jobs]
 
     def close(self) -> None:
         """Stop the workers, and the Ray that was started here."""
-        for actor in self._actors:
-            with suppress(self._ray.exceptions.RayError):
-                self._ray.kill(actor)
         self._ray.shutdown()
 
 
