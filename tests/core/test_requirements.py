@@ -11,8 +11,8 @@ NAMED = {"torch", "diffusers", "transformers", "safetensors", "numpy"}
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "nodes", "server"}
 """ComfyUI's own modules, and the names of which packages bring others along."""
 COME_ALONG = {"huggingface_hub": "diffusers", "tokenizers": "transformers"}
-OPTIONAL = {"torchmetrics"}
-"""Is asked for before it is imported."""
+OPTIONAL = {"torchmetrics", "ray"}
+"""Are asked for before they are imported."""
 PACKAGES = {"PIL": "pillow"}
 CLI = list((ROOT / "nullinv_core" / "cli").glob("*.py"))
 
