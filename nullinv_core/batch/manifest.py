@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..files.summary import safe
 from .jobs import Job
 from .journal import Row
 
@@ -39,12 +40,7 @@ def contents(jobs: Sequence[Job], rows: Mapping[str, Row], options: Mapping[str,
 def _cells(job: Job, row: Row, files: Mapping[str, str]) -> Iterator[list[str]]:
     own = [job.name, job.picture, job.prompt]
     if not files:
-        yield [*map(_safe, own), "", "", "", row.state, _safe(row.sentence)]
+        yield [*map(safe, own), "", "", "", row.state, safe(row.sentence)]
     for place, (file, digest) in enumerate(files.items()):
         edit = job.edits[place] if place < len(job.edits) else ""
-        yield [*map(_safe, [*own, edit, file]), digest, row.state, ""]
-
-
-def _safe(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+        yield [*map(safe, [*own, edit, file]), digest, row.state, ""]

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import time
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -93,11 +94,13 @@ def test_stopped_anywhere_the_same_bytes_come_out(tmp_path_factory, stops, edits
     run.run(jobs, OPTIONS, folder / "whole", lambda options: Fake(options, bad=fails))
     made = []
     for stop in [*stops, None]:
+
         def tell(progress, stop=stop):
             if progress.made:
                 made.append(progress.made)
             if stop is not None and progress.made >= stop:
                 raise Stop
+
         try:
             rows, _ = run.run(jobs, OPTIONS, folder / "parts", lambda options: Fake(options, bad=fails), tell=tell)
         except Stop:
@@ -171,7 +174,7 @@ def test_a_changed_list_costs_what_changed(tmp_path):
     before, computed[:] = files_in(tmp_path / "out"), []
     mended = replace(jobs.jobs[1], prompt="mended")
     rows, _ = run.run(replace(jobs, jobs=(mended, *jobs.jobs[2:])), OPTIONS, tmp_path / "out", Noted)
-    assert sorted(sum(computed, [])) == sorted([mended.name, jobs.jobs[6].name, jobs.jobs[7].name])
+    assert sorted(chain(*computed)) == sorted([mended.name, jobs.jobs[6].name, jobs.jobs[7].name])
     after = files_in(tmp_path / "out")
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {f"edited/{mended.name}.png", "manifest.csv", "manifest.jsonl"}
