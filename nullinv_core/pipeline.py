@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from torch import Tensor
 
@@ -175,21 +176,42 @@ def apply(
     an edit hardly differs; None: everything is as the autoencoder draws it. Raises InputError where another model made
     the inversion, it has no null embeddings, or a word of the settings is in no text.
     """
-    null, settings, ready = null_of(inversion), settings or EditSettings(), _conditioned(model, inversion)
-    prompts = [model.prompt(text) for text in ([edits] if isinstance(edits, str) else edits)]
-    if not prompts:
+    texts, count = [edits] if isinstance(edits, str) else edits, inversion.trajectory.batch
+    every = [settings or EditSettings()] * count
+    return apply_each(model, inversion, [texts] * count, every, guidance, photo, callback)
+
+
+def apply_each(
+    model: Model,
+    inversion: Inversion,
+    edits: Sequence[Sequence[str]],
+    settings: Sequence[EditSettings],
+    guidance: float = 0.0,
+    photo: Tensor | None = None,
+    callback: Callback = ignore,
+) -> Edited:
+    """``apply`` with edits and settings of its own for each photo. ``edits``: equally many texts for each."""
+    null, ready = null_of(inversion), _conditioned(model, inversion)
+    if not all(edits):
         raise InputError("there is no edit; say what the picture should show instead")
+    prompts = {text: model.prompt(text) for text in dict.fromkeys(chain(*edits))}
     sources = [source_prompt(inversion, model, image) for image in range(inversion.trajectory.batch)]
-    of_text = {}
-    for source in dict.fromkeys(sources):
-        plans = plan_edits(source, prompts, inversion.trajectory.schedule.steps, settings)
-        # a plan's own prompt may be repeated, and its encoding with it
-        strong = [replace(prompt, weights=plan.prompt.weights) for prompt, plan in zip(prompts, plans, strict=True)]
-        of_text[source] = plans, of_edits(ready.contexts(strong), plans)
-    rows, contexts = zip(*(of_text[source] for source in sources), strict=True)
+    made: dict[tuple[object, ...], tuple[list[Edit], Context]] = {}
+    rows = []
+    for source, texts, chosen in zip(sources, edits, settings, strict=True):
+        key = source, tuple(texts), repr(chosen)
+        if key not in made:
+            of_photo = [prompts[text] for text in texts]
+            plans = plan_edits(source, of_photo, inversion.trajectory.schedule.steps, chosen)
+            # a plan's own prompt may be repeated, and its encoding with it
+            strong = [replace(p, weights=plan.prompt.weights) for p, plan in zip(of_photo, plans, strict=True)]
+            made[key] = plans, of_edits(ready.contexts(strong), plans)
+        rows.append(made[key])
+    of_photos, contexts = zip(*rows, strict=True)
     sampling = Sampling(guidance or null.guidance, limit=inversion.region)
-    result = sample(ready, inversion, null, rows, cat(contexts), sampling, callback)
-    found = Edited(ready.decode(result.latents.flatten(0, 1)), result, (sources[0], *prompts))
+    result = sample(ready, inversion, null, of_photos, cat(contexts), sampling, callback)
+    first = sources[0], *(prompts[text] for text in edits[0])
+    found = Edited(ready.decode(result.latents.flatten(0, 1)), result, first)
     return found if photo is None else found.keeping(photo, ready.decode(inversion.trajectory.clean))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 from ..errors import InputError, NonFiniteError, printable, short
-from . import demo, edit, invert, reconstruct, score
+from . import batch, data_set, demo, edit, invert, reconstruct, score
 from .options import current_name
 
 app = typer.Typer(
@@ -21,8 +22,13 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"token_normalize_func": current_name},
 )
-for command in (demo.demo, invert.invert, reconstruct.reconstruct, edit.edit, score.score):
-    app.command()(command)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo.demo, "invert": invert.invert, "reconstruct": reconstruct.reconstruct, "edit": edit.edit,
+    "batch": batch.batch, "inspect": data_set.inspect, "index": data_set.index, "export": data_set.export,
+    "import": data_set.take, "score": score.score,
+}  # fmt: skip
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 @app.callback()

@@ -70,12 +70,28 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises InputError that says what is wrong with the file.
     """
+    tensors, header = read_tensors(path, "inversion", "invert the image again")
+    metadata = _metadata(path, header)
+    try:
+        check_tensors(tensors)
+        check_metadata(metadata, "null_embeddings" in tensors)
+    except InputError as error:
+        raise InputError(f'"{path}" is damaged: {error}; invert the image again') from error
+    return tensors, metadata
+
+
+def read_tensors(path: Path, what: str, remedy: str) -> tuple[dict[str, Tensor], bytes]:
+    """Tensors of a safetensors file and its header, in memory of their own. ``what``: it should be, for people;
+    ``remedy``: what to do about a damaged one.
+
+    Raises InputError for a file that is missing, too large or damaged.
+    """
     if not os.path.isfile(path):
-        raise InputError(f'there is no inversion file "{path}"')
+        raise InputError(f'there is no {what} file "{path}"')
     try:
         with path.open("rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InputError(f'there is no inversion file "{path}"')
+                raise InputError(f'there is no {what} file "{path}"')
             data = file.read(LARGEST + 1)
     except OSError as error:
         raise InputError(f'"{path}" cannot be read ({error.strerror})') from error
@@ -83,19 +99,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f'"{path}" is larger than {LARGEST / 2**30:g} GB; {FEWER}')
     length = int.from_bytes(data[:8], "little")
     if LARGEST_HEADER < length <= len(data) - 8:
-        raise InputError(f'"{path}" is a safetensors file but not an inversion')
+        raise InputError(f'"{path}" is a safetensors file but not an {what}')
     try:
         tensors = load(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         reason = short(str(error))
-        raise InputError(f'"{path}" is not a whole safetensors file ({reason}); invert the image again') from error
-    metadata = _metadata(path, data[8 : 8 + length])
-    try:
-        check_tensors(tensors)
-        check_metadata(metadata, "null_embeddings" in tensors)
-    except InputError as error:
-        raise InputError(f'"{path}" is damaged: {error}; invert the image again') from error
-    return tensors, metadata
+        raise InputError(f'"{path}" is not a whole safetensors file ({reason}); {remedy}') from error
+    return tensors, data[8 : 8 + length]
 
 
 def _metadata(path: Path, header: bytes) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from ..errors import InputError
@@ -52,6 +52,26 @@ class Inversion:
         if self.region is not None and self.region.shape != expected:
             raise InputError(f"the region of the trajectory is {expected}, not {tuple(self.region.shape)}")
 
+    def of_photo(self, image: int) -> Inversion:
+        """One of its photos alone."""
+        rows = slice(image, image + 1)
+        trajectory, null = self.trajectory, self.null
+        if null is not None:
+            pin = null.pin and Pin(
+                null.pin.null[rows], None if null.pin.guidance is None else null.pin.guidance[:, rows]
+            )
+            null = replace(
+                null, embeddings=null.embeddings[:, rows], losses=null.losses[:, rows],
+                iterations=null.iterations[:, rows], pin=pin,
+            )  # fmt: skip
+        return replace(
+            self,
+            trajectory=replace(trajectory, latents=trajectory.latents[:, rows], context=trajectory.context[rows]),
+            null=null,
+            prompts=self.prompts[rows],
+            region=None if self.region is None else self.region[rows],
+        )
+
     def __repr__(self) -> str:
         return f"Inversion({self.trajectory!r}, {self.null or 'no null embeddings'!s})"
 
@@ -67,6 +87,19 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
 
 def write_inversion(path: Path, inversion: Inversion) -> None:
     """Write an inversion to a place of ``atomic_write``. Raises OSError where the disk does not take it."""
+    tensors, header = _content(inversion)
+    try:
+        save_file(tensors, path, header)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def inversion_bytes(inversion: Inversion) -> bytes:
+    """What ``save_inversion`` writes; raises InputError as it does."""
+    return bytes(save(*_content(inversion)))
+
+
+def _content(inversion: Inversion) -> tuple[dict[str, Tensor], dict[str, str]]:
     check_packed(inversion.trajectory.context, bool(inversion.sizes))
     tensors, metadata = _tensors_of(inversion), _metadata_of(inversion)
     inversion_file.check_tensors(tensors)
@@ -79,10 +112,7 @@ def write_inversion(path: Path, inversion: Inversion) -> None:
     header = {HEADER: json.dumps(metadata, sort_keys=True)}
     if len(json.dumps(header)) > inversion_file.LARGEST_HEADER // 2:
         raise InputError(f"the texts of the pictures are too long for one file; shorten them, or {FEWER}")
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, header)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+    return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, header
 
 
 def _tensors_of(inversion: Inversion) -> dict[str, Tensor]:

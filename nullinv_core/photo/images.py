@@ -59,11 +59,12 @@ def fitted_size(width: int, height: int, size: int, grid: int) -> tuple[int, int
     return across, down
 
 
-def load_image(picture: Path | str | Image.Image, size: int | tuple[int, int], grid: int = 0) -> Tensor:
+def load_image(picture: Path | str | io.BytesIO | Image.Image, size: int | tuple[int, int], grid: int = 0) -> Tensor:
     """Read a picture, scale it and crop its centre: sRGB, float32 (1, H, W, 3) in 0…1.
 
-    ``picture``: a file, or a picture of Pillow's. ``size``: (width, height), or the side of a square; with a ``grid``
-    the shorter side of a picture that keeps its shape, but for what its sides exceed multiples of so many pixels by.
+    ``picture``: a file, its content, or a picture of Pillow's. ``size``: (width, height), or the side of a square; with
+    a ``grid`` the shorter side of a picture that keeps its shape, but for what its sides exceed multiples of so many
+    pixels by.
 
     Raises InputError as ``read_picture`` and ``fitted_size``.
     """
@@ -76,8 +77,9 @@ def load_image(picture: Path | str | Image.Image, size: int | tuple[int, int], g
     return from_pil(upright)
 
 
-def read_picture(picture: Path | str | Image.Image) -> Image.Image:
-    """A file, or a picture of Pillow's, as 8-bit RGB in sRGB, upright by its EXIF, over white where it is transparent.
+def read_picture(picture: Path | str | io.BytesIO | Image.Image) -> Image.Image:
+    """A file, its content, or a picture of Pillow's, as 8-bit RGB in sRGB: upright by its EXIF, over white where it is
+    transparent.
 
     Of several pictures in a file it is the first. A colour profile that is broken, of other channels than the picture
     or of more than 16 MB counts as none. Numbers of other kinds than 8 bits are scaled to it (see ``_white``).
@@ -85,8 +87,8 @@ def read_picture(picture: Path | str | Image.Image) -> Image.Image:
     Raises InputError for a file that is missing, in none of ``picture_file.FORMATS``, damaged, larger than 100
     megapixels or than 1 GB.
     """
-    name = "the picture" if isinstance(picture, Image.Image) else f'"{picture}"'
-    if not isinstance(picture, Image.Image) and not os.path.isfile(picture):
+    name = f'"{picture}"' if isinstance(picture, Path | str) else "the picture"
+    if isinstance(picture, Path | str) and not os.path.isfile(picture):
         raise InputError(f"there is no image file {name}")
     with decoding(name):
         if isinstance(picture, Image.Image):
@@ -206,10 +208,16 @@ def save_image(image: Tensor | np.ndarray, path: Path | str) -> None:
 def save_pil(picture: Image.Image, path: Path | str) -> None:
     """Write a finished picture as PNG, marked as sRGB. Raises InputError as ``save_image``."""
     check_suffix(Path(path), ".png")
-    mark = PngInfo()
-    mark.add(b"sRGB", PERCEPTUAL)
     with whole_file(Path(path)) as partial:
-        picture.save(partial, format="PNG", pnginfo=mark)
+        partial.write_bytes(png(picture))
+
+
+def png(picture: Image.Image) -> bytes:
+    """A finished picture as the content of a PNG file, marked as sRGB."""
+    mark, content = PngInfo(), io.BytesIO()
+    mark.add(b"sRGB", PERCEPTUAL)
+    picture.save(content, format="PNG", pnginfo=mark)
+    return content.getvalue()
 
 
 def psnr(image: Tensor | np.ndarray, reference: Tensor | np.ndarray, mask: np.ndarray | None = None) -> float:

@@ -47,16 +47,20 @@ def decoding(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path | str, name: str) -> Iterator[Image.Image]:
-    """A picture file in one of ``FORMATS``, not decoded yet. Raises InputError for one that claims too much."""
+def opened(path: Path | str | io.BytesIO, name: str) -> Iterator[Image.Image]:
+    """A picture file, or its content, in one of ``FORMATS``, not decoded yet.
+
+    Raises InputError for one that claims too much.
+    """
     Image.init()
     try:
-        source = open(path, "rb")  # noqa: SIM115 (closed below)
+        source = path if isinstance(path, io.BytesIO) else open(path, "rb")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror})") from error
     with source as file:
-        if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+        if file.seek(0, os.SEEK_END) > LARGEST_FILE:
             raise InputError(f"{name} is larger than {LARGEST_FILE / 2**30:g} GB; save it again as PNG")
+        file.seek(0)
         _check_tags(file, name)
         file.seek(0)
         # Pillow is built without some of them here and there

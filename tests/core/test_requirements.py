@@ -1,6 +1,7 @@
 """What has to be installed, where: nothing in ComfyUI that only the command line needs."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +12,15 @@ NAMED = {"torch", "diffusers", "transformers", "safetensors", "numpy"}
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "nodes", "server"}
 """ComfyUI's own modules, and the names of which packages bring others along."""
 COME_ALONG = {"huggingface_hub": "diffusers", "tokenizers": "transformers"}
-OPTIONAL = {"torchmetrics"}
-"""Is asked for before it is imported."""
+OPTIONAL = {"torchmetrics", "ray"}
+"""Are asked for before they are imported."""
 PACKAGES = {"PIL": "pillow"}
 CLI = list((ROOT / "nullinv_core" / "cli").glob("*.py"))
 
 
 def required(name):
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    return {line.split(">")[0] for line in lines if line and not line.startswith("-r")}
+    return {re.split("[>[]", line)[0] for line in lines if line and not line.startswith("-r")}
 
 
 def imported(files):
@@ -42,8 +43,8 @@ def test_the_requirements_are_what_is_imported():
     inside = imported([ROOT / "__init__.py", *(ROOT / "nodes").glob("*.py"), *core])
     assert inside | NAMED == required("requirements.txt")
     assert imported(CLI) - inside == required("requirements-cli.txt")
-    assert required("requirements-score.txt") == OPTIONAL
-    for name in ("cli", "score"):
+    assert required("requirements-score.txt") | required("requirements-cluster.txt") == OPTIONAL
+    for name in ("cli", "score", "cluster"):
         assert f"-r requirements-{name}.txt" in (ROOT / "requirements-dev.txt").read_text(encoding="utf-8")
 
 

@@ -1,0 +1,240 @@
+"""A batch from its list to its manifest. Only this process touches the output folder; workers compute."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import InputError, short
+from ..photo.picture_file import LARGEST_FILE
+from . import journal, manifest
+from .compute import SIZES, About, Options, Outcome, Picture, Worker, files_of, size_on_disk
+from .jobs import Job, Jobs
+from .journal import Journal, Row
+from .plan import Group, Size, plan
+
+WRITING = ".writing"
+"""Name of the file that is being written; the next one overwrites what a kill left of it."""
+MEASURED = "auto"
+PROBED = 1000
+"""Pictures whose sizes are looked at before the number is chosen."""
+Task = tuple[int, Group]
+"""A group and its number in the journal."""
+Load = Callable[[Group], list[Picture]]
+"""Reads the pictures of a group, when a worker is ready for them."""
+
+
+class Workers(Protocol):
+    """Where groups are computed."""
+
+    def about(self) -> About:
+        """What their model is."""
+        ...
+
+    def best_batch(self, size: Size, edits: int, most: int) -> int:
+        """See ``Worker``."""
+        ...
+
+    def compute(self, tasks: Iterable[Task], load: Load) -> Iterator[tuple[Task, list[Outcome]]]:
+        """What becomes of each group, as they are done."""
+        ...
+
+    def close(self) -> None:
+        """End them."""
+        ...
+
+
+class Here:
+    """One worker, in this process."""
+
+    def __init__(self, options: Options) -> None:
+        self._worker = Worker(options)
+        self.about, self.best_batch = self._worker.about, self._worker.best_batch
+
+    def compute(self, tasks: Iterable[Task], load: Load) -> Iterator[tuple[Task, list[Outcome]]]:
+        """See ``Workers``."""
+        for task in tasks:
+            yield task, self._worker.compute(task[1], load(task[1]))
+
+    def close(self) -> None:
+        """See ``Workers``."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is said after every group: jobs in all, done and failed ones, and how many of these this run made."""
+
+    total: int
+    done: int
+    failed: int
+    made: int
+
+
+def run(
+    jobs: Jobs, options: Options, out: Path, workers: Callable[[Options], Workers], batch: int | str = MEASURED,
+    retry: bool = False, tell: Callable[[Progress], None] = lambda progress: None,
+) -> tuple[dict[str, Row], dict[str, Any]]:  # fmt: skip
+    """Do what is left of a list, and write its manifest; returns what became of every job, and the run's options.
+
+    ``workers``: makes them; called only where something is left. ``batch``: pictures at once, or "auto". ``retry``:
+    once more those that failed. Raises InputError where the folder was begun with other options, or another process
+    works in it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with journal.opened(out) as book, ExitStack() as stack:
+        known = book.options()
+        wanted = _begun(known, options, batch)
+        about: About | None = None
+
+        @cache
+        def ready() -> Workers:
+            made = workers(replace(options, threads=wanted["threads"]))
+            stack.callback(made.close)
+            return made
+
+        rows = book.rows()
+        if not known or any(job.name not in rows or rows[job.name].digest != job.digest for job in jobs.jobs):
+            about = ready().about()
+        if about is not None and not known:
+            known = {**wanted, "fingerprint": about.fingerprint, "precision": about.precision, "device": about.device}
+            known["batch"] = batch if isinstance(batch, int) else _measured(jobs, ready(), about)
+            book.keep(known)
+        rows = book.adopt(jobs.jobs, lambda new: plan(new, [_size(jobs, job, about) for job in new], known["batch"]))
+        if left := _left(jobs.jobs, rows, out, options.inversions, retry):
+            _check_model(known, about or ready().about())
+            tasks = ((number, book.group(number)) for number in sorted({rows[name].of_group for name in left}))
+            _work(book, jobs, ready(), tasks, rows, left, out, tell)
+        for name, content in manifest.contents(jobs.jobs, rows, known).items():
+            write(out, name, content)
+    return rows, known
+
+
+SHAPING = (
+    "steps", "guidance", "preset", "inner_steps", "size", "square", "keep_pixels", "inversions", "dtype",
+)  # fmt: skip
+"""Options that all results of a folder share."""
+
+
+def _begun(known: Mapping[str, Any], options: Options, batch: int | str) -> dict[str, Any]:
+    """The options that a folder's results have, which are those that it was begun with."""
+    wanted = {name: getattr(options, name) for name in SHAPING}
+    for name, value in wanted.items():
+        if name in known and known[name] != value:
+            spoken = name.replace("_", "-")
+            raise InputError(
+                f"this folder was begun with --{spoken} {known[name]}, not {value}; give the same, or another --out"
+            )
+    if known and batch not in (MEASURED, known["batch"]):
+        raise InputError(
+            f"this folder was begun with --batch {known['batch']}; leave --batch out, or give another --out"
+        )
+    return {**wanted, "threads": known.get("threads", options.threads)}
+
+
+def _check_model(known: Mapping[str, Any], there: About) -> None:
+    for name, what in (
+        ("fingerprint", "another model"),
+        ("precision", "another precision"),
+        ("device", "another device"),
+    ):
+        if known[name] != getattr(there, name):
+            of = "" if name == "fingerprint" else f" ({known[name]})"
+            raise InputError(f"this folder was begun with {what}{of}; take that, or give another --out")
+
+
+def _measured(jobs: Jobs, workers: Workers, about: About) -> int:
+    """How many pictures go through the network at once, by the largest of them."""
+    sizes = [size for job in jobs.jobs[:PROBED] if (size := _size(jobs, job, about)) is not None]
+    if not sizes:
+        return 1
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+    return workers.best_batch(largest, max(len(job.edits) for job in jobs.jobs), min(len(jobs.jobs), SIZES[-1]))
+
+
+def _size(jobs: Jobs, job: Job, about: About | None) -> Size | None:
+    try:
+        return None if about is None else about.fitted(size_on_disk(jobs.path(job)))
+    except InputError:
+        # what is wrong is said when the picture's turn comes
+        return None
+
+
+def _left(jobs: Sequence[Job], rows: Mapping[str, Row], out: Path, inversions: bool, retry: bool) -> set[str]:
+    """Names of the jobs that are still to be done: also those whose files are gone."""
+
+    def undone(job: Job) -> bool:
+        state = rows[job.name].state
+        if state == "done":
+            return not all(os.path.isfile(out / name) for name in files_of(job, inversions))
+        return state == "waiting" or retry
+
+    return {job.name for job in jobs if undone(job)}
+
+
+def _work(
+    book: Journal, jobs: Jobs, workers: Workers, tasks: Iterable[Task], rows: dict[str, Row], left: set[str], out: Path,
+    tell: Callable[[Progress], None],
+) -> None:  # fmt: skip
+    states = Counter("waiting" if name in left else row.state for name, row in rows.items())
+    tell(Progress(len(rows), states["done"], states["failed"], 0))
+    made = 0
+    for (_, group), outcomes in workers.compute(tasks, lambda group: [_content(jobs, job) for job in group.jobs]):
+        became = []
+        for job, outcome in zip(group.jobs, outcomes, strict=True):
+            # a group holds jobs, too, that are done, or that the list does not have any more
+            row = rows.get(job.name)
+            if row is not None and job.name in left and row.digest == job.digest:
+                became.append(_kept(row, outcome, out))
+        book.record(became)
+        rows |= {row.name: row for row in became}
+        left -= {row.name for row in became}
+        states.update(row.state for row in became)
+        made += len(became)
+        tell(Progress(len(rows), states["done"], states["failed"], made))
+
+
+def _kept(row: Row, outcome: Outcome, out: Path) -> Row:
+    for name, content in outcome.files.items():
+        write(out, name, content)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in outcome.files.items()}
+    state: journal.State = "failed" if outcome.sentence else "done"
+    return Row(row.name, row.digest, row.of_group, state, outcome.sentence, digests, outcome.seconds)
+
+
+def _content(jobs: Jobs, job: Job) -> Picture:
+    """The content of a job's picture, or why there is none."""
+    try:
+        with jobs.path(job).open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+    except FileNotFoundError:
+        return f'there is no picture "{short(job.picture)}"'
+    except OSError as error:
+        return f'the picture "{short(job.picture)}" cannot be read ({error.strerror})'
+    except InputError as error:
+        return str(error)
+    return data if len(data) <= LARGEST_FILE else f'"{short(job.picture)}" is larger than 1 GB; save it again as PNG'
+
+
+def write(out: Path, name: str, content: bytes) -> None:
+    """Write a file of the output folder, whole or not at all. Raises InputError where the disk does not take it.
+
+    The journal's lock keeps others out, so one name for what is being written is enough; ``whole_file`` would list a
+    folder of many thousand pictures for each.
+    """
+    path = out / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (out / WRITING).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(out / WRITING, path)
+    except OSError as error:
+        raise InputError(f'cannot write "{short(str(path))}": {error.strerror}') from error

@@ -1,0 +1,383 @@
+"""A batch from its list to its manifest: stopped, killed, with failures; by one process and by Ray."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import time
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nullinv_core import EditSettings, load_inversion, load_model
+from nullinv_core.batch import compute, journal, run
+from nullinv_core.batch.compute import About, Options, Outcome, Worker
+from nullinv_core.batch.jobs import Job, Jobs
+from nullinv_core.batch.plan import Group
+from nullinv_core.errors import InputError, NonFiniteError
+from nullinv_core.photo.images import load_image, save_image
+from nullinv_core.pipeline import apply, apply_each, prepare
+
+OPTIONS = Options("fake", steps=2, preset="direct", guidance=2.0)
+
+
+class Fake:
+    """Workers whose results are made of the group alone, and that may be stopped."""
+
+    def __init__(self, options, naps=0.0, bad=()):
+        self.naps, self.bad, self.computed = naps, bad, []
+
+    def about(self):
+        return About("print", "float32", "cpu", 8, 8)
+
+    def best_batch(self, size, edits, most):
+        return 3
+
+    def compute(self, tasks, load):
+        for number, group in tasks:
+            time.sleep(self.naps)
+            self.computed.append(number)
+            pictures = load(group)
+            beside = ",".join(job.name for job in group.jobs)
+            yield (number, group), [
+                Outcome(sentence=f"{job.name} is bad") if job.name in self.bad
+                else Outcome({name: f"{name} {job.prompt} {beside} {picture!r}".encode()
+                              for name in compute.files_of(job, False)}, seconds=random.random())
+                for job, picture in zip(group.jobs, pictures, strict=True)
+            ]  # fmt: skip
+
+    def close(self):
+        pass
+
+
+def jobs_in(folder, count, edits=1):
+    """So many tiny pictures, of two sizes, as jobs."""
+    folder.mkdir(exist_ok=True)
+    found = []
+    for i in range(count):
+        name = f"{'x/' * (i % 2)}{i:03d}"
+        (folder / name).parent.mkdir(exist_ok=True)
+        if not (folder / f"{name}.png").exists():
+            Image.new("RGB", (8 + 8 * (i % 3 == 0), 8), (i % 256, 0, 0)).save(folder / f"{name}.png")
+        found.append(Job(name, f"{name}.png", f"thing {i}", ("another",) * edits))
+    return Jobs(folder, tuple(found))
+
+
+def files_in(folder):
+    """Everything of an output folder but the journal."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*") if path.is_file() and not path.name.startswith("journal")
+    }  # fmt: skip
+
+
+class Stop(Exception):  # noqa: N818
+    """What a test stops the work with."""
+
+
+@settings(max_examples=8)
+@given(st.lists(st.integers(1, 4), max_size=4), st.integers(1, 3), st.sets(st.integers(0, 6), max_size=3))
+def test_stopped_anywhere_the_same_bytes_come_out(tmp_path_factory, stops, edits, bad):
+    """Guards resuming: whenever and however often it is stopped, no job is lost, none is recorded twice, and every file
+    with the manifest is as if it had never been stopped."""
+    folder = tmp_path_factory.mktemp("stopped")
+    jobs, names = jobs_in(folder / "in", 7, edits), set()
+    fails = [jobs.jobs[i].name for i in bad]
+    run.run(jobs, OPTIONS, folder / "whole", lambda options: Fake(options, bad=fails))
+    made = []
+    for stop in [*stops, None]:
+
+        def tell(progress, stop=stop):
+            if progress.made:
+                made.append(progress.made)
+            if stop is not None and progress.made >= stop:
+                raise Stop
+
+        try:
+            rows, _ = run.run(jobs, OPTIONS, folder / "parts", lambda options: Fake(options, bad=fails), tell=tell)
+        except Stop:
+            continue
+        names = {row.name for row in rows.values() if row.state == "done"}
+    assert files_in(folder / "parts") == files_in(folder / "whole")
+    assert names == {job.name for job in jobs.jobs} - set(fails)
+    assert {r.name for r in rows.values() if r.state == "failed"} == set(fails)
+
+
+def test_killed_anywhere_the_same_bytes_come_out(tmp_path):
+    """Guards kills that nothing can catch, while files and the journal are written."""
+    jobs = jobs_in(tmp_path / "in", 60)
+    run.run(jobs, OPTIONS, tmp_path / "whole", Fake)
+    kills = 0
+    for attempt in range(6):
+        pid = os.fork()
+        if pid == 0:
+            run.run(jobs, OPTIONS, tmp_path / "parts", lambda options: Fake(options, naps=0.005))
+            os._exit(0)
+        time.sleep(0.04 + 0.03 * attempt)
+        os.kill(pid, signal.SIGKILL)
+        kills += os.waitpid(pid, 0)[1] == signal.SIGKILL
+    rows, _ = run.run(jobs, OPTIONS, tmp_path / "parts", Fake)
+    assert kills >= 2 and {row.state for row in rows.values()} == {"done"}
+    assert files_in(tmp_path / "parts") == files_in(tmp_path / "whole")
+
+
+def test_what_is_done_is_not_done_again_and_failures_only_on_demand(tmp_path):
+    jobs, workers = jobs_in(tmp_path / "in", 7), []
+
+    def make(bad=()):
+        def made(options):
+            workers.append(Fake(options, bad=bad))
+            return workers[-1]
+
+        return made
+
+    bad = jobs.jobs[2].name
+    rows, options = run.run(jobs, OPTIONS, tmp_path / "out", make([bad]))
+    assert rows[bad].sentence == f"{bad} is bad" and options["batch"] == 3
+    listed = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    assert [(one["name"], one["state"]) for one in listed] == [
+        (job.name, "failed" if job.name == bad else "done") for job in jobs.jobs
+    ]
+    before = files_in(tmp_path / "out")
+    run.run(jobs, OPTIONS, tmp_path / "out", make())
+    assert len(workers) == 1 and files_in(tmp_path / "out") == before
+    rows, _ = run.run(jobs, OPTIONS, tmp_path / "out", make(), retry=True)
+    assert rows[bad].state == "done" and workers[1].computed == [rows[bad].of_group]
+    # whose file is gone is made again, the others of its group are left alone
+    (tmp_path / "out" / "edited" / f"{bad}.png").unlink()
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "edited").rglob("*.png")}
+    run.run(jobs, OPTIONS, tmp_path / "out", make())
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    run.run(jobs, OPTIONS, tmp_path / "whole", make())
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "whole")
+
+
+def test_a_changed_list_costs_what_changed(tmp_path):
+    """Guards people who mend a caption or add pictures: done jobs stay as they are."""
+    jobs, computed = jobs_in(tmp_path / "in", 8), []
+
+    class Noted(Fake):
+        def compute(self, tasks, load):
+            for task, outcomes in super().compute(tasks, load):
+                computed.append([job.name for job in task[1].jobs])
+                yield task, outcomes
+
+    run.run(replace(jobs, jobs=jobs.jobs[:6]), OPTIONS, tmp_path / "out", Noted)
+    before, computed[:] = files_in(tmp_path / "out"), []
+    mended = replace(jobs.jobs[1], prompt="mended")
+    rows, _ = run.run(replace(jobs, jobs=(mended, *jobs.jobs[2:])), OPTIONS, tmp_path / "out", Noted)
+    assert sorted(chain(*computed)) == sorted([mended.name, jobs.jobs[6].name, jobs.jobs[7].name])
+    after = files_in(tmp_path / "out")
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {f"edited/{mended.name}.png", "manifest.csv", "manifest.jsonl"}
+    assert set(rows) == {job.name for job in jobs.jobs[1:]}
+
+
+def test_a_folder_has_one_process_and_one_kind_of_results(tmp_path):
+    jobs = jobs_in(tmp_path / "in", 2)
+    run.run(jobs, OPTIONS, tmp_path / "out", Fake, batch=2)
+    for options, batch, said in (
+        (replace(OPTIONS, steps=3), "auto", "begun with --steps 2, not 3"),
+        (replace(OPTIONS, keep_pixels=False), "auto", "--keep-pixels"),
+        (OPTIONS, 3, "begun with --batch 2"),
+    ):
+        with pytest.raises(InputError, match=said):
+            run.run(jobs, options, tmp_path / "out", Fake, batch)
+
+    class Other(Fake):
+        def about(self):
+            return replace(super().about(), fingerprint="other")
+
+    with pytest.raises(InputError, match="another model"):
+        run.run(jobs_in(tmp_path / "in", 3), OPTIONS, tmp_path / "out", Other)
+    with journal.opened(tmp_path / "out"):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                run.run(jobs, OPTIONS, tmp_path / "out", Fake)
+            except InputError as error:
+                os._exit(0 if "another process works" in str(error) else 1)
+            os._exit(2)
+        assert os.waitpid(pid, 0)[1] == 0
+    (tmp_path / "out" / "journal.sqlite").write_bytes(b"no database" * 200)
+    with pytest.raises(InputError, match="is damaged"):
+        run.run(jobs, OPTIONS, tmp_path / "out", Fake)
+
+
+def test_a_journal_of_a_stranger_leads_nowhere(tmp_path):
+    """Guards an output folder from elsewhere: names in its journal stay in the folders, or are refused."""
+    jobs = jobs_in(tmp_path / "in", 2)
+    with pytest.raises(Stop):
+        run.run(jobs, OPTIONS, tmp_path / "out", Fake, tell=_stop)
+    for wrong, said in (("../../x", "is no name for files"), (None, "damaged")):
+        with sqlite3.connect(tmp_path / "out" / "journal.sqlite") as database:
+            (text,) = database.execute("SELECT jobs FROM groups").fetchone()
+            records = [{**record, "name": wrong} for record in json.loads(text)] if wrong else [3]
+            database.execute("UPDATE groups SET jobs = ?", (json.dumps(records),))
+        with pytest.raises(InputError, match=said):
+            run.run(jobs, OPTIONS, tmp_path / "out", Fake)
+
+
+def _stop(progress):
+    raise Stop
+
+
+# ---- with a model ----
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Four pictures for a tiny model, as jobs with one edit each; the third is no picture, the last names a word that
+    is nowhere."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(6):
+        save_image(torch.rand(32, 32, 3, generator=torch.Generator().manual_seed(i)), folder / f"{i}.png")
+    (folder / "2.png").write_text("no picture")
+    jobs = [Job(f"{i}", f"{i}.png", f"a photo of a {w} cat", (f"a photo of a {w} dog",)) for i, w in
+            enumerate(("red", "blue", "old", "big", "green", "small"))]  # fmt: skip
+    jobs[5] = replace(jobs[5], settings=EditSettings(blend_words=["horse"]))
+    jobs[4] = replace(jobs[4], settings=EditSettings(cross_replace=0.3))
+    return Jobs(folder, tuple(jobs))
+
+
+@pytest.fixture(scope="module")
+def options(model_folder):
+    return Options(str(model_folder), device="cpu", steps=2, preset="direct", guidance=2.0, inversions=True)
+
+
+@pytest.fixture(scope="module")
+def by_one(photos, options, tmp_path_factory):
+    """What one process makes of them."""
+    out = tmp_path_factory.mktemp("by-one")
+    return out, run.run(photos, options, out, run.Here, batch=3)[0]
+
+
+def test_each_photo_has_edits_and_settings_of_its_own(photos, model_folder):
+    """Guards a batch of different edits: rows as single runs give them, to rounding."""
+    model = load_model(model_folder)
+    chosen = [photos.jobs[i] for i in (0, 1, 4)]
+    whole = torch.cat([load_image(photos.path(job), 32) for job in chosen])
+    inversion = prepare(model, whole, [job.prompt for job in chosen], 2, "fast", 2.0)
+    edits = [job.edits * 2 if i else (*job.edits, "a tree") for i, job in enumerate(chosen)]
+    found = apply_each(model, inversion, edits, [job.settings for job in chosen]).pictures
+    for i, job in enumerate(chosen):
+        alone = prepare(model, whole[i : i + 1], job.prompt, 2, "fast", 2.0)
+        one = apply(model, alone, edits[i], job.settings).pictures
+        assert torch.allclose(found[2 * i : 2 * i + 2], one, atol=2e-3)
+        own = inversion.of_photo(i)
+        assert torch.allclose(own.trajectory.latents, alone.trajectory.latents, atol=1e-4)
+        assert own.null.pin.guidance.shape == alone.null.pin.guidance.shape and own.prompts == alone.prompts
+    assert not torch.allclose(found[0], found[1], atol=2e-3)
+
+
+def test_failures_are_listed_and_change_nothing_else(photos, options, by_one, tmp_path):
+    out, rows = by_one
+    assert {name: row.state for name, row in rows.items()} == {
+        "0": "done", "1": "done", "2": "failed", "3": "done", "4": "done", "5": "failed",
+    }  # fmt: skip
+    assert "cannot be read as an image" in rows["2"].sentence and '"horse" is in neither prompt' in rows["5"].sentence
+    made = files_in(out)
+    assert set(made) == {
+        "run.json", "manifest.jsonl", "manifest.csv",
+        *(f"edited/{i}.png" for i in (0, 1, 3, 4)), *(f"inversions/{i}.safetensors" for i in (0, 1, 3, 4)),
+    }  # fmt: skip
+    found = load_inversion(out / "inversions" / "3.safetensors")
+    assert found.prompts == ("a photo of a big cat",) and found.trajectory.batch == 1
+    # this preset never leaves a picture out of a step, so what is beside it changes no bit
+    worker = Worker(options)
+    alone = worker.compute(
+        Group((32, 32), (replace(photos.jobs[2], name="x"), photos.jobs[4], replace(photos.jobs[5], name="y"))),
+        ["gone", photos.path(photos.jobs[4]).read_bytes(), "gone"],
+    )
+    assert [one.sentence for one in alone] == ["gone", "", "gone"]
+    assert alone[1].files == {name: made[name] for name in ("edited/4.png", "inversions/4.safetensors")}
+
+
+def test_one_job_that_breaks_the_network_is_found(photos, options, monkeypatch):
+    """Guards the rest of a group: what only fails while it is computed is found by trying each in its place."""
+    worker, jobs = Worker(options), [photos.jobs[i] for i in (0, 1, 3)]
+    pictures = [photos.path(job).read_bytes() for job in jobs]
+    usual = worker.compute(Group((32, 32), tuple(jobs)), pictures)
+
+    def encode(model, photos, prompts, steps):
+        if "a photo of a blue cat" in prompts:
+            raise NonFiniteError("NaN at step 1")
+        return real(model, photos, prompts, steps)
+
+    real = compute.encode
+    monkeypatch.setattr(compute, "encode", encode)
+    found = worker.compute(Group((32, 32), tuple(jobs)), pictures)
+    assert [one.sentence for one in found] == ["", "NaN at step 1", ""]
+    assert [found[0].files, found[2].files] == [usual[0].files, usual[2].files]
+    monkeypatch.setattr(compute, "encode", lambda *given: (_ for _ in ()).throw(RuntimeError("CUDA error: lost")))
+    with pytest.raises(RuntimeError, match="lost"):
+        worker.compute(Group((32, 32), tuple(jobs)), pictures)
+    monkeypatch.setattr(compute, "encode", lambda *given: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    found = worker.compute(Group((32, 32), tuple(jobs)), pictures)
+    assert {one.sentence for one in found} == {compute._sentence(RuntimeError("out of memory"))}
+
+
+def test_a_picture_that_was_exchanged_or_turned(photos, options, tmp_path):
+    """Guards the size that a group was planned for: by the header and the EXIF turn of a picture."""
+    picture = Image.fromarray(np.full((40, 80, 3), 90, np.uint8))
+    exif = Image.Exif()
+    exif[compute.ORIENTATION] = 6
+    picture.save(tmp_path / "x.jpg", exif=exif)
+    assert compute.size_on_disk(tmp_path / "x.jpg") == (40, 80)
+    worker, job = Worker(options), replace(photos.jobs[0], picture="x.jpg")
+    content = (tmp_path / "x.jpg").read_bytes()
+    fitted = worker.about().fitted((40, 80))
+    assert fitted == (32, 64)
+    (good,) = worker.compute(Group(fitted, (job,)), [content])
+    (bad,) = worker.compute(Group((32, 32), (job,)), [content])
+    assert good.sentence == "" and "the picture is another now: 32×64 pixels, not 32×32" in bad.sentence
+
+
+def test_how_many_at_once_is_measured(options, monkeypatch):
+    worker = Worker(options)
+    assert worker.best_batch((32, 32), 1, 4) in (1, 2, 4)
+    times = {1: 1.0, 2: 1.6, 4: 2.4, 8: 2.3 * 2, 16: 99.0}
+    monkeypatch.setattr(worker, "_probe", lambda size, edits, count: (times[count], count < 8))
+    assert worker.best_batch((32, 32), 1, 32) == 8 or times[8] / 8 > 0.95 * times[4] / 4
+    assert worker.best_batch((32, 32), 1, 3) == 2 and worker.best_batch((32, 32), 1, 1) == 1
+
+    def full(size, edits, count):
+        if count > 2:
+            raise RuntimeError("CUDA out of memory")
+        return times[count], True
+
+    monkeypatch.setattr(worker, "_probe", full)
+    assert worker.best_batch((32, 32), 1, 32) == 2
+
+
+def test_two_workers_of_ray_make_the_same_bytes_though_one_is_killed(photos, options, by_one, tmp_path):
+    """Guards the real Ray: groups go to any worker, a killed one starts again, and nothing else is left behind."""
+    pytest.importorskip("ray")
+    from nullinv_core.batch.cluster import Cluster
+
+    killed = []
+
+    class Shot(Cluster):
+        def compute(self, tasks, load):
+            import ray
+
+            def loaded(group):
+                if not killed and group.jobs[0].name == "4":
+                    killed.append(ray.get(self._actors[1].__ray_call__.remote(lambda worker: os.getpid())))
+                    os.kill(killed[0], signal.SIGKILL)
+                return load(group)
+
+            yield from super().compute(tasks, loaded)
+
+    rows, _ = run.run(photos, options, tmp_path / "out", lambda made: Shot(2, "", False, made), batch=3)
+    assert killed and not Path(f"/proc/{killed[0]}").exists()
+    assert files_in(tmp_path / "out") == files_in(by_one[0])
+    assert {name: row.state for name, row in rows.items()} == {name: row.state for name, row in by_one[1].items()}

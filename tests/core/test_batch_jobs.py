@@ -1,0 +1,223 @@
+"""Lists of jobs as strangers write them, and what of them is computed together."""
+
+import csv
+import json
+from dataclasses import asdict
+from itertools import chain
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nullinv_core.batch.jobs import Defaults, Job, job_of, read_job_file, read_jobs, read_value
+from nullinv_core.batch.plan import plan
+from nullinv_core.errors import InputError
+from nullinv_core.settings import EDIT, EditSettings
+
+
+def table(path, *rows):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def lines(path, *records):
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in records), encoding="utf-8")
+    return path
+
+
+def test_a_folder_is_read_with_the_captions_beside_its_pictures(tmp_path):
+    for name in ("b.png", "a.JPG", "deep/c.webp", ".hidden.png", "out/edited/b.png", "notes.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a.txt").write_text("\ufeffa cat\r\n\r\n a dog \na lion\n", encoding="utf-8")
+    (tmp_path / "deep" / "c.txt").write_text("a tree\n", encoding="utf-8")
+    defaults = Defaults("a thing", ("another thing",), {"self_replace": 0.1})
+    found = read_jobs(tmp_path, defaults, out=tmp_path / "out").jobs
+    settings = EditSettings(self_replace=0.1)
+    assert found == (
+        Job("a", "a.JPG", "a cat", ("a dog", "a lion"), settings),
+        Job("b", "b.png", "a thing", ("another thing",), settings),
+        Job("deep/c", "deep/c.webp", "a tree", ("another thing",), settings),
+    )
+
+
+def test_csv_and_jsonl_say_the_same(tmp_path):
+    """Guards both lists: every setting as a text and as JSON has it, several edits, names of one's own."""
+    head = ["picture", "prompt", "edit", "edit_2", "name", "blend_words", "cross_replace", "word_windows", "weights",
+            "variant", "mode"]  # fmt: skip
+    cells = ["x/a.png", "a cat", "a dog", "a red dog", "first", "cat, dog", "0.2-0.8", "dog=0.4", "red=2,dog=-1", "7",
+             "refine"]  # fmt: skip
+    settings = {"blend_words": ["cat", "dog"], "cross_replace": [0.2, 0.8], "word_windows": {"dog": 0.4},
+                "weights": {"red": 2, "dog": -1}, "variant": 7, "mode": "refine"}  # fmt: skip
+    record = {"picture": "x/a.png", "prompt": "a cat", "edits": ["a dog", "a red dog"], "name": "first",
+              "settings": settings}  # fmt: skip
+    plain = {"picture": "x/b.png", "prompt": "a cat", "edit": "a dog"}
+    rows = table(tmp_path / "l.csv", head, cells, ["x/b.png", "a cat", "a dog", *[""] * 8])
+    by_table, by_lines = (read_jobs(p).jobs for p in (rows, lines(tmp_path / "l.jsonl", record, "", plain)))
+    assert by_table == by_lines
+    assert by_table[0].settings.cross_replace == (0.2, 0.8) and by_table[0].edits == ("a dog", "a red dog")
+    assert by_table[1] == Job("x/b", "x/b.png", "a cat", ("a dog",))
+
+
+def test_pie_bench_is_read_without_its_brackets(tmp_path):
+    entry = {"image_path": "0_random/1.jpg", "original_prompt": "a [red] cat", "editing_prompt": "a [blue] cat",
+             "blended_word": "cat dog", "editing_type_id": "6", "mask": []}  # fmt: skip
+    (tmp_path / "mapping_file.json").write_text(json.dumps({"1": entry}))
+    found = read_jobs(tmp_path)
+    assert found.jobs == (
+        Job("0_random/1", "0_random/1.jpg", "a red cat", ("a blue cat",), EditSettings(blend_words=["cat"])),
+    )
+    assert found.path(found.jobs[0]) == tmp_path / "annotation_images" / "0_random" / "1.jpg"
+    (tmp_path / "mapping_file.json").write_text(json.dumps({"1": {**entry, "editing_prompt": 3}}))
+    with pytest.raises(InputError, match=r'entry "1" of .* is not one of PIE-Bench'):
+        read_jobs(tmp_path)
+
+
+WRONG = [
+    ({"picture": "../a.png"}, "lies outside of"),
+    ({"picture": "/etc/a.png"}, "lies outside of"),
+    ({"picture": "\\\\host\\a.png"}, "lies outside of"),
+    ({"picture": "a.png", "name": "../b"}, "is no name for files"),
+    ({"picture": "a.png", "name": "x/.b"}, "is no name for files"),
+    ({"picture": "a.png", "name": "x\u0007"}, "is no name for files"),
+    ({"picture": "a.png", "name": "c:b"}, "is no name for files"),
+    ({"picture": "a.png", "name": "b.png/c"}, "ends like a file"),
+    ({"picture": "a.png", "name": "b" * 300}, "too long"),
+    ({"picture": 3}, "its picture is no text"),
+    ({"prompt": "a cat"}, 'it names no "picture"'),
+    ({"picture": "a.png", "edits": [3]}, "its edits are no texts"),
+    ({"picture": "a.png", "edits": ["x"] * 65}, "65 edits; 64 at most"),
+    ({"picture": "a.png", "prompt": "a\ud800"}, "no text"),
+    ({"picture": "a.png", "settings": {"cross": 1}}, 'there is no setting "cross"'),
+    ({"picture": "a.png", "settings": {"cross_replace": 2}}, "must lie in 0…1"),
+    ({"picture": "a.png", "settings": {"cross_replace": "often"}}, "cross_replace cannot be .often.; give 0.4 or"),
+    ({"picture": "a.png", "settings": {"weights": {"cat": True}}}, "weights cannot be"),
+    ({"picture": "a.png", "settings": []}, "its settings are no names with values"),
+    ({"picture": "a.png", "colour": 1}, "there is no 'colour'"),
+    ("[1]", "no JSON object"),
+    ("{", "is no JSON"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), WRONG)
+def test_what_is_wrong_is_said_with_its_line(tmp_path, line, said):
+    """Guards the work on a long list: a mistake is found before anything is loaded, and where it stands."""
+    good = {"picture": "good.png", "prompt": "a cat", "edit": "a dog"}
+    path = lines(tmp_path / "l.jsonl", good, line)
+    with pytest.raises(InputError, match=said) as error:
+        read_jobs(path, Defaults("a cat", ("a dog",)))
+    assert str(error.value).startswith(f'line 2 of "{path}"')
+
+
+def test_what_is_wrong_with_the_whole_list_is_said(tmp_path):
+    good = {"picture": "a.png", "prompt": "a cat", "edit": "a dog"}
+    for records, said in (
+        ([good, {**good, "picture": "a.jpg"}], '"a.png" and "a.jpg" would both be written to "a"'),
+        ([good, {**good, "picture": "A.png"}], "would both be written"),
+        ([good, {"picture": "b.png"}, {"picture": "c.png"}], r"line 2 of .* \(and 1 more\): nothing says"),
+        ([{"picture": "b.png", "prompt": "a cat"}], "line 1 of .*: there is no edit"),
+        ([], "has no pictures"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_jobs(lines(tmp_path / "l.jsonl", *records))
+    assert (
+        len(read_jobs(lines(tmp_path / "l.jsonl", {"picture": "b.png", "prompt": "a"}), edits_needed=False).jobs) == 1
+    )
+    for rows, said in (
+        ([["file"], ["a.png"]], "the first line of .* must name the columns"),
+        ([["picture", "prompt"], ["a.png"]], "line 2 of .* has 1 cells, the first line has 2"),
+        ([["picture", "picture"], ["a.png", "b"]], "the first line"),
+        ([], "the first line"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_jobs(table(tmp_path / "l.csv", *rows))
+    (tmp_path / "l.csv").write_bytes("picture\n\xe4.png".encode("latin-1"))
+    with pytest.raises(InputError, match="no text in UTF-8"):
+        read_jobs(tmp_path / "l.csv")
+    (tmp_path / "l.csv").write_text('picture,prompt\na.png,"x', encoding="utf-8")
+    with pytest.raises(InputError, match="is no CSV"):
+        read_jobs(tmp_path / "l.csv")
+    with pytest.raises(InputError, match="there is no folder and no"):
+        read_jobs(tmp_path / "none.csv")
+
+
+@given(st.text(max_size=60), st.sampled_from([".csv", ".jsonl"]))
+def test_no_list_does_more_than_be_refused(tmp_path_factory, text, ending):
+    """Guards against lists of strangers: jobs that stay in the folder, or one sentence."""
+    path = tmp_path_factory.getbasetemp() / f"any{ending}"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    try:
+        found = read_jobs(path, Defaults("a", ("b",)))
+    except InputError:
+        return
+    assert all(found.path(job).resolve().is_relative_to(path.parent.resolve()) for job in found.jobs)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=5), one, max_size=3), max_leaves=5,
+)  # fmt: skip
+
+
+@given(st.sampled_from([one.name for one in EDIT]), JSON)
+def test_a_setting_of_a_list_is_right_or_refused(name, value):
+    """Guards settings in lists: whatever stands there, an ``EditSettings`` comes out or an InputError."""
+    try:
+        settings = EditSettings(**{name: read_value(name, value)})
+    except InputError:
+        return
+    json.dumps(asdict(settings))
+
+
+def test_a_job_is_the_same_after_its_record():
+    settings = EditSettings(cross_replace=(0.1, 0.5), blend_words=["a"], weights={"b": 2.0}, word_windows={"c": 0.2})
+    job = Job("x/a", "a.png", "é", ("b", "c"), settings)
+    again = job_of(json.loads(json.dumps(job.record())))
+    assert again.digest == job.digest and again.settings.blend_words == ["a"]
+    assert Job("x/a", "a.png", "é", ("b", "d"), settings).digest != job.digest
+    with pytest.raises(InputError):
+        job_of({**job.record(), "name": "../x"})
+
+
+def test_a_job_file_gives_defaults_and_options(tmp_path):
+    record = {"format": "nullinv-batch-job", "version": 1, "prompt": "a cat", "edits": ["a dog"], "steps": 20,
+              "settings": {"blend_words": "cat, dog"}, "model": "demo"}  # fmt: skip
+    path = lines(tmp_path / "job.json", record)
+    defaults, options = read_job_file(path)
+    assert defaults == Defaults("a cat", ("a dog",), {"blend_words": "cat, dog"})
+    assert options == {"steps": 20, "model": "demo"}
+    for wrong in ({**record, "format": "x"}, {**record, "edits": 3}, {**record, "odd": 1},
+                  {**record, "settings": {"mode": "x"}}):  # fmt: skip
+        with pytest.raises(InputError, match=r"job\.json"):
+            read_job_file(lines(path, wrong))
+
+
+SIZES = st.sampled_from([None, (8, 8), (16, 8), (8, 16)])
+LISTS = st.lists(st.tuples(SIZES, st.integers(0, 2)), max_size=30)
+
+
+@given(LISTS, st.integers(1, 5))
+def test_every_job_is_in_one_group_in_order_and_fits_it(kinds, batch):
+    jobs = [Job(str(i), "x.png", "a", ("b",) * edits) for i, (_, edits) in enumerate(kinds)]
+    sizes = {job.name: size for job, (size, _) in zip(jobs, kinds, strict=True)}
+    groups = plan(jobs, list(sizes.values()), batch)
+    places = [[int(job.name) for job in group.jobs] for group in groups]
+    assert sorted(chain(*places)) == list(range(len(jobs)))
+    assert all(group == sorted(group) for group in places) and [g[0] for g in places] == sorted(g[0] for g in places)
+    for group in groups:
+        assert len({len(job.edits) for job in group.jobs}) == 1 and {sizes[j.name] for j in group.jobs} == {group.size}
+        assert 1 <= len(group.jobs) <= (1 if group.size is None else batch)
+    # no more groups than needed
+    kinds_there = {(size, edits) for size, edits in kinds if size}
+    needed = sum(-(-kinds.count(kind) // batch) for kind in kinds_there) + sum(size is None for size, _ in kinds)
+    assert len(groups) == needed
+
+
+@given(LISTS, st.lists(st.tuples(SIZES, st.integers(0, 2)), max_size=5), st.integers(1, 4))
+def test_a_longer_list_changes_no_full_group(kinds, more, batch):
+    """Guards resuming: what comes later does not decide what is computed together before."""
+    jobs = [Job(str(i), "x.png", "a", ("b",) * edits) for i, (_, edits) in enumerate([*kinds, *more])]
+    sizes = [size for size, _ in [*kinds, *more]]
+    first, both = plan(jobs[: len(kinds)], sizes[: len(kinds)], batch), plan(jobs, sizes, batch)
+    assert all(group in both for group in first if len(group.jobs) == batch)

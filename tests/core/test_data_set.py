@@ -1,0 +1,180 @@
+"""The commands of a data set, on a tiny random model: batch, inspect, index, export and import."""
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nullinv_core.errors import InputError
+from nullinv_core.files.store import load_inversion
+from nullinv_core.photo.images import save_image
+
+from .test_cli import command  # noqa: F401
+
+PROMPT, EDIT = "a red cat on a table", "a red dog on a table"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures with captions beside them; one has none."""
+    path = tmp_path_factory.mktemp("pictures")
+    for i in range(3):
+        save_image(torch.rand(40, 32, 3, generator=torch.Generator().manual_seed(i)), path / f"{i}.png")
+    for i in range(2):
+        (path / f"{i}.txt").write_text(f"{PROMPT}\n{EDIT}\na red tree on a table\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def inverted(command, model_folder, folder, tmp_path):  # noqa: F811
+    """The output folder of a batch that writes inversions alone."""
+    status, out, err = command(
+        "batch", folder, "--model", model_folder, "--out", tmp_path / "out", "--prompt", PROMPT, "--edit", EDIT,
+        "--inversions", "--steps", 3, "--device", "cpu", "--batch", 2, "--preset", "fast", "--guidance", 2,
+    )  # fmt: skip
+    assert status == 0, err
+    assert f"done: 3 of 3 pictures, listed in {tmp_path / 'out' / 'manifest.csv'}" in out
+    return tmp_path / "out"
+
+
+def test_a_folder_becomes_a_data_set(command, inverted, folder, tmp_path):  # noqa: F811
+    """Guards batch, index and inspect: what each says of the same files, and their captions' several edits."""
+    made = sorted(path.relative_to(inverted).as_posix() for path in inverted.rglob("*.png"))
+    assert made == ["edited-2/0.png", "edited-2/1.png", "edited/0.png", "edited/1.png", "edited/2.png"]
+    (inverted / "inversions" / "bad.safetensors").write_text("nothing")
+    status, out, _ = command("index", inverted, "--out", tmp_path / "index.csv")
+    assert (status, out) == (0, f"saved: {tmp_path / 'index.csv'} (4 files, 1 of them damaged)\n")
+    rows = list(csv.DictReader((tmp_path / "index.csv").open(encoding="utf-8")))
+    assert [row["file"] for row in rows] == [f"inversions/{name}.safetensors" for name in ("0", "1", "2", "bad")]
+    assert {row["prompts"] for row in rows[:3]} == {PROMPT} and rows[0]["guidance"] == "2.0"
+    assert rows[0]["pixels"] == "32×40" and rows[0]["steps"] == "3" and "safetensors" in rows[3]["why"]
+    assert command("index", inverted, "--out", tmp_path / "index.jsonl")[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "index.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["file"] for line in lines] == [row["file"] for row in rows]
+    file = inverted / "inversions" / "1.safetensors"
+    status, out, _ = command("inspect", file, "--json")
+    told, null = json.loads(out), load_inversion(file).null
+    assert told["loss"] == pytest.approx(float(null.losses[0])) and told["iterations"] == int(null.iterations.sum())
+    assert told["edits"] == "from its path" and told["fingerprint"] == rows[0]["fingerprint"]
+    blocks, low, _, high = told["curve"].split()
+    assert len(blocks) == 3 and float(low) <= float(null.losses.min()) * 1.1
+    assert "█" in blocks and float(high) == pytest.approx(float(null.losses.max()), rel=0.1)
+    status, out, _ = command("inspect", file)
+    assert status == 0 and all(word in out for word in (PROMPT, blocks, "32×40"))
+    assert command("inspect", tmp_path / "none")[0] == 2
+
+
+def test_a_batch_is_checked_before_a_model_is_loaded(command, folder, tmp_path):  # noqa: F811
+    (tmp_path / "job.json").write_text(json.dumps({"format": "nullinv-batch-job", "version": 1, "steps": "many"}))
+    out = ("--out", tmp_path / "out")
+    for given, said in (
+        ((folder, "--model", "demo", *out), r"2\.png\": nothing says what the picture shows"),
+        ((folder, *out, "--prompt", "a", "--edit", "b"), "--model is empty"),
+        ((folder, "--model", "demo", "--out", folder, "--prompt", "a", "--edit", "b"), "holds the pictures themselves"),
+        ((folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--batch", "0"), "--batch must be auto or"),
+        ((folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--workers", "no"), "--workers must be"),
+        ((folder, "--model", "demo", *out, "--job", tmp_path / "job.json"), "has a steps of the wrong kind"),
+        ((folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--cross-replace", "3"), "cross replace"),
+        ((tmp_path / "none", "--model", "demo", *out), "there is no folder and no .csv"),
+    ):
+        status, _, err = command("batch", *given)
+        assert status == 2 and re.search(said, err), err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_typed_wins_over_the_job_file_and_the_list_over_both(command, model_folder, folder, tmp_path):  # noqa: F811
+    job = {"format": "nullinv-batch-job", "version": 1, "prompt": PROMPT, "edits": [EDIT], "steps": 2,
+           "model": str(model_folder), "preset": "direct", "guidance": 3,
+           "settings": {"cross_replace": 0.1, "self_replace": 0.2, "blend_words": "cat, dog"}}  # fmt: skip
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    status, _, err = command(
+        "batch", folder, "--job", tmp_path / "job.json", "--out", tmp_path / "out", "--self-replace", 0.3,
+        "--guidance", 2, "--device", "cpu", "--batch", 1,
+    )  # fmt: skip
+    assert status == 0, err
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (run["steps"], run["guidance"], run["preset"]) == (2, 2.0, "direct")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    settings = rows[2]["settings"]
+    assert (settings["cross_replace"], settings["self_replace"], settings["blend_words"]) == (0.1, 0.3, ["cat", "dog"])
+    assert rows[0]["edits"] == [EDIT, "a red tree on a table"] and rows[2]["edits"] == [EDIT]
+
+
+@pytest.mark.parametrize("to", ["notebook", "diffusers"])
+def test_an_export_comes_back_the_same(command, inverted, model_folder, tmp_path, to):  # noqa: F811
+    """Guards the exchange with other programs: the same bytes of latents and embeddings, in the other's order."""
+    file, there, back = (
+        inverted / "inversions" / "0.safetensors",
+        tmp_path / "x.safetensors",
+        tmp_path / "y.safetensors",
+    )
+    status, out, err = command("export", file, "--to", to, "--out", there)
+    assert status == 0 and "load_file" in out, err
+    first, tensors = load_inversion(file), load_file(there)
+    assert torch.equal(tensors["uncond_embeddings"][0], first.null.at(3).text)
+    assert torch.equal(tensors["ddim_latents"], first.trajectory.latents)
+    assert ("inverted_latent" in tensors) == (to == "diffusers")
+    assert command("import", there, "--model", model_folder, "--out", back, "--device", "cpu")[0] == 0
+    second = load_inversion(back)
+    assert torch.equal(second.trajectory.latents, first.trajectory.latents)
+    assert second.null.embeddings.equals(first.null.embeddings) and second.null.guidance == 2
+    assert second.prompts == first.prompts and not second.null.pinned
+    assert torch.allclose(second.trajectory.context.text, first.trajectory.context.text, atol=1e-5)
+    status, _, err = command("reconstruct", "--inversion", back, "--out", tmp_path / "z.png", "--device", "cpu")
+    assert status == 0, err
+
+
+def test_a_cache_of_diffusers_is_converted_by_itself_and_imported(command, inverted, model_folder, folder, tmp_path):  # noqa: F811
+    """Guards pickles of strangers: none is read, and the command that the message gives makes a file of tensors."""
+    first = load_inversion(inverted / "inversions" / "2.safetensors")
+    cache = tmp_path / "it's.pt"
+    torch.save(list(first.null.embeddings.text.flip(0)), cache)
+    given = ("--model", model_folder, "--out", tmp_path / "y.safetensors", "--device", "cpu", "--guidance", 2)
+    status, _, err = command("import", cache, *given, "--prompt", PROMPT)
+    assert status == 2 and "is a pickle, which can run code and is not read" in err
+    python, *rest = shlex.split(err[err.index("python -I -c") :])
+    assert python == "python"
+    subprocess.run([sys.executable, *rest], check=True)
+    status, _, err = command("import", tmp_path / "it's.safetensors", *given, "--prompt", PROMPT)
+    assert status == 2 and "give the picture too, with --image" in err
+    status, _, err = command(
+        "import", tmp_path / "it's.safetensors", *given, "--prompt", PROMPT, "--image", folder / "2.png"
+    )
+    assert status == 0, err
+    second = load_inversion(tmp_path / "y.safetensors")
+    assert second.null.embeddings.equals(first.null.embeddings)
+    assert torch.allclose(second.trajectory.clean, first.trajectory.clean, atol=1e-5)
+    status, _, err = command("import", tmp_path / "it's.safetensors", *given)
+    assert status == 2 and "--prompt is empty" in err
+
+
+def test_what_cannot_be_exchanged_is_said(command, inverted, model_folder, tmp_path):  # noqa: F811
+    file, bad = inverted / "inversions" / "0.safetensors", tmp_path / "bad.safetensors"
+    found = load_inversion(file)
+    embeddings, latents = found.null.embeddings.text.flip(0), found.trajectory.latents
+    given = ("--model", model_folder, "--out", tmp_path / "y.safetensors", "--prompt", "a", "--device", "cpu")
+    for tensors, said in (
+        ({"ddim_latents": latents}, "has no uncond_embeddings"),
+        ({"uncond_embeddings": embeddings[0, 0]}, "must hold finite floats"),
+        ({"uncond_embeddings": embeddings * torch.nan}, "must hold finite floats"),
+        ({"uncond_embeddings": embeddings.repeat(1, 2, 1, 1)}, "must hold finite floats"),
+        ({"uncond_embeddings": embeddings, "ddim_latents": latents[1:].clone()}, "not one fewer"),
+        ({"uncond_embeddings": embeddings, "ddim_latents": latents[:, :, :3].clone()}, "3 channels, this model's 4"),
+        ({"uncond_embeddings": embeddings[..., :-1].clone(), "ddim_latents": latents}, "this model needs"),
+    ):
+        save_file(tensors, bad)
+        status, _, err = command("import", bad, *given)
+        assert status == 2 and said in err, err
+    assert not (tmp_path / "y.safetensors").exists()
+    from nullinv_core.files.exchange import export
+
+    for other, said in ((replace(found, null=None), "no null embeddings"), (replace(found, sizes=(8,) * 6), "SDXL")):
+        with pytest.raises(InputError, match=said):
+            export(tmp_path / "y.safetensors", other, "notebook")
