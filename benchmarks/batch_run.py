@@ -88,7 +88,9 @@ def main() -> None:
     parser.add_argument("--batch", default="8")
     options = parser.parse_args()
     count, out = options.pictures, options.out
-    file = write_folder(out / "data", range(count))
+    file = out / "data" / "list.csv"
+    if not file.exists():
+        write_folder(out / "data", range(count))
     rows = list(csv.DictReader(file.open(encoding="utf-8")))
     settings = ["--steps", str(options.steps), "--preset", options.preset, "--guidance", "3", "--device", "cpu"]
 

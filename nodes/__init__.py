@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .batch import SaveBatchJob
 from .edit import P2PEdit, P2PEditSampler
 from .inversion import DDIMInvert, NullTextOptimize
 from .keep import KeepPhoto
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     KeepPhoto,
     SaveInversion,
     LoadInversion,
+    SaveBatchJob,
     LoadDiffusersModel,
     DemoScene,
     EditPhoto,

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nullinv_core import keep_photo, load_inversion
+from nullinv_core import EditSettings, keep_photo, load_inversion
+from nullinv_core.batch.jobs import read_job_file, read_jobs
 from nullinv_core.demo.edits import sample_edit
 from nullinv_core.photo.images import psnr
 
@@ -650,6 +651,28 @@ def test_an_inversion_is_saved_and_loaded(comfy):
     g[load()[0]]["inputs"]["file"] = next(f for f in files if "saved/bare" in f)
     g[plan()[0]]["inputs"]["source_text"] = later.scene(1)
     assert "holds no null embeddings" in error_of(comfy.finish(comfy.queue(g)))
+
+
+def test_a_graph_becomes_a_job_for_a_folder(comfy, tmp_path):
+    """Guards the way from one photo to many: the command line reads what the node wrote, and edits as the graph does;
+    the file stays in the output folder."""
+    chain = Chain(**QUICK)
+    source, target = sample_edit(0, "colour").captions
+    word = source.split()[-1]
+    plan, _ = chain.edit(cross_replace=0.5, blend_words=word, word_windows=f"{word}=0.2-0.6")
+    job = chain.graph.add(
+        "NullInvSaveBatchJob", edit=plan(), trajectory=chain.invert(1), null_embeddings=chain.optimize(),
+        filename_prefix="jobs/tried",
+    )  # fmt: skip
+    comfy.run(chain.graph)
+    defaults, run = read_job_file(newest(comfy, "tried"))
+    assert (defaults.prompt, defaults.edits) == (source, (target,))
+    (tmp_path / "photo.png").touch()
+    (made,) = read_jobs(tmp_path, defaults).jobs
+    assert made.settings == EditSettings(cross_replace=0.5, blend_words=[word], word_windows={word: (0.2, 0.6)})
+    assert run == {"model": "demo", "steps": chain.steps, "guidance": 7.5, "preset": "paper", "size": 128}
+    chain.graph[job()[0]]["inputs"]["filename_prefix"] = "../outside"
+    assert "leaves ComfyUI's folders" in error_of(comfy.finish(comfy.queue(chain.graph)))
 
 
 def test_a_saved_file_is_loaded_in_the_same_graph(comfy):

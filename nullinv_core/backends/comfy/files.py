@@ -6,7 +6,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,21 +77,29 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
 
     ``prefix`` may hold the placeholders of ComfyUI's own save nodes (see ``_filled``).
     """
-    root = Path(os.path.abspath(folder_paths.get_output_directory()))
-    height, width = (GRID * side for side in trajectory.trajectory.clean.shape[-2:])
-    stem = _inside(root, _filled(root, prefix, width, height))
-    if stem == root or not stem.name:
-        raise InputError("the file name prefix is empty; give the file a name")
     # ComfyUI imports this file when it starts, and the rest when a node first runs
     from .jobs import null_of
 
     embeddings = None if null is None else null_of(null, trajectory)
     whole = replace(trajectory, null=embeddings, prompts=(prompt,) * trajectory.trajectory.batch)
+    return write_numbered(trajectory, prefix, SUFFIX, lambda place: write_inversion(place, whole))
+
+
+def write_numbered(of: Inversion, prefix: str, suffix: str, write: Callable[[Path], None]) -> str:
+    """Write to a new numbered file of the output folder, about an inversion; return its name as ``saved_files`` has it.
+
+    ``prefix`` as in ``save``.
+    """
+    root = Path(os.path.abspath(folder_paths.get_output_directory()))
+    height, width = (GRID * side for side in of.trajectory.clean.shape[-2:])
+    stem = _inside(root, _filled(root, prefix, width, height))
+    if stem == root or not stem.name:
+        raise InputError("the file name prefix is empty; give the file a name")
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f'the folder "{short(str(stem.parent))}" cannot be made ({error.strerror})') from error
-    written = numbered_file(stem, SUFFIX, lambda place: write_inversion(place, whole))
+    written = numbered_file(stem, suffix, write)
     return f"output/{written.relative_to(root).as_posix()}"
 
 
