@@ -16,3 +16,10 @@ def latent(comfy, name):
 def relative(ours, theirs):
     """Distance of two tensors in units of the second."""
     return float((ours - theirs).norm() / theirs.norm())
+
+
+def told(comfy, graph, seconds=300):
+    """Run a graph; what our nodes told meanwhile."""
+    before = len(comfy.text())
+    comfy.run(graph, seconds)
+    return [line for line in comfy.text()[before:].splitlines() if "null-text inversion: " in line]

@@ -12,7 +12,7 @@ from nullinv_core import load_inversion
 from nullinv_core.demo.training.text import WIDTH
 
 from .graphs import Chain, Graph
-from .outputs import latent, newest, relative
+from .outputs import latent, newest, relative, told
 from .server import PACK, error_of
 
 PROMPTS = ("a photo of a cat on a table", "a drawing of a red car in the snow")
@@ -183,7 +183,7 @@ def test_fp8_weights_go_through_every_node(comfy, checkpoint):
         for name, samples in saved.items():
             photo.save(samples, f"{dtype}-{name}")
         g.add("NullInvSave", trajectory=inverted(1), prompt="", filename_prefix=dtype, null_embeddings=optimized())
-        comfy.run(g)
+        assert told(comfy, g, 900) == []
         noise.append(latent(comfy, f"{dtype}-noise"))
         for name in ("ksampler", "source"):
             apart = relative(latent(comfy, f"{dtype}-{name}"), latent(comfy, f"{dtype}-reconstruction"))
@@ -218,7 +218,9 @@ def test_a_lora_takes_part(comfy):
         g.add("SaveLatent", samples=chain.invert(0), filename_prefix=name)
         g.add("SaveLatent", samples=sampler(1), filename_prefix=f"{name}-source")
         g.add("SaveLatent", samples=chain.optimize(1), filename_prefix=f"{name}-reconstruction")
-        comfy.run(g)
+        applied = g.add("NullInvApply", model=lora(), null_embeddings=chain.optimize())
+        g.add("SaveLatent", samples=chain.ksampler(applied(), 7.5)(), filename_prefix=f"{name}-ksampler")
+        assert told(comfy, g) == []
         latents[strength] = latent(comfy, name)
         assert relative(latent(comfy, f"{name}-source"), latent(comfy, f"{name}-reconstruction")) < 1e-3
     assert relative(latents[1.0], latents[0.0]) > 1e-3

@@ -6,18 +6,11 @@ Another guidance, another MODEL, other noise levels, null text that another node
 import pytest
 
 from .graphs import Chain
-from .outputs import latent, relative
+from .outputs import latent, relative, told
 from .server import error_of
 
 QUICK = {"steps": 8, "inner_steps": 2}
 DRIFTS, GUIDANCE = "no longer predicts this photo", "optimized for a guidance of 3, and 7.5"
-
-
-def told(comfy, graph, seconds=300):
-    """Run a graph; what our nodes told meanwhile."""
-    before = len(comfy.text())
-    comfy.run(graph, seconds)
-    return [line for line in comfy.text()[before:].splitlines() if "null-text inversion: " in line]
 
 
 def set_inputs(chain, node, **inputs):

@@ -1,17 +1,22 @@
 """Write what packs load beside a checkpoint, with seeded random weights: ``weights.py CHECKPOINT MODELS INPUT``.
 
 By ComfyUI's Python, with the gguf package. CHECKPOINT: the shallow one of random_models.py. Into the folder MODELS: the
-UNet as GGUF in F16 and Q8_0 and as safetensors, an IPAdapter for it, a LoRA for the demo model; into the folder INPUT:
-embeddings of a picture, and of none, for the IPAdapter.
+UNet as GGUF in F16 and Q8_0 and as safetensors, an IPAdapter for it, an autoencoder, a LoRA for the demo model; into
+the folder INPUT: embeddings of a picture, and of none, for the IPAdapter.
 """
 
 import sys
 from pathlib import Path
 
+import comfy.cli_args
 import gguf
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+
+comfy.cli_args.args.cpu = True
+
+from comfy.taesd.taesd import TAESD  # noqa: E402
 
 UNET = "model.diffusion_model."
 BLOCKS, WIDTH, CONTEXT, TOKENS, PICTURE = 16, 320, 768, 4, 1024
@@ -60,6 +65,8 @@ for block in range(BLOCKS):
 save_file(adapter, folder("ipadapter") / "shallow.safetensors")
 lora = {f"{LORA}.lora_up.weight": drawn(224, 2, scale=0.2), f"{LORA}.lora_down.weight": drawn(2, 128, scale=0.2)}
 save_file({**lora, f"{LORA}.alpha": torch.tensor(2.0)}, folder("loras") / "demo.safetensors")
+torch.manual_seed(0)
+save_file(TAESD().state_dict(), folder("vae") / "tiny.safetensors")
 pictures.mkdir(parents=True, exist_ok=True)
 torch.save(drawn(1, PICTURE, scale=1.0), pictures / "picture.ipadpt")
 torch.save(torch.zeros(1, PICTURE), pictures / "no-picture.ipadpt")

@@ -67,7 +67,9 @@ class Theirs(Whole):
     def __init__(self):
         self.graph, self.steps = Graph(), STEPS
         g = self.graph
-        self.load = g.add("CheckpointLoaderSimple", ckpt_name="shallow.safetensors")
+        checkpoint = g.add("CheckpointLoaderSimple", ckpt_name="shallow.safetensors")
+        vae = g.add("VAELoader", vae_name="tiny.safetensors")
+        self.load = lambda slot=0: vae() if slot == 2 else checkpoint(slot)
         text = g.add("PrimitiveStringMultiline", value="a red mug on a table")
         photo = g.add("EmptyImage", width=128, height=128, batch_size=1, color=0xC04020)
         mask = g.add("SolidMask", value=1.0, width=128, height=128)
