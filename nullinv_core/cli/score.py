@@ -51,13 +51,12 @@ def score(
     if find_spec("torchmetrics") is None:
         raise InputError("score needs torchmetrics; python -m pip install torchmetrics")
     from ..files.atomic_write import whole_file
-    from ..scores.pie_bench import check_folder, pie_edits
+    from ..scores.pie_bench import pie_edits
     from ..scores.rules import RULES
     from ..scores.score import named_folders, score
     from ..scores.tables import FORMATS, SUFFIX, as_jsonl
 
     chosen, methods = RULES[rule], named_folders(pictures)
-    check_folder(against)
     if out is not None:
         models.check_folder(out)
     edits = list(pie_edits(against))

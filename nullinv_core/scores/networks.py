@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from .pixels import Asked, Measure
 from .rules import DEFAULT, Rule
 
 BACKBONE = "squeezenet1_1-b8a52dc0.pth"
-"""Weights under LPIPS, as torchvision names them."""
+"""Weights under LPIPS, as torchvision names the file."""
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and deviation of colours that DINO was trained with."""
 DINO_SIDE = 224
@@ -117,13 +118,11 @@ def _lpips(weights: Path | None) -> Any:
     # torchmetrics' own class takes no weights by path
     from torchmetrics.functional.image.lpips import _NoTrainLpips
 
-    if weights is None:
-        return _NoTrainLpips(net="squeeze")
     try:
-        stored = load_file(weights)
-    except (OSError, SafetensorError) as error:
+        stored = load_file(place) if weights else torch.load(place, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError) as error:
         raise InputError(
-            f'"{weights}" cannot be read ({short(str(error))}); --lpips takes a .safetensors file of squeezenet1_1'
+            f'"{place}" cannot be read ({short(str(error))}); --lpips takes a .safetensors file of squeezenet1_1'
         ) from error
     network = _NoTrainLpips(net="squeeze", pnet_rand=True)
     layers = {f"features.{name}": layer for part in network.net.slices for name, layer in part.named_children()}
@@ -133,13 +132,14 @@ def _lpips(weights: Path | None) -> Any:
             layer.load_state_dict(own)
         except RuntimeError as error:
             raise InputError(
-                f'"{weights}" does not fit squeezenet1_1 ({name}); name its file from torchvision'
+                f'"{place}" does not fit squeezenet1_1 ({name}); name its file from torchvision'
             ) from error
     return network
 
 
 def _network(kind: Any, folder: Path, **options: Any) -> Any:
-    model, found = _from_folder(kind, folder, output_loading_info=True, **options)
+    # a pickle would be read otherwise
+    model, found = _from_folder(kind, folder, output_loading_info=True, use_safetensors=True, **options)
     if found["missing_keys"] or found["mismatched_keys"]:
         raise InputError(
             f'"{folder}" lacks weights of a {kind.__name__} ({", ".join(sorted(found["missing_keys"])[:3])})'

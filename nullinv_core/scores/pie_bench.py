@@ -8,7 +8,6 @@ the same names. The file may come from anywhere: what it claims is checked, and 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -34,7 +33,7 @@ MOST_LETTERS = 10_000
 @dataclass(frozen=True)
 class PieEdit:
     """One edit. ``picture``: relative to ``annotation_images``, without ``..``. Prompts have no brackets. ``blended``:
-    the word of the source, then that of the edit. ``changes``: bool (512, 512), where an edit may change it."""
+    the word of the source, then that of the edit. ``runs``: its mask, see ``decode_mask``."""
 
     name: str
     kind: str
@@ -42,7 +41,12 @@ class PieEdit:
     source_prompt: str
     edit_prompt: str
     blended: tuple[str, ...]
-    changes: np.ndarray
+    runs: list[int]
+
+    @property
+    def changes(self) -> np.ndarray:
+        """Where an edit may change it, bool (512, 512); decoded each time, for thousands of edits have as many."""
+        return decode_mask(self.runs)
 
 
 def pie_edits(folder: Path) -> Iterator[PieEdit]:
@@ -59,6 +63,8 @@ def pie_edits(folder: Path) -> Iterator[PieEdit]:
 
 
 def _mapping(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise InputError(f'there is no file "{file}"; name the folder of PIE-Bench, or one like it')
     try:
         if file.stat().st_size > LARGEST:
             raise InputError(f'"{file}" is larger than {LARGEST >> 20} MB; PIE-Bench\'s has a few')
@@ -84,8 +90,8 @@ def _edit(photos: Path, name: str, entry: dict[str, Any]) -> PieEdit:
     inside = (photos / picture).resolve().is_relative_to(photos.resolve())
     if ".." in picture.parts or "\\" in str(picture) or not picture.name or not inside:
         raise ValueError(f"{short(str(picture))} lies outside of {PHOTOS}")
-    changes = decode_mask(entry["mask"])
-    return PieEdit(name, KINDS[kind], picture, source, edited, tuple(entry["blended_word"].split()), changes)
+    _check_runs(entry["mask"], SIDE * SIDE)
+    return PieEdit(name, KINDS[kind], picture, source, edited, tuple(entry["blended_word"].split()), entry["mask"])
 
 
 def plain(prompt: str) -> str:
@@ -101,11 +107,7 @@ def decode_mask(runs: Sequence[int], side: int = SIDE) -> np.ndarray:
     ``runs``: start and length, start and length, … over the flattened picture; what exceeds it is cut. Raises
     ValueError for any that begins outside of it, TypeError for what is no list of whole numbers.
     """
-    if not isinstance(runs, list) or any(type(one) is not int for one in runs):
-        raise TypeError("its mask is no list of whole numbers")
-    starts, lengths = np.asarray(runs[0::2], np.int64), np.asarray(runs[1::2], np.int64)
-    if len(starts) != len(lengths) or (starts < 0).any() or (lengths < 0).any() or (starts > side * side).any():
-        raise ValueError("its mask is not made of starts and lengths inside the picture")
+    starts, lengths = _check_runs(runs, side * side)
     # one more from each start on, one less from each end on: a million runs cost what one does
     depth = np.zeros(side * side + 1, np.int64)
     np.add.at(depth, starts, 1)
@@ -115,8 +117,11 @@ def decode_mask(runs: Sequence[int], side: int = SIDE) -> np.ndarray:
     return picture
 
 
-def check_folder(folder: Path) -> None:
-    """Raise InputError for a folder that has no mapping of edits, or no photos."""
-    for part in (MAPPING, PHOTOS):
-        if not os.path.exists(folder / part):
-            raise InputError(f'"{folder}" has no {part}; name the folder of PIE-Bench, or one like it')
+def _check_runs(runs: Sequence[int], pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and lengths of a mask; see ``decode_mask``."""
+    if not isinstance(runs, list) or any(type(one) is not int for one in runs):
+        raise TypeError("its mask is no list of whole numbers")
+    starts, lengths = np.asarray(runs[0::2], np.int64), np.asarray(runs[1::2], np.int64)
+    if len(starts) != len(lengths) or (starts < 0).any() or (lengths < 0).any() or (starts > pixels).any():
+        raise ValueError("its mask is not made of starts and lengths inside the picture")
+    return starts, lengths

@@ -94,7 +94,7 @@ def score(
             asked, pictures = _read(edit, folder, methods, rule, truths)
         except InputError as error:
             if not partial:
-                raise
+                raise InputError(f"{error}; --partial leaves such edits out") from error
             left_out.append(str(error))
             continue
         for method, picture in pictures.items():
@@ -110,7 +110,7 @@ def _read(
     photo = folder / PHOTOS / edit.picture
     truth = folder / TRUTHS / edit.picture
     if truths and not truth.is_file():
-        raise InputError(f'edit "{edit.name}" has no true answer "{truth}"; leave out --against-truth')
+        raise InputError(f'edit "{edit.name}" has no true answer "{truth}"')
     asked = _Asked(
         read_photo(photo, rule), edit.edit_prompt, edit.changes, (read_photo(truth, rule),) if truths else ()
     )
@@ -120,7 +120,7 @@ def _read(
         if path is None:
             raise InputError(
                 f'"{own}" has no picture of edit "{edit.name}": {edit.picture} or {edit.name} with one of '
-                f"{', '.join(SUFFIXES)}; --partial leaves such edits out"
+                f"{', '.join(SUFFIXES)}"
             )
         pictures[method] = read_edited(path, size, rule)
     return asked, pictures

@@ -58,7 +58,8 @@ def means(rows: Sequence[Scored]) -> list[Mean]:
 
 
 def differences(rows: Sequence[Scored]) -> list[Mean]:
-    """Every two methods on the pictures where both have a figure: by how much the first has more."""
+    """Every two methods on the pictures where both have a figure: by how much the first has more. A pair that differs
+    infinitely is left out."""
     by_method: dict[str, dict[str, Scored]] = {}
     for row in rows:
         by_method.setdefault(row.method, {})[row.edit] = row

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from itertools import product
 from math import inf, isinf, isnan
@@ -232,6 +233,14 @@ def test_a_stranger_s_mapping_is_refused(tmp_path, text):
         list(pie_edits(tmp_path))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_mapping_that_is_no_file_is_not_waited_for(tmp_path):
+    """Guards time: nobody may ever write to a pipe."""
+    os.mkfifo(tmp_path / "mapping_file.json")
+    with pytest.raises(InputError, match="no file"):
+        list(pie_edits(tmp_path))
+
+
 def test_an_entry_may_not_cost_more_than_its_file(tmp_path):
     """Guards time: a million runs over the whole picture are read at once; a prompt of megabytes is refused."""
     assert decode_mask([0, SIDE * SIDE] * 500_000).all()
@@ -284,14 +293,14 @@ def test_what_is_missing_is_said(bench, command, tmp_path, monkeypatch):
     (some / "0_kind").mkdir()
     (some / "0_kind" / f"{0:012d}.png").write_bytes(b"no picture")
     status, _, err = command(some, "--against", bench)
-    assert status == 2 and "cannot be read as an image" in err
+    assert status == 2 and "cannot be read as an image" in err and "--partial leaves such edits out" in err
     status, out, err = command(some, bench / "plain", "--against", bench, "--partial", "--format", "csv")
-    assert status == 0 and err.count("left out:") == 2 and "--partial" in err
+    assert status == 0 and err.count("left out:") == 2 and err.count("has no picture of edit") == 1
     assert {line["pictures"] for line in csv.DictReader(out.splitlines())} == {"1"}
     status, _, err = command(tmp_path / "none", "--against", bench)
     assert status == 2 and "there is no folder" in err
     status, _, err = command(some, "--against", tmp_path)
-    assert status == 2 and "has no mapping_file.json" in err
+    assert status == 2 and "there is no file" in err and "mapping_file.json" in err
     monkeypatch.setattr(command_of_score, "find_spec", lambda name: None)
     status, _, err = command(some, "--against", bench)
     assert status == 2 and err.startswith("error: score needs torchmetrics")
