@@ -63,5 +63,5 @@ def train(work: Path, device: str, deadline: float) -> Judge:
         return loss_of(logits, pool.tensors["wanted"][rows].long())
 
     more = feed(Files(work, range(JUDGED, 2 * JUDGED)), prepare, pool.add, least=1)
-    run(path, {"model": judge}, optimizer, loss, Clock(STEPS, deadline), RATE, more)
+    run(path, {"model": judge}, optimizer, loss, Clock(STEPS, RATE, deadline), more)
     return judge.eval()
