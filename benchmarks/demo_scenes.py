@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nullinv_core.backends.diffusers import load_model
-from nullinv_core.demo.run import DemoReport, demo_case, run_case
+from nullinv_core.demo.run import DemoReport, DemoSetup, demo_case, run_case
 from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.photo.images import to_pil
 from nullinv_core.scores.tables import markdown_table
@@ -49,8 +49,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "demo_scenes.json")
     options = parser.parse_args()
     model, reports, rows = load_model(options.model), [], []
+    setup = DemoSetup(preset=options.preset, edit_guidance=options.edit_guidance or 0.0)
     for seed in range(options.first_seed, options.first_seed + options.scenes):
-        report, p = run_case(model, demo_case(seed), seed, edit_guidance=options.edit_guidance, preset=options.preset)
+        report, p = run_case(model, demo_case(seed), seed, setup)
         reports.append(report)
         rows.append(np.concatenate([p.source, p.ddim_reconstruction, p.reconstruction, p.edited, p.true_edit], 1))
         gain = report.changed_region_psnr - report.changed_region_psnr_of_source

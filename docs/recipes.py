@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.edits import sample_edit
-from nullinv_core.demo.run import run_case
+from nullinv_core.demo.run import DemoSetup, run_case
 from nullinv_core.photo.images import to_pil
 from nullinv_core.settings import EditSettings
 
@@ -38,7 +38,7 @@ def main() -> None:
     found = Image.new("RGB", (len(RECIPES) * wide + GAP, LINE + SIDE + 2 * GAP), "white")
     draw = ImageDraw.Draw(found)
     for column, (name, (seed, kind, strength, blend)) in enumerate(RECIPES.items()):
-        _, pictures = run_case(model, sample_edit(seed, kind), settings=settings_of(strength, blend))
+        _, pictures = run_case(model, sample_edit(seed, kind), setup=DemoSetup(settings=settings_of(strength, blend)))
         left = GAP + column * wide
         draw.text((left, GAP // 2), name, (30, 30, 30), font)
         for number, picture in enumerate((pictures.source, pictures.edited)):

@@ -20,7 +20,7 @@ from nullinv_core.cli.demo import DEMO_SEED
 from nullinv_core.demo.captions import caption, phrase, reading_of, said_of
 from nullinv_core.demo.edits import KINDS, EditCase, sample_edit
 from nullinv_core.demo.judge import load_judge, verdicts
-from nullinv_core.demo.run import EDIT_GUIDANCE, comparison, demo_case, run_case
+from nullinv_core.demo.run import EDIT_GUIDANCE, DemoSetup, comparison, demo_case, run_case
 from nullinv_core.demo.scenes import sample_scene
 from nullinv_core.demo.training.evaluate import generate
 from nullinv_core.photo.images import to_pil
@@ -84,7 +84,7 @@ def edited(model: DiffusersModel, seeds: range) -> list[tuple[list[np.ndarray], 
     tiles = []
     for number, seed in enumerate(seeds):
         case = sample_edit(seed, KINDS[number % len(KINDS)])
-        report, pictures = run_case(model, case, seed, STEPS)
+        report, pictures = run_case(model, case, seed, DemoSetup(STEPS))
         tiles.append(([pictures.source, pictures.edited], f"{case.kind}: {change(case)}", report.edit_judged_right))
     return tiles
 
@@ -105,7 +105,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder")
     out = parser.parse_args().out
     model, seeds = load_model("demo"), range(FIRST_SEED, FIRST_SEED + COUNT)
-    comparison(*run_case(model, demo_case(DEMO_SEED), DEMO_SEED, STEPS)).save(out / "comparison.jpg", quality=90)
+    comparison(*run_case(model, demo_case(DEMO_SEED), DEMO_SEED, DemoSetup(STEPS))).save(
+        out / "comparison.jpg", quality=90
+    )
     pictures, edits = drawn(model, seeds), edited(model, seeds)
     sheet(pictures, 8, 5).save(out / "generated.jpg", quality=88)
     sheet(edits, 4, 2).save(out / "edits.jpg", quality=88)

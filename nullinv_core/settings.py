@@ -8,15 +8,14 @@ what stands here. Nothing here loads PyTorch.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from .errors import InputError, short
-from .null_text.presets import CHOICES, DEFAULT
-from .null_text.settings import PAPER
 from .prompt_to_prompt.emphasis import MOST_LETTERS, check_weight
 from .schedule import GUIDANCE as GUIDANCE_RANGE
 
@@ -35,14 +34,22 @@ CUSTOM = "custom"
 """What Null-Text Optimize has beside the presets: numbers of one's own."""
 
 
+class Rule(NamedTuple):
+    """What holds of a number wherever it is given, and how that is said behind "must be"."""
+
+    holds: Callable[[float], bool]
+    said: str
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting.
 
-    ``name``: the same in Python, on the command line and, guidance aside, in the nodes. ``help``: whole sentences.
-    ``least`` and ``most``: what is allowed; ``step``: of the nodes' arrows. ``choices``: gives a table of choices, each
-    with what it does; asked for when needed. ``good``: other values worth trying. ``advanced``: few need it.
-    ``in_node``: whether the nodes have it.
+    ``name``: the same in Python, on the command line and, guidance aside, in the nodes. ``help``: whole sentences;
+    ``names`` gives what stands in place of its {words}. ``least`` and ``most``: what is allowed; ``rule``: what is
+    allowed in Python, where that is more. ``step``: of the nodes' arrows. ``choices``: gives a table of choices, each
+    with what it does. ``good``: other values worth trying. ``advanced``: few need it. ``in_node``: whether the nodes
+    have it.
     """
 
     name: str
@@ -53,6 +60,8 @@ class Setting:
     most: float = 1
     step: float | None = None
     choices: Callable[[], Mapping[str, str]] | None = None
+    names: Callable[[], Mapping[str, str]] | None = None
+    rule: Rule | None = None
     good: str = ""
     advanced: bool = False
     in_node: bool = True
@@ -65,8 +74,9 @@ class Setting:
     @property
     def text(self) -> str:
         """The help, with what each choice does."""
+        said = self.help.format(**self.names()) if self.names else self.help
         choices = {name: text for name, text in (self.choices() if self.choices else {}).items() if text}
-        return f"{self.help} {explained(choices)}." if choices else self.help
+        return f"{said} {explained(choices)}." if choices else said
 
     @property
     def tooltip(self) -> str:
@@ -90,6 +100,11 @@ class Setting:
         if self.kind == "weights":
             for word, weight in value.items():
                 check_weight(word, weight)
+
+    def check_rule(self, value: float) -> None:
+        """Raise InputError for a value that makes no sense, though Python takes more than the nodes offer."""
+        if self.rule and not self.rule.holds(value):
+            raise InputError(f"{self.name.replace('_', ' ')} must be {self.rule.said}, not {value}")
 
 
 def explained(choices: Mapping[str, str]) -> str:
@@ -233,7 +248,17 @@ def _methods() -> dict[str, str]:
 
 
 def _presets() -> dict[str, str]:
+    from .null_text.presets import CHOICES
+
     return {name: preset.help for name, preset in CHOICES.items()}
+
+
+def _presets_by_source() -> dict[str, str]:
+    """The presets after which edits read the photo from its path, and those after which they sample it: "A and B"."""
+    from .null_text.presets import CHOICES
+
+    reads = [name for name, preset in CHOICES.items() if preset.recipe.pinned]
+    return {"reads": _listed(reads), "samples": _listed([*(name for name in CHOICES if name not in reads), CUSTOM])}
 
 
 def _presets_and_custom() -> dict[str, str]:
@@ -260,7 +285,7 @@ METHOD = Setting(
     advanced=True,
 )  # fmt: skip
 GUIDANCE = Setting(
-    "guidance", "float", PAPER.guidance, "Guidance: more follows the text, less keeps the photo.",
+    "guidance", "float", 7.5, "Guidance: more follows the text, less keeps the photo.",
     *GUIDANCE_RANGE, step=0.1, good="3 to 5 for gentler edits, 3 for the demo model",
 )  # fmt: skip
 
@@ -270,23 +295,18 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-READS_PHOTO = _listed([name for name, preset in CHOICES.items() if preset.recipe.pinned])
-"""The presets after which edits read the photo from its path, for people: "A and B"."""
-SAMPLES_PHOTO = _listed([*(name for name, preset in CHOICES.items() if not preset.recipe.pinned), CUSTOM])
-"""Those after which edits sample it."""
 SAME_GUIDANCE = replace(
-    GUIDANCE, default=0.0, good="", help="0: the guidance that the null "
-    f"embeddings were made for. Any other works after the presets {READS_PHOTO}; after the others the photo drifts, "
-    "and a note says so.",
+    GUIDANCE, default=0.0, good="", names=_presets_by_source, help="0: the guidance that the null embeddings were made "
+    "for. Any other works after the presets {reads}; after the others the photo drifts, and a note says so.",
 )  # fmt: skip
 SOURCE_GUIDANCE = replace(
-    GUIDANCE, name="source_guidance", default=0.0, good="", advanced=True, help="Another guidance for the photo "
-    f"itself, after the presets {SAMPLES_PHOTO}. 0: the same.",
+    GUIDANCE, name="source_guidance", default=0.0, good="", advanced=True, names=_presets_by_source,
+    help="Another guidance for the photo itself, after the presets {samples}. 0: the same.",
 )  # fmt: skip
-PRESET = Setting("preset", "choice", DEFAULT, "How null embeddings are made.", choices=_presets)
+PRESET = Setting("preset", "choice", "fast", "How null embeddings are made.", choices=_presets)
 INNER_STEPS = Setting(
     "inner_steps", "int", None, "Optimizer rounds for each step, at most; for presets that optimize. By default as the "
-    "preset has it.", least=1, most=100, advanced=True,
+    "preset has it.", least=1, most=100, rule=Rule(lambda steps: steps >= 1, "at least 1"), advanced=True,
 )  # fmt: skip
 KEEP_PIXELS = Setting(
     "keep_pixels", "bool", True, "Keep the photo's own pixels where the edit hardly differs from it.",
@@ -301,21 +321,20 @@ SIZE = Setting(
     good="1024 for SDXL, 128 for the demo model",
 )  # fmt: skip
 OWN_SIZE = replace(SIZE, default=0, least=0, help="Shorter side in pixels. 0: what the model was trained at.")
-OF_CUSTOM = (
-    replace(
-        INNER_STEPS, default=PAPER.inner_steps, help="For custom: optimizer rounds for each step, at most.",
-        good="3 to 5, which is faster and less exact",
-    ),
-    Setting(
-        "learning_rate", "float", PAPER.learning_rate, "For custom: learning rate of the first step; it falls slowly.",
-        least=0.0001, step=0.0001, advanced=True,
-    ),
-    Setting(
-        "early_stop", "float", PAPER.early_stop, "For custom: the loss at which the first step is good enough; each "
-        "further step may have 0.00002 more. A larger one is faster and less exact.", most=0.01, step=0.000001,
-        advanced=True,
-    ),
+ROUNDS = replace(
+    INNER_STEPS, default=10, help="For custom: optimizer rounds for each step, at most.",
+    good="3 to 5, which is faster and less exact",
 )  # fmt: skip
+LEARNING_RATE = Setting(
+    "learning_rate", "float", 1e-2, "For custom: learning rate of the first step; it falls slowly.", least=0.0001,
+    rule=Rule(lambda rate: 0 < rate < math.inf, "positive"), step=0.0001, advanced=True,
+)  # fmt: skip
+EARLY_STOP = Setting(
+    "early_stop", "float", 1e-5, "For custom: the loss at which the first step is good enough; each further step may "
+    "have 0.00002 more. A larger one is faster and less exact.", most=0.01, step=0.000001,
+    rule=Rule(lambda loss: loss >= 0, "at least 0"), advanced=True,
+)  # fmt: skip
+OF_CUSTOM = (ROUNDS, LEARNING_RATE, EARLY_STOP)
 """Settings of Null-Text Optimize that presets other than custom have of their own."""
 OPTIMIZE_POOLED = Setting(
     "optimize_pooled", "bool", False, "SDXL also reads one vector for the whole text: optimize that of the empty text "
@@ -335,8 +354,8 @@ SAMPLE = (SAME_GUIDANCE, SOURCE_GUIDANCE, END_STEP)
 """P2P Edit Sampler."""
 GUIDER = (
     replace(
-        SAME_GUIDANCE, good="", help="0: the guidance that the null embeddings were made for. With another the photo "
-        "drifts, and a note says so.",
+        SAME_GUIDANCE, names=None, help="0: the guidance that the null embeddings were made for. With another the "
+        "photo drifts, and a note says so.",
     ),
 )  # fmt: skip
 """Null-Text Guider."""

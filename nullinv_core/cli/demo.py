@@ -28,7 +28,7 @@ def demo(
     guidance: float,
 ) -> None:
     """Invert, reconstruct and edit a scene that the demo model never saw."""
-    from ..demo.run import demo_case, run_case, write_demo
+    from ..demo.run import DemoSetup, demo_case, run_case, write_demo
     from ..schedule import check_guidance
 
     check_guidance(guidance)
@@ -36,7 +36,7 @@ def demo(
     models.check_folder(out)
     model = models.load("demo", "cpu", "float32")
     with progress() as callback:
-        report, pictures = run_case(model, demo_case(seed), seed, steps, guidance, callback=callback)
+        report, pictures = run_case(model, demo_case(seed), seed, DemoSetup(steps, guidance), callback)
     write_demo(out, report, pictures)
     table = Table(title=f'"{report.source_prompt}" -> "{report.edit_prompt}"', show_header=False)
     for name, value in asdict(report).items():

@@ -20,6 +20,8 @@ from .pictures import numbered, photo_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..pipeline import Edited
+
 
 @takes(*EDIT, SAME_GUIDANCE, KEEP_PIXELS)
 def edit(
@@ -50,8 +52,7 @@ def edit(
     """
     import torch
 
-    from ..figures import word_maps
-    from ..photo.images import read_picture, save_image, save_pil
+    from ..photo.images import read_picture, save_image
     from ..pipeline import apply
     from ..schedule import check_guidance
 
@@ -76,17 +77,24 @@ def edit(
     for path, picture, mask in zip(outputs, pictures, result.mask[0], strict=True):
         save_image(picture, path)
         typer.echo(f"saved: {path}" + ("" if photo is None else f" ({_kept(picture, photo[0], mask)})"))
-    if save_attention is None:
-        return
-    if result.maps is None:
+    if save_attention is not None:
+        _save_maps(save_attention, maps, found, torch.cat([loaded.decode(result.source), pictures]))
+
+
+def _save_maps(folder: Path, files: list[Path], found: Edited, pictures: Tensor) -> None:
+    """Write heat maps of every word, over the photo and over each edit."""
+    from ..figures import word_maps
+    from ..photo.images import save_pil
+
+    maps = found.result.maps
+    if maps is None:
         raise InputError(
             "the model has no cross-attention of the size that maps are read at; leave out --save-attention"
         )
-    save_attention.mkdir(parents=True, exist_ok=True)
-    shown = torch.cat([loaded.decode(result.source), pictures])
-    for path, picture, attention, one in zip(maps, shown, result.maps[0].cpu(), found.prompts, strict=True):
-        save_pil(word_maps(picture, attention, one), path)
-    typer.echo(f"attention: {save_attention}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, picture, attention, prompt in zip(files, pictures, maps[0].cpu(), found.prompts, strict=True):
+        save_pil(word_maps(picture, attention, prompt), path)
+    typer.echo(f"attention: {folder}")
 
 
 def _kept(picture: Tensor, photo: Tensor, mask: Tensor) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -174,20 +175,21 @@ def _paint_toys(linear: Tensor, buffers: Buffers, view: View, look: Look, day: _
     for number, (colour, material) in enumerate(zip(look.colours, look.materials, strict=True)):
         rows = torch.nonzero((owner == number) & (label > 0))[:, 0]
         role = (label[rows].long() - 1) % 32
-        flat[:, rows] = _toy(buffers, view, look, day, rows, role, palette(colour)[role].T, material)
+        flat[:, rows] = _toy(buffers, view, look, day, _Surface(rows, role, palette(colour)[role].T, material))
 
 
-def _toy(
-    buffers: Buffers,
-    view: View,
-    look: Look,
-    day: _Daylight,
-    rows: Tensor,
-    role: Tensor,
-    albedo: Tensor,
-    material: str,
-) -> Tensor:
-    """Linear light (3, n) of the samples ``rows`` of one toy."""
+class _Surface(NamedTuple):
+    """A toy's samples: the ``rows`` that show it, and of each its role and albedo (3, n)."""
+
+    rows: Tensor
+    role: Tensor
+    albedo: Tensor
+    material: str
+
+
+def _toy(buffers: Buffers, view: View, look: Look, day: _Daylight, surface: _Surface) -> Tensor:
+    """Linear light (3, n) of the samples of one toy."""
+    rows, role, albedo, material = surface
     light, ambient, gloss, grain = (
         part.flatten()[rows].float() / 255 for part in (buffers.light, buffers.ambient, buffers.gloss, buffers.grain)
     )

@@ -7,6 +7,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,73 +103,74 @@ def suited_guidance(null: NullEmbeddings) -> float:
     return EDIT_GUIDANCE if null.pin is not None and null.pin.guidance is not None else PLAIN_EDIT_GUIDANCE
 
 
+@dataclass(frozen=True)
+class DemoSetup:
+    """How a case is run. ``guidance``: of the reconstruction. ``edit_guidance``: 0 is what suits the preset.
+    ``settings``: None is what suits the edit."""
+
+    steps: int = 50
+    guidance: float = 7.5
+    preset: str = "fast"
+    edit_guidance: float = 0.0
+    settings: EditSettings | None = None
+
+
 def run_case(
     model: DiffusersModel,
     case: EditCase,
     seed: int = 0,
-    steps: int = 50,
-    guidance: float = 7.5,
-    edit_guidance: float | None = None,
-    settings: EditSettings | None = None,
-    preset: str = "fast",
+    setup: DemoSetup = DemoSetup(),
     callback: Callback = ignore,
 ) -> tuple[DemoReport, DemoPictures]:
-    """Invert, reconstruct at ``guidance`` and edit at ``edit_guidance`` (None: what suits the preset) one case; return
-    figures and pictures."""
-    source, truth = render(case.source), render(case.target)
+    """Invert, reconstruct and edit one case; return figures and pictures. ``seed``: of the case, for the figures."""
+    counted, clock, recipe = Counted(model.denoiser), _Clock(callback), PRESETS[setup.preset]
+    watched, photo = replace(model, counter=counted), torch.from_numpy(render(case.source))[None]
     source_prompt, edit_prompt = case.captions
-    counted = Counted(model.denoiser)
-    watched, recipe = replace(model, counter=counted), PRESETS[preset]
-    clock = _Clock(callback)
-    latents, photo = model.encode_image(torch.from_numpy(source)[None]), torch.from_numpy(source)[None]
-    inversion, reached = prepare_latents(watched, latents, source_prompt, steps, recipe, guidance, clock)
-    optimized = time.perf_counter()
-    plain = ddim_reconstruction(model, inversion, recipe, guidance)
-
-    resumed = time.perf_counter()
+    latents = model.encode_image(photo)
+    inversion, reached = prepare_latents(watched, latents, source_prompt, setup.steps, recipe, setup.guidance, clock)
+    clock.note("optimized")
+    plain = ddim_reconstruction(model, inversion, recipe, setup.guidance)
+    clock.note("resumed")
     null = null_of(inversion)
-    edit_guidance = edit_guidance or suited_guidance(null)
-    if edit_guidance != guidance and not null.pinned:
-        inversion = optimize(watched, inversion, recipe, edit_guidance, callback)
-    edit_optimized = time.perf_counter()
-    wanted = settings or edit_settings(case)
-    found = apply(watched, inversion, edit_prompt, wanted, edit_guidance, callback=clock)
+    guidance = setup.edit_guidance or suited_guidance(null)
+    if guidance != setup.guidance and not null.pinned:
+        inversion = optimize(watched, inversion, recipe, guidance, callback)
+    clock.note("optimized for the edit")
+    wanted = setup.settings or edit_settings(case)
+    found = apply(watched, inversion, edit_prompt, wanted, guidance, callback=clock)
     autoencoded = model.decode(latents)
-    edited = found.keeping(photo, autoencoded).pictures
-
     pictures = DemoPictures(
-        source=source,
+        source=photo[0].numpy(),
         ddim_reconstruction=_picture(model, plain),
         reconstruction=_picture(model, reached),
-        edited=from_pil(to_pil(edited[0]))[0].numpy(),
-        true_edit=truth,
+        edited=from_pil(to_pil(found.keeping(photo, autoencoded).pictures[0]))[0].numpy(),
+        true_edit=render(case.target),
         null=null,
     )
-    changes = case.mask
-    report = DemoReport(
-        seed=seed,
-        kind=case.kind,
-        source_prompt=source_prompt,
-        edit_prompt=edit_prompt,
-        steps=steps,
-        guidance=guidance,
-        edit_guidance=edit_guidance,
-        psnr_autoencoder=psnr(autoencoded[0], source),
-        psnr_ddim=psnr(pictures.ddim_reconstruction, source),
-        psnr_null_text=psnr(pictures.reconstruction, source),
-        psnr_null_text_vs_autoencoder=psnr(pictures.reconstruction, autoencoded[0]),
-        background_psnr=psnr(pictures.edited, source, ~changes),
-        changed_region_psnr=psnr(pictures.edited, truth, changes),
-        changed_region_psnr_of_source=psnr(source, truth, changes),
-        edit_judged_right=not wrong_edit(pictures.edited, case),
-        unet_forwards=counted.forwards,
-        unet_backwards=counted.backwards,
-        seconds_invert=clock.ended["invert"] - clock.started,
-        seconds_optimize=optimized - clock.ended["invert"],
-        seconds_optimize_edit=edit_optimized - resumed,
-        seconds_edit=clock.ended["sample"] - edit_optimized,
-    )
-    return report, pictures
+    about: dict[str, Any] = {
+        "seed": seed,
+        "kind": case.kind,
+        "source_prompt": source_prompt,
+        "edit_prompt": edit_prompt,
+    }
+    about |= {"steps": setup.steps, "guidance": setup.guidance, "edit_guidance": guidance}
+    about |= {"unet_forwards": counted.forwards, "unet_backwards": counted.backwards, **clock.seconds()}
+    return DemoReport(**about, **_measured(case, pictures, autoencoded[0])), pictures
+
+
+def _measured(case: EditCase, pictures: DemoPictures, autoencoded: Tensor) -> dict[str, Any]:
+    """Figures of a report that compare pictures; ``autoencoded``: the source after the autoencoder alone."""
+    source, changes = pictures.source, case.mask
+    return {
+        "psnr_autoencoder": psnr(autoencoded, source),
+        "psnr_ddim": psnr(pictures.ddim_reconstruction, source),
+        "psnr_null_text": psnr(pictures.reconstruction, source),
+        "psnr_null_text_vs_autoencoder": psnr(pictures.reconstruction, autoencoded),
+        "background_psnr": psnr(pictures.edited, source, ~changes),
+        "changed_region_psnr": psnr(pictures.edited, pictures.true_edit, changes),
+        "changed_region_psnr_of_source": psnr(source, pictures.true_edit, changes),
+        "edit_judged_right": not wrong_edit(pictures.edited, case),
+    }
 
 
 def ddim_reconstruction(model: DiffusersModel, inversion: Inversion, recipe: Recipe, guidance: float) -> Tensor:
@@ -189,7 +191,21 @@ class _Clock:
 
     def __call__(self, event: Event) -> None:
         self.callback(event)
-        self.ended[event.phase] = time.perf_counter()
+        self.note(event.phase)
+
+    def note(self, what: str) -> None:
+        """Something ended now."""
+        self.ended[what] = time.perf_counter()
+
+    def seconds(self) -> dict[str, float]:
+        """What a report says of time."""
+        at = self.ended
+        return {
+            "seconds_invert": at["invert"] - self.started,
+            "seconds_optimize": at["optimized"] - at["invert"],
+            "seconds_optimize_edit": at["optimized for the edit"] - at["resumed"],
+            "seconds_edit": at["sample"] - at["optimized for the edit"],
+        }
 
 
 def _picture(model: DiffusersModel, latents: Tensor) -> np.ndarray:

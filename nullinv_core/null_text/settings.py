@@ -1,13 +1,14 @@
-"""Constants of null-text optimization. Nothing here needs PyTorch."""
+"""Constants of null-text optimization; those that people set are declared in ``settings``. Nothing here needs
+PyTorch."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import InputError
 from ..schedule import check_guidance
+from ..settings import EARLY_STOP, GUIDANCE, LEARNING_RATE, OF_CUSTOM, OPTIMIZE_POOLED, ROUNDS
 
 
 @dataclass(frozen=True)
@@ -28,28 +29,26 @@ class NullTextSettings:
     contexts have a pooled vector, that of ∅ moves with its tokens.
     """
 
-    guidance: float = 7.5
-    inner_steps: int = 10
-    learning_rate: float = 1e-2
-    early_stop: float = 1e-5
+    guidance: float = GUIDANCE.default
+    inner_steps: int = ROUNDS.default
+    learning_rate: float = LEARNING_RATE.default
+    early_stop: float = EARLY_STOP.default
     early_stop_growth: float = 2e-5
     start: Literal["null", "source"] = "null"
     test_first: bool = False
     budget: int = 0
     keep_best: bool = False
     relative: bool = False
-    optimize_pooled: bool = False
+    optimize_pooled: bool = OPTIMIZE_POOLED.default
 
     def __post_init__(self) -> None:
         check_guidance(self.guidance)
-        if self.inner_steps < 1:
-            raise InputError(f"inner steps must be at least 1, not {self.inner_steps}")
+        for setting in OF_CUSTOM:
+            setting.check_rule(getattr(self, setting.name))
         if self.start not in ("null", "source"):
             raise InputError(f'start must be "null" or "source", not "{self.start}"')
         if self.budget < 0 or (self.budget and not self.test_first):
             raise InputError("a budget is a number of optimizer steps from 1, and needs test_first")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"the learning rate must be positive, not {self.learning_rate}")
 
     def rate(self, index: int, steps: int) -> float:
         """Learning rate of the ``index``-th timestep from the noisiest; stays positive beyond 100 steps."""

@@ -26,7 +26,7 @@ from nullinv_core.demo.captions import caption, reading_of
 from nullinv_core.demo.edits import dilate, sample_edit, toy_mask
 from nullinv_core.demo.judge import JUDGE, load_judge, verdicts, wrong_edit
 from nullinv_core.demo.objects import OBJECTS
-from nullinv_core.demo.run import demo_case, run_case, write_demo
+from nullinv_core.demo.run import DemoSetup, demo_case, run_case, write_demo
 from nullinv_core.demo.scenes import render, sample_scene
 from nullinv_core.demo.training.autoencoder import PREVIEW_FACTORS
 from nullinv_core.demo.training.evaluate import ancestral_step, fidelity, generate, judged
@@ -118,7 +118,7 @@ def test_it_draws_what_captions_say(model):
 
 def test_the_main_job(model, tmp_path):
     """Guards the promise: at 7.5 DDIM falls apart, null-text gives the picture back; all files of the demo appear."""
-    report, pictures = run_case(model, demo_case(0), seed=0, steps=25)
+    report, pictures = run_case(model, demo_case(0), 0, DemoSetup(steps=25))
     assert report.psnr_null_text_vs_autoencoder >= 33
     assert report.psnr_null_text >= report.psnr_ddim + 6
     # inversion 26, embeddings 1 or 2 a step besides the optimizer's, 1 for the photo's own guidance, an edit 2 or 3

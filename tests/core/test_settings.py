@@ -4,7 +4,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from inspect import signature
 from typing import get_args
 
@@ -18,6 +18,7 @@ from nullinv_core.prompt_to_prompt.lists import read_settings
 from nullinv_core.settings import (
     EDIT,
     EDIT_PHOTO,
+    GUIDANCE,
     INNER_STEPS,
     KEEP_PIXELS,
     LISTS,
@@ -25,6 +26,7 @@ from nullinv_core.settings import (
     OF_CUSTOM,
     OLD_NAMES,
     OLD_OPTIONS,
+    OPTIMIZE_POOLED,
     OWN_SIZE,
     PRESET,
     SAME_GUIDANCE,
@@ -93,6 +95,22 @@ def test_a_setting_is_whole(setting):
         for beyond in (setting.least - 1, setting.most + 1, math.nan):
             with pytest.raises(InputError, match=f"^{setting.name.replace('_', ' ')} must lie in "):
                 setting.check(beyond)
+
+
+def test_constants_of_the_optimization_are_declared_with_the_settings():
+    """Guards the one place: the authors' numbers are the settings' defaults, and Python takes what makes sense, though
+    the nodes offer less."""
+    for setting in (GUIDANCE, *OF_CUSTOM, OPTIMIZE_POOLED):
+        assert getattr(PAPER, setting.name) == setting.default
+    for name, wide, wrong in (
+        ("inner_steps", 1000, 0), ("learning_rate", 1e-9, 0.0), ("learning_rate", 9.0, math.inf),
+        ("early_stop", math.inf, -1e-9), ("early_stop", 0.0, math.nan), ("learning_rate", 1.0, math.nan),
+    ):  # fmt: skip
+        assert getattr(replace(PAPER, **{name: wide}), name) == wide
+        with pytest.raises(
+            InputError, match=f"^{name.replace('_', ' ')} must be (at least [01]|positive), not {wrong}"
+        ):
+            replace(PAPER, **{name: wrong})
 
 
 def test_a_choice_is_one_of_the_table():

@@ -127,7 +127,7 @@ def _steps(path, total=12, stop_at=None, deadline=float("inf")):
         return (module(torch.randn(4, 3)) - 1).square().mean()
 
     with contextlib.suppress(KeyboardInterrupt):
-        steps.run(path, {"m": module}, optimizer, loss, steps.Clock(total, deadline), 1e-2, before, save_seconds=0)
+        steps.run(path, {"m": module}, optimizer, loss, steps.Clock(total, 1e-2, deadline, save_seconds=0), before)
     return module, rates
 
 

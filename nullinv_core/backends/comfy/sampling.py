@@ -137,11 +137,7 @@ def apply_null_text(model: Patcher, inversion: Inversion) -> Patcher:
     ) -> list[Tensor]:
         sigma = float(timestep.max())
         null, run = embedding_at(inversion, sigma).to(x.device), options.get(OWN_WRAPPER, _Run(patched, {}))
-        if len(conds) > 2:
-            raise InputError("Apply Null-Text needs a guider with one positive and one negative text")
-        if x.shape[-2:] == inversion.trajectory.clean.shape[-2:]:
-            for entry in chain.from_iterable(entries or () for entries in conds):
-                check_same_sizes(entry, inversion, "KSampler's", network)
+        _check_texts(conds, x, inversion, network)
         negative = [run.is_negative(entries, place) for place, entries in enumerate(conds)]
         given = [
             [with_context(entry, null) for entry in entries] if entries and yes else entries
@@ -165,6 +161,15 @@ def apply_null_text(model: Patcher, inversion: Inversion) -> Patcher:
     for kind, function in ((kinds.OUTER_SAMPLE, outer), (kinds.CALC_COND_BATCH, wrapper)):
         wrappers.setdefault(kind, {})[OWN_WRAPPER] = [function]
     return patched
+
+
+def _check_texts(conds: Conds, x: Tensor, inversion: Inversion, network: Network) -> None:
+    """Raise InputError for a call with several texts of a kind, or one that tells other sizes than the photo's."""
+    if len(conds) > 2:
+        raise InputError("Apply Null-Text needs a guider with one positive and one negative text")
+    if x.shape[-2:] == inversion.trajectory.clean.shape[-2:]:
+        for entry in chain.from_iterable(entries or () for entries in conds):
+            check_same_sizes(entry, inversion, "KSampler's", network)
 
 
 def _tell_before(

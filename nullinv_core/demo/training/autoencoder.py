@@ -109,7 +109,7 @@ def train(work: Path, device: str, deadline: float) -> AutoencoderTiny:
         return loss_of(model, images.to(memory_format=torch.channels_last), weights)
 
     more = feed(Files(work, VARIATIONS), prepare, pool.add, least=1)
-    run(path, {"model": model}, optimizer, loss, Clock(STEPS, deadline), RATE, more)
+    run(path, {"model": model}, optimizer, loss, Clock(STEPS, RATE, deadline), more)
     return model.eval()
 
 

@@ -69,17 +69,17 @@ def train(work: Path, device: str, deadline: float) -> Judge:
         return loss_of(logits, pool.tensors["wanted"][rows].long(), kinds)
 
     more = feed(Files(work, range(JUDGED, 2 * JUDGED)), prepare, pool.add, least=1)
-    begin = Clock(STEPS, deadline - 0.1 * (deadline - time.time()))
-    run(first, {"model": judge}, _optimizer(judge), lambda _: loss(BATCH, 1.0), begin, RATE, more)
+    begin = Clock(STEPS, RATE, deadline - 0.1 * (deadline - time.time()))
+    run(first, {"model": judge}, _optimizer(judge), lambda _: loss(BATCH, 1.0), begin, more)
     average = copy.deepcopy(judge).requires_grad_(False)
 
     def follow(step: int, progress: float) -> None:
         more(step, progress)
         _average(average, judge, min(EMA, step / (step + 10)))
 
-    clock = Clock(SECOND_STEPS, deadline)
+    clock = Clock(SECOND_STEPS, SECOND_RATE, deadline)
     state: dict[str, torch.nn.Module] = {"model": judge, "average": average}
-    run(second, state, _optimizer(judge), lambda _: loss(SECOND_BATCH, KIND_WEIGHT), clock, SECOND_RATE, follow)
+    run(second, state, _optimizer(judge), lambda _: loss(SECOND_BATCH, KIND_WEIGHT), clock, follow)
     return average.eval()
 
 

@@ -21,11 +21,14 @@ REPORT = 200
 class Clock:
     """How far a training is: by steps, and by the time of day where it has to end, so that it ends in time anywhere.
 
-    ``total``: steps of a whole training; ``deadline``: seconds of ``time.time()``, the learning rate falls with them.
+    ``total``: steps of a whole training; ``deadline``: seconds of ``time.time()``, the learning rate falls with them
+    from ``peak``. ``save_seconds``: how often it is saved.
     """
 
     total: int
+    peak: float
     deadline: float = math.inf
+    save_seconds: float = 180.0
     started: float = field(default_factory=time.time)
 
     def progress(self, step: int) -> float:
@@ -44,10 +47,8 @@ def run(
     optimizer: torch.optim.Optimizer,
     loss_of: Callable[[int], Tensor],
     clock: Clock,
-    peak: float,
     before_step: Callable[[int, float], None] = lambda step, progress: None,
     captured: bool = True,
-    save_seconds: float = 180.0,
 ) -> None:
     """Train until ``clock`` says it is done, saving to ``path``; an interrupted run goes on from there.
 
@@ -76,7 +77,7 @@ def run(
     first, total = step, torch.zeros((), device=parameters[0].device)
     while (progress := clock.progress(step)) < 1:
         before_step(step, progress)
-        value = cosine(progress, step, peak)
+        value = cosine(progress, step, clock.peak)
         if isinstance(rate, Tensor):
             rate.fill_(value)
         else:
@@ -89,7 +90,7 @@ def run(
             pace = (time.monotonic() - started) / (step - first)
             print(f"{path.stem} step {step} ({progress:.0%}) loss {float(total) / REPORT:.5f} {pace:.4f} s", flush=True)
             total.zero_()
-        if time.monotonic() - saved > save_seconds:
+        if time.monotonic() - saved > clock.save_seconds:
             save_state(path, step, modules, optimizer)
             saved = time.monotonic()
     save_state(path, max(step, clock.total), modules, optimizer)

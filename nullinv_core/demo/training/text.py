@@ -162,5 +162,5 @@ def train(work: Path, tokenizer: CLIPTokenizer, device: str) -> CLIPTextModel:
         ]
         return torch.stack(losses).sum()
 
-    run(path, {"model": model, "heads": heads}, optimizer, loss_of, Clock(STEPS), RATE, captured=False)
+    run(path, {"model": model, "heads": heads}, optimizer, loss_of, Clock(STEPS, RATE), captured=False)
     return model.eval()

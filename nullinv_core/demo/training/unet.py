@@ -135,7 +135,7 @@ def train(
             torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in unet.parameters()], 1 - decay)
 
     state = {"unet": unet, "average": average}
-    run(path, state, optimizer, loss, Clock(STEPS, deadline), RATE, before_step)
+    run(path, state, optimizer, loss, Clock(STEPS, RATE, deadline), before_step)
     return average
 
 
