@@ -297,6 +297,28 @@ def test_what_a_judge_cannot_see_does_not_teach_it():
     assert float(judge.loss_of(logits, wanted)) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_the_second_cycle_weighs_kinds_and_averages():
+    """Guards the judge's second cycle: a kind that is misread costs three times as much, another mistake does not; and
+    its averaged weights, statistics of the layers too, lie between what they were and the newest."""
+    wanted = torch.zeros(2, len(HEADS), dtype=torch.int64)
+    even = {name: torch.zeros(2, len(values)) for name, values in HEADS.items()}
+    for name in HEADS:
+        bad = even | {name: even[name] - 5 * (torch.arange(len(HEADS[name])) == 0)}
+        more = [float(judge.loss_of(bad, wanted, k) - judge.loss_of(even, wanted, k)) for k in (1.0, 3.0)]
+        assert more[1] == pytest.approx((3 if name.startswith("kind") else 1) * more[0], rel=1e-3)
+    old, new = Judge(), Judge()
+    new.features[0][1].running_mean += 4
+    expected = {
+        key: value.lerp(new.state_dict()[key], 0.25)
+        for key, value in old.state_dict().items()
+        if value.is_floating_point()
+    }
+    train_judge._average(old, new, 0.75)
+    found = old.state_dict()
+    assert all(torch.allclose(found[key], value) for key, value in expected.items())
+    assert float(found["features.0.1.running_mean"][0]) == pytest.approx(1.0)
+
+
 def test_every_timestep_is_learned_from():
     """Guards the UNet's loss: it is that of the noise at timesteps from 0 to 999, the noisier half more often."""
     seen = []
