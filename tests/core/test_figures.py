@@ -187,42 +187,43 @@ def test_a_plot_can_be_read_back(values):
     plot = log_plot(values, "losses", "step")
     low, high = np.floor(min(np.log10(values))), np.ceil(max(np.log10(values)))
     high += high == low
-    rows = np.linspace(50, 365, int(high - low) + 1)
+    rows = np.linspace(50, 305, int(high - low) + 1)
     assert np.allclose(rows_of_decades(plot), rows, atol=1)
-    columns = 80 + (np.arange(len(values)) + 0.5) * 650 / len(values)
+    columns = 80 + (np.arange(len(values)) + 0.5) * 530 / len(values)
     line = of_colour(plot, LINE)
     for value, column in zip(values, columns, strict=True):
-        row = 50 + (high - np.log10(value)) / (high - low) * 315
+        row = 50 + (high - np.log10(value)) / (high - low) * 255
         assert line[round(row) - 2 : round(row) + 3, round(column) - 1 : round(column) + 2].any()
     found = np.flatnonzero(line.any(0))
     assert abs(found[0] - columns[0]) <= 2 and abs(found[-1] - columns[-1]) <= 2
 
 
 def test_a_plot_has_its_words_in_their_places():
-    """Guards texts and axes: title above, decades left of the axis, indices below it, the label at the bottom."""
+    """Guards texts and axes: title above, decades left of the axis, indices below it, the label at the bottom; and that a
+    photo is heavier, see there."""
     plot = log_plot([1e-3, 1e-1], "a title", "a label")
     ink, axes = inked(plot), of_colour(plot, INK)
-    assert plot.size == (760, 420) and tuple(np.asarray(plot)[0, 0]) == PAPER
-    assert axes[50:366, 80].all() and axes[365, 80:731].all() and not ink[:, 732:].any()
-    assert np.flatnonzero(of_colour(plot, GRID).any(0)).tolist() == list(range(81, 731))
+    assert plot.size == (640, 360) and np.asarray(plot).size < 512 * 512 * 3 and tuple(np.asarray(plot)[0, 0]) == PAPER
+    assert axes[50:306, 80].all() and axes[305, 80:611].all() and not ink[:, 612:].any()
+    assert np.flatnonzero(of_colour(plot, GRID).any(0)).tolist() == list(range(81, 611))
     title = np.argwhere(ink[:42])
     assert title[:, 0].min() >= 16 and title[:, 0].max() < 36 and 78 <= title[:, 1].min() <= 84
-    label = np.argwhere(ink[395:])
-    assert abs((label[:, 1].min() + label[:, 1].max()) / 2 - 405) <= 2 and 395 + label[:, 0].max() <= 409
+    label = np.argwhere(ink[335:])
+    assert abs((label[:, 1].min() + label[:, 1].max()) / 2 - 345) <= 2 and 335 + label[:, 0].max() <= 349
     beside = runs(ink[:, :75].any(1))
-    assert [round((first + last) / 2) for first, last in beside] == pytest.approx([50, 208, 365], abs=3)
+    assert [round((first + last) / 2) for first, last in beside] == pytest.approx([50, 178, 305], abs=3)
     assert 68 <= np.flatnonzero(ink[:, :75].any(0)).max() <= 71
-    below = ink[372:395].any(0)
-    for centre in (80 + 650 / 4, 80 + 650 * 3 / 4):
+    below = ink[312:335].any(0)
+    for centre in (80 + 530 / 4, 80 + 530 * 3 / 4):
         assert below[round(centre) - 4 : round(centre) + 5].any()
-    assert below.sum() < 20 and not np.argwhere(ink[366:372, 82:728]).size
+    assert below.sum() < 20 and not np.argwhere(ink[306:312, 82:608]).size
 
 
 def test_a_plot_of_many_values_names_every_tenth():
     """Guards the indices under the axis: they begin at 1 and do not run into each other."""
-    few, many = (inked(log_plot([1.0] * n, "", ""))[371:400] for n in (3, 50))
+    few, many = (inked(log_plot([1.0] * n, "", ""))[311:340] for n in (3, 50))
     for picture, places in ((few, [0, 1, 2]), (many, range(0, 50, 5))):
-        width = 650 / (3 if picture is few else 50)
+        width = 530 / (3 if picture is few else 50)
         centres = [80 + (i + 0.5) * width for i in places]
         groups = [np.flatnonzero(picture[:, round(c) - 10 : round(c) + 11].any(0)) for c in centres]
         assert all(len(g) for g in groups) and sum(map(len, groups)) == picture.any(0).sum()
@@ -235,18 +236,18 @@ def test_a_plot_of_many_values_names_every_tenth():
 def test_bars_are_as_high_as_their_numbers(bars):
     """Guards the bars: centred, four fifths of a place wide, the highest reaches the top, one unit at least."""
     plot = log_plot([1.0] * len(bars), "", "", bars)
-    found, place = of_colour(plot, BAR), 650 / len(bars)
+    found, place = of_colour(plot, BAR), 530 / len(bars)
     most = max(1, *bars)
     for index, value in enumerate(bars):
         centre = 80 + (index + 0.5) * place
         column = round(centre + 0.25 * place)
         drawn = found[:, column] | of_colour(plot, GRID)[:, column]
         rows = np.flatnonzero(found[:, column])
-        reach = value / most * 315
-        assert (rows.min() == pytest.approx(365 - reach, abs=2)) if reach > 3 else (len(rows) <= 4)
-        assert not reach > 3 or drawn[round(368 - reach) : 364].all()
+        reach = value / most * 255
+        assert (rows.min() == pytest.approx(305 - reach, abs=2)) if reach > 3 else (len(rows) <= 4)
+        assert not reach > 3 or drawn[round(308 - reach) : 304].all()
         if reach > 10:
-            wide = np.flatnonzero(found[round(362 - reach / 2)])
+            wide = np.flatnonzero(found[round(302 - reach / 2)])
             wide = wide[abs(wide - centre) < place / 2]
             assert wide.max() - centre == pytest.approx(0.4 * place, abs=1.5)
             assert centre - wide.min() == pytest.approx(0.4 * place, abs=1.5)
@@ -258,8 +259,8 @@ def test_indices_under_the_axis_begin_at_one():
     plot = log_plot([1.0] * 3, "", "")
     for index in range(3):
         alone = Image.new("RGB", plot.size, PAPER)
-        ImageDraw.Draw(alone).text((80 + (index + 0.5) * 650 / 3, 373), str(index + 1), INK, font, anchor="mt")
-        place = np.s_[368:392, round(80 + index * 650 / 3) : round(80 + (index + 1) * 650 / 3)]
+        ImageDraw.Draw(alone).text((80 + (index + 0.5) * 530 / 3, 313), str(index + 1), INK, font, anchor="mt")
+        place = np.s_[308:332, round(80 + index * 530 / 3) : round(80 + (index + 1) * 530 / 3)]
         assert np.array_equal(np.asarray(plot)[place], np.asarray(alone)[place])
 
 
