@@ -1,37 +1,10 @@
-"""The nodes, as ComfyUI lists them."""
+"""The nodes, as ComfyUI lists them: every class of this folder's files that is one."""
 
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .batch import SaveBatchJob
-from .edit import P2PEdit, P2PEditSampler
-from .inversion import DDIMInvert, NullTextOptimize
-from .keep import KeepPhoto
-from .photo import EditInverted, EditPhoto, InvertPhoto
-from .sampling import ApplyNullText, NullTextGuider
-from .show import AttentionMaps
-from .sources import DemoScene, LoadDiffusersModel
-from .storage import LoadInversion, SaveInversion
-
-NODES: list[type[io.ComfyNode]] = [
-    DDIMInvert,
-    NullTextOptimize,
-    P2PEdit,
-    P2PEditSampler,
-    NullTextGuider,
-    ApplyNullText,
-    AttentionMaps,
-    KeepPhoto,
-    SaveInversion,
-    LoadInversion,
-    SaveBatchJob,
-    LoadDiffusersModel,
-    DemoScene,
-    EditPhoto,
-    InvertPhoto,
-    EditInverted,
-]
+from ..nullinv_core.discovery import modules_of
 
 
 class NullTextInversion(ComfyExtension):
@@ -39,4 +12,9 @@ class NullTextInversion(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack."""
-        return NODES
+        found = [(module.__name__, one) for module in modules_of(__name__, __path__) for one in vars(module).values()]
+        return [
+            one
+            for module, one in found
+            if isinstance(one, type) and issubclass(one, io.ComfyNode) and one.__module__ == module
+        ]

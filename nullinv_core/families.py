@@ -167,7 +167,7 @@ def unknown_noise(who: str) -> InputError:
     """The error for a model that was trained on continuous noise levels. ``who``: begins the sentence."""
     return InputError(
         f"{who} was trained on continuous noise levels (EDM noise levels, as Playground 2.5 and CosXL), which "
-        f"null-text inversion does not know; use a plain {supported()} model"
+        f"null-text inversion cannot use; take a plain {supported()} model"
     )
 
 

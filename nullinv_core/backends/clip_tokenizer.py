@@ -50,7 +50,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         whole = read_config(folder / "tokenizer.json", LARGEST_VOCABULARY)
         model = whole.get("model")
         if not isinstance(model, dict) or model.get("end_of_word_suffix") != "</w>":
-            raise _broken(folder, "tokenizer.json is no CLIP tokenizer's")
+            raise _broken(folder, "tokenizer.json is not of a CLIP tokenizer")
         tokens, merges = model.get("vocab"), model.get("merges")
         added = _numbered(whole.get("added_tokens")) | added if isinstance(added, dict) else added
     special = {role: config[role] for role in ROLES if config.get(role) is not None}
@@ -70,7 +70,7 @@ def _checked(folder: Path, tokens: Any, merges: Any, special: dict[str, Any], ad
         raise _broken(folder, "it has no list of merges")
     pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else merge for merge in merges]
     if not all(isinstance(p, tuple | list) and len(p) == 2 and all(isinstance(one, str) for one in p) for p in pairs):
-        raise _broken(folder, "a merge is no pair")
+        raise _broken(folder, "a merge is not a pair")
     if not isinstance(added, dict) or len(added) > MOST_TOKENS:
         raise _broken(folder, "its added tokens are not numbered")
     if not {"bos_token", "eos_token"} <= set(special):
@@ -92,7 +92,7 @@ def _flagged(folder: Path, value: Any) -> dict[str, Any]:
     entry = value if isinstance(value, Mapping) else {"content": value}
     content = entry.get("content")
     if not isinstance(content, str) or not 1 <= len(content) <= LONGEST_TOKEN:
-        raise _broken(folder, "a special token is no text")
+        raise _broken(folder, "a special token is not a text")
     return {"content": content, **{flag: entry[flag] for flag in FLAGS if isinstance(entry.get(flag), bool)}}
 
 
@@ -103,5 +103,5 @@ def _role(folder: Path, value: Any) -> Any:
 
 def _broken(folder: Path, why: str) -> InputError:
     return InputError(
-        f'"{folder.name}" of "{folder.parent.name}" is no CLIP tokenizer ({why}); get a complete copy of the model'
+        f'"{folder.name}" of "{folder.parent.name}" is not a CLIP tokenizer ({why}); get a complete copy of the model'
     )

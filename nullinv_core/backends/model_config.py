@@ -259,7 +259,7 @@ def check_together(configs: Mapping[str, Mapping[str, Any]], family: Family, whe
     for part in texts:
         config = configs[part]
         if config["hidden_size"] % config["num_attention_heads"]:
-            raise InputError(f"{where(part)}: hidden_size is no multiple of num_attention_heads")
+            raise InputError(f"{where(part)}: hidden_size is not a multiple of num_attention_heads")
     unet = configs["unet"]
     width = sum(configs[part]["hidden_size"] for part in texts)
     if unet["cross_attention_dim"] != width or (unet["addition_embed_type"] is not None) != family.pooled:
@@ -273,7 +273,7 @@ def check_together(configs: Mapping[str, Mapping[str, Any]], family: Family, whe
         if told is None or told % 2 or unet["projection_class_embeddings_input_dim"] != expected:
             raise InputError(
                 f"{where('unet')}: projection_class_embeddings_input_dim must be the projection_dim of the {last} text "
-                f"encoder and {len(family.sizes)} times addition_time_embed_dim, which is even; this is no plain "
+                f"encoder and {len(family.sizes)} times addition_time_embed_dim, which is even; this is not a plain "
                 f"{family.name} model"
             )
     _check_noise(configs["scheduler"], where("scheduler"))
@@ -298,10 +298,13 @@ def _check_unet(config: Mapping[str, Any], of_latents: int, where: str) -> None:
         raise InputError(f"{where}: down_block_types and up_block_types have attention on different levels")
     for level, (width, number_of_heads) in enumerate(zip(channels, heads, strict=True)):
         if width % groups:
-            raise InputError(f"{where}: block_out_channels holds {width}, no multiple of norm_num_groups ({groups})")
+            raise InputError(
+                f"{where}: block_out_channels holds {width}, which is not a multiple of norm_num_groups ({groups})"
+            )
         if (attended[level] or level == levels - 1) and width % number_of_heads:
             raise InputError(
-                f"{where}: block_out_channels holds {width}, no multiple of attention_head_dim ({number_of_heads})"
+                f"{where}: block_out_channels holds {width}, which is not a multiple of attention_head_dim "
+                f"({number_of_heads})"
             )
     for name, found, layers in zip(DEPTHS, depths_of(config), _layers(config), strict=True):
         if [len(one) for one in found] != layers:
@@ -344,9 +347,9 @@ def _check_vae(config: Mapping[str, Any], unet: Mapping[str, Any], where: str) -
     if "block_out_channels" in config:
         same_length = tuple((name, "block_out_channels") for name in ("down_block_types", "up_block_types"))
         if any(width % config["norm_num_groups"] for width in config["block_out_channels"]):
-            raise InputError(f"{where}: block_out_channels are no multiples of norm_num_groups")
+            raise InputError(f"{where}: block_out_channels are not multiples of norm_num_groups")
     elif len({*config["encoder_block_out_channels"]}) > 1 or len({*config["decoder_block_out_channels"]}) > 1:
-        raise InputError(f"{where}: the levels of an AutoencoderTiny are all as wide")
+        raise InputError(f"{where}: all levels of an AutoencoderTiny must be equally wide")
     for one, other in same_length:
         if len(config[one]) != len(config[other]):
             raise InputError(f"{where}: {one} has {len(config[one])} entries, {other} {len(config[other])}")

@@ -168,9 +168,9 @@ def read_config(path: Path, most: int = LARGEST_CONFIG) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f'"{path}" is no whole JSON file; get a complete copy of the model') from error
+        raise InputError(f'"{path}" is not a complete JSON file; get a complete copy of the model') from error
     if not isinstance(config, dict):
-        raise InputError(f'"{path}" is broken: it holds no entries; get a complete copy of the model')
+        raise InputError(f'"{path}" is broken: it has no entries; get a complete copy of the model')
     return config
 
 
@@ -182,18 +182,18 @@ def read_text(path: Path, most: int) -> str:
         opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(opened, "rb") as file:
             if not stat.S_ISREG(os.fstat(opened).st_mode):
-                raise InputError(f'"{path}" is no ordinary file')
+                raise InputError(f'"{path}" is not an ordinary file')
             data = file.read(most + 1)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f'"{path}" is missing or cannot be read; get a complete copy of the model') from error
     if len(data) > most:
-        raise InputError(f'"{path}" is larger than {most / 2**20:g} MB; no such file of a model is')
+        raise InputError(f'"{path}" is larger than {most / 2**20:g} MB, which no such file of a model should be')
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f'"{path}" is no text in UTF-8; get a complete copy of the model') from error
+        raise InputError(f'"{path}" is not text in UTF-8; get a complete copy of the model') from error
 
 
 def _check_pieces(folder: Path, part: str) -> None:

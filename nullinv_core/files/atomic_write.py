@@ -110,7 +110,7 @@ def _check_name(path: Path) -> None:
         with suppress(FileNotFoundError):
             # a device or a pipe would be replaced, and whoever uses it finds a picture
             if not stat.S_ISREG(os.stat(path).st_mode):
-                raise _unwritable(path, "it is no ordinary file")
+                raise _unwritable(path, "it is not an ordinary file")
     except InputError:
         raise
     except (OSError, ValueError) as error:

@@ -168,7 +168,7 @@ def from_json(found: Any) -> Fingerprint:
 
 def _numbers(values: Any) -> tuple[float, ...]:
     if not isinstance(values, list) or not all(type(v) in (int, float) and abs(v) < math.inf for v in values):
-        raise InputError("its fingerprint holds something else than numbers")
+        raise InputError("its fingerprint holds something other than numbers")
     return tuple(map(float, values))
 
 

@@ -163,9 +163,9 @@ def check_metadata(metadata: dict[str, Any], optimized: bool) -> None:
     for text in (*prompts, metadata["model"]):
         check_text(text)
     if metadata.get("precision") not in PRECISIONS:
-        raise InputError(f"its precision is none of {', '.join(PRECISIONS)}")
+        raise InputError(f"its precision is not one of {', '.join(PRECISIONS)}")
     if (guidance is not None) != optimized or type(guidance) not in (int, float, type(None)):
-        raise InputError("its guidance is no number" if optimized else "it has a guidance without null_embeddings")
+        raise InputError("its guidance is not a number" if optimized else "it has a guidance without null_embeddings")
     if guidance is not None:
         check_guidance(guidance)
     if not isinstance(sizes, list) or len(sizes) not in (0, SIZES):

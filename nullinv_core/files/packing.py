@@ -31,7 +31,7 @@ def check_packed(context: Context, told_sizes: bool) -> None:
     """Raise InputError for a context that could not be read again. ``told_sizes``: whether its file tells sizes."""
     has = families.pooled_width(context.text.shape[-1]) > 0 or told_sizes
     if has != (context.pooled is not None):
-        raise InputError("an inversion with a pooled text vector has sizes, and one without has none")
+        raise InputError("an inversion with a pooled text vector needs sizes, and one without must have none")
 
 
 def unpacked(packs: Sequence[Tensor], told_sizes: bool) -> list[Context]:

@@ -106,7 +106,7 @@ def _content(inversion: Inversion) -> tuple[dict[str, Tensor], dict[str, str]]:
     inversion_file.check_metadata(metadata, inversion.null is not None)
     if sum(tensor.nbytes for tensor in tensors.values()) > inversion_file.LARGEST:
         raise InputError(
-            f"the inversion is larger than {inversion_file.LARGEST / 2**30:g} GB, which is not read again; {FEWER}"
+            f"the inversion is larger than {inversion_file.LARGEST / 2**30:g} GB and could not be read again; {FEWER}"
         )
     # one entry alone: several would be written in an order that changes from run to run
     header = {HEADER: json.dumps(metadata, sort_keys=True)}

@@ -98,7 +98,7 @@ def common_length(prompts: Sequence[Prompt]) -> int:
     tokens = math.lcm(*lengths)
     if tokens > MOST_REPEATED * max(lengths):
         raise InputError(
-            f"texts of {', '.join(map(str, dict.fromkeys(lengths)))} tokens have no length in common; "
+            f"texts of {', '.join(map(str, dict.fromkeys(lengths)))} tokens cannot be repeated to one length; "
             "make them about equally long"
         )
     if tokens**2 * (len(prompts) - 1) > MOST_CELLS:

@@ -60,7 +60,7 @@ def check_text(text: str) -> None:
     shown = text.encode("utf-8", "replace").decode().replace("\0", "?")
     if shown != text:
         raise InputError(
-            f'"{short(shown)}" holds bytes that are no text; save it again in UTF-8 (Latin-1 and others are not read)'
+            f'"{short(shown)}" has bytes that are not text; save it again in UTF-8 (Latin-1 and others are not read)'
         )
 
 

@@ -35,7 +35,7 @@ def layer_grid(size: tuple[int, int], positions: int) -> tuple[int, int]:
     if found is None:
         raise InputError(
             f"the model attends to {positions} positions, which no halving of its latents ({size[0]}×{size[1]}) has, "
-            "so replaced words cannot be focused; set focus_from to 1, or take out what rescales the model's layers"
+            "so new words cannot be focused; set focus_from to 1, or take out what rescales the model's layers"
         )
     return found
 

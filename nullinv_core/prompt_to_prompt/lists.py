@@ -36,6 +36,6 @@ def _window(part: str) -> tuple[str, Window]:
     word, _, span = part.rpartition("=")
     numbers = [number.strip() for number in span.split("-")]
     if not word.strip() or len(numbers) > 2 or not all(map(NUMBER.fullmatch, numbers)):
-        raise InputError(f'"{short(part)}" is no window of a word; write word=0.4 or word=0.2-0.8')
+        raise InputError(f'"{short(part)}" is not a window for a word; write word=0.4 or word=0.2-0.8')
     start, *end = map(float, numbers)
     return word.rstrip(), (start, end[0]) if end else start

@@ -259,23 +259,23 @@ NOTES = {
     "replace-a-word": "**Change one word.** The first text says what the photo shows, the second what it should show. "
     "Lower *self_replace* when the shape must change. A new edit text runs the edit alone.",
     "add-a-word": "**Add a word, keep the rest.** *blend_words* names the region that may change; the mask shows it. "
-    "*Keep Photo* gives the photo's own pixels back wherever the edit hardly differs.",
+    "*Keep Photo* puts the photo's own pixels back where the edit hardly differs.",
     "reweight": "**More or less of a word:** `(word:2.5)` strengthens it, `(word:0)` or less "
     "weakens it. *cross_replace* at 1 and *self_replace* at 0.8 keep everything else.",
     "several-edits": "**Every line is an edit.** All of them run side by side, on one inversion.",
     "native-samplers": "**ComfyUI's own samplers.** The noise goes into KSampler (Advanced) with add_noise off; Apply "
     "Null-Text and Null-Text Guider bring the photo back at cfg 7.5.",
-    "save-an-inversion": "**The slow part, once.** The file lies in output/inversions. Then load *edit a saved "
+    "save-an-inversion": "**The slow part, once.** The file goes to output/inversions. Then load *edit a saved "
     "inversion*.",
-    "edit-a-saved-inversion": "**First run *save an inversion*,** which makes the file. Here is no photo and no "
-    "optimization any more. Press R to see new files in the list of *Load Inversion*. Use the model that made the "
+    "edit-a-saved-inversion": "**First run *save an inversion*,** which makes the file. With it, no photo and no "
+    "optimization are needed. Press R to see new files in the list of *Load Inversion*. Use the model that made the "
     "file.",
 }
 ABOUT = {
-    "demo": "Runs as it is: the model and the scene come with the nodes. On a CPU it takes a minute or two.",
-    "sd15": "Needs a Stable Diffusion 1.5 checkpoint; another one, 2.x or SDXL goes as well. Choose your photo; it is "
-    "cropped at the centre to 512×512 (for SDXL 1024×1024; any multiples of 8 will do). Describe it in one plain "
-    "sentence that names whatever you want to change. On a GPU it takes a minute or two.",
+    "demo": "Runs as it is: the model and the scene come with the nodes. The model is small, so a CPU will do.",
+    "sd15": "Needs a checkpoint of Stable Diffusion 1.5; 2.x and SDXL work too. Choose your photo; it is cropped at "
+    "the centre to 512×512 (set 1024×1024 for SDXL; other multiples of 8 work too). Describe it in one plain sentence "
+    "that names whatever you want to change. A GPU is much faster than a CPU.",
 }
 IN_ONE = {
     "demo": ABOUT["demo"],
@@ -284,7 +284,7 @@ IN_ONE = {
 }
 """The same for the workflow with one node."""
 AGAIN = {
-    "demo": "The model comes with the nodes. On a CPU it takes some seconds.",
+    "demo": "The model comes with the nodes. It is small, so a CPU will do.",
     "sd15": "Needs the checkpoint that made the file.",
 }
 """The same for the workflow that loads what another saved."""

@@ -126,7 +126,7 @@ def test_names_of_inversions_are_filled_in(comfy):
         chain = Chain(steps=1, optimize=False)
         save(prefix)
         entry = comfy.finish(comfy.queue(chain.graph))
-        assert "leaves ComfyUI's folders" in error_of(entry), prefix
+        assert "lies outside ComfyUI's folders" in error_of(entry), prefix
 
 
 def test_an_image_with_alpha_is_over_white(comfy):
@@ -541,13 +541,13 @@ def other_layer(chain, plan, sampler):
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
-        (other_layer, "encoded in another way than for the inversion"),
+        (other_layer, "encoded differently than for the inversion"),
         (change(lambda c, p, s: p, blend_words="zebra"), 'NullInvP2PEdit: blend word "zebra" is in neither prompt'),
         (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: exclude word "zebra"'),
         (in_edit_photo(blend_words="zebra"), 'NullInvEditPhoto: blend word "zebra" is in neither prompt'),
         (in_edit_photo(width=5000), "NullInvEditPhoto: the picture would be 5000×128 pixels"),
         (change(lambda c, p, s: p, edit_text="a (green:1e5) cat"), 'weight of "green" must be a number in ±1000'),
-        (change(lambda c, p, s: p, edit_text="a \ud83d cat"), "holds bytes that are no text"),
+        (change(lambda c, p, s: p, edit_text="a \ud83d cat"), "has bytes that are not text"),
         (CACHED, "leaves out predictions"),
         (change(lambda c, p, s: p, edit_text=f"a (green:{'9' * 400}) cat"), "must be a number in ±1000, not inf"),
         (change(lambda c, p, s: p, edit_text=" "), "the edit text is empty"),
@@ -566,7 +566,7 @@ def other_layer(chain, plan, sampler):
         (FLOW, "rectified flow models"),
         (embeddings_of(), "belong to another trajectory"),
         (embeddings_of(steps=3), "belong to another trajectory"),
-        (another_latent, "not that of a Stable Diffusion"),
+        (another_latent, "not made for a Stable Diffusion"),
         (two_prompts, "holds 2 prompts"),
         (A_RANGE, "limited by a timestep range"),
         (AN_AREA, "limited by an area"),
@@ -722,8 +722,8 @@ def test_a_broken_file_is_a_sentence(comfy):
         ("/tmp/escape", "folders"),
         ("a/../../escape", "folders"),
         ("", "prefix is empty"),
-        ("a\0b", "no file system takes"),
-        ("a\ud800", "no file system takes"),
+        ("a\0b", "no disk accepts"),
+        ("a\ud800", "no disk accepts"),
         ("taken/escape", "cannot be made"),
         ("taken/%year%", "give another prefix"),
     ],

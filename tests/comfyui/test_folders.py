@@ -167,7 +167,7 @@ def test_a_folder_that_is_not_whole_is_one_sentence_in_both(comfy):
     (folder / "tokenizer_2").mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / "tokenizer_2" / name).write_text("{}")
-    assert '"tokenizer_2" of "no-words" is no CLIP tokenizer' in said_of(comfy, "no-words")
+    assert '"tokenizer_2" of "no-words" is not a CLIP tokenizer' in said_of(comfy, "no-words")
 
 
 WRONG = [
@@ -196,8 +196,8 @@ WRONG = [
     ("scheduler/scheduler_config.json", {"beta_end": "x"}, 'beta_end is "x"'),
     ("scheduler/scheduler_config.json", {"num_train_timesteps": -5}, "num_train_timesteps is -5"),
     ("scheduler/scheduler_config.json", {"beta_schedule": "squaredcos_cap_v2"}, "noise levels of its own"),
-    ("tokenizer/vocab.json", {"a": "b"}, "is no CLIP tokenizer"),
-    ("tokenizer/tokenizer_config.json", {"bos_token": 3, "added_tokens_decoder": {}}, "is no CLIP tokenizer"),
+    ("tokenizer/vocab.json", {"a": "b"}, "is not a CLIP tokenizer"),
+    ("tokenizer/tokenizer_config.json", {"bos_token": 3, "added_tokens_decoder": {}}, "is not a CLIP tokenizer"),
     ("model_index.json", {"unet": ["evil", "Evil"]}, "for the part \"unet\"; known are UNet2DConditionModel"),
     ("model_index.json", {"vae": [None, "Evil"]}, "for the part \"vae\"; known are AutoencoderKL"),
 ]  # fmt: skip

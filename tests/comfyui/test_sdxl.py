@@ -174,7 +174,7 @@ def test_sizes_of_the_inversion_hold_in_the_edit(comfy, model, saved):
     del g[saving()[0]]
     for node, inputs in ((sampler, {"source": plain()}), (photo.optimize, {"negative": photo.empty()})):
         g[node()[0]]["inputs"].update(inputs)
-        assert "SDXL other sizes" in error_of(comfy.finish(comfy.queue(g)))
+        assert "SDXL the sizes" in error_of(comfy.finish(comfy.queue(g)))
 
 
 @pytest.mark.parametrize("both", [True, False])
@@ -204,7 +204,7 @@ def test_sizes_hold_in_a_ksampler(comfy, model):
     sampled = photo.ksampler(applied(), 7.5)
     g.add("SaveLatent", samples=sampled(), filename_prefix="xl-never")
     g[sampled()[0]]["inputs"]["positive"] = encoded(g, photo.load(1), SOURCE, crop_w=64)()
-    assert "SDXL other sizes" in error_of(comfy.finish(comfy.queue(g)))
+    assert "SDXL the sizes" in error_of(comfy.finish(comfy.queue(g)))
 
 
 def test_the_photo_of_a_scene_is_seen(comfy, saved, model):

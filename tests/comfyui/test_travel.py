@@ -126,7 +126,7 @@ def test_sigmas_that_end_in_noise_are_refused(comfy):
     chain = Chain(steps=6, optimize=False)
     split(chain, 0)
     chain.graph.add("SaveLatent", samples=chain.invert(0), filename_prefix="upper")
-    assert "where noise is left, and a photo has none" in error_of(comfy.finish(comfy.queue(chain.graph)))
+    assert "where noise is left, but a photo has no noise" in error_of(comfy.finish(comfy.queue(chain.graph)))
 
 
 def test_sigmas_that_begin_half_way_are_a_shorter_path(comfy):

@@ -204,7 +204,7 @@ def test_what_is_no_ordinary_file_stays(tmp_path, check):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/full")
     for name in ("pipe", "device"):
-        with pytest.raises(InputError, match=f'^cannot write "{tmp_path / name}": it is no ordinary file$'):
+        with pytest.raises(InputError, match=f'^cannot write "{tmp_path / name}": it is not an ordinary file$'):
             check(tmp_path / name)
     assert (tmp_path / "pipe").is_fifo() and (tmp_path / "device").is_symlink() and len(list(tmp_path.iterdir())) == 2
 

@@ -91,7 +91,7 @@ def test_a_prompt_in_another_encoding_is_one_line(photo, tmp_path):
         capture_output=True, check=False, env={**os.environ, "PYTHONUTF8": "1"},
     )  # fmt: skip
     said = done.stderr.decode()
-    assert done.returncode == 2 and said.startswith("error: ") and said.count("\n") == 1 and "no text" in said
+    assert done.returncode == 2 and said.startswith("error: ") and said.count("\n") == 1 and "not text" in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
@@ -180,7 +180,7 @@ def base(model_folder, photo, tmp_path, **changes):
         ({"guidance": "nan"}, "guidance must be a number in 0…100"),
         ({"guidance": "-3"}, "guidance must be a number in 0…100, not -3"),
         ({"prompt": "a " * 90}, "takes 90 tokens"),
-        ({"prompt": "a caf\udce9"}, '"a caf?" holds bytes that are no text'),
+        ({"prompt": "a caf\udce9"}, '"a caf?" has bytes that are not text'),
         ({"prompt": "a (red:1e9) cat"}, 'weight of "red" must be a number in ±1000'),
     ],
 )
@@ -524,7 +524,7 @@ def test_the_precision_is_remembered(command, model_folder, photo, tmp_path, mon
         (["--blend-exclude", "zebra"], 'exclude word "zebra"'),
         (["--weight", "zebra=2"], 'weight word "zebra" is not in the prompt'),
         (["--weight", "cat"], "must look like WORD=2.0"),
-        (["--prompt", "a caf\udce9"], '"a caf?" holds bytes that are no text'),
+        (["--prompt", "a caf\udce9"], '"a caf?" has bytes that are not text'),
         (["--blend", "caf\udce9"], "is in neither prompt"),
         (["--weight", "caf\udce9=2"], "is not in the prompt"),
         (["--cross-replace", "1.5"], "cross replace must lie in 0…1"),

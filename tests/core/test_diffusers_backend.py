@@ -236,7 +236,7 @@ def test_words_of_several_tokens_are_kept_together(model):
 
 def test_a_prompt_that_is_too_long_is_refused(model):
     """Guards silent truncation."""
-    with pytest.raises(InputError, match="takes 100 tokens, the model reads 75"):
+    with pytest.raises(InputError, match="takes 100 tokens, but the model reads 75"):
         model.prompt("a " * 100)
 
 
@@ -471,7 +471,7 @@ def test_a_tokenizer_that_names_no_length_is_held_to_the_encoder_s(model_folder,
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": 8192}))
     model = load_model(folder)
     assert model.encode_prompts([model.prompt("a red cat")]).shape[1] == 77
-    with pytest.raises(InputError, match="takes 100 tokens, the model reads 75"):
+    with pytest.raises(InputError, match="takes 100 tokens, but the model reads 75"):
         model.prompt("a " * 100)
 
 

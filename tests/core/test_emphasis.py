@@ -95,9 +95,9 @@ def test_weights_as_comfyui_has_them(text, plain, weights):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("caf\udce9", r'"caf\?" holds bytes that are no text; .*UTF-8'),
-        ("half of a \ud83d", "no text"),
-        ("nothing\0", "no text"),
+        ("caf\udce9", r'"caf\?" has bytes that are not text; .*UTF-8'),
+        ("half of a \ud83d", "not text"),
+        ("nothing\0", "not text"),
         ("(red:1e9)", r'weight of "red" must be a number in ±1000, not 1000000000'),
         ("(red:nan)", "must be a number in ±1000"),
         (f"(red:{'9' * 400})", "must be a number in ±1000, not inf"),
@@ -199,7 +199,9 @@ def test_texts_of_unequal_length_are_repeated():
     assert {p.source.length for p in plan_edits(SOURCE, [EDIT, LONGER, word_prompt("a", 30)], 5, EditSettings())} == {
         60
     }
-    with pytest.raises(InputError, match="70, 80, 90 tokens have no length in common; make them about equally long"):
+    with pytest.raises(
+        InputError, match="70, 80, 90 tokens cannot be repeated to one length; make them about equally long"
+    ):
         common_length([word_prompt("a", length) for length in (70, 80, 90)])
 
 

@@ -95,7 +95,7 @@ def test_a_row_is_as_strict_as_the_others(toy):
     for file, changes, said in (
         ("unet/config.json", {"in_channels": 4}, r"in_channels is 4 \(an inpainting or depth model has more than 6"),
         ("unet/config.json", {"out_channels": 4}, "out_channels is 4; it must be 6"),
-        ("unet/config.json", {"addition_time_embed_dim": 10}, "this is no plain Toy model"),
+        ("unet/config.json", {"addition_time_embed_dim": 10}, "this is not a plain Toy model"),
         ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "supported are epsilon"),
         ("model_index.json", {"text_encoder_9": ["transformers", "CLIPTextModel"]}, "known are CLIPTextModelWith"),
     ):

@@ -157,7 +157,7 @@ def test_windows_are_read(text, windows):
 @pytest.mark.parametrize("text", ["a", "a=", "=0.4", "a=x", "a=0.2-", "a=-0.2", "a=1-2-3", "a=1e3", "a=.5", "a=0 1"])
 def test_what_is_no_window_is_refused(text):
     """Guards the edges of the form."""
-    with pytest.raises(InputError, match="is no window of a word"):
+    with pytest.raises(InputError, match="is not a window for a word"):
         take_windows(text)
 
 
@@ -165,7 +165,7 @@ def test_what_is_no_window_is_refused(text):
     ("prompts", "message"),
     [
         (("a", "x" * (MOST_LETTERS + 1)), "20001 characters"),
-        (("a", "\ud800"), "no text"),
+        (("a", "\ud800"), "not text"),
         (("🙂" * MOST_LETTERS,) * 2, "too long for one file"),
     ],
 )

@@ -140,7 +140,7 @@ def test_a_missing_piece_is_named(copy_of):
 def test_a_broken_index_is_a_sentence(tmp_path):
     """Guards what cannot be read."""
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(InputError, match=r"model_index.json\" is no whole JSON file"):
+    with pytest.raises(InputError, match=r"model_index.json\" is not a complete JSON file"):
         read_folder(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps(["StableDiffusionPipeline"]))
     with pytest.raises(InputError, match="is broken"):

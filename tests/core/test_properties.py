@@ -428,7 +428,7 @@ def test_inputs_that_do_not_fit_are_refused(denoiser):
         ("blend threshold", lambda: EditSettings(blend_threshold=-1)),
         ("weight word", lambda: plan_edit(SOURCE, EDIT, 4, EditSettings(weights={"dog": 2.0}))),
         ("in neither prompt", lambda: plan_edit(SOURCE, EDIT, 4, EditSettings(blend_words=["dog"]))),
-        ("have no length in common", lambda: plan_edit(SOURCE, word_prompt("a", 11), 4)),
+        ("cannot be repeated to one length", lambda: plan_edit(SOURCE, word_prompt("a", 11), 4)),
     ]  # fmt: skip
     for message, call in cases:
         with pytest.raises(InputError, match=message):

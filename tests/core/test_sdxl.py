@@ -85,7 +85,7 @@ def test_files_of_full_size_tell_their_vector_by_the_width_of_their_tokens():
         (Context(torch.rand(1, 9, 6), torch.rand(1, 6)), False),
         (Context(torch.rand(1, 9, 6)), True),
     ):
-        with pytest.raises(InputError, match="a pooled text vector has sizes"):
+        with pytest.raises(InputError, match="a pooled text vector needs sizes"):
             check_packed(context, told)
 
 

@@ -38,8 +38,8 @@ def test_any_levels_of_the_model_are_taken(inner, clean):
         ([0.0, 2.0, 1.0], "fall from step to step"),
         ([2.0, 5.0, 14.0], "end at 2, where noise is left"),
         ([LEAST * 1.01, 1.0], "where noise is left"),
-        ([0.0, 0.01, 1.0], "the model knows noise from"),
-        ([0.0, 1.0, 80.0], "go from 1 to 80, and the model knows noise from 0.0292 to 14.615"),
+        ([0.0, 0.01, 1.0], "the model was trained on"),
+        ([0.0, 1.0, 80.0], "go from 1 to 80, but the model was trained on 0.0292 to 14.615"),
     ],
 )
 def test_levels_that_lead_nowhere_are_refused(levels, message):

@@ -62,7 +62,7 @@ def check_model(model: Patcher) -> None:
     if not knows_noise and "model_sampling" in model.object_patches:
         raise InputError(
             f"another node ({owner(type(sampling))}) gave this MODEL the noise levels of rectified flow models, EDM or "
-            f"others that null-text inversion does not know; {EVERYWHERE}"
+            f"others that null-text inversion cannot use; {EVERYWHERE}"
         )
     if has_layout and not knows_noise and not isinstance(sampling, comfy.model_sampling.CONST):
         raise families.unknown_noise(f"this {kind} model")

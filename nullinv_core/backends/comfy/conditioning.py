@@ -93,8 +93,8 @@ def check_same_sizes(extras: Extras, inversion: Inversion, what: str, network: N
     """Raise InputError where a conditioning tells a network other sizes than the picture was inverted with."""
     if inversion.sizes and (found := sizes_of(extras, inversion.trajectory.clean)) != inversion.sizes:
         raise InputError(
-            f"the {what} text tells {family_of(network).name} other sizes {found} than the one that the picture was "
-            f"inverted with {inversion.sizes}; encode both with the same node and sizes"
+            f"the {what} text tells {family_of(network).name} the sizes {found}, but the picture was inverted with "
+            f"{inversion.sizes}; encode both with the same node and sizes"
         )
 
 

@@ -50,17 +50,17 @@ def place_of(name: str) -> Path:
     """The path of a file that ``saved_files`` named; raises InputError for one outside of ComfyUI's folders."""
     place, _, rest = name.partition("/")
     if place not in PLACES or not rest.endswith(SUFFIX):
-        raise InputError(f'"{short(name)}" is no inversion file; choose one of the list')
+        raise InputError(f'"{short(name)}" is not an inversion file; choose one from the list')
     return _inside(Path(PLACES[place]()), rest)
 
 
 def _inside(root: Path, name: str) -> Path:
     if not is_text(name):
-        raise InputError("a file name holds a character that no file system takes; give another one")
+        raise InputError("the file name has a character that no disk accepts; choose another name")
     # links are followed, as ComfyUI itself does: who set them up meant them
     path = Path(os.path.abspath(root / name))
     if not path.is_relative_to(os.path.abspath(root)):
-        raise InputError(f'"{short(name)}" leaves ComfyUI\'s folders; give a name inside of them')
+        raise InputError(f'"{short(name)}" lies outside ComfyUI\'s folders; give a name inside them')
     return path
 
 
@@ -116,7 +116,7 @@ def _filled(root: Path, prefix: str, width: int, height: int) -> str:
     try:
         return str(folder_paths.get_save_image_path(dated, str(root), width, height)[4])
     except OSError as error:
-        raise InputError(f'no file can be named "{short(dated)}" ({error.strerror}); give another prefix') from error
+        raise InputError(f'a file cannot be named "{short(dated)}" ({error.strerror}); give another prefix') from error
 
 
 def _part(letters: str, now: time.struct_time) -> str:

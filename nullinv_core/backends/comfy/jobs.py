@@ -157,7 +157,7 @@ def check_same_text(context: Context, other: Context) -> None:
     # what the token that begins a text comes to is the encoder's alone: it looks at no other
     if not _near(Context(context.text[:, :1]), Context(other.text[:, :1])):
         raise InputError(
-            "the source text was encoded in another way than for the inversion: by another CLIP, with a LoRA on it, "
+            "the source text was encoded differently than for the inversion: by another CLIP, with a LoRA on it, "
             "CLIP Set Last Layer or another node's encoder; connect one CLIP to CLIP Text Encode and to P2P Edit"
         )
     raise InputError(
@@ -184,5 +184,5 @@ def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
 def _plain_samples(latent: Latent, family: Family) -> Tensor:
     samples = latent["samples"]
     if not isinstance(samples, Tensor) or samples.ndim != 4 or samples.shape[1] != family.channels:
-        raise InputError(f"the latent is not that of a {family.name} picture; use VAE Encode with the model's VAE")
+        raise InputError(f"the latent was not made for a {family.name} model; use VAE Encode with the model's VAE")
     return samples

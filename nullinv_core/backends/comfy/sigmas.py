@@ -38,16 +38,16 @@ def check_sigmas(levels: list[float], least: float, most: float) -> None:
     ``least`` and ``most``: the model's own first and last level.
     """
     if not all(map(math.isfinite, levels)):
-        raise InputError("SIGMAS hold NaN or infinity; connect a scheduler's")
+        raise InputError("SIGMAS hold NaN or infinity; connect those of a scheduler")
     if len(levels) < 2 or levels[0] < 0 or any(b <= a for a, b in pairwise(levels)):
         raise InputError("SIGMAS must fall from step to step down to 0, at least two of them")
     if levels[0] > least * (1 + SAME_LEVEL):
         raise InputError(
-            f"these SIGMAS end at {levels[0]:.3g}, where noise is left, and a photo has none; connect all of them, or "
-            "low_sigmas of Split Sigmas"
+            f"these SIGMAS end at {levels[0]:.3g}, where noise is left, but a photo has no noise; connect all of them, "
+            "or low_sigmas of Split Sigmas"
         )
     if levels[1] < least * (1 - SAME_LEVEL) or levels[-1] > most * (1 + SAME_LEVEL):
         raise InputError(
-            f"these SIGMAS go from {levels[1]:.3g} to {levels[-1]:.5g}, and the model knows noise from {least:.3g} to "
-            f"{most:.5g}; choose the scheduler's sigma_min and sigma_max inside of that"
+            f"these SIGMAS go from {levels[1]:.3g} to {levels[-1]:.5g}, but the model was trained on {least:.3g} to "
+            f"{most:.5g}; choose the scheduler's sigma_min and sigma_max inside that range"
         )

@@ -70,7 +70,7 @@ def read_texts(clip: Clip, source: str, edits: str, settings: EditSettings) -> t
     if not source.strip() or not lines:
         raise InputError(f"the {'edit' if source.strip() else 'source'} text is empty; say what the picture shows")
     if len(lines) > MOST_EDITS:
-        raise InputError(f"the edit text has {len(lines)} lines, each an edit; {MOST_EDITS} at most")
+        raise InputError(f"the edit text has {len(lines)} lines, each an edit; use at most {MOST_EDITS}")
     photo, *prompts = (prompt_of(clip, text) for text in [source, *lines])
     return photo, prompts, plan_edits(photo, prompts, 1, settings)
 
@@ -116,7 +116,7 @@ def prompt_of(clip: Clip, text: str) -> Prompt:
     name = family.encoders[0].comfy if family else next(iter(chunks_by_encoder))
     tokenizer, chunks = getattr(clip.tokenizer, f"clip_{name}", None), chunks_by_encoder[name]
     if tokenizer is None or (family is None and len(chunks_by_encoder) > 1):
-        raise InputError(f"this CLIP is not that of a {families.supported()} model; load one that is")
+        raise InputError(f"this CLIP does not belong to a {families.supported()} model; load one that does")
     names = EMBEDDING.findall(text)
     learned_groups = _learned(tokenizer, chunks)
     # an embedding for one of several encoders alone leaves the others a token short

@@ -183,7 +183,7 @@ def _current_name(name: str) -> str:
 def _load_single_file(path: Path, config: Path | None) -> tuple[Any, Family]:
     if path.suffix != ".safetensors" or not path.is_file():
         raise InputError(
-            f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code and are refused'
+            f'"{path.name}" is not a .safetensors file; other checkpoint formats can run code, so they are not loaded'
         )
     given = None if config is None else read_settings(config)
     try:
@@ -280,7 +280,7 @@ def _family(path: Path) -> tuple[str, dict[str, Any]]:
         if not any(name.startswith(beginnings) for name in checkpoint):
             raise InputError(
                 f'"{path.name}" has no {part} of a {families.supported()} text-to-image checkpoint; give a file of the '
-                "whole model, no LoRA or single part"
+                "whole model, not a LoRA or a single part"
             )
     how = FAMILIES[kind].v_prediction
     if how == "bias" and predicts_v(checkpoint):

@@ -47,7 +47,8 @@ class TextEncoder:
         ids, weights = _ids(tokenizer, text, length)
         if len(ids) > length:
             raise InputError(
-                f'the prompt "{short(text, 41)}" takes {len(ids) - 2} tokens, the model reads {length - 2}; shorten it'
+                f'the prompt "{short(text, 41)}" takes {len(ids) - 2} tokens, but the model reads {length - 2}; '
+                "shorten it"
             )
         end = ids.index(tokenizer.eos_token_id, 1)
         pieces = tokenizer.convert_ids_to_tokens(ids[1:end])

@@ -92,8 +92,8 @@ def check_whole(model: Network) -> None:
     would read after they have been written again."""
     if getattr(model, "model_lowvram", False):
         raise InputError(
-            "optimizing needs the whole model on the device, and there is no room for it; close what else uses the "
-            "device, leave --novram, or load the model in half precision (--fp16-unet)"
+            "optimizing needs the whole model on the device, which has too little memory; close other programs that "
+            "use it, leave out --novram, or load the model in half precision (--fp16-unet)"
         )
 
 
