@@ -58,7 +58,7 @@ def _clip(model: Any, processor: Any, rule: Rule, picture: Image.Image, prompt: 
     with torch.inference_mode():
         found = model(**inputs.to(model.device))
     similarity = 100 * float(cosine_similarity(found.image_embeds, found.text_embeds)[0])
-    return max(0.0, similarity) if rule.black else similarity
+    return max(0.0, similarity) if rule.floor else similarity
 
 
 def structure_measure(folder: Path, device: str = "cpu", rule: Rule = DEFAULT) -> dict[str, Measure]:

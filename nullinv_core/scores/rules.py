@@ -18,7 +18,8 @@ class Rule:
     ``black``: pixels that may change count, as black ones; else the others alone count. ``equal``: dB of equal
     pictures. ``stored``: pixels as the file has them, 512×512 or refused; else upright, in sRGB, scaled to that size.
     ``bytes_to_dino``: DINO is shown 0…255 in place of 0…1. ``smooth``: its pictures are smoothed as they are scaled
-    down. ``border``: a mask's border counts as an edited part where there is no other.
+    down. ``border``: a mask's border counts as an edited part where there is no other. ``floor``: no CLIP
+    similarity lies below 0.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Rule:
     bytes_to_dino: bool = False
     smooth: bool = True
     border: bool = False
+    floor: bool = False
 
     @property
     def choices(self) -> dict[str, str]:
@@ -53,7 +55,7 @@ class Rule:
             + ("of the black pictures" if self.black else "with the photo's pixels where it may change, divided by the "
                "share of those that may not"),
             "CLIP": "100 times the cosine"
-            + (", not below 0" if self.black else "") + "; scaled by Pillow; edited part: black elsewhere",
+            + (", not below 0" if self.floor else "") + "; scaled by Pillow; edited part: black elsewhere",
             "structure": f"DINO sees {'0…255' if self.bytes_to_dino else '0…1'} at 224×224, bilinear, "
             + ("smoothed" if self.smooth else "not smoothed"),
             "mean": "over pictures, of those that have the figure",
@@ -63,7 +65,7 @@ class Rule:
 DEFAULT = Rule("default", "what is kept is measured on the pixels that must be kept")
 PNP = Rule(
     "pnp", "as PnPInversion's evaluate.py in its README's environment, which made the published figures", black=True,
-    equal=inf, stored=True, bytes_to_dino=True, smooth=False, border=True,
+    equal=inf, stored=True, bytes_to_dino=True, smooth=False, border=True, floor=True,
 )  # fmt: skip
 PNP_NEW = replace(PNP, name="pnp-new", help="as evaluate.py under torchvision 0.17 or newer", smooth=True)
 RULES = {rule.name: rule for rule in (DEFAULT, PNP, PNP_NEW)}

@@ -9,7 +9,9 @@ from PIL import Image
 
 from benchmarks import edit_photo, pie_bench
 from nullinv_core.null_text.presets import PRESETS
+from nullinv_core.scores.score import COLUMNS
 
+from ..published import PACK
 from .helpers import tiny_xl_folder
 
 
@@ -82,3 +84,12 @@ def test_published_figures_have_a_column_each():
         _, psnr, _, mse, ssim, *_ = figures
         # a mean of dB is no dB of a mean, but near it
         assert 20 < psnr < 30 and 30 < mse < 60 and 0.8 < ssim < 0.9
+
+
+def test_the_page_has_the_same_figures_and_settings():
+    """Guards docs/scores.md: the published rows and the settings are those of the command."""
+    page = (PACK / "docs" / "scores.md").read_text(encoding="utf-8")
+    for figures in pie_bench.PUBLISHED.values():
+        cells = (f"{value:.{COLUMNS[name].digits}f}" for name, value in zip(pie_bench.FIGURES, figures, strict=True))
+        assert f" | {' | '.join(cells)} |" in page
+    assert pie_bench.settings_table() in page, "copy what python -m benchmarks.pie_bench prints"

@@ -31,6 +31,8 @@ from nullinv_core.scores.score import COLUMNS, Scored, named_folders
 from nullinv_core.scores.statistics import DRAWS, EXACT, holm, interval, paired_p
 from nullinv_core.scores.tables import as_csv, as_latex, differences, tables
 
+from ..published import PACK
+
 ENTRY = {
     "image_path": "1_change_object_80/1.png",
     "original_prompt": "a [cat] on grass",
@@ -252,6 +254,14 @@ def test_each_rule_says_all_that_it_chooses():
     """Guards the printed choices: the same names for every rule, and rules that differ say so."""
     assert len({tuple(rule.choices) for rule in RULES.values()}) == 1
     assert len({tuple(rule.choices.values()) for rule in RULES.values()}) == len(RULES) == 3
+
+
+def test_the_page_has_every_choice():
+    """Guards docs/scores.md: what it says of each choice is what the rules say."""
+    page = (PACK / "docs" / "scores.md").read_text(encoding="utf-8")
+    for name, text in PNP.choices.items():
+        own = DEFAULT.choices[name]
+        assert f"\n| {name} | {text} | {'the same' if own == text else own} |" in page, name
 
 
 def test_sizes_and_strips_are_read_by_the_rule(tmp_path):
