@@ -92,6 +92,18 @@ def test_widgets_are_the_settings(comfy, nodes, node):
         assert bool(has.get("control_after_generate")) is (one.kind == "seed")
 
 
+def test_texts_take_dynamic_prompts(nodes):
+    """Guards {a|b} in every text that describes a picture, as in ComfyUI's own; a list of words takes none."""
+    take = {
+        (node, name)
+        for node, info in nodes.items()
+        for name, spec in info["input"].get("required", {}).items()
+        if spec[0] == "STRING" and spec[1].get("dynamicPrompts")
+    }
+    assert take == {(node, name) for node in ("NullInvP2PEdit", "NullInvEditPhoto")
+                    for name in ("source_text", "edit_text")}  # fmt: skip
+
+
 def test_every_node_has_a_help_page(comfy, nodes):
     """Guards the help that ComfyUI shows on a node: it serves the page and its pictures, and the page names every
     input and what goes wrong."""

@@ -6,6 +6,8 @@ from .verdicts import load
 
 PAGE = PACK / "docs" / "neighbours.md"
 PLACES = ("before", "between", "after")
+OUR_ROW = "ours"
+"""Under this name it is kept what our own graphs come to beside all packs."""
 HEAD = """# Beside other nodes
 
 Written by `make neighbours`, which measures every verdict. Our whole chain runs (DDIM Invert, Null-Text Optimize, an
@@ -26,14 +28,21 @@ models are the demo's or have random weights. `python -m tests.neighbours.fetch 
 UNDRAWN = """
 ## Links that are not drawn
 
-In ComfyUI's page, in a browser: MODEL, CLIP and VAE reach all of our nodes by {nodes} instead of by links, and the
-latents are the same bytes ({versions}).
+In ComfyUI's page, in a browser: MODEL, CLIP and VAE reach all of our nodes without links, and the latents are the same
+bytes.
+
+| by | of | {versions} |
+|---|---|{lines}|
 """
 TOGETHER = """
-## All packs in one ComfyUI {version}
+## All packs in one ComfyUI
 
-{packs} packs beside ours. Our whole chain and Edit Photo come to the same as alone{ours}. A graph of each that needs
-nothing of ours comes to the same with our pack there and without it: {same}.
+{packs} packs beside ours, in one server. *Ours*: our whole chain and Edit Photo, there and alone. All others: a graph
+with a node of theirs and none of ours, in a server with our pack and in one without it. A difference of a
+hundred-thousandth counts.
+
+| graph of | {versions} |
+|---|{lines}|
 """
 CORE = """
 ## ComfyUI's own nodes that change a MODEL
@@ -62,9 +71,7 @@ def page():
     """The page's text."""
     kept = load()
     packs, versions = kept.get("packs", {}), ordered(kept.get("packs", {}))
-    text = HEAD.format(
-        versions=" | ".join(f"ComfyUI {each}" for each in versions), lines="|".join("---" for _ in versions)
-    )
+    text = HEAD.format(**columns_of(versions))
     for trial in sorted(TRIALS, key=lambda trial: trial.pack.folder.lower()):
         if trial.key in packs:
             link = f"[{trial.pack.folder}](https://github.com/{trial.pack.repository})"
@@ -85,20 +92,24 @@ def page():
 
 def undrawn(found):
     """What links that are not drawn came to."""
-    nodes = [f"{name.split('/')[1]} of {name.split('/')[0]}" for name in sorted(found)]
-    return UNDRAWN.format(nodes=" or by ".join(nodes), versions=", ".join(ordered(found))) if found else ""
+    versions = ordered(found)
+    rows = "".join(
+        f"| {' | '.join(reversed(name.split('/')))} | {cells(found[name], versions)} |\n" for name in sorted(found)
+    )
+    return UNDRAWN.format(**columns_of(versions)) + rows if found else ""
 
 
 def together(found):
-    """What all packs at once came to, in every version of ComfyUI."""
-    text = ""
-    for version in ordered(found):
-        there = {name: verdicts[version] for name, verdicts in found.items() if version in verdicts}
-        ours = there.pop("ours", "not tried")
-        same = [name if verdict == "the same" else f"{name} ({verdict})" for name, verdict in sorted(there.items())]
-        odd = "" if ours == "the same" else f" ({ours})"
-        text += TOGETHER.format(version=version, packs=len(PACKS), ours=odd, same=", ".join(same))
-    return text
+    """What all packs at once came to."""
+    versions = ordered(found)
+    names = sorted(found, key=lambda name: (name != OUR_ROW, name.lower()))
+    rows = "".join(f"| {name} | {cells(found[name], versions)} |\n" for name in names)
+    return TOGETHER.format(packs=len(PACKS), **columns_of(versions)) + rows if found else ""
+
+
+def columns_of(versions):
+    """A table's columns, one for each version of ComfyUI."""
+    return {"versions": " | ".join(f"ComfyUI {each}" for each in versions), "lines": "|".join("---" for _ in versions)}
 
 
 def write():

@@ -4,6 +4,7 @@ import pytest
 
 from ..comfyui.outputs import relative
 from .packs import PACKS, TRIALS
+from .page import OUR_ROW
 from .verdicts import keep, load, run
 from .wiring import Theirs, Whole, needed
 
@@ -48,7 +49,7 @@ def test_all_packs_at_once(start):
         if packs:
             graphs = {pack: theirs(pack, server.info) for pack in PACKS}
             with_ours = {pack: run(server, g, "theirs", ["theirs"]) for pack, g in graphs.items() if g}
-            keep("together", server.version, "ours", verdict_of(found["together"], found["alone"]))
+            keep("together", server.version, OUR_ROW, verdict_of(found["together"], found["alone"]))
         server.stop()
     server = start(*PACKS, ours=False)
     assert not any(name.startswith("NullInv") for name in server.info)
