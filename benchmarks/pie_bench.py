@@ -7,15 +7,14 @@ under ``true_images/`` by the same name, as ``pie_folder`` writes them, edits ar
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nullinv_core import EditSettings, InputError
+from nullinv_core.batch.pie import MAPPING, PICTURES, Entry, entries
 from nullinv_core.photo.images import load_image, psnr, ssim
 
 from .edit_cases import EditTask
@@ -38,45 +37,34 @@ def pie_tasks(folder: Path, side: int = SIDE) -> Iterator[EditTask]:
 
     Raises InputError for a folder of another layout.
     """
-    file = folder / "mapping_file.json"
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f'"{file}" cannot be read as PIE-Bench\'s mapping file ({error})') from error
-    if not isinstance(entries, dict):
-        raise InputError(f'"{file}" does not map names to pictures, as PIE-Bench\'s mapping file does')
-    for name, entry in entries.items():
+    file = folder / MAPPING
+    for entry in entries(folder):
         try:
-            yield _task(folder / "annotation_images", str(name), entry, side)
+            yield _task(folder / PICTURES, entry, side)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise InputError(f'entry "{name}" of "{file}" is not one of PIE-Bench ({error!r})') from error
+            raise InputError(f'entry "{entry.name}" of "{file}" is not one of PIE-Bench ({error!r})') from error
 
 
-def _task(pictures: Path, name: str, entry: dict[str, Any], side: int) -> EditTask:
-    path = (pictures / entry["image_path"]).resolve()
-    if not path.is_relative_to(pictures.resolve()) or os.sep in name:
-        raise ValueError(f"{entry['image_path']} lies outside of annotation_images")
-    source_prompt, edit_prompt = (
-        entry[key].replace("[", "").replace("]", "") for key in ("original_prompt", "editing_prompt")
-    )
-    # the word of the source, then that of the edit; a few entries name one that is in neither prompt
-    words = entry["blended_word"].split()
-    known = [word for word in words if word in source_prompt.split() + edit_prompt.split()]
+def _task(pictures: Path, entry: Entry, side: int) -> EditTask:
+    path = (pictures / entry.picture).resolve()
+    if not path.is_relative_to(pictures.resolve()) or os.sep in entry.name:
+        raise ValueError(f"{entry.picture} lies outside of {PICTURES}")
+    words = entry.fields["blended_word"].split()
     truth = pictures.parent / "true_images" / path.relative_to(pictures.resolve())
     nearest = ((np.arange(side) + 0.5) * SIDE / side).astype(np.int64)
     return EditTask(
-        name=name,
-        kind=KINDS[int(entry["editing_type_id"])],
+        name=entry.name,
+        kind=KINDS[int(entry.fields["editing_type_id"])],
         source=load_image(path, side)[0].numpy(),
-        source_prompt=source_prompt,
-        edit_prompt=edit_prompt,
-        changes=decode_mask(entry["mask"])[nearest][:, nearest],
+        source_prompt=entry.source,
+        edit_prompt=entry.edit,
+        changes=decode_mask(entry.fields["mask"])[nearest][:, nearest],
         settings=EditSettings(
             mode="refine",
             cross_replace=CROSS,
             self_replace=SELF,
-            weights={word: STRENGTH for word in words[1:] if word in edit_prompt.split()},
-            blend_words=known,
+            weights={word: STRENGTH for word in words[1:] if word in entry.edit.split()},
+            blend_words=entry.blended,
         ),
         truths=(load_image(truth, side)[0].numpy(),) if truth.is_file() else (),
     )

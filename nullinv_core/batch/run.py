@@ -21,7 +21,7 @@ from .journal import Journal, Row
 from .plan import Group, Size, plan
 
 WRITING = ".writing"
-"""Name of the file that is being written; the next one overwrites what a kill left of it."""
+"""Name of the file that is being written; what a kill left of it goes with the next one."""
 MEASURED = "auto"
 PROBED = 1000
 """Pictures whose sizes are looked at before the number is chosen."""
@@ -231,7 +231,9 @@ def write(out: Path, name: str, content: bytes) -> None:
     path = out / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (out / WRITING).open("wb") as file:
+        # made here, so that it is no link that somebody else has put there
+        (out / WRITING).unlink(missing_ok=True)
+        with (out / WRITING).open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

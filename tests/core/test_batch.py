@@ -212,6 +212,18 @@ def test_a_folder_has_one_process_and_one_kind_of_results(tmp_path):
         run.run(jobs, OPTIONS, tmp_path / "out", Fake)
 
 
+def test_links_in_the_output_folder_are_replaced_and_not_followed(tmp_path):
+    """Guards files elsewhere: neither a link under a picture's name nor one under that of what is being written."""
+    jobs = jobs_in(tmp_path / "in", 1)
+    (tmp_path / "own.txt").write_text("mine")
+    (tmp_path / "out" / "edited").mkdir(parents=True)
+    for name in (run.WRITING, "edited/000.png"):
+        (tmp_path / "out" / name).symlink_to(tmp_path / "own.txt")
+    rows, _ = run.run(jobs, OPTIONS, tmp_path / "out", Fake)
+    assert rows["000"].state == "done" and (tmp_path / "own.txt").read_text() == "mine"
+    assert not (tmp_path / "out" / "edited" / "000.png").is_symlink()
+
+
 def test_a_journal_of_a_stranger_leads_nowhere(tmp_path):
     """Guards an output folder from elsewhere: names in its journal stay in the folders, or are refused."""
     jobs = jobs_in(tmp_path / "in", 2)
