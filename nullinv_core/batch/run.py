@@ -69,12 +69,14 @@ class Here:
 
 @dataclass(frozen=True)
 class Progress:
-    """What is said after every group: jobs in all, done and failed ones, and how many of these this run made."""
+    """What is said after every group: jobs in all, done and failed ones, how many of these this run made, and what the
+    group's worker has to tell."""
 
     total: int
     done: int
     failed: int
     made: int
+    notes: tuple[str, ...] = ()
 
 
 def run(
@@ -197,7 +199,7 @@ def _work(
         left -= {row.name for row in became}
         states.update(row.state for row in became)
         made += len(became)
-        tell(Progress(len(rows), states["done"], states["failed"], made))
+        tell(Progress(len(rows), states["done"], states["failed"], made, outcomes[0].notes))
 
 
 def _kept(row: Row, outcome: Outcome, out: Path) -> Row:
