@@ -57,8 +57,6 @@ def pie_tasks(folder: Path, side: int = SIDE) -> Iterator[EditTask]:
 
 def task_of(folder: Path, edit: PieEdit, side: int) -> EditTask:
     """One of them. Raises InputError for a photo that cannot be read."""
-    # a few entries name a word that is in neither prompt
-    known = [word for word in edit.blended if word in edit.source_prompt.split() + edit.edit_prompt.split()]
     truth = folder / TRUTHS / edit.picture
     nearest = ((np.arange(side) + 0.5) * SIDE / side).astype(np.int64)
     return EditTask(
@@ -73,7 +71,7 @@ def task_of(folder: Path, edit: PieEdit, side: int) -> EditTask:
             cross_replace=CROSS,
             self_replace=SELF,
             weights={word: STRENGTH for word in edit.blended[1:] if word in edit.edit_prompt.split()},
-            blend_words=known,
+            blend_words=edit.blend_words,
         ),
         truths=(load_image(truth, side)[0].numpy(),) if truth.is_file() else (),
     )

@@ -63,7 +63,7 @@ class Remote:
 class Cluster:
     """Workers of a Ray that is started here, or that runs at an address. ``count``: 0 is as many as have room."""
 
-    def __init__(self, count: int, address: str, gpus: bool, options: Options) -> None:
+    def __init__(self, count: int, address: str, options: Options) -> None:
         os.environ |= {name: value for name, value in QUIET.items() if name not in os.environ}
         import ray
 
@@ -78,13 +78,16 @@ class Cluster:
         for number, handler in handlers:
             # a stop is ours to handle
             signal.signal(number, handler)
+        there = ray.cluster_resources()
+        gpus = options.device in ("", "cuda") and there.get("GPU", 0) >= 1
         kind, each = ("GPU", 1) if gpus else ("CPU", options.threads)
-        places = count or int(ray.cluster_resources().get(kind, 0)) // each
-        if not places:
-            raise InputError(f"the Ray cluster has no {kind}; add a node that has one")
+        room = int(there.get(kind, 0)) // each
+        if room < max(count, 1):
+            ray.shutdown()
+            raise InputError(f"Ray has room for {room} workers, each on {each} {kind}; give --workers {max(room, 1)}")
         placed = {"num_gpus": each} if gpus else {"num_cpus": each}
         actor = ray.remote(Remote).options(**placed, max_restarts=-1, max_task_retries=TRIES)
-        self._actors = [actor.remote(options) for _ in range(places)]
+        self._actors = [actor.remote(options) for _ in range(count or room)]
 
     def about(self) -> About:
         """See ``Workers``."""
@@ -141,6 +144,6 @@ class Cluster:
         self._ray.shutdown()
 
 
-def cluster(count: int, address: str, gpus: bool) -> Callable[[Options], Cluster]:
+def cluster(count: int, address: str) -> Callable[[Options], Cluster]:
     """What starts ``count`` workers (0: as many as have room) at an address, or on this computer."""
-    return partial(Cluster, count, address, gpus)
+    return partial(Cluster, count, address)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..backends.diffusers import DiffusersModel, load_model
+from ..backends.diffusers.device import pick_device
 from ..context import Context
 from ..denoiser import no_gradients
 from ..errors import InputError, NonFiniteError, printable, short
@@ -81,12 +82,13 @@ class Options:
 class Outcome:
     """What became of a job: the content of its files, named from the output folder, or the sentence why there is none.
 
-    ``seconds``: its share of the group's time.
+    ``seconds``: its share of the group's time. ``notes``: what the user is told beside it, of the whole group.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     sentence: str = ""
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,14 @@ class Worker:
     def __init__(self, options: Options) -> None:
         # what a GPU rounds to ten bits leads inversions astray, and its quickest sums are not the same twice
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
-        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = pick_device(options.device)
         if device == "cpu":
             torch.set_num_threads(options.threads)
         self.options = options
-        self.told: list[str] = []
+        self._told: list[str] = []
         config = Path(options.config) if options.config else None
         model = load_model(options.model, device, getattr(torch, options.dtype), config)
-        self.model: DiffusersModel = replace(model, warn=self.told.append)
+        self.model: DiffusersModel = replace(model, warn=self._told.append)
 
     def about(self) -> About:
         """What the planner must know."""
@@ -205,8 +207,12 @@ class Worker:
             found = self._together(group, photos)
         except (InputError, NonFiniteError, RuntimeError) as error:
             found = self._each_to_blame(group, photos, error)
-        seconds = (time.perf_counter() - started) / len(group.jobs)
-        return [replace(one, seconds=seconds) for one in found]
+        # where float16 has overflowed, the next group begins in it again: what came before decides nothing
+        if self.model.precision != self.options.dtype:
+            self.model.denoiser.unet.to(getattr(torch, self.options.dtype))
+        seconds, notes = (time.perf_counter() - started) / len(group.jobs), tuple(dict.fromkeys(self._told))
+        self._told.clear()
+        return [replace(one, seconds=seconds, notes=notes) for one in found]
 
     def _photo(self, job: Job, picture: Picture, size: Size | None) -> Tensor:
         """A job's picture, (1, H, W, 3), after all that can be checked of the job by itself."""

@@ -18,8 +18,8 @@ from typing import Any
 from ..errors import InputError, short
 from ..prompt_to_prompt.emphasis import check_text, without_marks
 from ..prompt_to_prompt.lists import take_windows, word_list
+from ..scores.pie_bench import MAPPING, PHOTOS, pie_edits
 from ..settings import EDIT, EditSettings, Setting
-from . import pie
 
 PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 CAPTION = ".txt"
@@ -111,8 +111,8 @@ def read_jobs(
     is wrong, before a picture is opened.
     """
     defaults = defaults or Defaults()
-    if os.path.isfile(source / pie.MAPPING):
-        root, lines = pictures or source / pie.PICTURES, _of_pie(source)
+    if os.path.isfile(source / MAPPING):
+        root, lines = pictures or source / PHOTOS, _of_pie(source)
     elif os.path.isdir(source):
         root, lines = source, _of_folder(source, out)
     elif source.suffix.lower() in READERS and os.path.isfile(source):
@@ -295,10 +295,10 @@ EXAMPLES = {
 
 
 def _of_pie(folder: Path) -> Iterator[Place]:
-    for entry in pie.entries(folder):
-        settings = {"blend_words": list(entry.blended)} if entry.blended else {}
-        line = {"picture": entry.picture, "prompt": entry.source, "edits": [entry.edit], "settings": settings}
-        yield f'entry "{short(entry.name)}"', line
+    for edit in pie_edits(folder):
+        settings = {"blend_words": edit.blend_words} if edit.blend_words else {}
+        texts = {"prompt": edit.source_prompt, "edits": [edit.edit_prompt]}
+        yield f'entry "{short(edit.name)}"', {"picture": str(edit.picture), **texts, "settings": settings}
 
 
 def _of_folder(folder: Path, out: Path | None) -> Iterator[Place]:

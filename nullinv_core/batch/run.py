@@ -21,7 +21,7 @@ from .journal import Journal, Row
 from .plan import Group, Size, plan
 
 WRITING = ".writing"
-"""Name of the file that is being written; the next one overwrites what a kill left of it."""
+"""Name of the file that is being written; what a kill left of it goes with the next one."""
 MEASURED = "auto"
 PROBED = 1000
 """Pictures whose sizes are looked at before the number is chosen."""
@@ -69,12 +69,14 @@ class Here:
 
 @dataclass(frozen=True)
 class Progress:
-    """What is said after every group: jobs in all, done and failed ones, and how many of these this run made."""
+    """What is said after every group: jobs in all, done and failed ones, how many of these this run made, and what the
+    group's worker has to tell."""
 
     total: int
     done: int
     failed: int
     made: int
+    notes: tuple[str, ...] = ()
 
 
 def run(
@@ -197,7 +199,7 @@ def _work(
         left -= {row.name for row in became}
         states.update(row.state for row in became)
         made += len(became)
-        tell(Progress(len(rows), states["done"], states["failed"], made))
+        tell(Progress(len(rows), states["done"], states["failed"], made, outcomes[0].notes))
 
 
 def _kept(row: Row, outcome: Outcome, out: Path) -> Row:
@@ -231,7 +233,9 @@ def write(out: Path, name: str, content: bytes) -> None:
     path = out / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (out / WRITING).open("wb") as file:
+        # made here, so that it is no link that somebody else has put there
+        (out / WRITING).unlink(missing_ok=True)
+        with (out / WRITING).open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..batch.run import Workers
 
 SHOWN = 20
-"""Failures that are listed; all of them stand in the manifest."""
+"""Failures that are listed, of which all stand in the manifest; and notes."""
 OF_RUN = {one.name: one for one in (STEPS, GUIDANCE, PRESET, OWN_SIZE, KEEP_PIXELS)}
 
 
@@ -190,7 +190,7 @@ def _workers(text: str, device: str) -> tuple[Callable[[Options], Workers], int]
         raise InputError(f"--workers {text} needs ray; python -m pip install ray")
     from ..batch.cluster import cluster
 
-    return cluster(count, at, gpus > 0 or device == "cuda"), threads
+    return cluster(count, at), threads
 
 
 @contextmanager
@@ -200,8 +200,13 @@ def _progress() -> Iterator[Callable[[Made], None]]:
     bar = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
     task = bar.add_task("", total=None, failed="")
 
+    told: set[str] = set()
+
     def tell(made: Made) -> None:
         bar.start()
+        for note in set(made.notes) - told if len(told) < SHOWN else ():
+            told.add(note)
+            bar.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
         failed = f"{made.failed} failed" if made.failed else ""
         bar.update(task, total=made.total, completed=made.done + made.failed, failed=failed)
 

@@ -16,25 +16,11 @@ if TYPE_CHECKING:
     from ..files.store import Inversion
 
 
-def pick_device(device: str) -> str:
-    import torch
-
-    if device:
-        try:
-            # a device may have shapes alone: one number must come back
-            torch.zeros(1, device=device).item()
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f'device "{device}" cannot be used here; try --device cpu') from error
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def load(model: str, device: str, dtype: str, config: Path | None = None) -> DiffusersModel:
     import torch
 
     from ..backends.diffusers import load_model
+    from ..backends.diffusers.device import pick_device
 
     return replace(load_model(model, pick_device(device), getattr(torch, dtype), config), warn=warn)
 

@@ -84,10 +84,11 @@ def score(
 def _measures(
     rule: Rule, truth: bool, clip: Path | None, dino: Path | None, lpips: str, device: str
 ) -> dict[str, Measure]:
+    from ..backends.diffusers.device import pick_device
     from ..scores.networks import clip_measures, lpips_measure, structure_measure
     from ..scores.pixels import kept_measures, truth_measures
 
-    place = models.pick_device(device)
+    place = pick_device(device)
     measures = kept_measures(rule) | (truth_measures() if truth else {})
     if dino is not None:
         measures |= structure_measure(dino, place, rule)

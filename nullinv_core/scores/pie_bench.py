@@ -48,6 +48,12 @@ class PieEdit:
         """Where an edit may change it, bool (512, 512); decoded each time, for thousands of edits have as many."""
         return decode_mask(self.runs)
 
+    @property
+    def blend_words(self) -> list[str]:
+        """Those that one of the prompts has; a few entries name one that neither has."""
+        known = {*self.source_prompt.split(), *self.edit_prompt.split()}
+        return [word for word in self.blended if word in known]
+
 
 def pie_edits(folder: Path) -> Iterator[PieEdit]:
     """The edits of a folder, in its order. Raises InputError for a folder of another layout, and by its name for an

@@ -212,6 +212,18 @@ def test_a_folder_has_one_process_and_one_kind_of_results(tmp_path):
         run.run(jobs, OPTIONS, tmp_path / "out", Fake)
 
 
+def test_links_in_the_output_folder_are_replaced_and_not_followed(tmp_path):
+    """Guards files elsewhere: neither a link under a picture's name nor one under that of what is being written."""
+    jobs = jobs_in(tmp_path / "in", 1)
+    (tmp_path / "own.txt").write_text("mine")
+    (tmp_path / "out" / "edited").mkdir(parents=True)
+    for name in (run.WRITING, "edited/000.png"):
+        (tmp_path / "out" / name).symlink_to(tmp_path / "own.txt")
+    rows, _ = run.run(jobs, OPTIONS, tmp_path / "out", Fake)
+    assert rows["000"].state == "done" and (tmp_path / "own.txt").read_text() == "mine"
+    assert not (tmp_path / "out" / "edited" / "000.png").is_symlink()
+
+
 def test_a_journal_of_a_stranger_leads_nowhere(tmp_path):
     """Guards an output folder from elsewhere: names in its journal stay in the folders, or are refused."""
     jobs = jobs_in(tmp_path / "in", 2)
@@ -341,6 +353,27 @@ def test_a_picture_that_was_exchanged_or_turned(photos, options, tmp_path):
     assert good.sentence == "" and "the picture is another now: 32×64 pixels, not 32×32" in bad.sentence
 
 
+def test_an_overflow_is_told_and_decides_nothing_later(photos, options, monkeypatch):
+    """Guards half precision: a group that was done again in float32 leaves the next one as it would be without it."""
+    worker, job = Worker(options), photos.jobs[0]
+    group, content = Group((32, 32), (job,)), [photos.path(job).read_bytes()]
+    worker.options = replace(options, dtype="bfloat16")
+    worker.model.denoiser.unet.to(torch.bfloat16)
+    usual = worker.compute(group, content)
+
+    def encode(model, photos, prompts, steps):
+        model.tell("once more in float32")
+        model.compute_in_float32()
+        return real(model, photos, prompts, steps)
+
+    real = compute.encode
+    with monkeypatch.context() as patched:
+        patched.setattr(compute, "encode", encode)
+        (other,) = worker.compute(group, content)
+    assert "once more in float32" in other.notes and other.files != usual[0].files
+    assert [one.files for one in worker.compute(group, content)] == [usual[0].files]
+
+
 def test_how_many_at_once_is_measured(options, monkeypatch):
     worker = Worker(options)
     assert worker.best_batch((32, 32), 1, 4) in (1, 2, 4)
@@ -377,7 +410,7 @@ def test_two_workers_of_ray_make_the_same_bytes_though_one_is_killed(photos, opt
 
             yield from super().compute(tasks, loaded)
 
-    rows, _ = run.run(photos, options, tmp_path / "out", lambda made: Shot(2, "", False, made), batch=3)
+    rows, _ = run.run(photos, options, tmp_path / "out", lambda made: Shot(2, "", made), batch=3)
     assert killed and not Path(f"/proc/{killed[0]}").exists()
     assert files_in(tmp_path / "out") == files_in(by_one[0])
     assert {name: row.state for name, row in rows.items()} == {name: row.state for name, row in by_one[1].items()}

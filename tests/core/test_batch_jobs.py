@@ -6,7 +6,7 @@ from dataclasses import asdict
 from itertools import chain
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullinv_core.batch.jobs import Defaults, Job, job_of, read_job_file, read_jobs, read_value
@@ -142,6 +142,7 @@ def test_what_is_wrong_with_the_whole_list_is_said(tmp_path):
         read_jobs(tmp_path / "none.csv")
 
 
+@settings(max_examples=50)
 @given(st.text(max_size=60), st.sampled_from([".csv", ".jsonl"]))
 def test_no_list_does_more_than_be_refused(tmp_path_factory, text, ending):
     """Guards against lists of strangers: jobs that stay in the folder, or one sentence."""

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from nullinv_core.backends.diffusers.device import pick_device
 from nullinv_core.cli import console, edit, models, options, pictures
 from nullinv_core.errors import InputError
 from nullinv_core.photo.images import save_image, ssim
@@ -26,8 +27,8 @@ def test_the_fastest_device_is_taken(monkeypatch):
     for cuda, mps, wanted in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
-        assert models.pick_device("") == wanted
-    assert models.pick_device("cpu") == "cpu"
+        assert pick_device("") == wanted
+    assert pick_device("cpu") == "cpu"
 
 
 def test_models_of_a_file_are_folders_and_safetensors_of_this_computer(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nullinv_core.cli import main
 from nullinv_core.errors import InputError
 from nullinv_core.files.store import load_inversion
 from nullinv_core.photo.images import save_image
@@ -32,23 +33,27 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def inverted(command, model_folder, folder, tmp_path):  # noqa: F811
-    """The output folder of a batch that writes inversions alone."""
-    status, out, err = command(
-        "batch", folder, "--model", model_folder, "--out", tmp_path / "out", "--prompt", PROMPT, "--edit", EDIT,
-        "--inversions", "--steps", 3, "--device", "cpu", "--batch", 2, "--preset", "fast", "--guidance", 2,
-    )  # fmt: skip
-    assert status == 0, err
-    assert f"done: 3 of 3 pictures, listed in {tmp_path / 'out' / 'manifest.csv'}" in out
-    return tmp_path / "out"
+@pytest.fixture(scope="module")
+def inverted(model_folder, folder, tmp_path_factory):
+    """The output folder of a batch that writes inversions too."""
+    out = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["nullinv", *map(str, (
+            "batch", folder, "--model", model_folder, "--out", out, "--prompt", PROMPT, "--edit", EDIT, "--inversions",
+            "--steps", 3, "--device", "cpu", "--batch", 2, "--preset", "fast", "--guidance", 2,
+        ))])  # fmt: skip
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert end.value.code == 0
+    return out
 
 
 def test_a_folder_becomes_a_data_set(command, inverted, folder, tmp_path):  # noqa: F811
     """Guards batch, index and inspect: what each says of the same files, and their captions' several edits."""
     made = sorted(path.relative_to(inverted).as_posix() for path in inverted.rglob("*.png"))
     assert made == ["edited-2/0.png", "edited-2/1.png", "edited/0.png", "edited/1.png", "edited/2.png"]
-    (inverted / "inversions" / "bad.safetensors").write_text("nothing")
+    bad = inverted / "inversions" / "bad.safetensors"
+    bad.write_text("nothing")
     status, out, _ = command("index", inverted, "--out", tmp_path / "index.csv")
     assert (status, out) == (0, f"saved: {tmp_path / 'index.csv'} (4 files, 1 of them damaged)\n")
     rows = list(csv.DictReader((tmp_path / "index.csv").open(encoding="utf-8")))
@@ -69,6 +74,7 @@ def test_a_folder_becomes_a_data_set(command, inverted, folder, tmp_path):  # no
     status, out, _ = command("inspect", file)
     assert status == 0 and all(word in out for word in (PROMPT, blocks, "32×40"))
     assert command("inspect", tmp_path / "none")[0] == 2
+    bad.unlink()
 
 
 def test_a_batch_is_checked_before_a_model_is_loaded(command, folder, tmp_path):  # noqa: F811

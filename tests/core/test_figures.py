@@ -199,8 +199,10 @@ def test_a_plot_can_be_read_back(values):
 
 
 def test_a_plot_has_its_words_in_their_places():
-    """Guards texts and axes: title above, decades left of the axis, indices below it, the label at the bottom; and that a
-    photo is heavier, see there."""
+    """Guards texts and axes: title above, decades left of the axis, indices below it, the label at the bottom.
+
+    A photo is heavier, see there.
+    """
     plot = log_plot([1e-3, 1e-1], "a title", "a label")
     ink, axes = inked(plot), of_colour(plot, INK)
     assert plot.size == (640, 360) and np.asarray(plot).size < 512 * 512 * 3 and tuple(np.asarray(plot)[0, 0]) == PAPER
