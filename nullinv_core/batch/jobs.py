@@ -389,7 +389,7 @@ def _read(file: Path, most: int) -> str:
     except OSError as error:
         raise InputError(f'"{file}" cannot be read ({error.strerror})') from error
     except UnicodeDecodeError as error:
-        raise InputError(f'"{file}" is no text in UTF-8; save it again in UTF-8') from error
+        raise InputError(f'"{file}" is not text in UTF-8; save it again in UTF-8') from error
 
 
 READERS: dict[str, Callable[[Path], Iterator[Place]]] = {".csv": _of_csv, ".jsonl": _of_jsonl}

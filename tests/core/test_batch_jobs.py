@@ -88,7 +88,7 @@ WRONG = [
     ({"prompt": "a cat"}, 'it names no "picture"'),
     ({"picture": "a.png", "edits": [3]}, "its edits are no texts"),
     ({"picture": "a.png", "edits": ["x"] * 65}, "65 edits; 64 at most"),
-    ({"picture": "a.png", "prompt": "a\ud800"}, "no text"),
+    ({"picture": "a.png", "prompt": "a\ud800"}, "not text"),
     ({"picture": "a.png", "settings": {"cross": 1}}, 'there is no setting "cross"'),
     ({"picture": "a.png", "settings": {"cross_replace": 2}}, "must lie in 0…1"),
     ({"picture": "a.png", "settings": {"cross_replace": "often"}}, "cross_replace cannot be .often.; give 0.4 or"),
@@ -133,7 +133,7 @@ def test_what_is_wrong_with_the_whole_list_is_said(tmp_path):
         with pytest.raises(InputError, match=said):
             read_jobs(table(tmp_path / "l.csv", *rows))
     (tmp_path / "l.csv").write_bytes("picture\n\xe4.png".encode("latin-1"))
-    with pytest.raises(InputError, match="no text in UTF-8"):
+    with pytest.raises(InputError, match="not text"):
         read_jobs(tmp_path / "l.csv")
     (tmp_path / "l.csv").write_text('picture,prompt\na.png,"x', encoding="utf-8")
     with pytest.raises(InputError, match="is no CSV"):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 from nullinv_core import InputError, leading_schedule
+from nullinv_core.context import Context
 from nullinv_core.figures import (
     GRID,
     INK,
@@ -275,7 +276,7 @@ def some_null(losses, iterations):
     """Null embeddings with these figures (steps, images)."""
     losses, iterations = torch.tensor(losses), torch.tensor(iterations)
     schedule = leading_schedule(scaled_linear_alphas(), len(losses))
-    return NullEmbeddings(torch.zeros(len(losses), losses.shape[1], 2, 3), schedule, 7.5, losses, iterations)
+    return NullEmbeddings(Context(torch.zeros(len(losses), losses.shape[1], 2, 3)), schedule, 7.5, losses, iterations)
 
 
 def test_losses_are_plotted_from_noise_to_clean():
