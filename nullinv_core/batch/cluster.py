@@ -27,8 +27,8 @@ DIED = (
     "the worker died again and again at this group, perhaps for want of memory; take a smaller --batch with another "
     "--out, or --retry"
 )
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Nothing is sent to Ray's makers, and it does not warn of what it will do one day."""
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_worker_niceness": "0"}
+"""Nothing is sent to Ray's makers, it does not warn of what it will do one day, and workers run as any program does."""
 
 
 class Remote:
@@ -72,9 +72,10 @@ class Cluster:
         handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
         try:
             ray.init(address or "local", log_to_driver=False, logging_level="error", **own)
-        except (ConnectionError, ValueError, RuntimeError, ImportError) as error:
+        except Exception as error:
+            # Ray raises plain ones where a computer is too busy to start it
             where = f'"{short(address)}"' if address else "this computer"
-            raise InputError(f"Ray on {where} cannot be reached ({short(str(error), 200)})") from error
+            raise InputError(f"Ray on {where} does not start or answer ({short(str(error), 200)})") from error
         for number, handler in handlers:
             # a stop is ours to handle
             signal.signal(number, handler)

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,10 @@ class Job:
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return found
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of all that it says."""
-        return hashlib.sha256(json.dumps(self.record(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def job_of(record: Mapping[str, Any]) -> Job:

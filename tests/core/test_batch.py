@@ -414,3 +414,21 @@ def test_two_workers_of_ray_make_the_same_bytes_though_one_is_killed(photos, opt
     assert killed and not Path(f"/proc/{killed[0]}").exists()
     assert files_in(tmp_path / "out") == files_in(by_one[0])
     assert {name: row.state for name, row in rows.items()} == {name: row.state for name, row in by_one[1].items()}
+
+
+@pytest.mark.full
+def test_a_group_that_kills_every_worker_fails_alone(photos, options, tmp_path, monkeypatch):
+    """Guards the rest of a list: a worker that dies at one group takes no other group with it, and is started again."""
+    pytest.importorskip("ray")
+    from nullinv_core.batch import cluster
+
+    class Mortal(cluster.Remote):
+        def compute(self, group, pictures):
+            if "1" in [job.name for job in group.jobs]:
+                os._exit(9)
+            return super().compute(group, pictures)
+
+    monkeypatch.setattr(cluster, "Remote", Mortal)
+    rows, _ = run.run(photos, options, tmp_path / "out", cluster.cluster(1, ""), batch=2)
+    assert {name for name, row in rows.items() if row.sentence == cluster.DIED} == {"0", "1"}
+    assert [rows[name].state for name in "234"] == ["failed", "done", "done"]
