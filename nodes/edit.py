@@ -93,10 +93,18 @@ class P2PEditSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Patcher, trajectory: Inversion, edit: EditRequest, cfg: float, source_cfg: float, end_step: int,
-        null_embeddings: Inversion | None = None, mask: Tensor | None = None, source: Conditioning | None = None,
+        cls,
+        model: Patcher,
+        trajectory: Inversion,
+        edit: EditRequest,
+        cfg: float,
+        source_cfg: float,
+        end_step: int,
+        null_embeddings: Inversion | None = None,
+        mask: Tensor | None = None,
+        source: Conditioning | None = None,
         negative: Conditioning | None = None,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.backends.comfy.jobs import sample_edit
         from ..nullinv_core.pipeline import Sampling

@@ -53,9 +53,15 @@ class DDIMInvert(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Patcher, source: Conditioning, latent: Latent, steps: int, scheduler: str, method: str,
+        cls,
+        model: Patcher,
+        source: Conditioning,
+        latent: Latent,
+        steps: int,
+        scheduler: str,
+        method: str,
         sigmas: Tensor | None = None,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.backends.comfy.jobs import invert_latent
         from ..nullinv_core.backends.comfy.schedule import schedule_of_node, schedule_of_sigmas, sigmas_of_schedule
@@ -109,9 +115,18 @@ class NullTextOptimize(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Patcher, source: Conditioning, negative: Conditioning, trajectory: Inversion, cfg: float,
-        preset: str, inner_steps: int, learning_rate: float, early_stop: float, optimize_pooled: bool = False,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        model: Patcher,
+        source: Conditioning,
+        negative: Conditioning,
+        trajectory: Inversion,
+        cfg: float,
+        preset: str,
+        inner_steps: int,
+        learning_rate: float,
+        early_stop: float,
+        optimize_pooled: bool = False,
+    ) -> io.NodeOutput:
         """See the schema."""
         import torch
 

@@ -55,9 +55,20 @@ class EditPhoto(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Patcher, clip: Clip, vae: Vae, image: Tensor, source_text: str, edit_text: str, strength: float,
-        blend_words: str, size: int, steps: int, cfg: float, keep_pixels: bool,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        model: Patcher,
+        clip: Clip,
+        vae: Vae,
+        image: Tensor,
+        source_text: str,
+        edit_text: str,
+        strength: float,
+        blend_words: str,
+        size: int,
+        steps: int,
+        cfg: float,
+        keep_pixels: bool,
+    ) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.backends.comfy.photo import Checkpoint, Wanted, check_texts, edit_photo, invert_photo
         from ..nullinv_core.prompt_to_prompt.lists import word_list
@@ -136,9 +147,21 @@ class EditInverted(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Patcher, clip: Clip, vae: Vae, image: Tensor, inversion: Inversion, latent: Latent,
-        source_text: str, edit_text: str, strength: float, blend_words: str, size: int, cfg: float, keep_pixels: bool,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        model: Patcher,
+        clip: Clip,
+        vae: Vae,
+        image: Tensor,
+        inversion: Inversion,
+        latent: Latent,
+        source_text: str,
+        edit_text: str,
+        strength: float,
+        blend_words: str,
+        size: int,
+        cfg: float,
+        keep_pixels: bool,
+    ) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.backends.comfy.photo import Checkpoint, Wanted, edit_photo
         from ..nullinv_core.prompt_to_prompt.lists import word_list

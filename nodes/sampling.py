@@ -40,9 +40,13 @@ class NullTextGuider(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Patcher, conditioning: Conditioning, null_embeddings: Inversion, cfg: float,
+        cls,
+        model: Patcher,
+        conditioning: Conditioning,
+        null_embeddings: Inversion,
+        cfg: float,
         negative: Conditioning | None = None,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.backends.comfy.model import check_made_with
         from ..nullinv_core.backends.comfy.sampling import null_text_guider

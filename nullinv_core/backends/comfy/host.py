@@ -61,9 +61,16 @@ class _CoreSampler(comfy.samplers.Sampler, Generic[Result]):
         self.result: list[Result] = []
 
     def sample(
-        self, model_wrap: GuidedNetwork, sigmas: Tensor, extra_args: dict[str, Options], callback: object,
-        noise: Tensor, latent_image: Tensor, denoise_mask: Tensor | None = None, disable_pbar: bool = False,
-    ) -> Tensor:  # fmt: skip
+        self,
+        model_wrap: GuidedNetwork,
+        sigmas: Tensor,
+        extra_args: dict[str, Options],
+        callback: object,
+        noise: Tensor,
+        latent_image: Tensor,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
         """ComfyUI's hook; what the job returns is kept in ``result``."""
         model, conds, options = model_wrap.inner_model, model_wrap.conds, extra_args["model_options"]
         with watched(model.diffusion_model, options) as watch:
