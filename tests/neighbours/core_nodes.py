@@ -20,9 +20,10 @@ SETTINGS = {
     "Epsilon Scaling": {"scaling_factor": 1.05},
     "TemporalScoreRescaling": {"tsr_k": 0.8, "tsr_sigma": 1.0},
     "FreSca": {"scale_low": 1.2, "scale_high": 1.5},
+    "TrainLoraNode": {"steps": 2, "training_dtype": "fp32", "lora_dtype": "fp32"},
     "EasyCache": {"reuse_threshold": 1.0}, "LazyCache": {"reuse_threshold": 1.0},
 }  # fmt: skip
-"""Where a node's defaults do nothing, or at these widths and steps."""
+"""Where a node's defaults do nothing, or not at these widths and steps, or round."""
 
 
 def patches(info):

@@ -17,10 +17,11 @@ OURS = "null-text inversion: "
 
 @dataclass
 class Ran:
-    """A finished graph. ``error``: of the node that failed, with its exception's name; empty where none did. ``told``:
-    what our nodes told meanwhile. ``found``: latents by name."""
+    """A finished graph. ``error``: of the node that failed, with its exception's name; empty where none did. ``at``:
+    which kind of node that was. ``told``: what our nodes told meanwhile. ``found``: latents by name."""
 
     error: str
+    at: str
     told: list[str]
     found: dict
 
@@ -36,8 +37,9 @@ def run(server, graph, name, parts, seconds=1800):
     entry = server.finish(server.queue(fill(graph, server.info)), seconds)
     failed = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
     error = " | ".join(f"{each['exception_type']}: {each['exception_message'].strip()}" for each in failed)
+    at = " ".join(each["node_type"] for each in failed)
     told = [line.split(OURS)[1] for line in server.text()[before:].splitlines() if OURS in line]
-    return Ran(error, told, {} if error else {part: latent(server, f"{name}-{part}") for part in parts})
+    return Ran(error, at, told, {} if error else {part: latent(server, f"{name}-{part}") for part in parts})
 
 
 def decibels(ours, theirs):
