@@ -39,7 +39,7 @@ TOGETHER = """
 
 {packs} packs beside ours, in one server. *Ours*: our whole chain and Edit Photo, there and alone. All others: a graph
 with a node of theirs and none of ours, in a server with our pack and in one without it. A difference of a
-hundred-thousandth counts.
+hundred-thousandth counts. Empty: the pack does not load there.
 
 | graph of | {versions} |
 |---|{lines}|
@@ -50,7 +50,7 @@ CORE = """
 All that take a MODEL and give one, on a small network of Stable Diffusion's proportions with random weights. *Before*:
 for all of our nodes; *between*: behind the inversion; *after*: behind Apply Null-Text. *No effect*: a plain KSampler
 gives the same latent with it. *Not for this kind of model*: a plain KSampler stops with it too, in the words that
-follow. *Not tried*: nothing here gives what it takes.
+follow. *Not tried*: nothing here gives what it takes. Empty: no such node there.
 
 | node | {columns} |
 |---|{lines}|
