@@ -111,7 +111,44 @@ def shown(tasks: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Command line of the benchmark."""
-    started = time.time()
+    started, options = time.time(), _options()
+    wanted = options.methods
+    guidances = [float(one) for one in (options.guidance or f"{USUAL_GUIDANCE}").split(",")]
+    tuned = _tuned(options.tune) if options.tune else None
+    if tuned is not None and set(wanted) - set(tuned):
+        print(f"{options.tune} does not tell the best guidance of {', '.join(sorted(set(wanted) - set(tuned)))}")
+    makers = _makers(options)
+    settings = {
+        "first_seed": options.first_seed, "pie_bench": options.pie_bench and str(options.pie_bench.resolve()),
+        "model": options.model, "steps": edit_photo.STEPS, "keep_photo": [UNSEEN, SEEN, REACH],
+        "measures": [bool(options.clip), bool(options.dino), options.lpips],
+    }  # fmt: skip
+    cells = cells_of(wanted, [*guidances, *([] if tuned is None else [tuned])])
+    kept = options.out / "edit_quality.jsonl"
+    begun, found = _rows(kept, settings)
+    if not options.report:
+        run(_work(options, cells, found, list(makers), started), list(makers.values()), options.workers)
+        begun, found = _rows(kept, settings)
+    # a pair of rows that a stop cut apart is there once more
+    last = {(row.method, row.guidance, row.photo_kept, row.task): row for row in found}
+    rows = [row for row in last.values() if (row.method, row.guidance) in cells and row.task in makers]
+    order: dict[Cell, int] = {cell: place for place, cell in enumerate(cells)}
+    rows.sort(key=lambda row: (order[row.method, row.guidance], row.photo_kept, row.task))
+    whole_rows = complete(rows)
+    tasks = {row.task for row in whole_rows}
+    print(f"{len(tasks)} of {len(makers)} pictures have every method and guidance; {time.time() - started:.0f} s")
+    if not tasks:
+        return
+    about = {
+        **begun, **settings, "commit": sorted({row.commit for row in whole_rows}), "device": options.device,
+        "guidance": guidances, "tuned": tuned, "edits": len(tasks), "reported_on": environment(),
+    }  # fmt: skip
+    pictured = [name for name in shown(list(makers)) if name in tasks]
+    print(write_report(options.out, whole_rows, about, tuned, pictured))
+
+
+def _options() -> argparse.Namespace:
+    """What the user gave; ``methods`` as a list."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, help="by default 200, or all of PIE-Bench")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
@@ -134,56 +171,31 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="folder; that of the table is benchmarks/results")
     options = parser.parse_args()
-    wanted = options.methods.split(",") if options.methods else list(METHODS)
-    if set(wanted) - set(METHODS):
-        parser.error(f"methods are {', '.join(METHODS)}; not {', '.join(sorted(set(wanted) - set(METHODS)))}")
+    options.methods = options.methods.split(",") if options.methods else list(METHODS)
+    if unknown := set(options.methods) - set(METHODS):
+        parser.error(f"methods are {', '.join(METHODS)}; not {', '.join(sorted(unknown))}")
     if min(options.workers, options.batch) < 1:
         parser.error("--workers and --batch are numbers from 1")
     if options.tune and not (options.tune / "edit_quality.jsonl").is_file():
         parser.error(f"there are no rows in {options.tune}; run at several guidances with --out {options.tune} first")
-    guidances = [float(one) for one in (options.guidance or f"{USUAL_GUIDANCE}").split(",")]
-    tuned = _tuned(options.tune) if options.tune else None
-    if tuned is not None and set(wanted) - set(tuned):
-        print(f"{options.tune} does not tell the best guidance of {', '.join(sorted(set(wanted) - set(tuned)))}")
-    makers = _makers(options)
-    settings = {
-        "first_seed": options.first_seed, "pie_bench": options.pie_bench and str(options.pie_bench.resolve()),
-        "model": options.model, "steps": edit_photo.STEPS, "keep_photo": [UNSEEN, SEEN, REACH],
-        "measures": [bool(options.clip), bool(options.dino), options.lpips],
-    }  # fmt: skip
-    cells = cells_of(wanted, [*guidances, *([] if tuned is None else [tuned])])
-    kept = options.out / "edit_quality.jsonl"
-    begun, found = _rows(kept, settings)
+    return options
+
+
+def _work(
+    options: argparse.Namespace, cells: tuple[Cell, ...], found: Sequence[Row], tasks: Sequence[str], started: float
+) -> Work:
+    """What processes are told, with the rows that are ``found`` already left out."""
     commit = options.commit or environment()["commit"]
-    if not options.report:
-        if found and {row.commit for row in found} != {commit}:
-            print(f"goes on with rows of commit {', '.join(sorted({row.commit for row in found}))}")
-        both = [(row.method, row.guidance, row.task, row.photo_kept) for row in found]
-        whole = {one[:3] for one in both if one[3]} & {one[:3] for one in both if not one[3]}
-        work = Work(
-            out=options.out, cells=cells, done=frozenset(whole), model=options.model, device=options.device,
-            batch=options.batch, until=started + options.deadline, commit=commit,
-            shown=None if options.all_pictures else frozenset(shown(list(makers))),
-            published=options.pie_bench is not None, lpips=options.lpips, clip=options.clip, dino=options.dino,
-        )  # fmt: skip
-        run(work, list(makers.values()), options.workers)
-        begun, found = _rows(kept, settings)
-    # a pair of rows that a stop cut apart is there once more
-    last = {(row.method, row.guidance, row.photo_kept, row.task): row for row in found}
-    rows = [row for row in last.values() if (row.method, row.guidance) in cells and row.task in makers]
-    order: dict[Cell, int] = {cell: place for place, cell in enumerate(cells)}
-    rows.sort(key=lambda row: (order[row.method, row.guidance], row.photo_kept, row.task))
-    whole_rows = complete(rows)
-    tasks = {row.task for row in whole_rows}
-    print(f"{len(tasks)} of {len(makers)} pictures have every method and guidance; {time.time() - started:.0f} s")
-    if not tasks:
-        return
-    about = {
-        **begun, **settings, "commit": sorted({row.commit for row in whole_rows}), "device": options.device,
-        "guidance": guidances, "tuned": tuned, "edits": len(tasks), "reported_on": environment(),
-    }  # fmt: skip
-    pictured = [name for name in shown(list(makers)) if name in tasks]
-    print(write_report(options.out, whole_rows, about, tuned, pictured))
+    if found and {row.commit for row in found} != {commit}:
+        print(f"goes on with rows of commit {', '.join(sorted({row.commit for row in found}))}")
+    both = [(row.method, row.guidance, row.task, row.photo_kept) for row in found]
+    whole = {one[:3] for one in both if one[3]} & {one[:3] for one in both if not one[3]}
+    return Work(
+        out=options.out, cells=cells, done=frozenset(whole), model=options.model, device=options.device,
+        batch=options.batch, until=started + options.deadline, commit=commit,
+        shown=None if options.all_pictures else frozenset(shown(tasks)),
+        published=options.pie_bench is not None, lpips=options.lpips, clip=options.clip, dino=options.dino,
+    )  # fmt: skip
 
 
 def _makers(options: argparse.Namespace) -> dict[str, MakeTask]:

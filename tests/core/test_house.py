@@ -14,7 +14,6 @@ OF_OTHERS = {
     ("nullinv_core/backends/comfy/host.py", "sample"): "the parameters are ComfyUI's",
     ("benchmarks/reference.py", "null_text"): "the authors' code, transcribed",
     ("benchmarks/reference.py", "edit"): "the authors' code, transcribed",
-    ("benchmarks/edit_quality.py", "main"): "options of a command, one a line",
 }
 """What is longer or takes more, and why."""
 FLOORS = ("nullinv_core", "nullinv_core/backends", "nullinv_core/demo", "nullinv_core/cli", "nodes", "benchmarks")
