@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, short
+from ..files.job_file import JOB_FORMAT, RUN
 from ..prompt_to_prompt.emphasis import check_text, without_marks
 from ..prompt_to_prompt.lists import take_windows, word_list
 from ..scores.pie_bench import MAPPING, PHOTOS, pie_edits
@@ -32,7 +33,6 @@ LONGEST_NAME = 200
 """Most bytes of a part of an output's name; most disks take 255, and an ending is added."""
 OWN = ("picture", "prompt", "name")
 """Columns beside the edits and the settings."""
-JOB_FORMAT = "nullinv-batch-job"
 SETTINGS = {one.name: one for one in EDIT}
 FORBIDDEN = set('<>:"|?*\\')
 """Signs that no name of an output has: some disk takes each of them for something else."""
@@ -394,20 +394,6 @@ def _read(file: Path, most: int) -> str:
 
 
 READERS: dict[str, Callable[[Path], Iterator[Place]]] = {".csv": _of_csv, ".jsonl": _of_jsonl}
-
-
-RUN = ("model", "steps", "guidance", "preset", "size", "keep_pixels")
-"""What a job file may say of the whole run, by the names of the options."""
-
-
-def job_file(prompt: str, edits: Sequence[str], settings: EditSettings, **run: Any) -> str:
-    """What ``read_job_file`` reads: JSON of both texts, the settings that are not the usual ones, and options of the
-    run (``RUN``)."""
-    usual = asdict(EditSettings())
-    changed = {name: value for name, value in asdict(settings).items() if value != usual[name]}
-    chosen = {name: value for name, value in changed.items() if value or usual[name]}
-    record = {"format": JOB_FORMAT, "version": 1, "prompt": prompt, "edits": list(edits), "settings": chosen, **run}
-    return json.dumps(record, indent=1) + "\n"
 
 
 def read_job_file(file: Path) -> tuple[Defaults, dict[str, Any]]:

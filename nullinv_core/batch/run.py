@@ -111,8 +111,7 @@ def run(
         rows = book.adopt(jobs.jobs, lambda new: plan(new, [_size(jobs, job, about) for job in new], known["batch"]))
         if left := _left(jobs.jobs, rows, out, options.inversions, retry):
             _check_model(known, about or ready().about())
-            tasks = ((number, book.group(number)) for number in sorted({rows[name].of_group for name in left}))
-            _work(book, jobs, ready(), tasks, rows, left, out, tell)
+            _work(book, jobs, ready(), rows, left, out, tell)
         for name, content in manifest.contents(jobs.jobs, rows, known).items():
             write(out, name, content)
     return rows, known
@@ -181,9 +180,11 @@ def _left(jobs: Sequence[Job], rows: Mapping[str, Row], out: Path, inversions: b
 
 
 def _work(
-    book: Journal, jobs: Jobs, workers: Workers, tasks: Iterable[Task], rows: dict[str, Row], left: set[str], out: Path,
+    book: Journal, jobs: Jobs, workers: Workers, rows: dict[str, Row], left: set[str], out: Path,
     tell: Callable[[Progress], None],
 ) -> None:  # fmt: skip
+    """Compute the groups of what is ``left``, and keep what comes; ``rows`` and ``left`` follow it."""
+    tasks = ((number, book.group(number)) for number in sorted({rows[name].of_group for name in left}))
     states = Counter("waiting" if name in left else row.state for name, row in rows.items())
     tell(Progress(len(rows), states["done"], states["failed"], 0))
     made = 0

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..batch.jobs import RUN, Defaults, Jobs, read_job_file, read_jobs
+from ..batch.jobs import Defaults, Jobs, read_job_file, read_jobs
 from ..errors import InputError
+from ..files.job_file import RUN
 from ..settings import EDIT, GUIDANCE, INNER_STEPS, KEEP_PIXELS, LISTS, OWN_SIZE, PRESET, STEPS
 from . import models
 from .console import console, warn
@@ -32,31 +33,51 @@ SHOWN = 20
 OF_RUN = {one.name: one for one in (STEPS, GUIDANCE, PRESET, OWN_SIZE, KEEP_PIXELS)}
 
 
+Source = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder of pictures, with a .txt file beside each: what it shows, then an edit in each line. Or a .csv "
+        "or .jsonl list, or a folder of PIE-Bench.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder to write to. The same command goes on where it was stopped.")]
+Model = Annotated[str, typer.Option(help='Diffusers folder, .safetensors checkpoint, or "demo".')]
+Prompt = Annotated[str, typer.Option(help="What pictures show that do not say so themselves.")]
+Edits = Annotated[
+    list[str] | None,
+    typer.Option(help="What pictures that do not say so should show instead. Can be given several times."),
+]
+JobFile = Annotated[
+    Path | None, typer.Option(help="Settings from ComfyUI: what Save Batch Job wrote. Options given here win.")
+]
+Pictures = Annotated[
+    Path | None, typer.Option(help="Folder from which a list names its pictures; by default the list's own.")
+]
+Inversions = Annotated[bool, typer.Option(help="Write an inversion file of each picture too; then no edit is needed.")]
+HowMany = Annotated[
+    str,
+    typer.Option(
+        help="auto: one for each GPU; a number; or ray://HOST:PORT, a Ray cluster of your own. More than one needs "
+        "ray (pip install ray)."
+    ),
+]
+Together = Annotated[
+    str, typer.Option(help="Pictures that go through the network together; auto: as many as is fastest here.")
+]
+
+
 @takes(*EDIT, STEPS, GUIDANCE, PRESET, OWN_SIZE, INNER_STEPS, KEEP_PIXELS)
 def batch(
     context: typer.Context,
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="A folder of pictures, with a .txt file beside each: what it shows, then an edit in each line. Or "
-            "a .csv or .jsonl list, or a folder of PIE-Bench.",
-            show_default=False,
-        ),
-    ],
+    source: Source,
     *,
-    out: Annotated[Path, typer.Option(help="Folder to write to. The same command goes on where it was stopped.")],
-    model: Annotated[str, typer.Option(help='Diffusers folder, .safetensors checkpoint, or "demo".')] = "",
-    prompt: Annotated[str, typer.Option(help="What pictures show that do not say so themselves.")] = "",
-    edit: Annotated[
-        list[str] | None,
-        typer.Option(help="What pictures that do not say so should show instead. Can be given several times."),
-    ] = None,
-    job: Annotated[
-        Path | None, typer.Option(help="Settings from ComfyUI: what Save Batch Job wrote. Options given here win.")
-    ] = None,
-    pictures: Annotated[
-        Path | None, typer.Option(help="Folder from which a list names its pictures; by default the list's own.")
-    ] = None,
+    out: Out,
+    model: Model = "",
+    prompt: Prompt = "",
+    edit: Edits = None,
+    job: JobFile = None,
+    pictures: Pictures = None,
     steps: int,
     guidance: float,
     preset: str,
@@ -64,19 +85,9 @@ def batch(
     inner_steps: int | None,
     keep_pixels: bool,
     square: Annotated[bool, typer.Option(help="Crop the pictures' middle to a square, as the authors do.")] = False,
-    inversions: Annotated[
-        bool, typer.Option(help="Write an inversion file of each picture too; then no edit is needed.")
-    ] = False,
-    workers: Annotated[
-        str,
-        typer.Option(
-            help="auto: one for each GPU; a number; or ray://HOST:PORT, a Ray cluster of your own. More than one needs "
-            "ray (pip install ray)."
-        ),
-    ] = "auto",
-    batch: Annotated[
-        str, typer.Option(help="Pictures that go through the network together; auto: as many as is fastest here.")
-    ] = "auto",
+    inversions: Inversions = False,
+    workers: HowMany = "auto",
+    batch: Together = "auto",
     retry: Annotated[bool, typer.Option(help="Once more those that failed.")] = False,
     device: Device = "",
     dtype: Dtype = "float32",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,17 +79,16 @@ def named_folders(texts: Sequence[str]) -> dict[str, Path]:
 
 def score(
     edits: Iterable[PieEdit], folder: Path, methods: Mapping[str, Path], measures: Mapping[str, Measure], rule: Rule,
-    truths: bool = False, partial: bool = False, told: Callable[[PieEdit], None] = lambda edit: None,
+    truths: bool = False, partial: bool = False,
 ) -> tuple[list[Scored], list[str]]:  # fmt: skip
     """Figures of every edit's picture by every method, and a sentence for each edit that was left out.
 
     ``folder``: PIE-Bench's, or one like it. ``truths``: read the true answers as well. ``partial``: an edit of which a
-    picture is missing or damaged is left out for all methods; else it raises InputError. ``told`` of each edit before.
+    picture is missing or damaged is left out for all methods; else it raises InputError.
     """
     rows: list[Scored] = []
     left_out: list[str] = []
     for edit in edits:
-        told(edit)
         try:
             asked, pictures = _read(edit, folder, methods, rule, truths)
         except InputError as error:

@@ -216,6 +216,10 @@ def every_node(comfy):
         source_text=chain.scene(1), edit_text=chain.scene(2), strength=0.35, blend_words="", size=128, steps=1, cfg=7.5,
         keep_pixels=True,
     )  # fmt: skip
+    g.add(
+        "NullInvSaveBatchJob", edit=plan(), trajectory=chain.invert(1), filename_prefix="jobs/fuzz",
+        null_embeddings=chain.optimize(),
+    )  # fmt: skip
     for images in (maps(), kept(), one(1)):
         g.add("PreviewImage", images=images)
     return g

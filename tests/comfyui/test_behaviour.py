@@ -672,7 +672,7 @@ def test_a_graph_becomes_a_job_for_a_folder(comfy, tmp_path):
     assert made.settings == EditSettings(cross_replace=0.5, blend_words=[word], word_windows={word: (0.2, 0.6)})
     assert run == {"model": "demo", "steps": chain.steps, "guidance": 7.5, "preset": "paper", "size": 128}
     chain.graph[job()[0]]["inputs"]["filename_prefix"] = "../outside"
-    assert "leaves ComfyUI's folders" in error_of(comfy.finish(comfy.queue(chain.graph)))
+    assert "lies outside ComfyUI's folders" in error_of(comfy.finish(comfy.queue(chain.graph)))
 
 
 def test_a_saved_file_is_loaded_in_the_same_graph(comfy):

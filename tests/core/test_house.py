@@ -16,7 +16,10 @@ OF_OTHERS = {
     ("benchmarks/reference.py", "edit"): "the authors' code, transcribed",
 }
 """What is longer or takes more, and why."""
-FLOORS = ("nullinv_core", "nullinv_core/backends", "nullinv_core/demo", "nullinv_core/cli", "nodes", "benchmarks")
+FLOORS = (
+    "nullinv_core", "nullinv_core/backends", "nullinv_core/batch", "nullinv_core/demo", "nullinv_core/cli", "nodes",
+    "benchmarks",
+)  # fmt: skip
 """From below; what lies on a floor imports nothing from above it."""
 HOSTS = {"comfy", "diffusers"}
 DOORS = ("nullinv_core/api.py", "nullinv_core/__main__.py")

@@ -32,7 +32,8 @@ def prepared(scene):
         model = load_model("demo", dtype=dtype)
         # one encoding for all: the text encoder's own rounding is not the matter here
         texts = load_model("demo")
-        context, empty = texts.encode_prompts([texts.prompt(caption(scene)), texts.prompt("")]).split(1)
+        both = texts.encode_prompts([texts.prompt(caption(scene)), texts.prompt("")])
+        context, empty = both[:1], both[1:]
         latents = model.encode_image(torch.from_numpy(render(scene))[None])
         return model, latents, context, empty, invert(model.denoiser, latents, context, model.schedule(STEPS))
 
@@ -43,12 +44,12 @@ def gradient(prepared, dtype, step):
     """∂loss/∂∅ of a step from its pivot, as the optimizer computes it."""
     trajectory, (model, *_, empty, _) = prepared(torch.float32)[-1], prepared(dtype)
     level, latents = trajectory.schedule.level(step), trajectory.latents[step]
-    null = empty.clone().requires_grad_(True)
+    null = empty.map(lambda tensor: tensor.clone().requires_grad_(True))
     text = model.denoiser(latents, level, trajectory.context)
     epsilon = guide(model.denoiser(latents, level, null), text, 7.5)
     loss = (ddim_step(latents, epsilon, trajectory.schedule, step) - trajectory.latents[step - 1]).square().mean()
     (loss * LOSS_SCALE).backward()
-    return null.grad / LOSS_SCALE
+    return null.text.grad / LOSS_SCALE
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import folder_paths
 
-from ...batch.jobs import job_file
+from ...files.job_file import job_file
 from ...files.store import Inversion
 from ...null_text.presets import PRESETS
 from ...photo.images import GRID
