@@ -7,9 +7,7 @@ ordinary files alone are read, up to a size, and by the names that stand here; n
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 from .. import families
 from ..errors import InputError, short
 from ..families import Family
+from ..files.ordinary import open_ordinary
 from .model_config import check_together, checked, class_of
 
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
@@ -178,15 +177,11 @@ def read_text(path: Path, most: int) -> str:
     """The text of an ordinary file of at most ``most`` bytes. Raises InputError for anything else: nothing of a model
     folder but weights is read otherwise."""
     try:
-        # a pipe that nobody writes to would be waited for
-        opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(opened, "rb") as file:
-            if not stat.S_ISREG(os.fstat(opened).st_mode):
-                raise InputError(f'"{path}" is not an ordinary file')
+        with open_ordinary(path) as file:
             data = file.read(most + 1)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f'"{path}" is missing or cannot be read; get a complete copy of the model') from error
     if len(data) > most:
         raise InputError(f'"{path}" is larger than {most / 2**20:g} MB, which no such file of a model should be')

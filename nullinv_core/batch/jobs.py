@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import InputError, short
 from ..files.job_file import JOB_FORMAT, RUN
+from ..files.ordinary import open_ordinary
 from ..prompt_to_prompt.emphasis import check_text, without_marks
 from ..prompt_to_prompt.lists import take_windows, word_list
 from ..scores.pie_bench import MAPPING, PHOTOS, pie_edits
@@ -382,7 +383,7 @@ def _json(text: str, place: str) -> dict[str, Any]:
 
 def _read(file: Path, most: int) -> str:
     try:
-        with file.open("rb") as opened:
+        with open_ordinary(file) as opened:
             data = opened.read(most + 1)
         if len(data) > most:
             raise InputError(f'"{file}" is larger than {most} bytes; split it')

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import InputError, short
+from ..files.ordinary import open_ordinary
 from ..photo.picture_file import LARGEST_FILE
 from . import journal, manifest
 from .compute import SIZES, About, Options, Outcome, Picture, Worker, files_of, size_on_disk
@@ -214,7 +215,7 @@ def _kept(row: Row, outcome: Outcome, out: Path) -> Row:
 def _content(jobs: Jobs, job: Job) -> Picture:
     """The content of a job's picture, or why there is none."""
     try:
-        with jobs.path(job).open("rb") as file:
+        with open_ordinary(jobs.path(job)) as file:
             data = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         return f'there is no picture "{short(job.picture)}"'

@@ -24,6 +24,7 @@ from ..schedule import Schedule
 from ..types import NullEmbeddings, Trajectory
 from .atomic_write import whole_file
 from .inversion_file import AXES, FLOATS, LARGEST_HEADER, read_tensors
+from .ordinary import open_ordinary
 from .store import Inversion
 
 FORMATS = ("notebook", "diffusers")
@@ -121,7 +122,7 @@ def trajectory_of(found: Exchanged, context: Context, schedule: Schedule, channe
 
 def _is_pickle(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_ordinary(path) as file:
             return file.read(4).startswith(PICKLES)
     except OSError as error:
         raise InputError(f'"{path}" cannot be read ({error.strerror})') from error

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from ..errors import InputError
+from ..files.ordinary import open_ordinary
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """By Pillow's names. It knows forty more, among them EPS, which it has another program run."""
@@ -54,7 +55,7 @@ def opened(path: Path | str | io.BytesIO, name: str) -> Iterator[Image.Image]:
     """
     Image.init()
     try:
-        source = path if isinstance(path, io.BytesIO) else open(path, "rb")  # noqa: SIM115 (closed below)
+        source = path if isinstance(path, io.BytesIO) else open_ordinary(path)
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror})") from error
     with source as file:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import asdict
 from itertools import chain
 
@@ -9,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nullinv_core.batch.compute import size_on_disk
 from nullinv_core.batch.jobs import Defaults, Job, job_of, read_job_file, read_jobs, read_value
 from nullinv_core.batch.plan import plan
+from nullinv_core.batch.run import _content
 from nullinv_core.errors import InputError
+from nullinv_core.files.exchange import read_exchanged
 from nullinv_core.settings import EDIT, EditSettings
 
 
@@ -222,3 +226,15 @@ def test_a_longer_list_changes_no_full_group(kinds, more, batch):
     sizes = [size for size, _ in [*kinds, *more]]
     first, both = plan(jobs[: len(kinds)], sizes[: len(kinds)], batch), plan(jobs, sizes, batch)
     assert all(group in both for group in first if len(group.jobs) == batch)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path):
+    """Guards time: nobody may ever write to a pipe, be it a picture, its caption, or another program's file."""
+    for name in ("cat.txt", "cat.png"):
+        os.mkfifo(tmp_path / name)
+    (job,) = (jobs := read_jobs(tmp_path, Defaults("a cat", ("a dog",)))).jobs
+    assert str(_content(jobs, job)).endswith("is not an ordinary file")
+    for read in (size_on_disk, read_exchanged):
+        with pytest.raises(InputError, match=r"is not an ordinary file$"):
+            read(jobs.path(job))
