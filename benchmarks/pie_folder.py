@@ -16,6 +16,7 @@ from PIL import Image
 from nullinv_core.demo.edits import KINDS, EditCase, sample_edit
 from nullinv_core.demo.scenes import render
 from nullinv_core.photo.images import save_pil, to_pil
+from nullinv_core.scores.pie_bench import MAPPING, PHOTOS, TRUTHS
 from nullinv_core.scores.rules import SIDE
 
 FOLDERS = {
@@ -55,7 +56,7 @@ def write_folder(cases: list[EditCase], out: Path) -> None:
     for number, case in enumerate(cases):
         name, folder = f"{number:012d}", FOLDERS[case.kind]
         picture = f"{folder}/{name}.png"
-        for kind, scene in (("annotation_images", case.source), ("true_images", case.target)):
+        for kind, scene in ((PHOTOS, case.source), (TRUTHS, case.target)):
             path = out / kind / picture
             path.parent.mkdir(parents=True, exist_ok=True)
             save_pil(to_pil(render(scene)).resize((SIDE, SIDE), Image.Resampling.LANCZOS), path)
@@ -69,7 +70,7 @@ def write_folder(cases: list[EditCase], out: Path) -> None:
             "blended_word": blended(case),
             "mask": encode_mask(np.kron(case.mask, np.ones((SIDE // 128, SIDE // 128), bool))),
         }
-    (out / "mapping_file.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    (out / MAPPING).write_text(json.dumps(entries, indent=1), encoding="utf-8")
 
 
 def main() -> None:

@@ -6,9 +6,7 @@ back. So it may run anywhere.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +21,7 @@ from ..backends.diffusers.device import pick_device
 from ..context import Context
 from ..denoiser import no_gradients
 from ..errors import InputError, NonFiniteError, printable, short
-from ..files.fingerprint import to_json
+from ..files.fingerprint import sha256_of
 from ..files.store import inversion_bytes
 from ..model import is_out_of_memory
 from ..null_text.presets import PRESETS
@@ -145,8 +143,8 @@ class Worker:
         model, options = self.model, self.options
         model.schedule(options.steps)
         side = model.check_size(options.size or model.native_size)
-        digest = hashlib.sha256(json.dumps(to_json(model.fingerprint), sort_keys=True).encode()).hexdigest()
-        return About(digest, model.precision, model.device.type, side, 0 if options.square else model.factor)
+        grid = 0 if options.square else model.factor
+        return About(sha256_of(model.fingerprint), model.precision, model.device.type, side, grid)
 
     def best_batch(self, size: Size, edits: int, most: int) -> int:
         """How many pictures of a size are best computed at once: by the time that one network call takes for each,

@@ -8,6 +8,7 @@ of it are kept.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,6 +136,11 @@ def digest_of(weights: Mapping[str, Tensor], kind: str = "") -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()
+
+
+def sha256_of(model: Fingerprint) -> str:
+    """SHA-256 of ``to_json``, by which lists of files name a model."""
+    return hashlib.sha256(json.dumps(to_json(model), sort_keys=True).encode()).hexdigest()
 
 
 def to_json(model: Fingerprint) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -13,7 +12,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ..errors import InputError
-from .fingerprint import to_json
+from ..photo.images import GRID
+from .fingerprint import sha256_of
 from .store import Inversion, load_inversion
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -43,14 +43,13 @@ class Summary:
 def summary(path: Path, inversion: Inversion) -> Summary:
     """The summary of a file that was read."""
     trajectory, null = inversion.trajectory, inversion.null
-    height, width = (8 * side for side in trajectory.clean.shape[-2:])
-    digest = hashlib.sha256(json.dumps(to_json(inversion.fingerprint), sort_keys=True).encode()).hexdigest()
+    height, width = (GRID * side for side in trajectory.clean.shape[-2:])
     edits = "" if null is None else "from its path" if null.pinned else "by null embeddings"
     return Summary(
         str(path), os.path.getsize(path), inversion.prompts, trajectory.schedule.steps,
         None if null is None else null.guidance, f"{width}×{height}", inversion.model, inversion.precision, edits,
         0 if null is None else int(null.iterations.sum()), None if null is None else float(null.losses[0].max()),
-        digest,
+        sha256_of(inversion.fingerprint),
     )  # fmt: skip
 
 
