@@ -58,6 +58,8 @@ def put_alone(page, kind):
         }""",
         kind,
     )
+    # how large it is, is known once it is drawn
+    page.wait_for_timeout(700)
 
 
 def graph_box(page):
