@@ -87,15 +87,32 @@ def demo_case(seed: int) -> EditCase:
 
 
 def edit_settings(case: EditCase) -> EditSettings:
-    """Attention control for a kind of edit: local blend on the toy that changes, its new name's place too.
-
-    What changes the whole picture or moves a toy is let through everywhere.
+    """Attention control for a kind of edit, as ``docs/editing.md`` advises: local blend on what changes, its new name's
+    place too, and room where something goes, comes, or is another place. A style or a pose is let through everywhere.
     """
-    if case.kind in ("background", "style", "pose", "add", "delete"):
+    before, after = ([thing.kind for thing in scene.things] for scene in (case.source, case.target))
+    if case.kind in ("style", "pose"):
         return EditSettings()
-    before, after = case.source.things, case.target.things
-    changed = [name for a, b in zip(before, after, strict=True) if a != b for name in (a.kind, b.kind)]
-    return EditSettings(blend_words=list(dict.fromkeys(changed)))
+    if case.kind == "background":
+        return EditSettings(self_replace=0, fresh_noise=0.8, steady_words=list(dict.fromkeys(before)))
+    if case.kind == "delete":
+        return EditSettings(self_replace=0, blend_words=_only(before, after))
+    if case.kind == "add":
+        return EditSettings(
+            cross_replace=0.4,
+            self_replace=0,
+            fresh_noise=0.8,
+            steady_words=before,
+            blend_words=_only(after, before),
+            exclude_words=before if set(before) < set(after) else (),
+        )
+    pairs = zip(case.source.things, case.target.things, strict=True)
+    return EditSettings(blend_words=list(dict.fromkeys(name for a, b in pairs if a != b for name in (a.kind, b.kind))))
+
+
+def _only(some: list[str], others: list[str]) -> list[str]:
+    """What only the first list has; all that it has where both hold toys of one kind."""
+    return [name for name in some if name not in others] or list(dict.fromkeys(some))
 
 
 def suited_guidance(null: NullEmbeddings) -> float:
