@@ -6,7 +6,7 @@ own, ComfyUI's. Nothing here builds or loads anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -58,7 +58,8 @@ class Family:
     and of its configuration, in ``supported_models``. ``encoders``: the first one's tokens are the words of a prompt.
     ``sizes``: what the network is told of the picture, ``size_width`` channels each. ``side``: of the latents that it
     was trained at. ``unet``, ``vae``: how they differ from the most common build. ``scale``: of its latents.
-    ``v_prediction``: how a single file says that it predicts v, by a "mark" or by how a "bias" spreads.
+    ``v_prediction``: how a single file says that it predicts v, by a "mark" or by how a "bias" spreads. ``preview``:
+    what ComfyUI shows of its latents, RGB in -1…1 for each channel, and ``preview_bias`` added.
     """
 
     name: str
@@ -76,6 +77,10 @@ class Family:
     sizes: tuple[str, ...] = ()
     size_width: int = 256
     v_prediction: Literal["", "mark", "bias"] = ""
+    preview: Sequence[tuple[float, float, float]] = (
+        (0.3512, 0.2297, 0.3227), (0.3250, 0.4974, 0.2350), (-0.2829, 0.1762, 0.2721), (-0.2120, -0.2616, -0.7177),
+    )  # fmt: skip
+    preview_bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def pooled(self) -> bool:
@@ -121,6 +126,11 @@ FAMILIES: dict[str, Family] = {
             "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
         },
         scale=0.13025, sizes=SIZES, v_prediction="mark",
+        preview=(
+            (0.3651, 0.4232, 0.4341), (-0.2533, -0.0042, 0.1068),
+            (0.1076, 0.1111, -0.0362), (-0.3165, -0.2492, -0.2188),
+        ),
+        preview_bias=(0.1084, -0.0175, -0.0011),
     ),
 }  # fmt: skip
 """By diffusers' name for their single files; 2.x also by what it predicts, which decides the size it was trained at."""
@@ -143,6 +153,11 @@ def pipelines() -> tuple[str, ...]:
 def of_pipeline(kind: str) -> Family:
     """The family of a diffusers pipeline; of several that are built alike the first one."""
     return next(family for family in FAMILIES.values() if family.pipeline == kind)
+
+
+def with_pooled(pooled: bool) -> Family:
+    """The family whose texts have a pooled vector, or have none; of several the first one."""
+    return next(family for family in FAMILIES.values() if family.pooled == pooled)
 
 
 def of_comfy(names: Iterable[str]) -> Family | None:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..types import Callback, Event
 
 console = Console(stderr=True)
@@ -43,6 +46,21 @@ def progress() -> Iterator[Callback]:
         # a stop may come while the first bar is drawn
         if bars.live.is_started:
             bars.stop()
+
+
+def in_blocks(picture: Image, columns: int) -> Text:
+    """A small picture for a terminal that has colours: half a character a pixel, scaled down where it is wider."""
+    width = min(picture.width, columns)
+    height = max(1, round(picture.height * width / picture.width / 2)) * 2
+    pixels = picture.resize((width, height)).tobytes()
+    colours = [f"#{pixels[i : i + 3].hex()}" for i in range(0, len(pixels), 3)]
+    text = Text()
+    for upper in range(0, len(colours), 2 * width):
+        lower = upper + width
+        for above, below in zip(colours[upper:lower], colours[lower : lower + width], strict=True):
+            text.append("▀", f"{above} on {below}")
+        text.append("\n")
+    return text
 
 
 def warn(text: str) -> None:

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files.atomic_write import check_outputs, check_suffix, check_writable, whole_file
 from ..settings import GUIDANCE, OWN_SIZE
 from . import models
-from .console import progress
+from .console import in_blocks, progress
 from .options import Config, Device, Dtype, takes
 
 if TYPE_CHECKING:
@@ -32,14 +32,24 @@ File = Annotated[Path, typer.Argument(help="File that `invert`, `batch` or Save 
 
 
 def inspect(
-    file: File, as_json: Annotated[bool, typer.Option("--json", help="One line of JSON, for programs.")] = False
+    file: File,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON, for programs.")] = False,
+    thumbnail: Annotated[
+        Path | None, typer.Option(help="PNG to write: the photos, small and rough, side by side.")
+    ] = None,
 ) -> None:
     """Say what an inversion file holds; no model is loaded."""
+    if thumbnail:
+        check_outputs([thumbnail], [file], ".png")
     from ..files.store import load_inversion
     from ..files.summary import curve, summary
+    from ..files.summary import thumbnail as thumbnail_of
+    from ..photo.images import save_image, to_pil
 
     found = load_inversion(file)
-    told = asdict(summary(file, found))
+    told, small = asdict(summary(file, found)), thumbnail_of(found)
+    if thumbnail:
+        save_image(small, thumbnail)
     if as_json:
         typer.echo(json.dumps({**told, "curve": curve(found)}))
         return
@@ -49,7 +59,10 @@ def inspect(
             table.add_row(name, " | ".join(value) if name == "prompts" else str(value))
     if line := curve(found):
         table.add_row("losses", f"{line} (the noisiest step first)")
-    Console(markup=False, highlight=False).print(table)
+    out = Console(markup=False, highlight=False)
+    out.print(table)
+    if out.is_terminal and out.color_system in ("256", "truecolor"):
+        out.print(in_blocks(to_pil(small), out.width))
 
 
 def index(

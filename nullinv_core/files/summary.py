@@ -11,8 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from ..errors import InputError
+from ..families import with_pooled
 from ..photo.images import GRID
+from ..photo.preview import preview
 from .fingerprint import sha256_of
 from .store import Inversion, load_inversion
 
@@ -66,6 +70,12 @@ def curve(inversion: Inversion, columns: int = 60) -> str:
     low, high = min(logs), max(logs)
     blocks = "".join(BLOCKS[round((log - low) / ((high - low) or 1) * (len(BLOCKS) - 1))] for log in logs)
     return f"{blocks}  {10**low:.1e} … {10**high:.1e}"
+
+
+def thumbnail(inversion: Inversion) -> Tensor:
+    """The photos side by side, rough, without a model: float32 (h, photos · w, 3) in 0…1, a pixel for each latent."""
+    trajectory = inversion.trajectory
+    return preview(trajectory.clean, with_pooled(trajectory.context.pooled is not None)).transpose(0, 1).flatten(1, 2)
 
 
 def index(folder: Path) -> Iterator[Summary]:

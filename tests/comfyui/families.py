@@ -1,7 +1,7 @@
 """What our edge says of narrow models of every family: ``families.py PACK``, run by ComfyUI's Python through launch.py.
 
-Prints JSON in two lines: what ComfyUI does not have of our protocols; for each family the sentence that refuses it, or
-null.
+Prints JSON in three lines: what ComfyUI does not have of our protocols; for each family the sentence that refuses it,
+or null; families whose previews are not ComfyUI's.
 """
 
 import json
@@ -26,6 +26,7 @@ sys.path.append(ARGUMENTS[0])
 from nullinv_core.backends.comfy import protocols  # noqa: E402
 from nullinv_core.backends.comfy.checks import check_model  # noqa: E402
 from nullinv_core.errors import InputError  # noqa: E402
+from nullinv_core.families import FAMILIES as OURS  # noqa: E402
 
 UNET = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
@@ -103,3 +104,14 @@ found = {}
 for name, (family, config) in FAMILIES.items():
     found[name] = said_of(family, config)
 print(json.dumps(found))
+formats = {key: (family, getattr(supported, family.comfy[1]).latent_format()) for key, family in OURS.items()}
+print(
+    json.dumps(
+        [
+            key
+            for key, (family, theirs) in formats.items()
+            if [list(row) for row in family.preview] != theirs.latent_rgb_factors
+            or list(family.preview_bias) != (theirs.latent_rgb_factors_bias or [0, 0, 0])
+        ]
+    )
+)

@@ -9,8 +9,8 @@ from .server import PACK
 
 @pytest.fixture(scope="module")
 def told(comfy):
-    """What ComfyUI lacks of our protocols, and what is said of each family."""
-    return [json.loads(line) for line in comfy.script("families.py", PACK).splitlines()[-2:]]
+    """What ComfyUI lacks of our protocols, what is said of each family, and whose previews differ."""
+    return [json.loads(line) for line in comfy.script("families.py", PACK).splitlines()[-3:]]
 
 
 def test_comfyui_has_what_we_use_of_it(told):
@@ -28,3 +28,8 @@ def test_every_family_is_taken_or_refused_in_words(told):
         elif name in ("SDXL refiner", "SD 2.1 unCLIP"):
             assert "SDXL's refiner, unCLIP" in text
     assert all("continuous noise levels" in said[name] for name in ("Playground 2.5", "CosXL"))
+
+
+def test_thumbnails_are_comfyui_s_previews(told):
+    """Guards the factors in the table of families: `inspect` shows the colours that ComfyUI does."""
+    assert told[2] == []

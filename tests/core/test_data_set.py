@@ -8,11 +8,14 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nullinv_core.cli import main
+from nullinv_core.cli.console import in_blocks
 from nullinv_core.errors import InputError
 from nullinv_core.files.store import load_inversion
 from nullinv_core.photo.images import save_image
@@ -73,6 +76,10 @@ def test_a_folder_becomes_a_data_set(command, inverted, folder, tmp_path):  # no
     assert "█" in blocks and float(high) == pytest.approx(float(null.losses.max()), rel=0.1)
     status, out, _ = command("inspect", file)
     assert status == 0 and all(word in out for word in (PROMPT, blocks, "32×40"))
+    assert command("inspect", file, "--thumbnail", tmp_path / "small.png")[0] == 0
+    small = np.asarray(Image.open(tmp_path / "small.png")) / 255
+    assert small.shape == (5, 4, 3) and float(small.std()) > 1e-3
+    assert command("inspect", file, "--thumbnail", tmp_path / "small.jpg")[0] == 2
     assert command("inspect", tmp_path / "none")[0] == 2
     bad.unlink()
 
@@ -184,3 +191,16 @@ def test_what_cannot_be_exchanged_is_said(command, inverted, model_folder, tmp_p
     for other, said in ((replace(found, null=None), "no null embeddings"), (replace(found, sizes=(8,) * 6), "SDXL")):
         with pytest.raises(InputError, match=said):
             export(tmp_path / "y.safetensors", other, "notebook")
+
+
+def test_a_picture_in_a_terminal_is_the_picture():
+    """Guards what inspect shows: two pixels a character, the upper one in front; wide pictures are scaled down."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 3), np.uint8)
+    text = in_blocks(Image.fromarray(pixels), 80)
+    assert text.plain == "▀▀▀\n▀▀▀\n"
+    colours = [str(span.style).split(" on ") for span in text.spans]
+    read = [[tuple(bytes.fromhex(colour[1:])) for colour in pair] for pair in colours]
+    shown = np.array(read, np.uint8).reshape(2, 3, 2, 3).transpose(0, 2, 1, 3).reshape(4, 3, 3)
+    assert (shown == pixels).all()
+    lines = in_blocks(Image.new("RGB", (300, 100)), 60).plain.splitlines()
+    assert {len(line) for line in lines} == {60} and len(lines) == 10

@@ -28,13 +28,14 @@ from nullinv_core.demo.judge import JUDGE, load_judge, verdicts, wrong_edit
 from nullinv_core.demo.objects import OBJECTS
 from nullinv_core.demo.run import DemoSetup, demo_case, run_case, write_demo
 from nullinv_core.demo.scenes import render, sample_scene
-from nullinv_core.demo.training.autoencoder import PREVIEW_FACTORS
 from nullinv_core.demo.training.evaluate import ancestral_step, fidelity, generate, judged
 from nullinv_core.demo.training.folder import scheduler
 from nullinv_core.demo.training.text import tokenizer_of
+from nullinv_core.families import FAMILIES
 from nullinv_core.null_text.embedding import embed
 from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.photo.images import psnr, save_image
+from nullinv_core.photo.preview import preview
 from nullinv_core.schedule import leading_schedule
 
 
@@ -91,7 +92,7 @@ def test_the_autoencoder_keeps_scenes(model):
     found = verdicts(load_judge(), model.decode(latents), [reading_of(s) for s in scenes])
     assert sum(not v.wrong for v in found) >= 15
     assert 0.8 < float(latents.std()) < 1.2
-    shown = torch.einsum("bchw,cr->bhwr", latents, torch.tensor(PREVIEW_FACTORS)).clamp(-1, 1) / 2 + 0.5
+    shown = preview(latents, FAMILIES["v1"])
     cells = images.view(16, 16, 8, 16, 8, 3).mean((2, 4))
     assert psnr(shown.numpy(), cells.numpy()) > 18
 

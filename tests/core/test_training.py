@@ -29,6 +29,7 @@ from nullinv_core.demo.training.muon import Muon, orthogonalize
 from nullinv_core.demo.training.pool import Files, Pool
 from nullinv_core.demo.training.state import finished_steps, load_module, load_state, save_state
 from nullinv_core.demo.training.text import token_ids
+from nullinv_core.families import FAMILIES
 from nullinv_core.schedule import scaled_linear_alphas
 
 
@@ -159,7 +160,7 @@ def test_the_learning_rate_rises_and_falls(progress, step):
 
 def test_previews_show_the_colours_of_latents_that_fit():
     """Guards the preview's loss: nothing for latents whose preview is the picture, the square of an offset else."""
-    factors = torch.tensor(train_autoencoder.PREVIEW_FACTORS)
+    factors = torch.tensor(FAMILIES["v1"].preview)
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     cells = torch.nn.functional.avg_pool2d(images, 8)
     latents = torch.einsum("brhw,rc->bchw", cells, torch.linalg.pinv(factors))

@@ -10,22 +10,13 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from ...families import FAMILIES
 from ..objects import ROLES
 from .dataset import Pictures
 from .muon import Muon
 from .pool import Files, Pool, feed
 from .state import finished_steps, load_module
 from .steps import Clock, run
-
-PREVIEW_FACTORS = (
-    (0.3512, 0.2297, 0.3227),
-    (0.3250, 0.4974, 0.2350),
-    (-0.2829, 0.1762, 0.2721),
-    (-0.2120, -0.2616, -0.7177),
-)
-"""What ComfyUI shows of Stable Diffusion 1.5's latents while they are made: RGB in -1…1 for each channel
-(``latent_rgb_factors`` of ``SD15`` in comfy/latent_formats.py)."""
-
 
 STEPS = 30_000
 BATCH = 32
@@ -67,7 +58,7 @@ def preview_loss(latents: Tensor, images: Tensor) -> Tensor:
 
 @cache
 def _preview_factors(device: torch.device) -> Tensor:
-    return torch.tensor(PREVIEW_FACTORS, device=device)
+    return torch.tensor(FAMILIES["v1"].preview, device=device)
 
 
 def edge_loss(decoded: Tensor, images: Tensor) -> Tensor:
