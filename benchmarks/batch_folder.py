@@ -14,6 +14,17 @@ import torch
 from nullinv_core.demo.run import demo_case, edit_settings
 from nullinv_core.demo.scenes import render
 from nullinv_core.photo.images import save_image
+from nullinv_core.settings import EditSettings
+
+SETTINGS = ("cross_replace", "self_replace", "fresh_noise", "blend_words", "exclude_words", "steady_words")
+"""Columns of the list: what ``edit_settings`` chooses."""
+
+
+def cells(settings: EditSettings) -> list[object]:
+    """The columns of an edit, empty where the default holds."""
+    values = [(getattr(settings, name), getattr(EditSettings(), name)) for name in SETTINGS]
+    return ["" if value == usual else value if isinstance(value, float | int) else ",".join(value)
+            for value, usual in values]  # fmt: skip
 
 
 def write_folder(out: Path, seeds: range) -> Path:
@@ -22,11 +33,11 @@ def write_folder(out: Path, seeds: range) -> Path:
     file = out / "list.csv"
     with file.open("w", encoding="utf-8", newline="") as text:
         rows = csv.writer(text)
-        rows.writerow(["picture", "prompt", "edit", "blend_words"])
+        rows.writerow(["picture", "prompt", "edit", *SETTINGS])
         for seed in seeds:
             case, name = demo_case(seed), f"photos/{seed:06d}.png"
             save_image(torch.from_numpy(render(case.source)), out / name)
-            rows.writerow([name, *case.captions, ",".join(edit_settings(case).blend_words)])
+            rows.writerow([name, *case.captions, *cells(edit_settings(case))])
     return file
 
 

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from .batch_folder import write_folder
+from .batch_folder import SETTINGS, write_folder
 
 JOURNAL = "journal.sqlite"
 
@@ -69,9 +69,9 @@ def one_by_one(rows: list[dict[str, str]], folder: Path, settings: list[str], ou
         file, model = out / f"{number}.safetensors", ["--model", "demo"]
         photo = folder / row["picture"]
         finish(command("invert", *model, "--image", photo, "--prompt", row["prompt"], "--out", file, *settings))
-        blend = ["--blend-words", row["blend_words"]] if row["blend_words"] else []
+        own = [part for name in SETTINGS if row[name] for part in (f"--{name.replace('_', '-')}", row[name])]
         finish(
-            command("edit", "--inversion", file, "--prompt", row["edit"], "--reference", photo, *blend,
+            command("edit", "--inversion", file, "--prompt", row["edit"], "--reference", photo, *own,
                     "--out", out / f"{number}.png")
         )  # fmt: skip
     return (time.perf_counter() - started) / len(rows)
