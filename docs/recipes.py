@@ -13,7 +13,7 @@ from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.edits import sample_edit
 from nullinv_core.demo.run import DemoSetup, run_case
 from nullinv_core.photo.images import to_pil
-from nullinv_core.settings import EditSettings
+from nullinv_core.prompt_to_prompt.kinds import suited
 
 PICTURE = Path(__file__).parent / "recipes.jpg"
 RECIPES = {
@@ -26,11 +26,6 @@ SIDE, GAP, LINE, TEXT = 256, 8, 38, 28
 """Of a picture, between pairs, of a line of text and of its letters, in pixels."""
 
 
-def settings_of(strength: float, blend: tuple[str, ...]) -> EditSettings:
-    """What Edit Photo makes of its strength."""
-    return EditSettings(cross_replace=1 - 0.6 * strength, self_replace=0.8 - 0.8 * strength, blend_words=blend)
-
-
 def main() -> None:
     """Write the picture."""
     model, font = load_model("demo"), ImageFont.load_default(TEXT)
@@ -38,7 +33,7 @@ def main() -> None:
     found = Image.new("RGB", (len(RECIPES) * wide + GAP, LINE + SIDE + 2 * GAP), "white")
     draw = ImageDraw.Draw(found)
     for column, (name, (seed, kind, strength, blend)) in enumerate(RECIPES.items()):
-        _, pictures = run_case(model, sample_edit(seed, kind), setup=DemoSetup(settings=settings_of(strength, blend)))
+        _, pictures = run_case(model, sample_edit(seed, kind), setup=DemoSetup(settings=suited(strength=strength, blend_words=blend)))
         left = GAP + column * wide
         draw.text((left, GAP // 2), name, (30, 30, 30), font)
         for number, picture in enumerate((pictures.source, pictures.edited)):

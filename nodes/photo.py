@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
@@ -15,12 +16,15 @@ from .wires import NullEmbeddings, schema, widgets
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..nullinv_core.backends.comfy.photo import Wanted
     from ..nullinv_core.backends.comfy.protocols import Clip, Latent, Patcher, Vae
     from ..nullinv_core.files.store import Inversion
 
 PHOTO = ("model", "clip", "vae", "image", "source_text", "size")
-WANTED = ("edit_text", "strength", "blend_words", "cfg", "keep_pixels")
+WANTED = ("edit_text", "strength", "blend_words", "cfg", "keep_pixels", "kind", "exclude_words", "variant")
 """Inputs of Edit Photo that both of its parts have, and those of the edit alone."""
+LATER = 3
+"""So many of the last settings came later: graphs from before do not have them."""
 
 
 class EditPhoto(io.ComfyNode):
@@ -43,7 +47,8 @@ class EditPhoto(io.ComfyNode):
                 io.String.Input("source_text", multiline=True, dynamic_prompts=True, tooltip="What the photo shows."),
                 io.String.Input("edit_text", multiline=True, dynamic_prompts=True, tooltip="What it should show "
                                 "instead: change as few words as you can. Each line is an edit of its own."),
-                *widgets(EDIT_PHOTO),
+                *widgets(EDIT_PHOTO[:-LATER]),
+                *widgets(EDIT_PHOTO[-LATER:], required=False),
             ],
             hidden=[io.Hidden.dynprompt],
             enable_expand=True,
@@ -61,26 +66,16 @@ class EditPhoto(io.ComfyNode):
         vae: Vae,
         image: Tensor,
         source_text: str,
-        edit_text: str,
-        strength: float,
-        blend_words: str,
         size: int,
         steps: int,
-        cfg: float,
-        keep_pixels: bool,
+        **wanted: Any,
     ) -> io.NodeOutput:
-        """See the schema."""
-        from ..nullinv_core.backends.comfy.photo import Checkpoint, Wanted, check_texts, edit_photo, invert_photo
-        from ..nullinv_core.prompt_to_prompt.lists import word_list
+        """See the schema; ``wanted``: the inputs of ``WANTED``."""
+        from ..nullinv_core.backends.comfy.photo import Checkpoint, check_texts, edit_photo, invert_photo
 
-        given, asked = (
-            Checkpoint(model, clip, vae),
-            Wanted(edit_text, strength, word_list(blend_words), cfg, keep_pixels),
-        )
+        given, asked = Checkpoint(model, clip, vae), _wanted(**wanted)
         check_texts(given, source_text, asked)
         photo = {"source_text": source_text, "size": size}
-        wanted = {"edit_text": edit_text, "strength": strength, "blend_words": blend_words, "cfg": cfg,
-                  "keep_pixels": keep_pixels}  # fmt: skip
         inputs = inputs_of(cls)
         if inputs is None:
             inversion, latent = invert_photo(given, image, size, source_text, steps)
@@ -91,6 +86,16 @@ class EditPhoto(io.ComfyNode):
             "NullInvPartEditInverted", **links, **photo, **wanted, inversion=inverted.out(0), latent=inverted.out(1)
         )
         return io.NodeOutput(edited.out(0), edited.out(1), expand=graph.finalize())
+
+
+def _wanted(edit_text: str, cfg: float, keep_pixels: bool, variant: int = 0, **chosen: Any) -> Wanted:
+    """What the inputs of ``WANTED`` ask for; ``chosen``: those that ``suited`` takes, of its words a text each."""
+    from ..nullinv_core.backends.comfy.photo import Wanted
+    from ..nullinv_core.prompt_to_prompt.kinds import suited
+    from ..nullinv_core.prompt_to_prompt.lists import word_list
+
+    words = {name: word_list(chosen.pop(name, "")) for name in ("blend_words", "exclude_words")}
+    return Wanted(edit_text, replace(suited(**chosen, **words), variant=variant), cfg, keep_pixels)
 
 
 def _inputs_of_edit_photo(*names: str) -> list[io.Input]:
@@ -155,16 +160,11 @@ class EditInverted(io.ComfyNode):
         inversion: Inversion,
         latent: Latent,
         source_text: str,
-        edit_text: str,
-        strength: float,
-        blend_words: str,
         size: int,
-        cfg: float,
-        keep_pixels: bool,
+        **wanted: Any,
     ) -> io.NodeOutput:
-        """See the schema."""
-        from ..nullinv_core.backends.comfy.photo import Checkpoint, Wanted, edit_photo
-        from ..nullinv_core.prompt_to_prompt.lists import word_list
+        """See the schema; ``wanted``: the inputs of ``WANTED``."""
+        from ..nullinv_core.backends.comfy.photo import Checkpoint, edit_photo
 
-        wanted = Wanted(edit_text, strength, word_list(blend_words), cfg, keep_pixels)
-        return io.NodeOutput(*edit_photo(Checkpoint(model, clip, vae), image, size, inversion, latent, wanted))
+        given = Checkpoint(model, clip, vae)
+        return io.NodeOutput(*edit_photo(given, image, size, inversion, latent, _wanted(**wanted)))

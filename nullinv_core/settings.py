@@ -271,6 +271,12 @@ def _rules() -> dict[str, str]:
     return {name: rule.help for name, rule in RULES.items()}
 
 
+def _kinds() -> dict[str, str]:
+    from .prompt_to_prompt.kinds import KINDS
+
+    return {name: kind.help for name, kind in KINDS.items()}
+
+
 def _schedulers() -> dict[str, str]:
     names = ("ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential", "beta")
     return dict.fromkeys(names, "")
@@ -316,6 +322,9 @@ STRENGTH = Setting(
     "strength", "float", 0.35, "How freely the edit may change layout and shapes.", step=0.05,
     good="0.2 for a colour, 0.5 for another thing",
 )  # fmt: skip
+KIND = Setting(
+    "kind", "choice", "replace", "What the edit does. The last three do not look at strength.", choices=_kinds,
+)  # fmt: skip
 SIZE = Setting(
     "size", "int", 512, "Shorter side in pixels: what the model was trained at.", least=64, most=2048, step=8,
     good="1024 for SDXL, 128 for the demo model",
@@ -359,9 +368,10 @@ GUIDER = (
     ),
 )  # fmt: skip
 """Null-Text Guider."""
+WORDS = {one.name: one for one in EDIT if one.kind == "words"}
 EDIT_PHOTO = (
-    STRENGTH, next(one for one in EDIT if one.name == "blend_words"), SIZE, replace(STEPS, advanced=True), GUIDANCE,
-    KEEP_PIXELS,
+    STRENGTH, WORDS["blend_words"], SIZE, replace(STEPS, advanced=True), GUIDANCE, KEEP_PIXELS, KIND,
+    WORDS["exclude_words"], next(one for one in EDIT if one.name == "variant"),
 )  # fmt: skip
 """Edit Photo."""
 NODES = {

@@ -25,6 +25,7 @@ from ..null_text.presets import PRESETS
 from ..null_text.recipe import Recipe
 from ..photo.images import from_pil, psnr, save_image, save_pil, to_pil
 from ..pipeline import apply, null_of, optimize, prepare_latents
+from ..prompt_to_prompt.kinds import suited
 from ..settings import EditSettings
 from ..types import Callback, Event, NullEmbeddings, ignore
 from .edits import EditCase, sample_edit
@@ -94,18 +95,11 @@ def edit_settings(case: EditCase) -> EditSettings:
     if case.kind in ("style", "pose"):
         return EditSettings()
     if case.kind == "background":
-        return EditSettings(self_replace=0, fresh_noise=0.8, steady_words=list(dict.fromkeys(before)))
+        return suited("background", exclude_words=before)
     if case.kind == "delete":
-        return EditSettings(self_replace=0, blend_words=_only(before, after))
+        return suited("remove", blend_words=_only(before, after))
     if case.kind == "add":
-        return EditSettings(
-            cross_replace=0.4,
-            self_replace=0,
-            fresh_noise=0.8,
-            steady_words=before,
-            blend_words=_only(after, before),
-            exclude_words=before if set(before) < set(after) else (),
-        )
+        return suited("add", blend_words=_only(after, before), exclude_words=[k for k in before if after.count(k) == 1])
     pairs = zip(case.source.things, case.target.things, strict=True)
     return EditSettings(blend_words=list(dict.fromkeys(name for a, b in pairs if a != b for name in (a.kind, b.kind))))
 

@@ -21,7 +21,7 @@ DEFAULTS = {
 class Graph(dict):
     """Nodes by id; ``add`` returns a function from an output's number to the link to it; see ``DEFAULTS``."""
 
-    def add(self, kind, **inputs):
+    def add(self, kind, /, **inputs):
         key = str(len(self) + 1)
         self[key] = {"class_type": kind, "inputs": DEFAULTS.get(kind, {}) | inputs}
         return lambda slot=0: [key, slot]

@@ -308,6 +308,41 @@ def test_one_node_edits_a_photo(comfy, picture):
     assert same[True] > same[False] + 0.1
 
 
+SUITED = {
+    "replace": {"cross_replace": 0.7, "self_replace": 0.4, "exclude_words": "floor"},
+    "add": {"cross_replace": 0.4, "self_replace": 0.0, "fresh_noise": 0.8, "exclude_words": "floor",
+            "steady_words": "floor"},
+    "remove": {"self_replace": 0.0, "exclude_words": "floor"},
+    "background": {"self_replace": 0.0, "fresh_noise": 0.8, "exclude_words": "floor", "steady_words": "floor"},
+}  # fmt: skip
+
+
+def test_a_kind_of_edit_is_its_settings(comfy, picture):
+    """Guards Edit Photo's kinds: each picture is nearest to that of the single nodes with the settings of its kind; a
+    graph from before there were kinds gives what ``replace`` gives."""
+    chain = Chain(steps=5, seed=5, edit="object")
+    chain.graph[chain.invert()[0]]["inputs"]["method"] = "fixed-point"
+    chain.graph[chain.optimize()[0]]["inputs"]["preset"] = "fast"
+    inputs = {
+        "model": chain.load(0), "clip": chain.load(1), "vae": chain.load(2), "image": chain.scene(0),
+        "source_text": chain.scene(1), "edit_text": chain.scene(2), "strength": 0.5, "blend_words": "cat", "size": 128,
+        "steps": 5, "cfg": 7.5, "keep_pixels": False,
+    }  # fmt: skip
+    edits = {f"kind-{kind}": {"kind": kind, "exclude_words": "floor", "variant": 3} for kind in SUITED}
+    for name, more in ({"kindless": {}, "plain": {"kind": "replace"}} | edits).items():
+        edited = chain.graph.add("NullInvEditPhoto", **inputs, **more)
+        chain.graph.add("SaveImage", images=edited(), filename_prefix=name)
+    for kind, settings in SUITED.items():
+        _, sampler = chain.edit(blend_words="cat", **settings, variant=3)
+        chain.graph.save(chain.load(2), sampler(), f"single-{kind}")
+    comfy.run(chain.graph)
+    assert np.array_equal(picture("kindless"), picture("plain"))
+    near = {
+        one: {other: psnr(picture(f"kind-{one}"), picture(f"single-{other}")) for other in SUITED} for one in SUITED
+    }
+    assert all(max(others, key=others.get) == kind for kind, others in near.items()), near
+
+
 def parts_that_ran(comfy, graph):
     """Kinds of the parts of a node that a run of a graph did not take from ComfyUI's cache, by their numbers."""
     states = [data["nodes"] for kind, data in comfy.watch(graph) if kind == "progress_state"]

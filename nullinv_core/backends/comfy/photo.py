@@ -13,7 +13,7 @@ from ...null_text.recipe import Recipe
 from ...null_text.settings import PAPER
 from ...photo.images import GRID, autoencoder_psnr, fitted_size, opaque
 from ...pipeline import apply, prepare_latents
-from ...settings import STRENGTH, EditSettings
+from ...settings import EditSettings
 from .checks import check_model
 from .host import progress
 from .model import ComfyModel
@@ -39,21 +39,13 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What Edit Photo is asked for. ``edits``: a text in each line. ``strength``: how freely the edit may change layout
-    and shapes, in 0 (keep everything) … 1. ``keep_pixels``: see ``keep_photo``."""
+    """What Edit Photo is asked for. ``edits``: a text in each line. ``settings``: see ``suited``. ``keep_pixels``: see
+    ``keep_photo``."""
 
     edits: str
-    strength: float
-    blend_words: list[str]
+    settings: EditSettings
     guidance: float
     keep_pixels: bool
-
-    @property
-    def settings(self) -> EditSettings:
-        """Replace windows for the strength. Raises InputError where that is out of range."""
-        STRENGTH.check(self.strength)
-        cross, own = 1.0 - 0.6 * self.strength, 0.8 - 0.8 * self.strength
-        return EditSettings(cross_replace=cross, self_replace=own, blend_words=self.blend_words)
 
 
 def fit(image: Tensor, size: int, grid: int) -> Tensor:
