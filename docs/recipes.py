@@ -33,7 +33,9 @@ def main() -> None:
     found = Image.new("RGB", (len(RECIPES) * wide + GAP, LINE + SIDE + 2 * GAP), "white")
     draw = ImageDraw.Draw(found)
     for column, (name, (seed, kind, strength, blend)) in enumerate(RECIPES.items()):
-        _, pictures = run_case(model, sample_edit(seed, kind), setup=DemoSetup(settings=suited(strength=strength, blend_words=blend)))
+        _, pictures = run_case(
+            model, sample_edit(seed, kind), setup=DemoSetup(settings=suited(strength=strength, blend_words=blend))
+        )
         left = GAP + column * wide
         draw.text((left, GAP // 2), name, (30, 30, 30), font)
         for number, picture in enumerate((pictures.source, pictures.edited)):

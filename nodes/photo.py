@@ -94,8 +94,8 @@ def _wanted(edit_text: str, cfg: float, keep_pixels: bool, variant: int = 0, **c
     from ..nullinv_core.prompt_to_prompt.kinds import suited
     from ..nullinv_core.prompt_to_prompt.lists import word_list
 
-    words = {name: word_list(chosen.pop(name, "")) for name in ("blend_words", "exclude_words")}
-    return Wanted(edit_text, replace(suited(**chosen, **words), variant=variant), cfg, keep_pixels)
+    chosen |= {name: word_list(chosen.get(name, "")) for name in ("blend_words", "exclude_words")}
+    return Wanted(edit_text, replace(suited(**chosen), variant=variant), cfg, keep_pixels)
 
 
 def _inputs_of_edit_photo(*names: str) -> list[io.Input]:

@@ -5,7 +5,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..comfyui.outputs import latent, relative
+from safetensors.torch import load_file
+
+from ..comfyui.outputs import relative
 from .wiring import fill
 
 KEPT = Path(__file__).with_name("verdicts.json")
@@ -39,7 +41,16 @@ def run(server, graph, name, parts, seconds=1800):
     error = " | ".join(f"{each['exception_type']}: {each['exception_message'].strip()}" for each in failed)
     at = " ".join(each["node_type"] for each in failed)
     told = [line.split(OURS)[1] for line in server.text()[before:].splitlines() if OURS in line]
-    return Ran(error, at, told, {} if error else {part: latent(server, f"{name}-{part}") for part in parts})
+    return Ran(
+        error, at, told, {} if error else {part: _saved(server, entry, graph, f"{name}-{part}") for part in parts}
+    )
+
+
+def _saved(server, entry, graph, prefix):
+    """The latent that a graph saved under a name, in this run or in the one that ComfyUI's cache has it from."""
+    (key,) = (key for key, node in graph.items() if node["inputs"].get("filename_prefix") == prefix)
+    (file,) = entry["outputs"][key]["latents"]
+    return load_file(server.base / file["type"] / file["subfolder"] / file["filename"])["latent_tensor"]
 
 
 def decibels(ours, theirs):
