@@ -20,7 +20,7 @@ from nullinv_core import EditSettings
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.files.atomic_write import whole_file
 from nullinv_core.null_text.presets import PRESETS
-from nullinv_core.photo.images import load_image, to_pil
+from nullinv_core.photo.images import from_pil, load_image, to_pil
 from nullinv_core.scores.networks import clip_measures, lpips_measure, structure_measure
 from nullinv_core.scores.pie_bench import PHOTOS, TRUTHS, PieEdit, pie_edits
 from nullinv_core.scores.pixels import Measure, kept_measures
@@ -62,7 +62,7 @@ def task_of(folder: Path, edit: PieEdit, side: int) -> EditTask:
     return EditTask(
         name=edit.name,
         kind=edit.kind,
-        source=load_image(folder / PHOTOS / edit.picture, side)[0].numpy(),
+        source=_picture(folder / PHOTOS / edit.picture, side),
         source_prompt=edit.source_prompt,
         edit_prompt=edit.edit_prompt,
         changes=edit.changes[nearest][:, nearest],
@@ -73,8 +73,16 @@ def task_of(folder: Path, edit: PieEdit, side: int) -> EditTask:
             weights={word: STRENGTH for word in edit.blended[1:] if word in edit.edit_prompt.split()},
             blend_words=edit.blend_words,
         ),
-        truths=(load_image(truth, side)[0].numpy(),) if truth.is_file() else (),
+        truths=(_picture(truth, side),) if truth.is_file() else (),
     )
+
+
+def _picture(path: Path, side: int) -> np.ndarray:
+    """A picture of the dataset in ``side`` pixels; where they divide its own, by the means of its blocks."""
+    if SIDE % side == 0:
+        large = to_pil(load_image(path, SIDE)[0])
+        return from_pil(large.reduce(SIDE // side))[0].numpy()
+    return load_image(path, side)[0].numpy()
 
 
 def published_measures() -> dict[str, Measure]:

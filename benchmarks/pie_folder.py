@@ -33,6 +33,8 @@ FOLDERS = {
 }
 """The dataset's folder for each kind of edit; its first digit is the ``editing_type_id``."""
 FIRST_SEED = 2_000
+SHIFTS = 16
+"""So often are blocks brought to their mean, see ``enlarged``."""
 
 
 def encode_mask(mask: np.ndarray) -> list[int]:
@@ -50,6 +52,19 @@ def blended(case: EditCase) -> str:
     return next(f"{before.kind} {after.kind}" for before, after in pairs if before != after)
 
 
+def enlarged(picture: Image.Image, factor: int) -> Image.Image:
+    """A picture so many times as large, smooth, of which each block of pixels has the mean of the pixel that it came
+    from, as nearly as 8 bits can: ``Image.reduce`` gives the picture back."""
+    wide, high = (factor * side for side in picture.size)
+    wanted = np.asarray(picture, np.float64)
+    large = np.asarray(picture.resize((wide, high), Image.Resampling.LANCZOS), np.float64)
+    # a block at black or white cannot take its whole shift at once
+    for _ in range(SHIFTS):
+        means = large.reshape(high // factor, factor, wide // factor, factor, -1).mean((1, 3))
+        large = (large + np.kron(wanted - means, np.ones((factor, factor, 1)))).clip(0, 255)
+    return Image.fromarray(large.round().astype(np.uint8))
+
+
 def write_folder(cases: list[EditCase], out: Path) -> None:
     """Write ``mapping_file.json``, ``annotation_images/`` and ``true_images/`` of edits, 512 pixels wide."""
     entries = {}
@@ -59,7 +74,7 @@ def write_folder(cases: list[EditCase], out: Path) -> None:
         for kind, scene in ((PHOTOS, case.source), (TRUTHS, case.target)):
             path = out / kind / picture
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_pil(to_pil(render(scene)).resize((SIDE, SIDE), Image.Resampling.LANCZOS), path)
+            save_pil(enlarged(to_pil(render(scene)), SIDE // 128), path)
         source, target = case.marked
         entries[name] = {
             "image_path": picture,
