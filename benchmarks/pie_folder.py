@@ -33,7 +33,7 @@ FOLDERS = {
 }
 """The dataset's folder for each kind of edit; its first digit is the ``editing_type_id``."""
 FIRST_SEED = 2_000
-SHIFTS = 16
+SHIFTS = 32
 """So often are blocks brought to their mean, see ``enlarged``."""
 
 
