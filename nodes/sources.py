@@ -59,7 +59,7 @@ class DemoScene(io.ComfyNode):
             description="A picture of clay toys that the demo model never saw, its text, an edit text, and the perfect "
             "edit. Nothing to download.",
             inputs=[
-                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Which scene."),
+                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Which scene; each edit has its own."),
                 io.Combo.Input("edit", options=list(KINDS), default="object", tooltip="What changes. object: the "
                                "toy; add, delete: a second toy comes or goes; content: a hat, a scarf or a lid; swap: "
                                "two toys change their colours."),

@@ -9,12 +9,17 @@ class InputError(ValueError):
     It stays on one line, and signs that a terminal would act on are replaced, whatever names and texts it quotes.
     """
 
+    # ComfyUI shows it before the message, and names a pack's modules by their whole path
+    __module__ = "nullinv_core.errors"
+
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
 
 
 class NoGradientError(InputError):
     """A prediction does not depend on its context as far as autograd can see."""
+
+    __module__ = "nullinv_core.errors"
 
 
 class NonFiniteError(ArithmeticError):

@@ -323,7 +323,7 @@ STRENGTH = Setting(
     good="0.2 for a colour, 0.5 for another thing",
 )  # fmt: skip
 KIND = Setting(
-    "kind", "choice", "replace", "What the edit does. The last three do not look at strength.", choices=_kinds,
+    "kind", "choice", "replace", "What the edit does.", choices=_kinds,
 )  # fmt: skip
 SIZE = Setting(
     "size", "int", 512, "Shorter side in pixels: what the model was trained at.", least=64, most=2048, step=8,
@@ -371,7 +371,7 @@ GUIDER = (
 WORDS = {one.name: one for one in EDIT if one.kind == "words"}
 EDIT_PHOTO = (
     STRENGTH, WORDS["blend_words"], SIZE, replace(STEPS, advanced=True), GUIDANCE, KEEP_PIXELS, KIND,
-    WORDS["exclude_words"], next(one for one in EDIT if one.name == "variant"),
+    replace(WORDS["exclude_words"], advanced=False), next(one for one in EDIT if one.name == "variant"),
 )  # fmt: skip
 """Edit Photo."""
 NODES = {

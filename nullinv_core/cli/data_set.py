@@ -50,6 +50,7 @@ def inspect(
     told, small = asdict(summary(file, found)), thumbnail_of(found)
     if thumbnail:
         save_image(small, thumbnail)
+        typer.echo(f"saved: {thumbnail}", err=as_json)
     if as_json:
         typer.echo(json.dumps({**told, "curve": curve(found)}))
         return

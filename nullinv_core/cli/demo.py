@@ -47,4 +47,4 @@ def demo(
         elif name.startswith("seconds"):
             table.add_row(name, f"{value:.1f} s")
     Console().print(table)
-    typer.echo(f"pictures: {out.resolve()}")
+    typer.echo(f"pictures: {out.resolve()}; look at comparison.png")

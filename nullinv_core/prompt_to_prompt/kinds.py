@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..errors import InputError
 from ..settings import KIND, STRENGTH, EditSettings
 
 
@@ -17,14 +18,20 @@ class EditKind:
     steady: bool = False
 
 
-REPLACE = "replace"
+REPLACE, BACKGROUND = "replace", "background"
 KINDS = {
-    REPLACE: EditKind("words stand in for others: a thing, a colour, a style", EditSettings()),
+    REPLACE: EditKind("words stand in for others, as freely as strength says", EditSettings()),
     "add": EditKind(
-        "a thing more", EditSettings(cross_replace=0.4, self_replace=0.0, fresh_noise=0.8), steady=True
+        "a thing more; name it in blend_words, and what stays in exclude_words",
+        EditSettings(cross_replace=0.4, self_replace=0.0, fresh_noise=0.8), steady=True,
     ),
-    "remove": EditKind("a thing less", EditSettings(self_replace=0.0)),
-    "background": EditKind("another place", EditSettings(self_replace=0.0, fresh_noise=0.8), steady=True),
+    "remove": EditKind(
+        "a thing less; name it in blend_words, and what stays in exclude_words", EditSettings(self_replace=0.0)
+    ),
+    BACKGROUND: EditKind(
+        "another place; name the things that stay in exclude_words, and leave blend_words empty",
+        EditSettings(self_replace=0.0, fresh_noise=0.8), steady=True,
+    ),
 }  # fmt: skip
 """By name, the default first."""
 
@@ -39,10 +46,15 @@ def suited(
 
     ``strength``: how freely ``replace`` may change layout and shapes, in 0 (keep everything) … 1; the other kinds have
     windows of their own. ``blend_words``: what changes, comes or goes. ``exclude_words``: what must stay. Raises
-    InputError for a kind that there is not, and a strength out of range.
+    InputError for a kind that there is not, a strength out of range, and blend words where the background changes.
     """
     KIND.check(kind)
     STRENGTH.check(strength)
+    if kind == BACKGROUND and blend_words:
+        raise InputError(
+            "blend words keep the background as it is; to change it, leave them empty and name what stays in the "
+            "exclude words"
+        )
     chosen = KINDS[kind]
     settings = replace(chosen.settings, blend_words=blend_words, exclude_words=exclude_words)
     if kind == REPLACE:

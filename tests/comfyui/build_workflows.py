@@ -252,8 +252,9 @@ SCENES = {
 """Builder, and seed and edit of the demo scene."""
 EDITED_AGAIN = (sample_edit(5, "colour").captions[1], PHOTO_TEXT.replace("pink", "blue"))
 NOTES = {
-    "edit-photo": "**Everything in one node.** Say what the photo shows, then the same with a few words changed. A "
-    "second edit of the same photo is much faster. The other examples do the same with single nodes.",
+    "edit-photo": "**Everything in one node.** The upper text says what the photo shows, the lower one what it should "
+    "show: change a word there, and run again. A second edit of the same photo is faster. The other examples do the "
+    "same with single nodes.",
     "invert-and-reconstruct": "Plain DDIM inversion loses the photo at guidance 7.5. With an optimized null embedding "
     "per step it comes back. Look at both pictures, and at the loss.",
     "replace-a-word": "**Change one word.** The first text says what the photo shows, the second what it should show. "

@@ -328,12 +328,16 @@ def test_a_kind_of_edit_is_its_settings(comfy, picture):
         "source_text": chain.scene(1), "edit_text": chain.scene(2), "strength": 0.5, "blend_words": "cat", "size": 128,
         "steps": 5, "cfg": 7.5, "keep_pixels": False,
     }  # fmt: skip
-    edits = {f"kind-{kind}": {"kind": kind, "exclude_words": "floor", "variant": 3} for kind in SUITED}
+    changes = {kind: "" if kind == "background" else "cat" for kind in SUITED}
+    edits = {
+        f"kind-{kind}": {"kind": kind, "blend_words": words, "exclude_words": "floor", "variant": 3}
+        for kind, words in changes.items()
+    }
     for name, more in ({"kindless": {}, "plain": {"kind": "replace"}} | edits).items():
-        edited = chain.graph.add("NullInvEditPhoto", **inputs, **more)
+        edited = chain.graph.add("NullInvEditPhoto", **inputs | more)
         chain.graph.add("SaveImage", images=edited(), filename_prefix=name)
     for kind, settings in SUITED.items():
-        _, sampler = chain.edit(blend_words="cat", **settings, variant=3)
+        _, sampler = chain.edit(blend_words=changes[kind], **settings, variant=3)
         chain.graph.save(chain.load(2), sampler(), f"single-{kind}")
     comfy.run(chain.graph)
     assert np.array_equal(picture("kindless"), picture("plain"))
@@ -580,6 +584,7 @@ def other_layer(chain, plan, sampler):
         (change(lambda c, p, s: p, blend_words="zebra"), 'NullInvP2PEdit: blend word "zebra" is in neither prompt'),
         (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: exclude word "zebra"'),
         (in_edit_photo(blend_words="zebra"), 'NullInvEditPhoto: blend word "zebra" is in neither prompt'),
+        (in_edit_photo(kind="background", blend_words="cat"), "NullInvEditPhoto: blend words keep the background"),
         (in_edit_photo(width=5000), "NullInvEditPhoto: the picture would be 5000×128 pixels"),
         (change(lambda c, p, s: p, edit_text="a (green:1e5) cat"), 'weight of "green" must be a number in ±1000'),
         (change(lambda c, p, s: p, edit_text="a \ud83d cat"), "has bytes that are not text"),

@@ -15,9 +15,10 @@ from nullinv_core.settings import EDIT_PHOTO, KIND, EditSettings
 @given(st.floats(0.01, 1), st.sampled_from(sorted(KINDS)))
 def test_words_mean_the_same_in_every_kind(strength, kind):
     """Guards the node's promise: blend words may change, excluded ones may not; strength is for ``replace`` alone."""
-    found = suited(kind, strength, ["mug"], ["cat"])
-    assert (found.blend_words, found.exclude_words) == (["mug"], ["cat"])
-    assert (found == suited(kind, 0.0, ["mug"], ["cat"])) == (kind != "replace")
+    changes = [] if kind == "background" else ["mug"]
+    found = suited(kind, strength, changes, ["cat"])
+    assert (found.blend_words, found.exclude_words) == (changes, ["cat"])
+    assert (found == suited(kind, 0.0, changes, ["cat"])) == (kind != "replace")
     # only where new noise comes is there something to keep it from
     assert found.steady_words == (["cat"] if found.fresh_noise else ())
 
@@ -35,6 +36,8 @@ def test_mistakes_are_one_sentence():
         suited("move")
     with pytest.raises(InputError, match="strength must lie in 0…1, not 2"):
         suited("add", 2.0)
+    with pytest.raises(InputError, match="to change it, leave them empty"):
+        suited("background", blend_words=["cat"])
     assert [one for one in EDIT_PHOTO if one.name == "kind"] == [KIND]
 
 

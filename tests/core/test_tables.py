@@ -116,7 +116,8 @@ def test_a_preset_costs_no_more_than_it_says(name):
     steps = 50 if recipe.optimization and recipe.optimization.budget else STEPS
     trajectory = invert(counted, latents_of(), context, tiny_schedule(steps), method=recipe.inversion)
     embed(counted, trajectory, empty_context(), recipe, 7.5)
-    assert (counted.forwards + counted.backwards) / steps <= CHOICES[name].samples
+    spent = (counted.forwards + counted.backwards) / steps
+    assert spent <= CHOICES[name].samples, f"the preset {name} needs samples={spent:g} or more"
     assert CHOICES[name].name == name and CHOICES[name].help in PRESET_SETTING.text and DEFAULT in PRESETS
 
 
