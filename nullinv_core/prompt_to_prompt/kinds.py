@@ -22,14 +22,14 @@ REPLACE, BACKGROUND = "replace", "background"
 KINDS = {
     REPLACE: EditKind("words stand in for others, as freely as strength says", EditSettings()),
     "add": EditKind(
-        "a thing more; name it in blend_words, and what stays in exclude_words",
+        "a thing more (name it in blend_words, and what stays in exclude_words)",
         EditSettings(cross_replace=0.4, self_replace=0.0, fresh_noise=0.8), steady=True,
     ),
     "remove": EditKind(
-        "a thing less; name it in blend_words, and what stays in exclude_words", EditSettings(self_replace=0.0)
+        "a thing less (name it in blend_words, and what stays in exclude_words)", EditSettings(self_replace=0.0)
     ),
     BACKGROUND: EditKind(
-        "another place; name the things that stay in exclude_words, and leave blend_words empty",
+        "another place (name the things that stay in exclude_words, and leave blend_words empty)",
         EditSettings(self_replace=0.0, fresh_noise=0.8), steady=True,
     ),
 }  # fmt: skip
