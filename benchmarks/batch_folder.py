@@ -21,7 +21,9 @@ SETTINGS = ("cross_replace", "self_replace", "fresh_noise", "blend_words", "excl
 
 
 def cells(settings: EditSettings) -> list[object]:
-    """The columns of an edit, empty where the default holds."""
+    """The columns of an edit, empty where the default holds. Raises ValueError for settings that they cannot say."""
+    if settings != EditSettings(**{name: getattr(settings, name) for name in SETTINGS}):
+        raise ValueError(f"the list has no column for a setting of {settings}")
     values = [(getattr(settings, name), getattr(EditSettings(), name)) for name in SETTINGS]
     return ["" if value == usual else value if isinstance(value, float | int) else ",".join(value)
             for value, usual in values]  # fmt: skip

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
 from ..nullinv_core.families import supported
-from ..nullinv_core.settings import EDIT_PHOTO
+from ..nullinv_core.settings import EDIT_PHOTO_FIRST, EDIT_PHOTO_LATER
 from .parts import PARTS, inputs_of
 from .wires import NullEmbeddings, schema, widgets
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 PHOTO = ("model", "clip", "vae", "image", "source_text", "size")
 WANTED = ("edit_text", "strength", "blend_words", "cfg", "keep_pixels", "kind", "exclude_words", "variant")
 """Inputs of Edit Photo that both of its parts have, and those of the edit alone."""
-LATER = 3
-"""So many of the last settings came later: graphs from before do not have them."""
 
 
 class EditPhoto(io.ComfyNode):
@@ -47,8 +45,8 @@ class EditPhoto(io.ComfyNode):
                 io.String.Input("source_text", multiline=True, dynamic_prompts=True, tooltip="What the photo shows."),
                 io.String.Input("edit_text", multiline=True, dynamic_prompts=True, tooltip="What it should show "
                                 "instead: change as few words as you can. Each line is an edit of its own."),
-                *widgets(EDIT_PHOTO[:-LATER]),
-                *widgets(EDIT_PHOTO[-LATER:], required=False),
+                *widgets(EDIT_PHOTO_FIRST),
+                *widgets(EDIT_PHOTO_LATER, required=False),
             ],
             hidden=[io.Hidden.dynprompt],
             enable_expand=True,

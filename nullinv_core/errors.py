@@ -25,6 +25,8 @@ class NoGradientError(InputError):
 class NonFiniteError(ArithmeticError):
     """The network produced NaN or infinity. The message names the step and what to try."""
 
+    __module__ = "nullinv_core.errors"
+
 
 def printable(text: str) -> str:
     """A text on one line, with a question mark for control characters and half characters."""

@@ -319,7 +319,7 @@ KEEP_PIXELS = Setting(
     good="off for edits of the whole picture's light or style",
 )  # fmt: skip
 STRENGTH = Setting(
-    "strength", "float", 0.35, "How freely the edit may change layout and shapes.", step=0.05,
+    "strength", "float", 0.35, "How freely replaced words may change layout and shapes.", step=0.05,
     good="0.2 for a colour, 0.5 for another thing",
 )  # fmt: skip
 KIND = Setting(
@@ -369,11 +369,14 @@ GUIDER = (
 )  # fmt: skip
 """Null-Text Guider."""
 WORDS = {one.name: one for one in EDIT if one.kind == "words"}
-EDIT_PHOTO = (
-    STRENGTH, WORDS["blend_words"], SIZE, replace(STEPS, advanced=True), GUIDANCE, KEEP_PIXELS, KIND,
-    replace(WORDS["exclude_words"], advanced=False), next(one for one in EDIT if one.name == "variant"),
+EDIT_PHOTO_FIRST = (
+    STRENGTH, WORDS["blend_words"], SIZE, replace(STEPS, advanced=True), GUIDANCE, KEEP_PIXELS,
 )  # fmt: skip
-"""Edit Photo."""
+EDIT_PHOTO_LATER = (
+    KIND, replace(WORDS["exclude_words"], advanced=False), next(one for one in EDIT if one.name == "variant"),
+)  # fmt: skip
+EDIT_PHOTO = EDIT_PHOTO_FIRST + EDIT_PHOTO_LATER
+"""Edit Photo; graphs from before a later setting do not have it."""
 NODES = {
     "NullInvDDIMInvert": INVERT,
     "NullInvOptimize": (*OPTIMIZE, OPTIMIZE_POOLED),

@@ -48,10 +48,16 @@ def progress() -> Iterator[Callback]:
             bars.stop()
 
 
-def in_blocks(picture: Image, columns: int) -> Text:
-    """A small picture for a terminal that has colours: half a character a pixel, scaled down where it is wider."""
-    width = min(picture.width, columns)
-    height = max(1, round(picture.height * width / picture.width / 2)) * 2
+def shows_pictures(out: Console) -> bool:
+    """Whether a terminal shows what ``in_blocks`` draws: it has many colours, may use them, and knows the sign."""
+    many = out.color_system in ("256", "truecolor")
+    return out.is_terminal and many and not out.no_color and out.encoding.startswith("utf")
+
+
+def in_blocks(picture: Image, columns: int, lines: int = 40) -> Text:
+    """A small picture for a terminal that has colours: half a character a pixel, scaled down where it is larger."""
+    scale = min(1.0, columns / picture.width, 2 * lines / picture.height)
+    width, height = max(1, round(picture.width * scale)), max(1, round(picture.height * scale / 2)) * 2
     pixels = picture.resize((width, height)).tobytes()
     colours = [f"#{pixels[i : i + 3].hex()}" for i in range(0, len(pixels), 3)]
     text = Text()

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files.atomic_write import check_outputs, check_suffix, check_writable, whole_file
 from ..settings import GUIDANCE, OWN_SIZE
 from . import models
-from .console import in_blocks, progress
+from .console import in_blocks, progress, shows_pictures, warn
 from .options import Config, Device, Dtype, takes
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def inspect(
     file: File,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON, for programs.")] = False,
     thumbnail: Annotated[
-        Path | None, typer.Option(help="PNG to write: the photos, small and rough, side by side.")
+        Path | None, typer.Option(help="PNG to write: the first eight photos, small and rough.")
     ] = None,
 ) -> None:
     """Say what an inversion file holds; no model is loaded."""
@@ -47,9 +47,9 @@ def inspect(
     from ..photo.images import save_image, to_pil
 
     found = load_inversion(file)
-    told, small = asdict(summary(file, found)), thumbnail_of(found)
+    told = asdict(summary(file, found))
     if thumbnail:
-        save_image(small, thumbnail)
+        save_image(thumbnail_of(found), thumbnail)
         typer.echo(f"saved: {thumbnail}", err=as_json)
     if as_json:
         typer.echo(json.dumps({**told, "curve": curve(found)}))
@@ -62,8 +62,11 @@ def inspect(
         table.add_row("losses", f"{line} (the noisiest step first)")
     out = Console(markup=False, highlight=False)
     out.print(table)
-    if out.is_terminal and out.color_system in ("256", "truecolor"):
-        out.print(in_blocks(to_pil(small), out.width))
+    if shows_pictures(out):
+        try:
+            out.print(in_blocks(to_pil(thumbnail_of(found)), out.width))
+        except InputError as error:
+            warn(str(error))
 
 
 def index(

@@ -21,6 +21,8 @@ from .fingerprint import sha256_of
 from .store import Inversion, load_inversion
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+MOST_SHOWN = 8
+"""Photos on a thumbnail."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,11 @@ def curve(inversion: Inversion, columns: int = 60) -> str:
 
 
 def thumbnail(inversion: Inversion) -> Tensor:
-    """The photos side by side, rough, without a model: float32 (h, photos · w, 3) in 0…1, a pixel for each latent."""
+    """The first ``MOST_SHOWN`` photos side by side, rough, without a model: float32 (h, photos · w, 3) in 0…1, a pixel
+    for each latent. Raises InputError as ``preview``."""
     trajectory = inversion.trajectory
-    return preview(trajectory.clean, with_pooled(trajectory.context.pooled is not None)).transpose(0, 1).flatten(1, 2)
+    shown = preview(trajectory.clean[:MOST_SHOWN], with_pooled(trajectory.context.pooled is not None))
+    return shown.transpose(0, 1).flatten(1, 2)
 
 
 def index(folder: Path) -> Iterator[Summary]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..settings import Mode
+from .kinds import hint
 from .prompt import END, PAD, START, Prompt, is_sign
 
 ARTICLES = ("a", "an", "the", "and", "or", "is", "are", "its")
@@ -29,11 +30,6 @@ KEEP, REPLACE, REMOVE, ADD = range(4)
 EVEN = 1
 NEVER = np.int64(-(2**61))
 """Score of what cannot be."""
-HINT = (
-    "If a thing does not go away: self_replace 0, and its words as blend_words. If a new thing does not come: "
-    "cross_replace 0.4, self_replace 0, fresh_noise 0.8, and the things that stay as steady_words."
-)
-"""What helps where words were added or removed: see docs/decisions/remove-and-add.md."""
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 """Source words and the edit words that stand for them."""
 
@@ -270,5 +266,5 @@ def explain(source: Prompt, edit: Prompt, alignment: TokenAlignment) -> str:
     if gone:
         lines.append(f"left out: {' '.join(gone)}")
     if not all(map(says_little, [*gone, *new])):
-        lines.append(HINT)
+        lines.append(hint())
     return "\n".join(lines)

@@ -18,16 +18,14 @@ class EditKind:
     steady: bool = False
 
 
-REPLACE, BACKGROUND = "replace", "background"
+REPLACE, ADD, REMOVE, BACKGROUND = "replace", "add", "remove", "background"
 KINDS = {
     REPLACE: EditKind("words stand in for others, as freely as strength says", EditSettings()),
-    "add": EditKind(
+    ADD: EditKind(
         "a thing more (name it in blend_words, and what stays in exclude_words)",
         EditSettings(cross_replace=0.4, self_replace=0.0, fresh_noise=0.8), steady=True,
     ),
-    "remove": EditKind(
-        "a thing less (name it in blend_words, and what stays in exclude_words)", EditSettings(self_replace=0.0)
-    ),
+    REMOVE: EditKind("a thing less (name it in blend_words)", EditSettings(self_replace=0.0)),
     BACKGROUND: EditKind(
         "another place (name the things that stay in exclude_words, and leave blend_words empty)",
         EditSettings(self_replace=0.0, fresh_noise=0.8), steady=True,
@@ -60,3 +58,13 @@ def suited(
     if kind == REPLACE:
         settings = replace(settings, cross_replace=1.0 - 0.6 * strength, self_replace=0.8 - 0.8 * strength)
     return replace(settings, steady_words=exclude_words if chosen.steady else ())
+
+
+def hint() -> str:
+    """What helps where words came or went, for people who choose each setting by themselves."""
+    less, more = KINDS[REMOVE].settings, KINDS[ADD].settings
+    return (
+        f"If a thing does not go away: self_replace {less.self_replace:g}, and its words as blend_words. If a new "
+        f"thing does not come: cross_replace {more.cross_replace:g}, self_replace {more.self_replace:g}, fresh_noise "
+        f"{more.fresh_noise:g}, its words as blend_words, and the things that stay as steady_words and exclude_words."
+    )

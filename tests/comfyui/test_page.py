@@ -193,6 +193,21 @@ def test_a_saved_file_connects_to_load_inversion(page):
     assert linked
 
 
+def test_an_edit_photo_from_before_its_kinds_loads(page):
+    """Guards workflows with fewer widgets: those that are there keep their values, the others have their defaults."""
+    document = json.loads((FOLDER / "1-edit-photo-demo.json").read_text(encoding="utf-8"))
+    (node,) = (node for node in document["nodes"] if node["type"] == "NullInvEditPhoto")
+    read = """() => Object.fromEntries(window.app.graph._nodes.find(n => n.type === "NullInvEditPhoto").widgets
+        .map(w => [w.name, w.value]))"""
+    load(page, document)
+    now = page.evaluate(read)
+    assert (now["cfg"], now["kind"], now["exclude_words"], now["variant"]) == (3, "replace", "", 0)
+    # kind, exclude_words, variant, and what happens to that after a run
+    node["widgets_values"] = node["widgets_values"][:-4]
+    load(page, document)
+    assert page.evaluate(read) == now
+
+
 def test_a_workflow_from_before_a_widget_loads(page):
     """Guards workflows that were written before *variant* could change after a run: every other value stays."""
     document = json.loads((FOLDER / "3-replace-a-word-demo.json").read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """The commands of a data set, on a tiny random model: batch, inspect, index, export and import."""
 
 import csv
+import io
 import json
 import re
 import shlex
@@ -12,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from nullinv_core.cli import main
-from nullinv_core.cli.console import in_blocks
+from nullinv_core.cli.console import in_blocks, shows_pictures
 from nullinv_core.errors import InputError
+from nullinv_core.families import FAMILIES
 from nullinv_core.files.store import load_inversion
 from nullinv_core.photo.images import save_image
+from nullinv_core.photo.preview import preview
 
 from .test_cli import command  # noqa: F401
 
@@ -202,5 +206,31 @@ def test_a_picture_in_a_terminal_is_the_picture():
     read = [[tuple(bytes.fromhex(colour[1:])) for colour in pair] for pair in colours]
     shown = np.array(read, np.uint8).reshape(2, 3, 2, 3).transpose(0, 2, 1, 3).reshape(4, 3, 3)
     assert (shown == pixels).all()
-    lines = in_blocks(Image.new("RGB", (300, 100)), 60).plain.splitlines()
-    assert {len(line) for line in lines} == {60} and len(lines) == 10
+    for size, shape in (((300, 100), (60, 10)), ((2, 4096), (1, 40)), ((4096, 2), (60, 1))):
+        lines = in_blocks(Image.new("RGB", size), 60).plain.splitlines()
+        assert ({len(line) for line in lines}, len(lines)) == ({shape[0]}, shape[1])
+
+
+@pytest.mark.parametrize("without", [{"no_color": True}, {"color_system": "standard"}, {"force_terminal": False}])
+def test_a_terminal_without_colours_gets_no_picture(without):
+    """Guards plain terminals, pipes and NO_COLOR: signs in one colour would say nothing."""
+    with_colours = {
+        "force_terminal": True,
+        "color_system": "truecolor",
+        "file": io.TextIOWrapper(io.BytesIO(), "utf-8"),
+    }
+    assert shows_pictures(Console(**with_colours))
+    assert not shows_pictures(Console(**with_colours | without))
+    assert not shows_pictures(Console(**with_colours | {"file": io.TextIOWrapper(io.BytesIO(), "ascii")}))
+
+
+def test_a_thumbnail_of_what_no_model_makes():
+    """Guards inspect against strangers' files: latents of other channels and huge ones are said or shown, not crashed
+    on."""
+    family = FAMILIES["v1"]
+    for channels in (1, 16):
+        with pytest.raises(InputError, match=f"latents of {channels} channels have no small picture"):
+            preview(torch.zeros(1, channels, 2, 2), family)
+    for huge in (torch.full((1, 4, 2, 2), 1e300, dtype=torch.float64), torch.full((1, 4, 2, 2), -6e4).half()):
+        shown = preview(huge, family)
+        assert shown.dtype == torch.float32 and shown.isfinite().all() and 0 <= shown.min() <= shown.max() <= 1
