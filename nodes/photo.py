@@ -79,6 +79,9 @@ class EditPhoto(io.ComfyNode):
             inversion, latent = invert_photo(given, image, size, source_text, steps)
             return io.NodeOutput(*edit_photo(given, image, size, inversion, latent, asked))
         graph, links = GraphBuilder(), {name: inputs[name] for name in ("model", "clip", "vae", "image")}
+        if not asked.settings.fresh_noise:
+            # it changes nothing there, and ComfyUI may count it up after each run
+            wanted["variant"] = 0
         inverted = graph.node("NullInvPartInvertPhoto", **links, **photo, steps=steps)
         edited = graph.node(
             "NullInvPartEditInverted", **links, **photo, **wanted, inversion=inverted.out(0), latent=inverted.out(1)

@@ -370,6 +370,9 @@ def test_another_strength_does_not_invert_the_photo_again(comfy):
     changed = {"strength": 0.6, "edit_text": "a green mug", "cfg": 3.0}
     g[alone()[0]]["inputs"].update(changed)
     assert parts_that_ran(comfy, g) == {"2"}
+    # no new noise, so nothing of another variant
+    g[alone()[0]]["inputs"]["variant"] = 7
+    assert parts_that_ran(comfy, g) == set()
     both = g.add("ImageBatch", image1=photos[0](), image2=photos[1]())
     each = g.add("RebatchImages", images=both(), batch_size=1)
     listed = g.add("NullInvEditPhoto", image=each(), **inputs | changed)

@@ -198,7 +198,7 @@ def test_an_edit_photo_from_before_its_kinds_loads(page):
     document = json.loads((FOLDER / "1-edit-photo-demo.json").read_text(encoding="utf-8"))
     (node,) = (node for node in document["nodes"] if node["type"] == "NullInvEditPhoto")
     read = """() => Object.fromEntries(window.app.graph._nodes.find(n => n.type === "NullInvEditPhoto").widgets
-        .map(w => [w.name, w.value]))"""
+        .filter(w => w.name !== "control_after_generate").map(w => [w.name, w.value]))"""
     load(page, document)
     now = page.evaluate(read)
     assert (now["cfg"], now["kind"], now["exclude_words"], now["variant"]) == (3, "replace", "", 0)
