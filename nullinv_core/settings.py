@@ -239,6 +239,8 @@ class EditSettings:
 
 EDIT = tuple(Setting(one.name, **one.metadata) for one in fields(EditSettings))
 """P2P Edit and ``edit``."""
+OF_EDIT = {one.name: one for one in EDIT}
+"""The same by name."""
 
 
 def _methods() -> dict[str, str]:
@@ -368,12 +370,11 @@ GUIDER = (
     ),
 )  # fmt: skip
 """Null-Text Guider."""
-WORDS = {one.name: one for one in EDIT if one.kind == "words"}
 EDIT_PHOTO_FIRST = (
-    STRENGTH, WORDS["blend_words"], SIZE, replace(STEPS, advanced=True), GUIDANCE, KEEP_PIXELS,
+    STRENGTH, OF_EDIT["blend_words"], SIZE, replace(STEPS, advanced=True), GUIDANCE, KEEP_PIXELS,
 )  # fmt: skip
 EDIT_PHOTO_LATER = (
-    KIND, replace(WORDS["exclude_words"], advanced=False), next(one for one in EDIT if one.name == "variant"),
+    KIND, replace(OF_EDIT["exclude_words"], advanced=False), OF_EDIT["variant"],
 )  # fmt: skip
 EDIT_PHOTO = EDIT_PHOTO_FIRST + EDIT_PHOTO_LATER
 """Edit Photo; graphs from before a later setting do not have it."""

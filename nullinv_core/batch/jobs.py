@@ -22,7 +22,7 @@ from ..files.ordinary import open_ordinary
 from ..prompt_to_prompt.emphasis import check_text, without_marks
 from ..prompt_to_prompt.lists import take_windows, word_list
 from ..scores.pie_bench import MAPPING, PHOTOS, pie_edits
-from ..settings import EDIT, EditSettings, Setting
+from ..settings import OF_EDIT, EditSettings, Setting
 
 PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 CAPTION = ".txt"
@@ -34,7 +34,6 @@ LONGEST_NAME = 200
 """Most bytes of a part of an output's name; most disks take 255, and an ending is added."""
 OWN = ("picture", "prompt", "name")
 """Columns beside the edits and the settings."""
-SETTINGS = {one.name: one for one in EDIT}
 FORBIDDEN = set('<>:"|?*\\')
 """Signs that no name of an output has: some disk takes each of them for something else."""
 NO_PROMPT = (
@@ -213,9 +212,9 @@ def _check_names(jobs: Sequence[Job]) -> None:
 
 def read_value(name: str, given: Any) -> Any:
     """A setting's value as a list has it: as JSON has it, or as a text. Raises InputError for anything else."""
-    if name not in SETTINGS:
-        raise InputError(f'there is no setting "{short(name)}"; there are {", ".join(SETTINGS)}')
-    setting = SETTINGS[name]
+    if name not in OF_EDIT:
+        raise InputError(f'there is no setting "{short(name)}"; there are {", ".join(OF_EDIT)}')
+    setting = OF_EDIT[name]
     try:
         value = _of_text(setting, given) if isinstance(given, str) else given
         return KINDS[setting.kind](value)
@@ -333,12 +332,12 @@ def _of_csv(file: Path) -> Iterator[Place]:
     try:
         head = [name.strip() for name in next(rows, [])]
         edits = [name for name in head if name == "edit" or name.startswith("edit_")]
-        known = {*OWN, *edits, *SETTINGS}
+        known = {*OWN, *edits, *OF_EDIT}
         if "picture" not in head or len(set(head)) < len(head) or set(head) - known:
             wrong = next(iter(set(head) - known), "")
             raise InputError(
                 f'the first line of "{file}" must name the columns: picture, and as you like prompt, edit, edit_2 …, '
-                f"name, {', '.join(SETTINGS)}{f'; not {short(wrong)!r}' if wrong else ''}"
+                f"name, {', '.join(OF_EDIT)}{f'; not {short(wrong)!r}' if wrong else ''}"
             )
         for row in rows:
             if not any(cell.strip() for cell in row):
@@ -349,7 +348,7 @@ def _of_csv(file: Path) -> Iterator[Place]:
                     f"{place}: it has {len(row)} cells, the first line has {len(head)}; quote what has commas"
                 )
             cells = dict(zip(head, row, strict=True))
-            settings = {name: cells[name] for name in SETTINGS if cells.get(name, "").strip()}
+            settings = {name: cells[name] for name in OF_EDIT if cells.get(name, "").strip()}
             own = {name: cells[name] for name in OWN if name in cells}
             yield place, {**own, "edits": [cells[name] for name in edits], "settings": settings}
     except csv.Error as error:

@@ -41,9 +41,8 @@ def run(server, graph, name, parts, seconds=1800):
     error = " | ".join(f"{each['exception_type']}: {each['exception_message'].strip()}" for each in failed)
     at = " ".join(each["node_type"] for each in failed)
     told = [line.split(OURS)[1] for line in server.text()[before:].splitlines() if OURS in line]
-    return Ran(
-        error, at, told, {} if error else {part: _saved(server, entry, graph, f"{name}-{part}") for part in parts}
-    )
+    found = {} if error else {part: _saved(server, entry, graph, f"{name}-{part}") for part in parts}
+    return Ran(error, at, told, found)
 
 
 def _saved(server, entry, graph, prefix):
