@@ -14,9 +14,9 @@ from .errors import InputError
 from .prompt_to_prompt.control import EditBatch, StepControl, needs_source
 from .prompt_to_prompt.fresh_noise import edit_start
 from .prompt_to_prompt.grids import map_grid
-from .prompt_to_prompt.local_blend import blend_mask, uses_blend
+from .prompt_to_prompt.local_blend import blend_mask
 from .prompt_to_prompt.maps import AttentionMaps
-from .schedule import check_guidance, ddim_step, guide, predicted_clean, steps_of
+from .schedule import check_guidance, ddim_step, guide, predicted_clean
 from .shared_guidance import without_shared
 from .types import Callback, Event, NullEmbeddings, Pin, Trajectory, ignore
 
@@ -187,7 +187,7 @@ def edit(
             latents = ddim_step(latents, epsilon, schedule, step)
             if pin:
                 latents[:: edits.branches] = trajectory.latents[step - 1]
-            latents = _blend(latents, branches.maps, edits, index, schedule.steps, mask)
+            latents = _blend(latents, branches.maps, edits, index, mask)
             if limit is not None:
                 latents = _keep_outside(latents, limit.to(latents.device), edits.branches)
             edited = clean.unflatten(0, (-1, edits.branches))[:, 1:].flatten(0, 1)
@@ -311,19 +311,15 @@ def _keep_outside(latents: Tensor, limit: Tensor, branches: int) -> Tensor:
     return torch.where(limit[:, None, None], split, split[:, :1]).flatten(0, 1)
 
 
-def _blend(latents: Tensor, maps: AttentionMaps, edits: EditBatch, index: int, steps: int, mask: Tensor) -> Tensor:
+def _blend(latents: Tensor, maps: AttentionMaps, edits: EditBatch, index: int, mask: Tensor) -> Tensor:
     """Latents with the source put back outside each edit's mask; writes the masks of this step into ``mask``."""
-    due = [
-        (b, e, plan)
-        for b, row in enumerate(edits.edits)
-        for e, plan in enumerate(row)
-        if uses_blend(plan) and index >= steps_of(plan.settings.blend_start, steps)
-    ]
+    due = [(b, e, plan) for b, row in enumerate(edits.edits) for e, plan in enumerate(row) if plan.blend_window[index]]
     if not due:
         return latents
     split, mean = latents.unflatten(0, (-1, edits.branches)).clone(), maps.mean()
     for b, e, plan in due:
-        inside = blend_mask(mean[b, [0, 1 + e]], plan, (latents.shape[-2], latents.shape[-1]))
+        excluding = bool(plan.exclude_window[index])
+        inside = blend_mask(mean[b, [0, 1 + e]], plan, (latents.shape[-2], latents.shape[-1]), excluding)
         mask[b, e] = inside[0]
         split[b, 1 + e] = torch.where(inside, split[b, 1 + e], split[b, 0])
     return split.flatten(0, 1)

@@ -219,6 +219,10 @@ class EditSettings:
         "float", 1.0, "Share of the steps after which a new word draws its own outline, in the old word's place. 1: "
         "never.", step=0.05, good="0.5 for a new shape", advanced=True,
     )  # fmt: skip
+    exclude_end: float = _field(
+        "float", 1.0, "Share of the steps after which exclude words hold their region no more: its rim then takes on "
+        "what is new around it.", step=0.05, good="0.8 for a new background", advanced=True,
+    )  # fmt: skip
     weights: Mapping[str, float] = _field(
         "weights", {}, "WORD=2.0 makes a word twice as strong, as (word:2.0) in the text does.",
         advanced=True, in_node=False,

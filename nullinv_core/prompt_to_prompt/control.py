@@ -64,7 +64,7 @@ def batch_edits(edits: Sequence[Sequence[Edit]], more: Sequence[AttentionEdit] =
 def needs_source(edits: EditBatch, index: int) -> bool:
     """Whether some edit looks at the source's attention in a step: through an open window, or for its local blend."""
     looks = any(edit.steps[index] for edit in edits.attention)
-    return looks or any(uses_blend(edit) for row in edits.edits for edit in row)
+    return looks or any(uses_blend(edit, index) for row in edits.edits for edit in row)
 
 
 @dataclass(frozen=True)

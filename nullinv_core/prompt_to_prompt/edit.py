@@ -33,7 +33,8 @@ class Edit:
     multiple, and so are their encodings.
     ``cross_window``, ``focus_window``: bool (T, K), in the order of sampling. ``self_window``: bool (T,).
     ``equalizer``: (K,).
-    ``blend``, ``exclude``, ``steady``: (2, K) 0 or 1, source row first; all zero where unused.
+    ``blend``, ``exclude``, ``steady``: (2, K) 0 or 1, source row first; all zero where unused. ``blend_window``,
+    ``exclude_window``: bool (T,), where local blend acts at all, and where it leaves out the exclude words' regions.
     """
 
     source: Prompt
@@ -46,6 +47,8 @@ class Edit:
     blend: Tensor
     exclude: Tensor
     steady: Tensor
+    blend_window: Tensor
+    exclude_window: Tensor
     settings: EditSettings
 
 
@@ -74,6 +77,9 @@ def plan_edit(
         places = find_phrase(prompt, word, "word with a replace window")
         cross_window[:, places] = _steps_inside(window, steps)[:, None]
     focused = _steps_inside((settings.focus_from, 1.0), steps)
+    blend = _select(source, prompt, words, settings.blend_words, "blend word")
+    exclude = _select(source, prompt, words, settings.exclude_words, "exclude word")
+    excluded = exclude.any() & _steps_inside((settings.blend_start, settings.exclude_end), steps)
     return Edit(
         source=source,
         prompt=prompt,
@@ -82,9 +88,11 @@ def plan_edit(
         cross_window=cross_window,
         focus_window=focused[:, None] & _replaced(words, prompt, alignment),
         self_window=_steps_inside(settings.self_replace, steps),
-        blend=_select(source, prompt, words, settings.blend_words, "blend word"),
-        exclude=_select(source, prompt, words, settings.exclude_words, "exclude word"),
+        blend=blend,
+        exclude=exclude,
         steady=_select(source, prompt, words, settings.steady_words, "steady word"),
+        blend_window=excluded | (blend.any() & _steps_inside((settings.blend_start, 1.0), steps)),
+        exclude_window=excluded,
         settings=settings,
     )
 

@@ -28,7 +28,7 @@ KINDS = {
     REMOVE: EditKind("a thing less (name it in blend_words)", EditSettings(self_replace=0.0)),
     BACKGROUND: EditKind(
         "another place (name the things that stay in exclude_words, and leave blend_words empty)",
-        EditSettings(self_replace=0.0, fresh_noise=0.8), steady=True,
+        EditSettings(self_replace=0.0, fresh_noise=0.8, exclude_end=0.8), steady=True,
     ),
 }  # fmt: skip
 """By name, the default first."""

@@ -23,20 +23,21 @@ def region(maps: Tensor, tokens: Tensor, size: tuple[int, int], threshold: float
     return (chosen / peak.clamp_min(torch.finfo(chosen.dtype).tiny)) > threshold
 
 
-def blend_mask(maps: Tensor, edit: Edit, size: tuple[int, int]) -> Tensor:
+def blend_mask(maps: Tensor, edit: Edit, size: tuple[int, int], excluding: bool = True) -> Tensor:
     """Where an edit may change the latents: bool (1, *size). ``maps``: (2, h, w, K), source and edit branch.
 
-    Source region or edit region, minus the excluded words' regions; everywhere where no word was given.
+    Source region or edit region, minus the excluded words' regions if ``excluding``; everywhere where no word was
+    given.
     """
     threshold = edit.settings.blend_threshold
     inside = torch.ones(1, *size, dtype=torch.bool, device=maps.device)
     if bool(edit.blend.any()):
         inside = region(maps, edit.blend.to(maps.device), size, threshold, pool=True).any(0)
-    if bool(edit.exclude.any()):
+    if excluding and bool(edit.exclude.any()):
         inside = inside & ~region(maps, edit.exclude.to(maps.device), size, threshold, pool=False).any(0)
     return inside
 
 
-def uses_blend(edit: Edit) -> bool:
-    """Whether an edit names words to blend by."""
-    return bool(edit.blend.any() or edit.exclude.any())
+def uses_blend(edit: Edit, index: int = 0) -> bool:
+    """Whether local blend acts on an edit in a step or later."""
+    return bool(edit.blend_window[index:].any())

@@ -14,12 +14,14 @@ from nullinv_core.denoiser import Layer
 from nullinv_core.prompt_to_prompt.attention_edit import Here
 from nullinv_core.prompt_to_prompt.attention_edits.replace import Replace
 from nullinv_core.prompt_to_prompt.attention_edits.reweight import Reweight
+from nullinv_core.prompt_to_prompt.control import batch_edits, needs_source
 from nullinv_core.prompt_to_prompt.edit import MOST_EDITS, plan_edits
 from nullinv_core.prompt_to_prompt.emphasis import MOST_LETTERS
 from nullinv_core.prompt_to_prompt.grids import map_grid
 from nullinv_core.prompt_to_prompt.local_blend import blend_mask, region, uses_blend
 from nullinv_core.prompt_to_prompt.maps import AttentionMaps
 from nullinv_core.prompt_to_prompt.prompt import END, LISTED, START, Prompt, check_tokens, find_phrase
+from nullinv_core.schedule import steps_of
 from nullinv_core.settings import MOST_NAMED
 
 from .helpers import word_prompt
@@ -89,6 +91,23 @@ def test_a_mask_is_where_its_words_are_seen(seed, scale, threshold, words, other
         inside = inside & ~np.any(by_hand(maps, plan.exclude.numpy(), scale, threshold, pool=False), 0)
     found = blend_mask(torch.from_numpy(maps), plan, (4 * scale, 5 * scale))
     assert np.array_equal(found[0].numpy(), inside) and uses_blend(plan) == bool(words or others)
+
+
+@given(steps=st.integers(1, 60), start=st.floats(0, 1), end=st.floats(0, 1), words=st.booleans(), others=st.booleans())
+def test_blend_and_exclude_words_act_in_their_steps(steps, start, end, words, others):
+    """Guards both windows, and pinned sources: they are looked at until the last step that blends, and no longer."""
+    settings = EditSettings(
+        cross_replace=0.0, self_replace=0.0, blend_start=start, exclude_end=end,
+        blend_words=["cat"] * words, exclude_words=["grass"] * others,
+    )  # fmt: skip
+    plan = plan_edit(SOURCE, EDIT, steps, settings)
+    excluded = [others and steps_of(start, steps) <= index < steps_of(end, steps) for index in range(steps)]
+    blended = [words and steps_of(start, steps) <= index for index in range(steps)]
+    assert plan.exclude_window.tolist() == excluded
+    assert plan.blend_window.tolist() == [a or b for a, b in zip(excluded, blended, strict=True)]
+    edits = batch_edits([[plan]])
+    looked_at = [needs_source(edits, index) for index in range(steps)]
+    assert looked_at == [any(excluded[index:] + blended[index:]) for index in range(steps)]
 
 
 def test_a_word_that_is_not_in_a_text_is_nowhere():
@@ -162,7 +181,7 @@ def test_a_weight_is_carried_where_a_word_takes_the_place_of_another(mode, stren
 
 
 SHARES = {"blend_start": "blend start", "blend_threshold": "blend threshold", "fresh_noise": "fresh noise",
-          "focus_from": "focus from"}  # fmt: skip
+          "focus_from": "focus from", "exclude_end": "exclude end"}  # fmt: skip
 WINDOWS = {"cross_replace": "cross replace", "self_replace": "self replace"}
 
 

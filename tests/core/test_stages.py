@@ -266,24 +266,44 @@ def test_guidance_is_as_exact_as_the_latents():
     assert torch.allclose(source, reconstruct(network, trajectory, empty_context(), 7.3), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("size", [(16, 24), (24, 16)])
-def test_a_blend_keeps_to_its_mask_in_pictures_that_are_not_square(size):
-    """Guards the mask's sides: as the latents', and outside of it an edit is its own photo's source."""
-    maps = torch.rand(1 + 2, 2, size[0] * size[1], SOURCE.length, generator=torch.Generator().manual_seed(3)) ** 8
+def looking_at(size, edits):
+    """The network, with attention of its own making on a grid of that size, for so many edits of each picture."""
+    maps = torch.rand(1 + edits, 2, size[0] * size[1], SOURCE.length, generator=torch.Generator().manual_seed(3)) ** 8
 
     def looking(latents, level, context, attention=None, unconditional=0):
         assert attention.weighs(Layer("cross", size[0] * size[1]))
         attention.weigh(maps.repeat(BATCH, 1, 1, 1).double(), Layer("cross", size[0] * size[1]))
         return network(latents, level, context)
 
+    return looking
+
+
+@pytest.mark.parametrize("size", [(16, 24), (24, 16)])
+def test_a_blend_keeps_to_its_mask_in_pictures_that_are_not_square(size):
+    """Guards the mask's sides: as the latents', and outside of it an edit is its own photo's source."""
     latents = torch.randn(STEPS + 1, BATCH, 4, *size, generator=torch.Generator().manual_seed(4)).double()
     settings = [EditSettings(blend_words=["cat"], blend_threshold=0.5), EditSettings(exclude_words=["grass"])]
     edits = batch_edits([[plan_edit(SOURCE, EDIT, STEPS, one) for one in settings]] * BATCH)
-    found = edit(looking, Trajectory(latents, TEXT, SCHEDULE), empty_context(), EDIT_TEXT, edits, 7.5)
+    found = edit(looking_at(size, 2), Trajectory(latents, TEXT, SCHEDULE), empty_context(), EDIT_TEXT, edits, 7.5)
     assert found.maps.shape == (BATCH, 3, *size, SOURCE.length) and found.mask.shape == (BATCH, 2, *size)
     # the second picture's source text is the edit's
     moved = (found.latents != found.source[:, None])[0].any(1)
     assert torch.equal(moved, found.mask[0]) and all(0.05 < float(one.double().mean()) < 0.99 for one in found.mask[0])
+
+
+@pytest.mark.parametrize("taken", range(1, STEPS + 1))
+def test_excluded_words_hold_their_region_until_their_end(taken):
+    """Guards ``exclude_end``: before it the region is the photo's, step for step; after it the edit draws there too."""
+    latents = torch.randn(STEPS + 1, BATCH, 4, 16, 16, generator=torch.Generator().manual_seed(4)).double()
+    settings = EditSettings(exclude_words=["grass"], blend_start=0.0, exclude_end=0.5, cross_replace=0.0)
+    edits = batch_edits([[plan_edit(SOURCE, EDIT, STEPS, settings)] * 2] * BATCH)
+    sampling = Sampling(7.5, steps=taken)
+    found = edit(
+        looking_at((16, 16), 2), Trajectory(latents, TEXT, SCHEDULE), empty_context(), EDIT_TEXT, edits, sampling
+    )
+    moved = (found.latents != found.source[:, None])[0].any(1)
+    assert not found.mask.all()
+    assert moved.all() if taken > STEPS // 2 else torch.equal(moved, found.mask[0])
 
 
 @pytest.mark.parametrize("only_text_differs", [True, False])
