@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,9 @@ class Work:
         return self.out / "edit_quality.jsonl"
 
     def late(self) -> bool:
-        """Whether it is time to stop."""
-        return time.time() >= self.until
+        """Whether it is time to stop, or the process that asked for this was ended."""
+        asked_by = parent_process()
+        return time.time() >= self.until or (asked_by is not None and not asked_by.is_alive())
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from transformers import CLIPModel, CLIPProcessor, ViTConfig, ViTModel
 
-from benchmarks import edit_photo, edit_quality
+from benchmarks import edit_photo, edit_quality, edit_run
 from benchmarks.common import add_records, known_records
 from benchmarks.edit_cases import KINDS, REWEIGHT, scene_task
 from benchmarks.edit_methods import METHODS
@@ -481,3 +483,10 @@ def test_the_front_is_who_nobody_beats():
     worse = np.clip(source + 0.1, 0, 1).astype(np.float32)
     rows = [row(name, TASKS[0], "a", picture) for name, picture in (("a", truth), ("b", source), ("c", worse))]
     assert front(rows) == {"a at 2"}
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_work_ends_with_the_process_that_asked_for_it(monkeypatch, alive):
+    """Guards a run that was killed: its processes would go on for half an hour, unseen, and write rows."""
+    monkeypatch.setattr(edit_run, "parent_process", lambda: SimpleNamespace(is_alive=lambda: alive))
+    assert Work(Path(), ()).late() is not alive

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from docs import options
-from nullinv_core.settings import NODES
+from nullinv_core.prompt_to_prompt.kinds import KINDS
+from nullinv_core.settings import EDIT, KIND, NODES, EditSettings
 
 from ..published import PACK
 
@@ -164,6 +165,25 @@ def test_the_tables_of_settings_are_what_is_declared(page):
     text = page.read_text(encoding="utf-8")
     assert options.page(text) == text, "python -m docs.options"
     assert page == options.PAGE or f"<!-- settings of {page.stem} -->" in text
+
+
+SAID_OF = {"add": "add a thing", "remove": "remove a thing", "background": "another place"}
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {KIND.default}))
+def test_the_guides_name_the_settings_of_a_kind(kind):
+    """Guards the rows of P2P Edit that do what a *kind* of Edit Photo does: each number as the code has it."""
+    usual, own = EditSettings(), KINDS[kind].settings
+    wanted = {f"*{one.name}* {getattr(own, one.name):g}" for one in EDIT
+              if one.kind in ("float", "window") and getattr(own, one.name) != getattr(usual, one.name)}  # fmt: skip
+    rows = {
+        page: re.findall(rf"^\| {SAID_OF[kind]}\b.*$", (PACK / page).read_text(encoding="utf-8"), re.MULTILINE)
+        for page in ("docs/editing.md", "web/docs/NullInvP2PEdit.md")
+    }
+    for page, (row, *others) in rows.items():
+        assert not others and set(re.findall(r"\*\w+\* [\d.]+", row)) == wanted, page
+    page = (PACK / "web" / "docs" / "NullInvEditPhoto.md").read_text(encoding="utf-8")
+    assert all(one in " ".join(page.split()) for one in wanted)
 
 
 def test_every_decision_is_short_and_listed():
