@@ -331,6 +331,12 @@ STRENGTH = Setting(
 KIND = Setting(
     "kind", "choice", "replace", "What the edit does.", choices=_kinds,
 )  # fmt: skip
+BY_KIND = (
+    replace(KIND, default=None, help="What the edit does: brings the settings that suit it, and yours count on top. By "
+    "default yours alone."),
+    replace(STRENGTH, default=None, help=f"{STRENGTH.help} For the kind replace; by default {STRENGTH.default:g}."),
+)  # fmt: skip
+"""What stands for several settings of an edit, on the command line and in lists."""
 SIZE = Setting(
     "size", "int", 512, "Shorter side in pixels: what the model was trained at.", least=64, most=2048, step=8,
     good="1024 for SDXL, 128 for the demo model",

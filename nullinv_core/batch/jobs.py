@@ -20,9 +20,10 @@ from ..errors import InputError, short
 from ..files.job_file import JOB_FORMAT, RUN
 from ..files.ordinary import open_ordinary
 from ..prompt_to_prompt.emphasis import check_text, without_marks
+from ..prompt_to_prompt.kinds import chosen
 from ..prompt_to_prompt.lists import take_windows, word_list
 from ..scores.pie_bench import MAPPING, PHOTOS, pie_edits
-from ..settings import OF_EDIT, EditSettings, Setting
+from ..settings import BY_KIND, OF_EDIT, EditSettings, Setting
 
 PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 CAPTION = ".txt"
@@ -34,6 +35,8 @@ LONGEST_NAME = 200
 """Most bytes of a part of an output's name; most disks take 255, and an ending is added."""
 OWN = ("picture", "prompt", "name")
 """Columns beside the edits and the settings."""
+OF_LIST = {**{one.name: one for one in BY_KIND}, **OF_EDIT}
+"""Settings that a line may have, by name."""
 FORBIDDEN = set('<>:"|?*\\')
 """Signs that no name of an output has: some disk takes each of them for something else."""
 NO_PROMPT = (
@@ -165,7 +168,7 @@ def _job(line: Mapping[str, Any], defaults: Defaults, root: Path) -> Job:
     given = line.get("settings", {})
     if not isinstance(given, Mapping):
         raise InputError("its settings are no names with values")
-    settings = EditSettings(**{name: read_value(name, value) for name, value in {**defaults.settings, **given}.items()})
+    settings = chosen({name: read_value(name, value) for name, value in {**defaults.settings, **given}.items()})
     return Job(name, picture, prompt, edits, settings)
 
 
@@ -212,9 +215,9 @@ def _check_names(jobs: Sequence[Job]) -> None:
 
 def read_value(name: str, given: Any) -> Any:
     """A setting's value as a list has it: as JSON has it, or as a text. Raises InputError for anything else."""
-    if name not in OF_EDIT:
-        raise InputError(f'there is no setting "{short(name)}"; there are {", ".join(OF_EDIT)}')
-    setting = OF_EDIT[name]
+    if name not in OF_LIST:
+        raise InputError(f'there is no setting "{short(name)}"; there are {", ".join(OF_LIST)}')
+    setting = OF_LIST[name]
     try:
         value = _of_text(setting, given) if isinstance(given, str) else given
         return KINDS[setting.kind](value)
@@ -332,12 +335,12 @@ def _of_csv(file: Path) -> Iterator[Place]:
     try:
         head = [name.strip() for name in next(rows, [])]
         edits = [name for name in head if name == "edit" or name.startswith("edit_")]
-        known = {*OWN, *edits, *OF_EDIT}
+        known = {*OWN, *edits, *OF_LIST}
         if "picture" not in head or len(set(head)) < len(head) or set(head) - known:
             wrong = next(iter(set(head) - known), "")
             raise InputError(
                 f'the first line of "{file}" must name the columns: picture, and as you like prompt, edit, edit_2 …, '
-                f"name, {', '.join(OF_EDIT)}{f'; not {short(wrong)!r}' if wrong else ''}"
+                f"name, {', '.join(OF_LIST)}{f'; not {short(wrong)!r}' if wrong else ''}"
             )
         for row in rows:
             if not any(cell.strip() for cell in row):
@@ -348,7 +351,7 @@ def _of_csv(file: Path) -> Iterator[Place]:
                     f"{place}: it has {len(row)} cells, the first line has {len(head)}; quote what has commas"
                 )
             cells = dict(zip(head, row, strict=True))
-            settings = {name: cells[name] for name in OF_EDIT if cells.get(name, "").strip()}
+            settings = {name: cells[name] for name in OF_LIST if cells.get(name, "").strip()}
             own = {name: cells[name] for name in OWN if name in cells}
             yield place, {**own, "edits": [cells[name] for name in edits], "settings": settings}
     except csv.Error as error:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..batch.jobs import Defaults, Jobs, read_job_file, read_jobs
+from ..batch.jobs import OF_LIST, Defaults, Jobs, read_job_file, read_jobs
 from ..errors import InputError
 from ..files.job_file import RUN
-from ..settings import EDIT, GUIDANCE, INNER_STEPS, KEEP_PIXELS, LISTS, OWN_SIZE, PRESET, STEPS
+from ..settings import BY_KIND, EDIT, GUIDANCE, INNER_STEPS, KEEP_PIXELS, LISTS, OWN_SIZE, PRESET, STEPS
 from . import models
 from .console import console, warn
-from .options import Config, Device, Dtype, takes
+from .options import Config, Device, Dtype, takes, typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ Together = Annotated[
 ]
 
 
-@takes(*EDIT, STEPS, GUIDANCE, PRESET, OWN_SIZE, INNER_STEPS, KEEP_PIXELS)
+@takes(*BY_KIND, *EDIT, STEPS, GUIDANCE, PRESET, OWN_SIZE, INNER_STEPS, KEEP_PIXELS)
 def batch(
     context: typer.Context,
     source: Source,
@@ -98,10 +98,9 @@ def batch(
 
     Stop it at any time: the same command goes on, and nothing is done twice. Exit status 1: some pictures failed.
     """
-    own = {"prompt": prompt, "edits": tuple(edit or ()), "model": model, "steps": steps, "guidance": guidance,
+    own = {"prompt": prompt, "edit": tuple(edit or ()), "model": model, "steps": steps, "guidance": guidance,
            "preset": preset, "size": size, "keep_pixels": keep_pixels}  # fmt: skip
-    typed = {name: value for name, value in {**own, **given}.items() if _typed(context, name)}
-    defaults, run_options = _with_job(job, typed, own)
+    defaults, run_options = _with_job(job, typed(context, {**own, **given}), own)
     jobs = read_jobs(source, defaults, pictures, out, edits_needed=not inversions)
     _check_out(out, jobs)
     options = _options(run_options, square=square, inversions=inversions, inner_steps=inner_steps, dtype=dtype,
@@ -124,16 +123,10 @@ def batch(
     _report(jobs, rows, out)
 
 
-def _typed(context: typer.Context, name: str) -> bool:
-    """Whether the user gave an option."""
-    source = context.get_parameter_source("edit" if name == "edits" else name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _with_job(job: Path | None, typed: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Defaults, dict[str, Any]]:
-    """What a job file says, and before it what was typed: of every picture, and of the run."""
+def _with_job(job: Path | None, said: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Defaults, dict[str, Any]]:
+    """What a job file says, and before it what the options ``said``: of every picture, and of the run."""
     defaults, of_run = (Defaults(), {}) if job is None else read_job_file(job)
-    settings = {one.name: typed[one.name] for one in EDIT if one.name in typed}
+    settings = {name: said[name] for name in OF_LIST if name in said}
     settings = {name: ",".join(value) if _is_list(name) else value for name, value in settings.items()}
     for name, setting in OF_RUN.items():
         if name in of_run:
@@ -142,9 +135,9 @@ def _with_job(job: Path | None, typed: Mapping[str, Any], own: Mapping[str, Any]
                 raise InputError(f'"{job}" has a {name} of the wrong kind; write the file again with Save Batch Job')
             setting.check(of_run[name])
     whole = Defaults(
-        typed.get("prompt", defaults.prompt), typed.get("edits", defaults.edits), {**defaults.settings, **settings}
+        said.get("prompt", defaults.prompt), said.get("edit", defaults.edits), {**defaults.settings, **settings}
     )
-    return whole, {name: typed.get(name, of_run.get(name, own[name])) for name in RUN}
+    return whole, {name: said.get(name, of_run.get(name, own[name])) for name in RUN}
 
 
 def _is_list(name: str) -> bool:

@@ -11,10 +11,10 @@ import typer
 
 from ..errors import InputError
 from ..files.atomic_write import check_outputs
-from ..settings import EDIT, KEEP_PIXELS, SAME_GUIDANCE
+from ..settings import BY_KIND, EDIT, KEEP_PIXELS, SAME_GUIDANCE
 from . import models
 from .console import progress
-from .options import Config, Device, InversionFile, OtherDtype, OtherModel, edit_settings, takes
+from .options import Config, Device, InversionFile, OtherDtype, OtherModel, edit_settings, takes, typed
 from .pictures import numbered, photo_of
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from ..pipeline import Edited
 
 
-@takes(*EDIT, SAME_GUIDANCE, KEEP_PIXELS)
+@takes(*BY_KIND, *EDIT, SAME_GUIDANCE, KEEP_PIXELS)
 def edit(
+    context: typer.Context,
     *,
     inversion: InversionFile,
     prompt: Annotated[
@@ -47,8 +48,8 @@ def edit(
 ) -> None:
     """Edit the picture: say what it should show instead.
 
-    To remove a thing: --self-replace 0 --blend-words THING. To add one: --cross-replace 0.4 --self-replace 0
-    --fresh-noise 0.8 --steady-words THINGS, those that stay.
+    To remove a thing: --kind remove --blend-words THING. To add one: --kind add --blend-words THING --exclude-words
+    THINGS, those that stay. Another place: --kind background --exclude-words THINGS.
     """
     import torch
 
@@ -56,7 +57,7 @@ def edit(
     from ..pipeline import apply
     from ..schedule import check_guidance
 
-    settings = edit_settings(given)
+    settings = edit_settings(typed(context, given))
     check_guidance(guidance)
     for text in prompt:
         models.check_text(text)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import typer
 
 from ..errors import InputError, short
+from ..prompt_to_prompt.kinds import chosen
 from ..prompt_to_prompt.lists import take_windows
 from ..settings import EDIT, LISTS, OLD_OPTIONS, EditSettings, Setting, Window
 
@@ -72,10 +73,19 @@ def _parameter(setting: Setting) -> inspect.Parameter:
 
 
 def edit_settings(given: Mapping[str, Any]) -> EditSettings:
-    """Settings of an edit, read from its options; raises InputError for what cannot be read or is out of range."""
+    """Settings of an edit, read from its options; what is not among them has its default.
+
+    Raises InputError for what cannot be read or is out of range.
+    """
     readers: dict[str, Callable[[list[str]], Any]] = {"words": _words, "windows": _windows, "weights": _weights}
-    read = {one.name: readers[one.kind](given[one.name] or []) for one in EDIT if one.kind in readers}
-    return EditSettings(**{**given, **read})
+    lists = {one.name: readers[one.kind] for one in EDIT if one.kind in readers}
+    return chosen({name: lists[name](value or []) if name in lists else value for name, value in given.items()})
+
+
+def typed(context: typer.Context, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that the user gave; the others have their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in given}
+    return {name: given[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 def _words(texts: Sequence[str]) -> list[str]:

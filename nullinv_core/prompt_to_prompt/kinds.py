@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import InputError
 from ..settings import KIND, STRENGTH, EditSettings
@@ -58,6 +59,19 @@ def suited(
     if kind == REPLACE:
         settings = replace(settings, cross_replace=1.0 - 0.6 * strength, self_replace=0.8 - 0.8 * strength)
     return replace(settings, steady_words=exclude_words if chosen.steady else ())
+
+
+def chosen(given: Mapping[str, Any]) -> EditSettings:
+    """Settings that were given by name: what suits a ``kind`` and a ``strength`` among them, and the others on top.
+
+    Without these two the others have their defaults.
+    """
+    own = {name: value for name, value in given.items() if value is not None}
+    asked = {name: own.pop(name) for name in (KIND.name, STRENGTH.name) if name in own}
+    if not asked:
+        return EditSettings(**own)
+    words = {name: own[name] for name in ("blend_words", "exclude_words") if name in own}
+    return replace(suited(**asked, **words), **own)
 
 
 def hint() -> str:

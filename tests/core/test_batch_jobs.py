@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 
 import pytest
@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullinv_core.batch.compute import size_on_disk
-from nullinv_core.batch.jobs import Defaults, Job, job_of, read_job_file, read_jobs, read_value
+from nullinv_core.batch.jobs import OF_LIST, Defaults, Job, job_of, read_job_file, read_jobs, read_value
 from nullinv_core.batch.plan import plan
 from nullinv_core.batch.run import _content
 from nullinv_core.errors import InputError
 from nullinv_core.files.exchange import read_exchanged
-from nullinv_core.settings import EDIT, EditSettings
+from nullinv_core.prompt_to_prompt.kinds import chosen, suited
+from nullinv_core.settings import EditSettings
 
 
 def table(path, *rows):
@@ -165,14 +166,29 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@given(st.sampled_from([one.name for one in EDIT]), JSON)
+@given(st.sampled_from(sorted(OF_LIST)), JSON)
 def test_a_setting_of_a_list_is_right_or_refused(name, value):
     """Guards settings in lists: whatever stands there, an ``EditSettings`` comes out or an InputError."""
     try:
-        settings = EditSettings(**{name: read_value(name, value)})
+        settings = chosen({name: read_value(name, value)})
     except InputError:
         return
     json.dumps(asdict(settings))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_a_kind_of_a_line_brings_its_settings(tmp_path, ending):
+    """Guards lists: what else a line or the options say counts on top of what suits the kind."""
+    settings = {"kind": "background", "exclude_words": "cat", "exclude_end": "0.6"}
+    path = tmp_path / f"list{ending}"
+    if ending == ".csv":
+        path.write_text(",".join(["picture", *settings]) + "\n" + ",".join(["a.png", *settings.values()]), "utf-8")
+    else:
+        lines(path, {"picture": "a.png", "settings": settings})
+    (job,) = read_jobs(path, Defaults("a cat", ("a dog",), {"fresh_noise": 0.5, "kind": "add"})).jobs
+    assert job.settings == replace(suited("background", exclude_words=["cat"]), exclude_end=0.6, fresh_noise=0.5)
+    with pytest.raises(InputError, match=r"line 1 of .*: kind must be one of replace, add, remove, background"):
+        read_jobs(lines(tmp_path / "wrong.jsonl", {"picture": "a.png", "settings": {"kind": "move"}}))
 
 
 def test_a_job_is_the_same_after_its_record():

@@ -14,8 +14,10 @@ from typer.main import get_command
 from nullinv_core import EditSettings, InputError
 from nullinv_core.cli import app, edit, invert, options
 from nullinv_core.null_text.settings import PAPER
+from nullinv_core.prompt_to_prompt.kinds import KINDS, suited
 from nullinv_core.prompt_to_prompt.lists import read_settings
 from nullinv_core.settings import (
+    BY_KIND,
     EDIT,
     EDIT_PHOTO,
     GUIDANCE,
@@ -38,7 +40,7 @@ from ..published import PACK
 
 EVERY = {f"{node}.{one.name}": one for node, settings in NODES.items() for one in settings}
 COMMANDS = {"edit": edit.edit, "invert": invert.invert}
-OF_COMMAND = {"edit": (*EDIT, SAME_GUIDANCE, KEEP_PIXELS), "invert": (STEPS, PRESET, OWN_SIZE, INNER_STEPS)}
+OF_COMMAND = {"edit": (*BY_KIND, *EDIT, SAME_GUIDANCE, KEEP_PIXELS), "invert": (STEPS, PRESET, OWN_SIZE, INNER_STEPS)}
 
 
 def parameters(command):
@@ -72,7 +74,8 @@ def test_the_command_line_has_every_setting(command, setting):
     if setting.choices:
         # typer keeps them in a place of its own, which has moved
         offered = get_args(signature(COMMANDS[command]).parameters[setting.name].annotation)[0]
-        assert get_args(offered) == tuple(setting.choices())
+        named = offered if setting.default else get_args(offered)[0]
+        assert get_args(named) == tuple(setting.choices())
 
 
 def test_settings_of_an_edit_are_the_dataclass_and_its_defaults():
@@ -190,6 +193,24 @@ def test_words_come_one_by_one_or_separated_by_commas():
     first, second = (options.edit_settings({name: given[name] for name in names}) for given in (one, many))
     assert first.blend_words == second.blend_words == ["cat", "black dog"]
     assert first.word_windows == {"hat": (0.2, 0.8), "cat": 1.0} and second.weights == {"cat": 2.0}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_kind_on_the_command_line_brings_its_settings(kind):
+    """Guards ``--kind``: as in Edit Photo, and each option that is given beside it counts, defaults do not."""
+    words = [] if kind == "background" else ["--blend-words", "hat"]
+    arguments = [*NEEDED, "--kind", kind, *words, "--exclude-words", "cat"]
+
+    def settings(*more):
+        context = get_command(app).commands["edit"].make_context("edit", [*arguments, *more])
+        names = [one.name for one in (*BY_KIND, *EDIT)]
+        return options.edit_settings(options.typed(context, {name: context.params[name] for name in names}))
+
+    wanted = suited(kind, blend_words=["hat"] if words else (), exclude_words=["cat"])
+    assert settings() == wanted
+    freer = suited(kind, 0.9, wanted.blend_words, wanted.exclude_words)
+    assert settings("--strength", "0.9") == freer and (freer != wanted) is (kind == "replace")
+    assert settings("--cross-replace", "0.8", "--mode", "refine") == replace(wanted, cross_replace=0.8, mode="refine")
 
 
 def test_settings_need_no_pytorch():
