@@ -14,7 +14,8 @@ from nullinv_core.denoiser import check_finite, no_gradients
 from nullinv_core.prompt_to_prompt.alignment import align_words
 from nullinv_core.prompt_to_prompt.grids import map_grid
 from nullinv_core.prompt_to_prompt.maps import AttentionMaps, AttentionReader
-from nullinv_core.schedule import Schedule, guide, predicted_clean, steps_of
+from nullinv_core.random_path import mean_and_deviation
+from nullinv_core.schedule import guide, predicted_clean, steps_of
 
 from .edit_photo import Photo
 
@@ -22,14 +23,6 @@ SKIPPED = 0.36
 """Edit-friendly inversion: the share of the noisiest steps that is left out; its authors' 36 of 100."""
 LEDITS_SKIPPED, MASKED = 0.15, 0.75
 """LEDITS++: the same, and the quantile above which a concept's guidance counts."""
-
-
-def mean_and_deviation(latents: Tensor, epsilon: Tensor, schedule: Schedule, step: int) -> tuple[Tensor, float]:
-    """μ_t and σ_t of the step from z_t to z_{t-1}: DDIM at η = 1 (Song et al. 2020, arXiv 2010.02502, eq. 12, 16)."""
-    alpha, before = schedule.alphas_cumprod[step], schedule.alphas_cumprod[step - 1]
-    variance = (1 - before) / (1 - alpha) * (1 - alpha / before)
-    clean = predicted_clean(latents, epsilon, alpha)
-    return sqrt(before) * clean + sqrt(1 - before - variance) * epsilon, sqrt(variance)
 
 
 def noise_maps(photo: Photo, contexts: Context) -> tuple[Tensor, Tensor]:

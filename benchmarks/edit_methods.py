@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor
 
-from nullinv_core import NullEmbeddings, Sampling, Schedule, Trajectory, edit, reconstruct
+from nullinv_core import NullEmbeddings, Sampling, Schedule, Trajectory, edit, plan_edit, reconstruct
 from nullinv_core.context import Context
 from nullinv_core.denoiser import Denoiser
+from nullinv_core.editing import RANDOM
 from nullinv_core.null_text.presets import PRESETS
+from nullinv_core.prompt_to_prompt.control import batch_edits
 
 from .edit_attention import masactrl, plug_and_play
-from .edit_ddpm import edit_friendly, ledits, virtual_inversion
+from .edit_ddpm import SKIPPED, edit_friendly, ledits, virtual_inversion
 from .edit_guidance import Blended, Proximal
 from .edit_inversions import aidi, spd
 from .edit_photo import Photo
@@ -63,6 +66,18 @@ def _edited(
 ) -> Tensor:  # fmt: skip
     sampling = Sampling(guidance, source_guidance)
     found = edit(denoiser or photo.denoiser, trajectory, null, photo.edited[:, None], photo.batch, sampling)
+    return found.latents[:, 0]
+
+
+def beside_random_noise(photo: Photo, guidance: float) -> Tensor:
+    """Edit-friendly inversion with Prompt-to-Prompt's local blend alone: its noise holds the photo, so no attention is
+    replaced and none of the noise is new."""
+    steps = photo.schedule.steps
+    trajectory = Trajectory(photo.latents.expand(steps + 1, *photo.latents.shape), photo.source, photo.schedule)
+    free = [replace(plan.settings, cross_replace=0.0, self_replace=0.0, fresh_noise=0.0) for plan in photo.plans]
+    plans = [[plan_edit(p.source, p.prompt, steps, own)] for p, own in zip(photo.plans, free, strict=True)]
+    sampling = Sampling(guidance, path=RANDOM, skipped=SKIPPED)
+    found = edit(photo.denoiser, trajectory, photo.empty[0], photo.edited[:, None], batch_edits(plans), sampling)
     return found.latents[:, 0]
 
 
@@ -119,6 +134,7 @@ METHODS: dict[str, Method] = {
     "MasaCtrl": masactrl,
     "plug-and-play": plug_and_play,
     "edit-friendly": edit_friendly,
+    "edit-friendly + P2P": beside_random_noise,
     "LEDITS++": ledits,
     "InfEdit": virtual_inversion,
     "DDIM + P2P": ddim_prompt_to_prompt,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..nullinv_core.settings import EDIT, SAMPLE
+from ..nullinv_core.settings import EDIT, PATH, SAMPLE, SAMPLE_LATER, SKIPPED
 from .wires import Attention, Edit, NullEmbeddings, Trajectory, schema, widgets
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..nullinv_core.backends.comfy.protocols import Clip, Conditioning, Patcher
     from ..nullinv_core.backends.comfy.text import EditRequest
+    from ..nullinv_core.editing import EditPath
     from ..nullinv_core.files.store import Inversion
 
 
@@ -82,6 +83,7 @@ class P2PEditSampler(io.ComfyNode):
                                       "of DDIM Invert, so that it guides photo and edits."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Only for a ControlNet: the negative "
                                       "conditioning of Null-Text Optimize."),
+                *widgets(SAMPLE_LATER, required=False),
             ],
             outputs=[
                 io.Latent.Output(display_name="edited", tooltip="One latent for each photo and edit."),
@@ -104,10 +106,12 @@ class P2PEditSampler(io.ComfyNode):
         mask: Tensor | None = None,
         source: Conditioning | None = None,
         negative: Conditioning | None = None,
+        path: EditPath = PATH.default,
+        skipped: float = SKIPPED.default,
     ) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.backends.comfy.jobs import sample_edit
         from ..nullinv_core.pipeline import Sampling
 
-        sampling = Sampling(cfg, source_cfg or None, mask, end_step or None)
+        sampling = Sampling(cfg, source_cfg or None, mask, end_step or None, path, skipped)
         return io.NodeOutput(*sample_edit(model, trajectory, null_embeddings, edit, sampling, source, negative))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from .prompt_to_prompt.fresh_noise import edit_start
 from .prompt_to_prompt.grids import map_grid
 from .prompt_to_prompt.local_blend import blend_mask
 from .prompt_to_prompt.maps import AttentionMaps
-from .schedule import check_guidance, ddim_step, guide, predicted_clean
+from .random_path import random_path, step_beside
+from .schedule import check_guidance, ddim_step, guide, predicted_clean, steps_of
+from .settings import PATH, SKIPPED
 from .shared_guidance import without_shared
 from .types import Callback, Event, NullEmbeddings, Pin, Trajectory, ignore
 
@@ -125,21 +128,32 @@ def reconstruct(
         return latents
 
 
+EditPath = Literal["trajectory", "random"]
+"""What edits are sampled beside."""
+TRAJECTORY: EditPath = "trajectory"
+RANDOM: EditPath = "random"
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How edits are sampled.
 
     ``guidance`` w. ``source_guidance``: of the source branch, by default that of the edits. ``limit``: bool (B, h, w);
     outside of it edits stay the source. ``steps``: how many of the T steps to take; with fewer the latents keep the
-    noise of the step that would be next. ``check``: is told where the photo's branch cannot retrace the trajectory,
-    because the model predicts something else now or the embeddings are for another guidance. The edit goes on; its own
-    predictions of the source in the first half decide, and one or two calls where they do not (see ``drift``).
+    noise of the step that would be next. ``path``: what edits are sampled beside, the photo's trajectory or its
+    ``random_path``, whose noise the variant of each image's first edit draws. ``skipped``: the share of the noisiest
+    steps in which edits without fresh noise still are the photo. ``check``: is told where the photo's branch cannot
+    retrace the trajectory, because the model predicts something else now or the embeddings are for another guidance.
+    The edit goes on; its own predictions of the source in the first half decide, and one or two calls where they do not
+    (see ``drift``).
     """
 
     guidance: float
     source_guidance: float | None = None
     limit: Tensor | None = None
     steps: int | None = None
+    path: EditPath = TRAJECTORY
+    skipped: float = 0.0
     check: Check | None = None
 
     @property
@@ -165,8 +179,13 @@ def edit(
 
     With a ``Pin``, or embeddings that have one, the source branch is the trajectory itself, not sampled but read
     (direct inversion, Ju et al. 2023), so the source's attention is exact and holds for any guidance. Costs 1+2E a
-    step, 2E where no edit looks at the source's attention any more, and ``maps`` end with the last step that did. Where
-    the pin has the photo's own guidance, the edits go without what theirs shares with it (see ``without_shared``).
+    step, 2E where no edit looks at the source's attention any more, and ``maps`` end with the last step that did; E
+    less at a guidance of 1. Where the pin has the photo's own guidance, the edits go without what theirs shares with it
+    (see ``without_shared``).
+
+    Beside the ``random_path`` the source branch is that path, sampled at every step, also under ∅, and what the edits'
+    guidance shares with its own is always left out: 2·(1+E) a step, 1+E at a guidance of 1. It needs a pin or a plain
+    context.
     """
     sampling = sampling if isinstance(sampling, Sampling) else Sampling(sampling)
     pin = _checked(trajectory, null, contexts, edits, sampling)
@@ -175,6 +194,8 @@ def edit(
     if not 1 <= taken <= schedule.steps:
         raise InputError(f"an edit takes between 1 and {schedule.steps} steps, not {taken}")
     edits = edits.to(trajectory.clean.device)
+    if sampling.path == RANDOM:
+        trajectory = random_path(trajectory, [row[0].settings.variant for row in edits.edits])
     with no_gradients():
         branches = _Branches(denoiser, trajectory, pin or null, contexts, edits, sampling)
         mask = torch.ones(
@@ -182,12 +203,9 @@ def edit(
         )
         latents = edit_start(denoiser, trajectory, edits).flatten(0, 1)
         for index, step in enumerate(range(schedule.steps, schedule.steps - taken, -1)):
-            epsilon = branches.guided(latents, index, step)
-            clean = predicted_clean(latents, epsilon, schedule.level(step).alpha)
-            latents = ddim_step(latents, epsilon, schedule, step)
-            if pin:
-                latents[:: edits.branches] = trajectory.latents[step - 1]
-            latents = _blend(latents, branches.maps, edits, index, mask)
+            latents, clean = branches.step(latents, index, step)
+            if not branches.waits(index):
+                latents = _blend(latents, branches.maps, edits, index, mask)
             if limit is not None:
                 latents = _keep_outside(latents, limit.to(latents.device), edits.branches)
             edited = clean.unflatten(0, (-1, edits.branches))[:, 1:].flatten(0, 1)
@@ -222,16 +240,42 @@ class _Branches:
         self.scale = scale.flatten(0, 1)
         self.every = torch.arange(batch * branches, device=clean.device)
         self.of_edits = self.every.unflatten(0, (batch, branches))[:, 1:].flatten()
-        self.pending = sampling.check
+        self.random = sampling.path == RANDOM
+        self.skipped = steps_of(sampling.skipped, trajectory.schedule.steps)
+        waiting = [[True, *(not edit.settings.fresh_noise for edit in row)] for row in edits.edits]
+        self.all_wait, self.waiting = all(map(all, waiting)), torch.tensor(waiting, device=clean.device).flatten()
+        # beside random noise nothing has to be retraced
+        self.pending = None if self.random else sampling.check
         if self.pin and not needs_source(edits, 0):
             self._ask()
 
+    def step(self, latents: Tensor, index: int, step: int) -> tuple[Tensor, Tensor]:
+        """Every branch after a step, and the clean latents that it implied."""
+        schedule, branches = self.trajectory.schedule, self.edits.branches
+        photo = self.trajectory.latents[step - 1].repeat_interleave(branches, 0)
+        if self.waits(index):
+            return photo, self.trajectory.clean.repeat_interleave(branches, 0)
+        epsilon = self.guided(latents, index, step)
+        clean = predicted_clean(latents, epsilon, schedule.level(step).alpha)
+        if self.random:
+            each = (latents.unflatten(0, (-1, branches)), epsilon.unflatten(0, (-1, branches)))
+            found = step_beside(*each, self.trajectory.latents[step - 1], schedule, step).flatten(0, 1)
+        else:
+            found = ddim_step(latents, epsilon, schedule, step)
+            if self.pin:
+                found[::branches] = photo[::branches]
+        if index < self.skipped:
+            found[self.waiting] = photo[self.waiting]
+        return found, clean
+
+    def waits(self, index: int) -> bool:
+        """Whether every branch still is the photo after a step."""
+        return index < self.skipped and self.all_wait
+
     def guided(self, latents: Tensor, index: int, step: int) -> Tensor:
-        """Guided ε of every branch (eq. 1); that of a pinned source is not used."""
+        """Guided ε of every branch (eq. 1); that of a pinned source is not guided."""
         level, pin, branches = self.trajectory.schedule.level(step), self.pin, self.edits.branches
-        # a pinned source is not guided, and not sampled at all once no edit looks at it any more
-        guided = self.of_edits if pin else self.every
-        sampled = self.of_edits if pin and not needs_source(self.edits, index) else self.every
+        guided, sampled = self._rows(index)
         first, last = len(guided), len(sampled)
         null = _null_rows(self.null, self.trajectory, step).map(lambda each: each.repeat_interleave(branches, 0))
         predicted = self.denoiser(
@@ -244,14 +288,37 @@ class _Branches:
         epsilon_null, epsilon_text = check_finite(predicted, level, step).split([first, last])
         if sampled is self.every:
             self._compare(epsilon_text[::branches], step)
+        if not pin:
+            return guide(epsilon_null, epsilon_text, self.scale)
         epsilon = torch.zeros_like(latents)
         epsilon[sampled] = epsilon_text
-        if pin and pin.guidance is not None:
-            photo = pin.guidance[step - 1].to(epsilon).repeat_interleave(branches - 1, 0)
-            epsilon[guided] += (self.guidance - 1) * without_shared(epsilon[guided] - epsilon_null, photo)
-        else:
-            epsilon[guided] = guide(epsilon_null, epsilon[guided], self.scale[guided])
+        if first:
+            epsilon[self.of_edits] += (self.guidance - 1) * self._asked(pin, epsilon[guided] - epsilon_null, step)
         return epsilon
+
+    def _rows(self, index: int) -> tuple[Tensor, Tensor]:
+        """Rows that are sampled under ∅, and those under their own text.
+
+        A pinned source is not guided, and not sampled at all once no edit looks at it any more.
+        """
+        if not self.pin:
+            return self.every, self.every
+        guided = self.every if self.random else self.of_edits
+        looked_at = self.random or needs_source(self.edits, index)
+        return guided[:0] if self.guidance == 1 else guided, self.every if looked_at else self.of_edits
+
+    def _asked(self, pin: Pin, guidance: Tensor, step: int) -> Tensor:
+        """Guidance of the edits without what it shares with the photo's own, as far as that is left out.
+
+        ``guidance``: of the rows that were sampled under ∅.
+        """
+        if self.random:
+            of_images = guidance.unflatten(0, (-1, self.edits.branches))
+            return without_shared(of_images[:, 1:], of_images[:, :1]).flatten(0, 1)
+        if pin.guidance is None:
+            return guidance
+        photo = pin.guidance[step - 1].to(guidance).repeat_interleave(self.edits.branches - 1, 0)
+        return without_shared(guidance, photo)
 
     def _control(self, index: int, rows: slice) -> StepControl:
         return StepControl(self.edits, index, self.maps, rows, self.size)
@@ -279,11 +346,20 @@ def _checked(
     guidance, check = sampling.guidance, sampling.check
     _check_null(null, trajectory, guidance)
     _check_edits(trajectory, contexts, edits, sampling.limit)
+    PATH.check(sampling.path)
+    SKIPPED.check(sampling.skipped)
+    if sampling.path == RANDOM and isinstance(null, Context):
+        null = Pin(null)
     check_source_guidance(null, sampling.source_guidance)
     if isinstance(null, Pin):
         return null
     if not isinstance(null, NullEmbeddings):
         return None
+    if sampling.path == RANDOM and null.pin is None:
+        raise InputError(
+            "these null embeddings lead along the photo's trajectory, which the path random does not take; take those "
+            "of the presets fast or direct"
+        )
     if null.pin is not None:
         _check_null(null.pin, trajectory, guidance)
     elif check and (drifts := other_guidance(null, trajectory, sampling.of_source)):

@@ -166,15 +166,15 @@ def apply(
     inversion: Inversion,
     edits: str | Sequence[str],
     settings: EditSettings | None = None,
-    guidance: float = 0.0,
+    guidance: float | Sampling = 0.0,
     photo: Tensor | None = None,
     callback: Callback = ignore,
 ) -> Edited:
     """Edit inverted photos: each shows what the texts ``edits`` say instead of its own text.
 
-    ``guidance``: 0 is that of the null embeddings. ``photo``: the photos (B, H, W, 3), whose own pixels are kept where
-    an edit hardly differs; None: everything is as the autoencoder draws it. Raises InputError where another model made
-    the inversion, it has no null embeddings, or a word of the settings is in no text.
+    ``guidance``: 0 is that of the null embeddings; a ``Sampling`` says more. ``photo``: the photos (B, H, W, 3), whose
+    own pixels are kept where an edit hardly differs; None: everything is as the autoencoder draws it. Raises InputError
+    where another model made the inversion, it has no null embeddings, or a word of the settings is in no text.
     """
     texts, count = [edits] if isinstance(edits, str) else edits, inversion.trajectory.batch
     every = [settings or EditSettings()] * count
@@ -186,7 +186,7 @@ def apply_each(
     inversion: Inversion,
     edits: Sequence[Sequence[str]],
     settings: Sequence[EditSettings],
-    guidance: float = 0.0,
+    guidance: float | Sampling = 0.0,
     photo: Tensor | None = None,
     callback: Callback = ignore,
 ) -> Edited:
@@ -208,7 +208,8 @@ def apply_each(
             made[key] = plans, of_edits(ready.contexts(strong), plans)
         rows.append(made[key])
     of_photos, contexts = zip(*rows, strict=True)
-    sampling = Sampling(guidance or null.guidance, limit=inversion.region)
+    asked = guidance if isinstance(guidance, Sampling) else Sampling(guidance)
+    sampling = replace(asked, guidance=asked.guidance or null.guidance, limit=inversion.region)
     result = sample(ready, inversion, null, of_photos, cat(contexts), sampling, callback)
     first = sources[0], *(prompts[text] for text in edits[0])
     found = Edited(ready.decode(result.latents.flatten(0, 1)), result, first)

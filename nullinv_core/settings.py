@@ -362,6 +362,18 @@ OPTIMIZE_POOLED = Setting(
     "too.", advanced=True,
 )  # fmt: skip
 RULE = Setting("rule", "choice", "default", "How pictures are compared.", choices=_rules, in_node=False)
+PATH = Setting(
+    "path", "choice", "trajectory", "What edits are sampled beside.", choices=lambda: {
+        "trajectory": "the photo's own, as the paper has it",
+        "random": "the photo with other random noise at each step, which the edit's variant draws (edit-friendly DDPM "
+        "inversion)",
+    }, advanced=True,
+)  # fmt: skip
+SKIPPED = Setting(
+    "skipped", "float", 0.0, "Share of the noisiest steps that edits leave out: they begin at the photo with less "
+    "noise and keep more of it. Edits with fresh_noise leave none out.", step=0.02, good="0.36 with the path random",
+    advanced=True,
+)  # fmt: skip
 END_STEP = Setting(
     "end_step", "int", 0, "Stop after so many steps and keep the noise, for a sampler that continues. 0: all steps.",
     most=999, advanced=True,
@@ -372,7 +384,8 @@ INVERT = (STEPS, SCHEDULER, METHOD)
 OPTIMIZE = (GUIDANCE, replace(PRESET, choices=_presets_and_custom), *OF_CUSTOM)
 """Null-Text Optimize, which has ``OPTIMIZE_POOLED`` too."""
 SAMPLE = (SAME_GUIDANCE, SOURCE_GUIDANCE, END_STEP)
-"""P2P Edit Sampler."""
+SAMPLE_LATER = (PATH, SKIPPED)
+"""P2P Edit Sampler; graphs from before the later ones do not have them."""
 GUIDER = (
     replace(
         SAME_GUIDANCE, names=None, help="0: the guidance that the null embeddings were made for. With another the "
@@ -392,7 +405,7 @@ NODES = {
     "NullInvDDIMInvert": INVERT,
     "NullInvOptimize": (*OPTIMIZE, OPTIMIZE_POOLED),
     "NullInvP2PEdit": EDIT,
-    "NullInvP2PSampler": SAMPLE,
+    "NullInvP2PSampler": SAMPLE + SAMPLE_LATER,
     "NullInvGuider": GUIDER,
     "NullInvEditPhoto": EDIT_PHOTO,
 }

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InputError
 from ..files.atomic_write import check_outputs
-from ..settings import BY_KIND, EDIT, KEEP_PIXELS, SAME_GUIDANCE
+from ..settings import BY_KIND, EDIT, KEEP_PIXELS, SAME_GUIDANCE, SAMPLE_LATER
 from . import models
 from .console import progress
 from .options import Config, Device, InversionFile, OtherDtype, OtherModel, edit_settings, takes, typed
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..pipeline import Edited
 
 
-@takes(*BY_KIND, *EDIT, SAME_GUIDANCE, KEEP_PIXELS)
+@takes(*BY_KIND, *EDIT, SAME_GUIDANCE, *SAMPLE_LATER, KEEP_PIXELS)
 def edit(
     context: typer.Context,
     *,
@@ -34,6 +34,8 @@ def edit(
     ],
     out: Annotated[Path, typer.Option(help="Picture to write, .png; several edits are numbered.")],
     guidance: float,
+    path: Any,
+    skipped: float,
     reference: Annotated[
         Path | None,
         typer.Option(help="The photo. Says how much of it was kept, and keeps its own pixels."),
@@ -54,7 +56,7 @@ def edit(
     import torch
 
     from ..photo.images import read_picture, save_image
-    from ..pipeline import apply
+    from ..pipeline import Sampling, apply
     from ..schedule import check_guidance
 
     settings = edit_settings(typed(context, given))
@@ -73,11 +75,12 @@ def edit(
     loaded = models.reopen(stored, place, device, dtype, config, named=bool(model))
     photo = None if picture_file is None else photo_of(picture_file, reference, stored, loaded)
     with progress() as callback:
-        found = apply(loaded, stored, prompt, settings, guidance, photo if keep_pixels else None, callback)
+        sampling = Sampling(guidance, path=path, skipped=skipped)
+        found = apply(loaded, stored, prompt, settings, sampling, photo if keep_pixels else None, callback)
     pictures, result = found.pictures, found.result
-    for path, picture, mask in zip(outputs, pictures, result.mask[0], strict=True):
-        save_image(picture, path)
-        typer.echo(f"saved: {path}" + ("" if photo is None else f" ({_kept(picture, photo[0], mask)})"))
+    for file, picture, mask in zip(outputs, pictures, result.mask[0], strict=True):
+        save_image(picture, file)
+        typer.echo(f"saved: {file}" + ("" if photo is None else f" ({_kept(picture, photo[0], mask)})"))
     if save_attention is not None:
         _save_maps(save_attention, maps, found, torch.cat([loaded.decode(result.source), pictures]))
 

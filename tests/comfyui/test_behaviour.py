@@ -287,6 +287,32 @@ def test_an_early_end_goes_on_in_a_ksampler(comfy, picture):
     assert psnr(picture("finished"), picture("whole")) > 55
 
 
+def test_an_edit_beside_random_noise_needs_no_inversion(comfy):
+    """Guards the path random: the photo itself comes back, whatever its trajectory; an edit depends on its variant
+    alone, not on how the photo was inverted; steps that are left out keep more of it."""
+    chain = Chain(steps=8, optimize=False)
+    other = {**chain.graph[chain.invert()[0]]["inputs"], "method": "fixed-point"}
+    inverted = {"ddim": chain.invert, "fixed-point": chain.graph.add("NullInvDDIMInvert", **other)}
+    chain.graph.add("SaveLatent", samples=chain.latent(), filename_prefix="random-photo")
+    wanted = {"ddim": ("ddim", 0, 0.0), "fixed": ("fixed-point", 0, 0.0), "other": ("ddim", 7, 0.0),
+              "skipped": ("ddim", 0, 0.5)}  # fmt: skip
+    for name, (method, variant, skipped) in wanted.items():
+        plan = chain.graph.add(
+            "NullInvP2PEdit", clip=chain.load(1), source_text=chain.scene(1), edit_text=chain.scene(2),
+            variant=variant, self_replace=0.0, cross_replace=0.0,
+        )  # fmt: skip
+        sampler = chain.graph.add("NullInvP2PSampler", model=chain.load(), trajectory=inverted[method](1), edit=plan(),
+                                  cfg=1.5, path="random", skipped=skipped)  # fmt: skip
+        chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix=f"random-{name}")
+        chain.graph.add("SaveLatent", samples=sampler(1), filename_prefix=f"random-{name}-source")
+    comfy.run(chain.graph)
+    photo, edits = latent(comfy, "random-photo"), {name: latent(comfy, f"random-{name}") for name in wanted}
+    assert relative(latent(comfy, "random-other-source"), photo) < 1e-5
+    assert relative(edits["fixed"], edits["ddim"]) < 1e-4
+    assert relative(edits["other"], edits["ddim"]) > 1e-2
+    assert 1e-2 < relative(edits["skipped"], photo) < relative(edits["ddim"], photo)
+
+
 def test_one_node_edits_a_photo(comfy, picture):
     """Guards Edit Photo: any size in, multiples of 8 pixels out, two edits beside their photo; kept pixels stay."""
     chain = Chain(optimize=False)
@@ -598,6 +624,7 @@ def other_layer(chain, plan, sampler):
         (change(lambda c, p, s: p, word_windows="0.4"), "write word=0.4"),
         (change(lambda c, p, s: p, source_text="a cat"), "not the one that the picture was inverted with"),
         (change(lambda c, p, s: s, end_step=99), "between 1 and 4 steps"),
+        (change(lambda c, p, s: s, path="random"), "which the path random does not take"),
         (change(lambda c, p, s: p, source_text=" "), "the source text is empty"),
         (other_model, "another MODEL"),
         (VELOCITY, "another MODEL"),

@@ -39,6 +39,7 @@ WAYS = {
     "edit": (
         ("nodes/edit.py", "execute"), ("nullinv_core/backends/comfy/jobs.py", "sample_edit"),
         ("nullinv_core/pipeline.py", "sample"), ("nullinv_core/editing.py", "edit"),
+        ("nullinv_core/editing.py", "step"),
         ("nullinv_core/schedule.py", "ddim_step"),
     ),
 }  # fmt: skip

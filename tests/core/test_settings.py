@@ -32,6 +32,7 @@ from nullinv_core.settings import (
     OWN_SIZE,
     PRESET,
     SAME_GUIDANCE,
+    SAMPLE_LATER,
     STEPS,
     Setting,
 )
@@ -40,7 +41,10 @@ from ..published import PACK
 
 EVERY = {f"{node}.{one.name}": one for node, settings in NODES.items() for one in settings}
 COMMANDS = {"edit": edit.edit, "invert": invert.invert}
-OF_COMMAND = {"edit": (*BY_KIND, *EDIT, SAME_GUIDANCE, KEEP_PIXELS), "invert": (STEPS, PRESET, OWN_SIZE, INNER_STEPS)}
+OF_COMMAND = {
+    "edit": (*BY_KIND, *EDIT, SAME_GUIDANCE, *SAMPLE_LATER, KEEP_PIXELS),
+    "invert": (STEPS, PRESET, OWN_SIZE, INNER_STEPS),
+}
 
 
 def parameters(command):
