@@ -68,18 +68,6 @@ def _check_null(null: NullEmbeddings | Pin | Context, trajectory: Trajectory, gu
         )
 
 
-def check_source_guidance(null: NullEmbeddings | Pin | Context, source_guidance: float | None) -> None:
-    """Raise InputError for a guidance of the source branch where that branch is read from the trajectory."""
-    if source_guidance is None:
-        return
-    check_guidance(source_guidance)
-    if isinstance(null, Pin) or (isinstance(null, NullEmbeddings) and null.pinned):
-        raise InputError(
-            "the source branch is read from the trajectory, so it has no guidance of its own; leave that out, or take "
-            "null embeddings of the preset paper"
-        )
-
-
 def other_guidance(null: NullEmbeddings, trajectory: Trajectory, guidance: float) -> str:
     """In words what comes of sampling the photo at a guidance; an empty text where it retraces its trajectory.
 
@@ -160,6 +148,30 @@ class Sampling:
     def of_source(self) -> float:
         """Guidance of the source branch."""
         return self.guidance if self.source_guidance is None else self.source_guidance
+
+
+def check_sampling(null: NullEmbeddings | Pin | Context, sampling: Sampling) -> None:
+    """Raise InputError for numbers out of range, a path that null embeddings do not lead along, and a guidance of the
+    source branch where that branch is read from its path."""
+    check_guidance(sampling.guidance)
+    PATH.check(sampling.path)
+    SKIPPED.check(sampling.skipped)
+    random, pinned = sampling.path == RANDOM, isinstance(null, Pin)
+    if isinstance(null, NullEmbeddings):
+        pinned = null.pinned
+        if random and not pinned:
+            raise InputError(
+                "these null embeddings lead along the photo's trajectory, which the path random does not take; take "
+                "those of the presets fast or direct"
+            )
+    if sampling.source_guidance is None:
+        return
+    check_guidance(sampling.source_guidance)
+    if pinned or random:
+        raise InputError(
+            "the source branch is read from its path, so it has no guidance of its own; leave that out, or take "
+            "the path trajectory with null embeddings of the preset paper"
+        )
 
 
 def edit(
@@ -346,20 +358,11 @@ def _checked(
     guidance, check = sampling.guidance, sampling.check
     _check_null(null, trajectory, guidance)
     _check_edits(trajectory, contexts, edits, sampling.limit)
-    PATH.check(sampling.path)
-    SKIPPED.check(sampling.skipped)
-    if sampling.path == RANDOM and isinstance(null, Context):
-        null = Pin(null)
-    check_source_guidance(null, sampling.source_guidance)
+    check_sampling(null, sampling)
     if isinstance(null, Pin):
         return null
     if not isinstance(null, NullEmbeddings):
-        return None
-    if sampling.path == RANDOM and null.pin is None:
-        raise InputError(
-            "these null embeddings lead along the photo's trajectory, which the path random does not take; take those "
-            "of the presets fast or direct"
-        )
+        return Pin(null) if sampling.path == RANDOM else None
     if null.pin is not None:
         _check_null(null.pin, trajectory, guidance)
     elif check and (drifts := other_guidance(null, trajectory, sampling.of_source)):

@@ -55,17 +55,18 @@ def edit(
     """
     import torch
 
+    from ..editing import check_sampling
     from ..photo.images import read_picture, save_image
-    from ..pipeline import Sampling, apply
-    from ..schedule import check_guidance
+    from ..pipeline import Sampling, apply, null_of
 
     settings = edit_settings(typed(context, given))
-    check_guidance(guidance)
     for text in prompt:
         models.check_text(text)
     stored, place = models.stored(inversion, model)
     if len(stored.prompts) != 1:
         raise InputError(f"this inversion holds {len(stored.prompts)} images; the command line edits one at a time")
+    sampling = Sampling(guidance, path=path, skipped=skipped)
+    check_sampling(null_of(stored), sampling)
     outputs, maps = numbered(out, len(prompt)), _map_files(save_attention, len(prompt))
     if save_attention is not None:
         models.check_folder(save_attention)
@@ -75,7 +76,6 @@ def edit(
     loaded = models.reopen(stored, place, device, dtype, config, named=bool(model))
     photo = None if picture_file is None else photo_of(picture_file, reference, stored, loaded)
     with progress() as callback:
-        sampling = Sampling(guidance, path=path, skipped=skipped)
         found = apply(loaded, stored, prompt, settings, sampling, photo if keep_pixels else None, callback)
     pictures, result = found.pictures, found.result
     for file, picture, mask in zip(outputs, pictures, result.mask[0], strict=True):

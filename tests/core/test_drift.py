@@ -23,7 +23,7 @@ from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo.run import demo_case
 from nullinv_core.demo.scenes import render
 from nullinv_core.drift import CLOSE, TOLERANCES, Check, from_inversion, from_prediction
-from nullinv_core.editing import check_source_guidance, other_guidance
+from nullinv_core.editing import check_sampling, other_guidance
 
 from .helpers import context_of, empty_context, latents_of, tiny_schedule, word_prompt
 
@@ -173,9 +173,9 @@ def test_a_guidance_that_a_pinned_photo_cannot_use_is_refused():
     pinned, _ = embed(Smooth(), made, empty_context(), PINNED, 7.5)
     for null in (pinned, pinned.pin):
         with pytest.raises(InputError, match="no guidance of its own"):
-            check_source_guidance(null, 2.0)
-        check_source_guidance(null, None)
-    check_source_guidance(replace(pinned, pin=None), 2.0)
+            check_sampling(null, Sampling(3.0, 2.0))
+        check_sampling(null, Sampling(3.0))
+    check_sampling(replace(pinned, pin=None), Sampling(3.0, 2.0))
 
 
 def test_the_files_precision_is_no_difference():

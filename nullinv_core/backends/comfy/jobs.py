@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...context import Context, distance, norm
 from ...denoiser import Denoiser
-from ...editing import check_source_guidance
+from ...editing import check_sampling
 from ...errors import InputError
 from ...families import Family
 from ...files.fingerprint import difference
@@ -101,7 +101,7 @@ def sample_edit(
     """
     embeddings = None if null is None else null_of(null, inversion)
     if embeddings is not None:
-        check_source_guidance(embeddings, sampling.source_guidance)
+        check_sampling(embeddings, sampling)
     guidance = sampling.guidance or (PAPER if embeddings is None else embeddings).guidance
     positive = positive or with_sizes(request.source_conditioning, inversion.sizes)
     negative = negative or with_sizes(request.empty, inversion.sizes)
