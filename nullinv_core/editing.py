@@ -130,7 +130,7 @@ class Sampling:
     outside of it edits stay the source. ``steps``: how many of the T steps to take; with fewer the latents keep the
     noise of the step that would be next. ``path``: what edits are sampled beside, the photo's trajectory or its
     ``random_path``, whose noise the variant of each image's first edit draws. ``skipped``: the share of the noisiest
-    steps in which edits without fresh noise still are the photo. ``check``: is told where the photo's branch cannot
+    steps in which edits still are the photo; not with fresh noise. ``check``: is told where the photo's branch cannot
     retrace the trajectory, because the model predicts something else now or the embeddings are for another guidance.
     The edit goes on; its own predictions of the source in the first half decide, and one or two calls where they do not
     (see ``drift``).
@@ -254,11 +254,9 @@ class _Branches:
         self.of_edits = self.every.unflatten(0, (batch, branches))[:, 1:].flatten()
         self.random = sampling.path == RANDOM
         self.skipped = steps_of(sampling.skipped, trajectory.schedule.steps)
-        waiting = [[True, *(not edit.settings.fresh_noise for edit in row)] for row in edits.edits]
-        self.all_wait, self.waiting = all(map(all, waiting)), torch.tensor(waiting, device=clean.device).flatten()
         # beside random noise nothing has to be retraced
         self.pending = None if self.random else sampling.check
-        if self.pin and not needs_source(edits, 0):
+        if self.skipped or (self.pin and not needs_source(edits, 0)):
             self._ask()
 
     def step(self, latents: Tensor, index: int, step: int) -> tuple[Tensor, Tensor]:
@@ -276,13 +274,11 @@ class _Branches:
             found = ddim_step(latents, epsilon, schedule, step)
             if self.pin:
                 found[::branches] = photo[::branches]
-        if index < self.skipped:
-            found[self.waiting] = photo[self.waiting]
         return found, clean
 
     def waits(self, index: int) -> bool:
         """Whether every branch still is the photo after a step."""
-        return index < self.skipped and self.all_wait
+        return index < self.skipped
 
     def guided(self, latents: Tensor, index: int, step: int) -> Tensor:
         """Guided ε of every branch (eq. 1); that of a pinned source is not guided."""
@@ -359,6 +355,11 @@ def _checked(
     _check_null(null, trajectory, guidance)
     _check_edits(trajectory, contexts, edits, sampling.limit)
     check_sampling(null, sampling)
+    if sampling.skipped and any(edit.settings.fresh_noise for row in edits.edits for edit in row):
+        raise InputError(
+            "an edit with fresh noise begins at the noisiest step, so no steps can be left out; set fresh_noise or "
+            "skipped to 0"
+        )
     if isinstance(null, Pin):
         return null
     if not isinstance(null, NullEmbeddings):

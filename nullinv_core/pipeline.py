@@ -209,7 +209,9 @@ def apply_each(
         rows.append(made[key])
     of_photos, contexts = zip(*rows, strict=True)
     asked = guidance if isinstance(guidance, Sampling) else Sampling(guidance)
-    sampling = replace(asked, guidance=asked.guidance or null.guidance, limit=inversion.region)
+    limits = [one for one in (asked.limit, inversion.region) if one is not None]
+    limit = limits[0] & limits[-1] if limits else None
+    sampling = replace(asked, guidance=asked.guidance or null.guidance, limit=limit)
     result = sample(ready, inversion, null, of_photos, cat(contexts), sampling, callback)
     first = sources[0], *(prompts[text] for text in edits[0])
     found = Edited(ready.decode(result.latents.flatten(0, 1)), result, first)

@@ -371,7 +371,7 @@ PATH = Setting(
 )  # fmt: skip
 SKIPPED = Setting(
     "skipped", "float", 0.0, "Share of the noisiest steps that edits leave out: they begin at the photo with less "
-    "noise and keep more of it. Edits with fresh_noise leave none out.", step=0.02, good="0.36 with the path random",
+    "noise and keep more of it. Not together with fresh_noise.", most=0.95, step=0.01, good="0.36 with the path random",
     advanced=True,
 )  # fmt: skip
 END_STEP = Setting(

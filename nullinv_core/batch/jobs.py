@@ -20,7 +20,7 @@ from ..errors import InputError, short
 from ..files.job_file import JOB_FORMAT, RUN
 from ..files.ordinary import open_ordinary
 from ..prompt_to_prompt.emphasis import check_text, without_marks
-from ..prompt_to_prompt.kinds import chosen
+from ..prompt_to_prompt.kinds import chosen, layered
 from ..prompt_to_prompt.lists import take_windows, word_list
 from ..scores.pie_bench import MAPPING, PHOTOS, pie_edits
 from ..settings import BY_KIND, OF_EDIT, EditSettings, Setting
@@ -168,7 +168,8 @@ def _job(line: Mapping[str, Any], defaults: Defaults, root: Path) -> Job:
     given = line.get("settings", {})
     if not isinstance(given, Mapping):
         raise InputError("its settings are no names with values")
-    settings = chosen({name: read_value(name, value) for name, value in {**defaults.settings, **given}.items()})
+    asked = layered(defaults.settings, given)
+    settings = chosen({name: read_value(name, value) for name, value in asked.items()})
     return Job(name, picture, prompt, edits, settings)
 
 

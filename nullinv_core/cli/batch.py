@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..batch.jobs import OF_LIST, Defaults, Jobs, read_job_file, read_jobs
 from ..errors import InputError
 from ..files.job_file import RUN
+from ..prompt_to_prompt.kinds import layered
 from ..settings import BY_KIND, EDIT, GUIDANCE, INNER_STEPS, KEEP_PIXELS, LISTS, OWN_SIZE, PRESET, STEPS
 from . import models
 from .console import console, warn
@@ -135,7 +136,7 @@ def _with_job(job: Path | None, said: Mapping[str, Any], own: Mapping[str, Any])
                 raise InputError(f'"{job}" has a {name} of the wrong kind; write the file again with Save Batch Job')
             setting.check(of_run[name])
     whole = Defaults(
-        said.get("prompt", defaults.prompt), said.get("edit", defaults.edits), {**defaults.settings, **settings}
+        said.get("prompt", defaults.prompt), said.get("edit", defaults.edits), layered(defaults.settings, settings)
     )
     return whole, {name: said.get(name, of_run.get(name, own[name])) for name in RUN}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InputError
-from ..settings import KIND, STRENGTH, EditSettings
+from ..settings import KIND, LISTS, OF_EDIT, STRENGTH, EditSettings
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,19 @@ def chosen(given: Mapping[str, Any]) -> EditSettings:
         return EditSettings(**own)
     words = {name: own[name] for name in ("blend_words", "exclude_words") if name in own}
     return replace(suited(**asked, **words), **own)
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name from several places, of which the later count more.
+
+    A kind or a strength of a later place counts more than the numbers of an earlier one; words stay.
+    """
+    found: dict[str, Any] = {}
+    for layer in layers:
+        if KIND.name in layer or STRENGTH.name in layer:
+            found = {n: v for n, v in found.items() if n not in OF_EDIT or OF_EDIT[n].kind in LISTS}
+        found |= layer
+    return found
 
 
 def hint() -> str:

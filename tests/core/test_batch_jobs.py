@@ -16,7 +16,7 @@ from nullinv_core.batch.plan import plan
 from nullinv_core.batch.run import _content
 from nullinv_core.errors import InputError
 from nullinv_core.files.exchange import read_exchanged
-from nullinv_core.prompt_to_prompt.kinds import chosen, suited
+from nullinv_core.prompt_to_prompt.kinds import chosen, layered, suited
 from nullinv_core.settings import EditSettings
 
 
@@ -186,9 +186,18 @@ def test_a_kind_of_a_line_brings_its_settings(tmp_path, ending):
     else:
         lines(path, {"picture": "a.png", "settings": settings})
     (job,) = read_jobs(path, Defaults("a cat", ("a dog",), {"fresh_noise": 0.5, "kind": "add"})).jobs
-    assert job.settings == replace(suited("background", exclude_words=["cat"]), exclude_end=0.6, fresh_noise=0.5)
+    assert job.settings == replace(suited("background", exclude_words=["cat"]), exclude_end=0.6)
     with pytest.raises(InputError, match=r"line 1 of .*: kind must be one of replace, add, remove, background"):
         read_jobs(lines(tmp_path / "wrong.jsonl", {"picture": "a.png", "settings": {"kind": "move"}}))
+
+
+def test_a_later_kind_counts_more_than_earlier_numbers():
+    """Guards what wins: a kind of the line over numbers of the options, numbers beside it over the kind; words stay."""
+    first = {"self_replace": 0.7, "blend_words": "cat", "kind": "add"}
+    assert layered(first, {"kind": "remove"}) == {"blend_words": "cat", "kind": "remove"}
+    assert layered(first, {"strength": 0.2}) == {"blend_words": "cat", "kind": "add", "strength": 0.2}
+    assert layered(first, {"self_replace": 0.1}) == {**first, "self_replace": 0.1}
+    assert layered({"kind": "add"}, {"kind": "remove", "self_replace": 0.1}) == {"kind": "remove", "self_replace": 0.1}
 
 
 def test_a_job_is_the_same_after_its_record():

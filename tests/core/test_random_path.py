@@ -1,5 +1,6 @@
 """Edits beside random noise of the photo: edit-friendly DDPM inversion with Prompt-to-Prompt."""
 
+from dataclasses import replace
 from math import sqrt
 
 import pytest
@@ -21,6 +22,7 @@ from nullinv_core import (
     plan_edit,
 )
 from nullinv_core.context import stack
+from nullinv_core.drift import Check
 from nullinv_core.editing import RANDOM
 from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.random_path import random_path, step_beside
@@ -120,7 +122,7 @@ def test_edits_follow_the_authors_noise_maps(unet, guidance, skipped):
 
 @pytest.mark.parametrize(
     ("guidance", "skipped", "samples"),
-    [(1.0, 0.0, STEPS * 3), (7.5, 0.0, STEPS * 6), (1.0, 0.4, (STEPS - 2) * 3), (7.5, 1.0, 0)],
+    [(1.0, 0.0, STEPS * 3), (7.5, 0.0, STEPS * 6), (1.0, 0.4, (STEPS - 2) * 3), (7.5, 0.95, 6)],
 )
 def test_its_price_is_the_steps_that_are_taken(denoiser, guidance, skipped, samples):
     """Guards the price: no inversion, at a guidance of 1 nothing under the empty text, no steps that are left out."""
@@ -139,21 +141,6 @@ def test_a_guidance_of_one_costs_no_empty_text_beside_the_trajectory(denoiser):
         assert denoiser.forwards - before == samples * STEPS
 
 
-@pytest.mark.parametrize("path", ["trajectory", RANDOM])
-def test_edits_of_a_batch_wait_each_by_itself(unet, path):
-    """Guards steps that are left out: an edit with fresh noise beside it begins at the noise, this one does not."""
-    contexts = stack([context_of(EDIT)] * 2)[None]
-    context = context_of(SOURCE)[None]
-    trajectory = invert(unet, latents_of(1), context, tiny_schedule(STEPS))
-    fresh = EditSettings(fresh_noise=0.5, cross_replace=0.0, self_replace=0.0)
-    both = batch_edits([[plan_edit(SOURCE, EDIT, STEPS, one) for one in (FREE, fresh)]])
-    sampling = Sampling(3.0, path=path, skipped=0.4)
-    pin = Pin(empty_context())
-    found = edit(unet, trajectory, pin, contexts, both, sampling).latents[:, 0]
-    alone = batch_edits([[plan_edit(SOURCE, EDIT, STEPS, FREE)]])
-    assert torch.allclose(found, edit(unet, trajectory, pin, contexts[:, :1], alone, sampling).latents[:, 0])
-
-
 def test_blend_words_hold_the_photo_beside_random_noise(denoiser):
     """Guards local blend there, with steps left out in which it would already act but nothing was seen yet."""
     settings = EditSettings(
@@ -164,6 +151,16 @@ def test_blend_words_hold_the_photo_beside_random_noise(denoiser):
     assert torch.equal(moved, found.mask[:, 0]) and 0 < int(moved.sum()) < moved.numel()
 
 
+def test_a_model_that_drifts_is_told_where_steps_are_left_out(denoiser):
+    """Guards the check beside the trajectory: nobody looks at the photo there, so the network is asked."""
+    trajectory = invert(denoiser, latents_of(1), context_of(SOURCE)[None], tiny_schedule(STEPS))
+    told = []
+    for context in (SOURCE, OTHER):
+        other = replace(trajectory, context=context_of(context)[None])
+        edited(denoiser, other, path="trajectory", skipped=0.6, check=Check(told.append), guidance=3.0)
+        assert len(told) == (context is OTHER)
+
+
 def test_what_cannot_be_is_one_sentence(denoiser):
     """Guards the edge: optimized embeddings lead along the trajectory, and settings are checked."""
     trajectory = invert(denoiser, latents_of(1), context_of(SOURCE)[None], tiny_schedule(STEPS))
@@ -172,8 +169,9 @@ def test_what_cannot_be_is_one_sentence(denoiser):
     with pytest.raises(InputError, match="lead along the photo's trajectory"):
         edit(denoiser, trajectory, null, context_of(EDIT)[None, None], plans, Sampling(3.0, path=RANDOM))
     for wrong, said in (
-        ({"path": "straight"}, "path must be one of"), ({"skipped": 1.5}, "skipped must lie in 0…1"),
+        ({"path": "straight"}, "path must be one of"), ({"skipped": 1.5}, "skipped must lie in 0…0.95"),
         ({"source_guidance": 2.0}, "has no guidance of its own"),
+        ({"skipped": 0.4, "settings": EditSettings(fresh_noise=0.5)}, "set fresh_noise or skipped to 0"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=said):
             edited(denoiser, trajectory, **wrong)
