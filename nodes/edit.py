@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from ..nullinv_core.backends.comfy.protocols import Clip, Conditioning, Patcher
     from ..nullinv_core.backends.comfy.text import EditRequest
-    from ..nullinv_core.editing import EditPath
     from ..nullinv_core.files.store import Inversion
+    from ..nullinv_core.settings import EditPath
 
 
 class P2PEdit(io.ComfyNode):

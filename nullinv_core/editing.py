@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from .prompt_to_prompt.local_blend import blend_mask
 from .prompt_to_prompt.maps import AttentionMaps
 from .random_path import random_path, step_beside
 from .schedule import check_guidance, ddim_step, guide, predicted_clean, steps_of
-from .settings import PATH, SKIPPED
+from .settings import PATH, SKIPPED, EditPath
 from .shared_guidance import without_shared
 from .types import Callback, Event, NullEmbeddings, Pin, Trajectory, ignore
 
@@ -116,10 +115,8 @@ def reconstruct(
         return latents
 
 
-EditPath = Literal["trajectory", "random"]
-"""What edits are sampled beside."""
-TRAJECTORY: EditPath = "trajectory"
 RANDOM: EditPath = "random"
+"""The path beside random noise of the photo."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ class Sampling:
     source_guidance: float | None = None
     limit: Tensor | None = None
     steps: int | None = None
-    path: EditPath = TRAJECTORY
+    path: EditPath = PATH.default
     skipped: float = 0.0
     check: Check | None = None
 
@@ -262,18 +259,18 @@ class _Branches:
     def step(self, latents: Tensor, index: int, step: int) -> tuple[Tensor, Tensor]:
         """Every branch after a step, and the clean latents that it implied."""
         schedule, branches = self.trajectory.schedule, self.edits.branches
-        photo = self.trajectory.latents[step - 1].repeat_interleave(branches, 0)
+        following = self.trajectory.latents[step - 1]
         if self.waits(index):
-            return photo, self.trajectory.clean.repeat_interleave(branches, 0)
+            return following.repeat_interleave(branches, 0), self.trajectory.clean.repeat_interleave(branches, 0)
         epsilon = self.guided(latents, index, step)
         clean = predicted_clean(latents, epsilon, schedule.level(step).alpha)
         if self.random:
             each = (latents.unflatten(0, (-1, branches)), epsilon.unflatten(0, (-1, branches)))
-            found = step_beside(*each, self.trajectory.latents[step - 1], schedule, step).flatten(0, 1)
+            found = step_beside(*each, following, schedule, step).flatten(0, 1)
         else:
             found = ddim_step(latents, epsilon, schedule, step)
             if self.pin:
-                found[::branches] = photo[::branches]
+                found[::branches] = following
         return found, clean
 
     def waits(self, index: int) -> bool:

@@ -209,9 +209,7 @@ def apply_each(
         rows.append(made[key])
     of_photos, contexts = zip(*rows, strict=True)
     asked = guidance if isinstance(guidance, Sampling) else Sampling(guidance)
-    limits = [one for one in (asked.limit, inversion.region) if one is not None]
-    limit = limits[0] & limits[-1] if limits else None
-    sampling = replace(asked, guidance=asked.guidance or null.guidance, limit=limit)
+    sampling = replace(asked, guidance=asked.guidance or null.guidance)
     result = sample(ready, inversion, null, of_photos, cat(contexts), sampling, callback)
     first = sources[0], *(prompts[text] for text in edits[0])
     found = Edited(ready.decode(result.latents.flatten(0, 1)), result, first)
@@ -228,11 +226,15 @@ def sample(
     callback: Callback = ignore,
 ) -> EditResult:
     """Sample edits beside their photos. ``plans``: each photo's; ``contexts``: of (B, E) texts, as long as the plans
-    are. Texts of unequal length are repeated up to one, as ComfyUI does for its own samplers."""
+    are. The inversion's region limits edits too. Texts of unequal length are repeated up to one, as ComfyUI does for
+    its own samplers."""
     tokens, whole = plans[0][0].source.length, inversion.trajectory
     trajectory = replace(whole, context=whole.context.lengthened(tokens))
     guides = _lengthened(null, tokens)
-    sampling = replace(sampling, check=model.truth(inversion))
+    limit = inversion.region
+    if limit is not None and sampling.limit is not None:
+        limit = limit & sampling.limit
+    sampling = replace(sampling, limit=sampling.limit if limit is None else limit, check=model.truth(inversion))
 
     def job(denoiser: Denoiser, clean: Tensor) -> EditResult:
         here = clean.device

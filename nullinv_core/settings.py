@@ -21,6 +21,7 @@ from .schedule import GUIDANCE as GUIDANCE_RANGE
 
 T = TypeVar("T")
 Mode = Literal["auto", "replace", "refine"]
+EditPath = Literal["trajectory", "random"]
 Window = float | tuple[float, float]
 """Share of the steps, from the noisiest, in which attention is replaced: an end, or a (start, end) in 0…1."""
 Kind = Literal["int", "seed", "float", "bool", "choice", "window", "words", "windows", "weights"]
@@ -220,8 +221,8 @@ class EditSettings:
         "never.", step=0.05, good="0.5 for a new shape", advanced=True,
     )  # fmt: skip
     exclude_end: float = _field(
-        "float", 1.0, "Share of the steps after which exclude words hold their region no more: its rim then takes on "
-        "what is new around it.", step=0.05, good="0.8 for a new background", advanced=True,
+        "float", 1.0, "Share of the steps after which the region of exclude words may change too, so that its rim fits "
+        "what is new around it. 1: never.", step=0.05, good="0.8 for a new background", advanced=True,
     )  # fmt: skip
     weights: Mapping[str, float] = _field(
         "weights", {}, "WORD=2.0 makes a word twice as strong, as (word:2.0) in the text does.",
@@ -245,6 +246,13 @@ EDIT = tuple(Setting(one.name, **one.metadata) for one in fields(EditSettings))
 """P2P Edit and ``edit``."""
 OF_EDIT = {one.name: one for one in EDIT}
 """The same by name."""
+
+
+def _paths() -> dict[str, str]:
+    return {
+        "trajectory": "the photo's own way to the noise, as the paper has it",
+        "random": "the photo with new random noise at each step, by the edit's variant (edit-friendly DDPM inversion)",
+    }
 
 
 def _methods() -> dict[str, str]:
@@ -332,8 +340,8 @@ KIND = Setting(
     "kind", "choice", "replace", "What the edit does.", choices=_kinds,
 )  # fmt: skip
 BY_KIND = (
-    replace(KIND, default=None, help="What the edit does: brings the settings that suit it, and yours count on top. By "
-    "default yours alone."),
+    replace(KIND, default=None, help="What the edit does. It sets what suits it, and what you set yourself wins. "
+    "Without it, only your settings count."),
     replace(STRENGTH, default=None, help=f"{STRENGTH.help} For the kind replace; by default {STRENGTH.default:g}."),
 )  # fmt: skip
 """What stands for several settings of an edit, on the command line and in lists."""
@@ -362,13 +370,7 @@ OPTIMIZE_POOLED = Setting(
     "too.", advanced=True,
 )  # fmt: skip
 RULE = Setting("rule", "choice", "default", "How pictures are compared.", choices=_rules, in_node=False)
-PATH = Setting(
-    "path", "choice", "trajectory", "What edits are sampled beside.", choices=lambda: {
-        "trajectory": "the photo's own, as the paper has it",
-        "random": "the photo with other random noise at each step, which the edit's variant draws (edit-friendly DDPM "
-        "inversion)",
-    }, advanced=True,
-)  # fmt: skip
+PATH = Setting("path", "choice", "trajectory", "What holds an edit to the photo.", choices=_paths, advanced=True)
 SKIPPED = Setting(
     "skipped", "float", 0.0, "Share of the noisiest steps that edits leave out: they begin at the photo with less "
     "noise and keep more of it. Not together with fresh_noise.", most=0.95, step=0.01, good="0.36 with the path random",

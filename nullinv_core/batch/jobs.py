@@ -23,7 +23,7 @@ from ..prompt_to_prompt.emphasis import check_text, without_marks
 from ..prompt_to_prompt.kinds import chosen, layered
 from ..prompt_to_prompt.lists import take_windows, word_list
 from ..scores.pie_bench import MAPPING, PHOTOS, pie_edits
-from ..settings import BY_KIND, OF_EDIT, EditSettings, Setting
+from ..settings import BY_KIND, EDIT, EditSettings, Setting
 
 PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 CAPTION = ".txt"
@@ -35,7 +35,7 @@ LONGEST_NAME = 200
 """Most bytes of a part of an output's name; most disks take 255, and an ending is added."""
 OWN = ("picture", "prompt", "name")
 """Columns beside the edits and the settings."""
-OF_LIST = {**{one.name: one for one in BY_KIND}, **OF_EDIT}
+OF_LIST = {one.name: one for one in (*BY_KIND, *EDIT)}
 """Settings that a line may have, by name."""
 FORBIDDEN = set('<>:"|?*\\')
 """Signs that no name of an output has: some disk takes each of them for something else."""

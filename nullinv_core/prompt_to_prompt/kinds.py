@@ -54,11 +54,11 @@ def suited(
             "blend words keep the background as it is; to change it, leave them empty and name what stays in the "
             "exclude words"
         )
-    chosen = KINDS[kind]
-    settings = replace(chosen.settings, blend_words=blend_words, exclude_words=exclude_words)
+    wanted = KINDS[kind]
+    settings = replace(wanted.settings, blend_words=blend_words, exclude_words=exclude_words)
     if kind == REPLACE:
         settings = replace(settings, cross_replace=1.0 - 0.6 * strength, self_replace=0.8 - 0.8 * strength)
-    return replace(settings, steady_words=exclude_words if chosen.steady else ())
+    return replace(settings, steady_words=exclude_words if wanted.steady else ())
 
 
 def chosen(given: Mapping[str, Any]) -> EditSettings:
@@ -66,7 +66,7 @@ def chosen(given: Mapping[str, Any]) -> EditSettings:
 
     Without these two the others have their defaults.
     """
-    own = {name: value for name, value in given.items() if value is not None}
+    own = dict(given)
     asked = {name: own.pop(name) for name in (KIND.name, STRENGTH.name) if name in own}
     if not asked:
         return EditSettings(**own)

@@ -113,10 +113,7 @@ def sample_edit(
     plans = request.plans(steps)
     contexts = of_edits([text_of(c, "edit", batch, network) for c in request.conditionings], plans)
     guides = text_of(request.empty, "empty", 1, network)[0] if embeddings is None else embeddings
-    limit = inversion.region
-    if sampling.limit is not None:
-        wanted = _latent_mask(sampling.limit, trajectory.clean)
-        limit = wanted if limit is None else wanted & limit
+    limit = None if sampling.limit is None else _latent_mask(sampling.limit, trajectory.clean)
     check_same_text(text_of(positive, "source", batch, network), trajectory.context)
     text_of(negative, "negative", batch, network)
     check_same_sizes(positive[0][1], inversion, "source", network)
