@@ -92,6 +92,17 @@ def test_a_region_limits_every_edit(model, inversion):
     assert differs[:2].any() and not differs[2:].any()
 
 
+def test_a_limit_of_one_s_own_counts_beside_the_region(model, inversion):
+    """Guards both limits of an edit: the caller's alone, and both together."""
+    top, left = torch.zeros(1, 4, 4, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool)
+    top[:, :2], left[..., :2] = True, True
+    for region, inside in ((None, left), (top, top & left)):
+        sampling = pipeline.Sampling(0.0, limit=left)
+        found = pipeline.apply(model, replace(inversion, region=region), TARGET, SETTINGS, sampling)
+        differs = (found.result.latents[0, 0] - inversion.trajectory.clean[0]).abs().amax(0) > 1e-5
+        assert differs.any() and not differs[~inside[0]].any()
+
+
 def test_another_guidance_needs_no_other_inversion(model, inversion):
     """Guards ``optimize``: the same trajectory with embeddings for another guidance, by another preset."""
     other = pipeline.optimize(model, inversion, "paper", 2.0)
