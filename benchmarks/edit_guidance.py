@@ -39,6 +39,10 @@ class Proximal:
     ) -> Tensor:  # fmt: skip
         """See ``Denoiser``."""
         predicted = self.denoiser(latents, level, context, attention, unconditional)
+        if not unconditional:
+            # a guidance of 1 leaves ∅ out; here it is the source prompt and takes part at any
+            source = self.trajectory.context.map(lambda each: each.repeat_interleave(2, 0))
+            predicted = torch.cat([self.denoiser(latents, level, source, unconditional=len(latents)), predicted])
         null, text = predicted.chunk(2)
         guidance = text - null
         # of both branches of a picture together, as the authors have it
@@ -52,7 +56,7 @@ class Proximal:
             back = epsilon_between(latents[: len(null)], following, self.trajectory.schedule, step)
             beside = max_pool2d(guided.to(null), 3, stride=1, padding=1) > 0
             null, guidance = torch.where(beside, null, back), torch.where(beside, guidance, 0)
-        return torch.cat([null, null + guidance])
+        return torch.cat([null, null + guidance]) if unconditional else null + guidance
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Blended:
     ) -> Tensor:  # fmt: skip
         """See ``Denoiser``."""
         predicted = self.denoiser(latents, level, context, attention, unconditional)
-        if not isinstance(attention, StepControl) or attention.maps.total is None:
+        if not unconditional or not isinstance(attention, StepControl) or attention.maps.total is None:
             return predicted
         null, text = (half.unflatten(0, (-1, 2)).clone() for half in predicted.chunk(2))
         mean, size = attention.maps.mean(), (latents.shape[-2], latents.shape[-1])

@@ -94,7 +94,8 @@ def reconstruct(
     """Clean latents (B, C, h, w) that guided DDIM reaches from z*_T.
 
     With optimized embeddings and their guidance it retraces the trajectory; with a plain null context of one text it is
-    the DDIM baseline. ``context``: of B other prompts, without attention control. Costs 2T samples an image.
+    the DDIM baseline. ``context``: of B other prompts, without attention control. Costs 2T samples an image, T at a
+    guidance of 1, where ∅ takes no part.
     """
     _check_null(null, trajectory, guidance)
     schedule = trajectory.schedule
@@ -105,10 +106,13 @@ def reconstruct(
         latents = trajectory.noisiest
         for step in range(schedule.steps, 0, -1):
             level = schedule.level(step)
-            contexts = cat([_null_rows(null, trajectory, step), text])
-            predicted = denoiser(latents.repeat(2, 1, 1, 1), level, contexts, unconditional=len(text))
-            epsilon_null, epsilon_text = check_finite(predicted, level, step).chunk(2)
-            epsilon = guide(epsilon_null, epsilon_text, guidance)
+            if guidance == 1:
+                epsilon = check_finite(denoiser(latents, level, text), level, step)
+            else:
+                contexts = cat([_null_rows(null, trajectory, step), text])
+                predicted = denoiser(latents.repeat(2, 1, 1, 1), level, contexts, unconditional=len(text))
+                epsilon_null, epsilon_text = check_finite(predicted, level, step).chunk(2)
+                epsilon = guide(epsilon_null, epsilon_text, guidance)
             clean = predicted_clean(latents, epsilon, level.alpha)
             latents = ddim_step(latents, epsilon, schedule, step)
             callback(Event("sample", schedule.steps - step + 1, schedule.steps, clean))
@@ -184,7 +188,7 @@ def edit(
 
     ``contexts``: of the edit prompts, (B, E) texts. ``null``: ∅_t of the inversion, which serves all branches of its
     image, or a plain null context of one text. ``sampling``: a number is a guidance. Costs 2·(1+E)·T samples
-    an image, and those of ``edit_start``.
+    an image, (1+E)·T where no branch has a guidance other than 1, and those of ``edit_start``.
 
     With a ``Pin``, or embeddings that have one, the source branch is the trajectory itself, not sampled but read
     (direct inversion, Ju et al. 2023), so the source's attention is exact and holds for any guidance. Costs 1+2E a
@@ -247,6 +251,8 @@ class _Branches:
         scale = clean.new_full((batch, branches, 1, 1, 1), sampling.guidance)
         scale[:, 0] = sampling.of_source
         self.scale = scale.flatten(0, 1)
+        # at a guidance of 1 ∅ takes no part
+        self.unguided = sampling.guidance == 1 and (self.pin is not None or sampling.of_source == 1)
         self.every = torch.arange(batch * branches, device=clean.device)
         self.of_edits = self.every.unflatten(0, (batch, branches))[:, 1:].flatten()
         self.random = sampling.path == RANDOM
@@ -294,7 +300,7 @@ class _Branches:
         if sampled is self.every:
             self._compare(epsilon_text[::branches], step)
         if not pin:
-            return guide(epsilon_null, epsilon_text, self.scale)
+            return guide(epsilon_null, epsilon_text, self.scale) if first else epsilon_text
         epsilon = torch.zeros_like(latents)
         epsilon[sampled] = epsilon_text
         if first:
@@ -306,11 +312,9 @@ class _Branches:
 
         A pinned source is not guided, and not sampled at all once no edit looks at it any more.
         """
-        if not self.pin:
-            return self.every, self.every
-        guided = self.every if self.random else self.of_edits
-        looked_at = self.random or needs_source(self.edits, index)
-        return guided[:0] if self.guidance == 1 else guided, self.every if looked_at else self.of_edits
+        guided = self.every if self.random or not self.pin else self.of_edits
+        looked_at = self.random or not self.pin or needs_source(self.edits, index)
+        return guided[:0] if self.unguided else guided, self.every if looked_at else self.of_edits
 
     def _asked(self, pin: Pin, guidance: Tensor, step: int) -> Tensor:
         """Guidance of the edits without what it shares with the photo's own, as far as that is left out.

@@ -89,6 +89,11 @@ class Books:
     left: Tensor
     found: list[tuple[Context, Tensor, Tensor]] = field(default_factory=list)
 
+    @property
+    def idle(self) -> bool:
+        """Whether ∅ takes no part, so that nothing can be won by it, and ε under it need not be predicted."""
+        return self.settings.guidance == 1
+
     def open(self, here: Timestep, null: Context) -> None:
         """Turn to another timestep, at which ∅ starts from ``null``; images that need no iteration there are done
         without a prediction."""
@@ -101,6 +106,11 @@ class Books:
         self.best = Best(
             self.losses.clone(), [null[i] for i in self.active], self.epsilon_null.clone(), [False] * batch
         )
+        if self.idle:
+            self._note(self.active, null, here.epsilon_text, here.loss(self.active, here.epsilon_text))
+            self.active = []
+            self._tell(1)
+            return
         if not self.free:
             return
         if self.settings.keep_best:
@@ -131,10 +141,11 @@ class Books:
     def close(self, null: Context, denoiser: Denoiser) -> tuple[Context, Tensor]:
         """∅ of the timestep for each image: ``null``, the last, or the best; and ε (B, C, h, w) under it."""
         images, epsilon_null, losses = list(range(len(null))), self.epsilon_null, self.losses
-        if not self.settings.test_first:
+        unseen = not self.settings.test_first and not self.idle
+        if unseen:
             epsilon_null = denoiser(self.here.latents, self.here.level, null, unconditional=len(null))
         if self.settings.keep_best:
-            if not self.settings.test_first:
+            if unseen:
                 self._note(images, null, epsilon_null, self.here.loss(images, epsilon_null))
             null, epsilon_null, losses = stack(self.best.null), self.best.epsilon_null, self.best.losses
             self.at_source = self.best.is_source

@@ -34,7 +34,8 @@ def optimize_null_text(
     from ∅_{t+1}, is moved by a fresh Adam until MSE(z_{t-1}, z*_{t-1}) is small, then z_{t-1} follows from the
     optimized ∅_t (eq. 5 and algorithm 1). With ``keep_best`` the loss of ∅_t is never above that of ∅_{t+1} at t, nor
     of the source prompt where it costs nothing. ``only_text_differs``: conditional and unconditional predictions differ
-    by their text alone. Then ε under ∅ needs no prediction of its own while ∅ is the source prompt.
+    by their text alone. Then ε under ∅ needs no prediction of its own while ∅ is the source prompt. At a guidance of 1
+    ∅ takes no part: it stays as it starts, and nothing is predicted under it.
     """
     schedule, w = trajectory.schedule, settings.guidance
     trajectory.check_context(null_context, "null context")

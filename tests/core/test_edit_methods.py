@@ -120,9 +120,16 @@ def gaussian(photo):
 
 
 @pytest.mark.parametrize("name", ["proximal", "SPDInv"])
-def test_guidance_that_asks_for_nothing_stays_on_the_trajectory(gaussian, name):
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_guidance_that_asks_for_nothing_stays_on_the_trajectory(gaussian, name, guidance):
     """Guards proximal guidance: where the texts do not differ, nothing is guided and the photo comes back at any w."""
-    assert METHODS[name](gaussian, 7.5) == pytest.approx(gaussian.latents, abs=1e-6)
+    assert METHODS[name](gaussian, guidance) == pytest.approx(gaussian.latents, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["proximal", "AIDI"])
+def test_a_guidance_of_one_is_no_special_case(photo, name):
+    """Guards others' guidance where the sampler asks for nothing without text."""
+    assert METHODS[name](photo, 1.0) == pytest.approx(METHODS[name](photo, 1 + 1e-6), abs=1e-3)
 
 
 def mean_residual(photo, trajectory):
@@ -240,7 +247,7 @@ def test_proximal_guidance_is_the_strongest_alone(photo):
     rows = torch.randn(8, *photo.latents.shape[1:], generator=torch.Generator().manual_seed(1))
     for step in (STEPS, 1):
         level = photo.schedule.level(step)
-        plain, (null, text) = Noise()(rows, level, None), found(rows, level, None).chunk(2)
+        plain, (null, text) = Noise()(rows, level, None), found(rows, level, None, unconditional=4).chunk(2)
         guidance, guided = plain[4:] - plain[:4], text != null
         size = guidance.abs().unflatten(0, (2, 2))
         for picture, some in zip(size, guided.unflatten(0, (2, 2)), strict=True):

@@ -110,6 +110,45 @@ def test_unconditional_rows_come_first_and_are_counted(stage):
             assert torch.equal(latents[:unconditional], latents[unconditional:])
 
 
+UNGUIDED = {
+    "reconstruct": lambda n, t, null, w: reconstruct(n, t, null, w),
+    "edit": lambda n, t, null, w: edit(n, t, null, EDIT_TEXT.to(t.context), EDITS, w).latents,
+    "pinned edit": lambda n, t, null, w: edit(n, t, Pin(null), EDIT_TEXT.to(t.context), EDITS, w).latents,
+    "optimize": lambda n, t, null, w: optimize_null_text(n, t, null, NullTextSettings(w))[1],
+    "optimize, keep the best": lambda n, t, null, w: optimize_null_text(
+        n, t, null, NullTextSettings(w, keep_best=True))[1],
+    "optimize, look first": lambda n, t, null, w: optimize_null_text(
+        n, t, null, NullTextSettings(w, start="source", test_first=True))[1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", UNGUIDED)
+def test_at_a_guidance_of_one_nothing_is_asked_without_text(stage):
+    """Guards the cost where ∅ takes no part (models made for cfg 1), and that the result is that of the equation."""
+    asked, trajectory = Recorder(), trajectory_of()
+    found = UNGUIDED[stage](asked, trajectory, empty_context(), 1.0)
+    assert len(asked.calls) == STEPS and not any(unconditional for *_, unconditional in asked.calls)
+    # where it does take part, but not so that one would see it
+    assert found == pytest.approx(UNGUIDED[stage](network, trajectory, empty_context(), 1 + 1e-9), abs=1e-7)
+
+
+def test_the_photo_is_guided_by_its_own_guidance():
+    """Guards that ∅ is asked where the edits have a guidance of 1 and the photo has not."""
+    asked, trajectory = Recorder(), trajectory_of()
+    sampling = Sampling(1.0, source_guidance=3.0)
+    edit(asked, trajectory, empty_context(), EDIT_TEXT.to(trajectory.context), EDITS, sampling)
+    assert all(2 * unconditional == len(latents) for latents, *_, unconditional in asked.calls)
+
+
+def test_at_a_guidance_of_one_null_embeddings_are_where_they_start():
+    """Guards that nothing moves what takes no part, and that the losses are those of the photo's way all the same."""
+    trajectory = trajectory_of()
+    null, reached = optimize_null_text(network, trajectory, empty_context(), NullTextSettings(1.0))
+    assert null.embeddings.equals(empty_context().to(null.embeddings).expand(STEPS, BATCH))
+    assert not null.iterations.any()
+    assert torch.allclose(null.losses[0], (reached - trajectory.clean).square().mean((1, 2, 3)).to(null.losses))
+
+
 @pytest.mark.parametrize("stage", ["reconstruct", "edit", "pinned edit", "unshared edit", "pin"])
 @pytest.mark.parametrize("images", [0, 1, BATCH])
 def test_null_contexts_of_any_form_and_precision_fit(stage, images):
