@@ -40,6 +40,9 @@ class Proximal:
         """See ``Denoiser``."""
         predicted = self.denoiser(latents, level, context, attention, unconditional)
         if not unconditional:
+            if not isinstance(attention, StepControl):
+                # asked for the photo's attention alone
+                return predicted
             # a guidance of 1 leaves ∅ out; here it is the source prompt and takes part at any
             source = self.trajectory.context.map(lambda each: each.repeat_interleave(2, 0))
             predicted = torch.cat([self.denoiser(latents, level, source, unconditional=len(latents)), predicted])

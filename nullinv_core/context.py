@@ -12,6 +12,9 @@ from torch import Tensor
 
 from .errors import InputError
 
+SAME_TEXT = 0.01
+"""How far apart two encodings of one text may be, in units of either."""
+
 
 @dataclass(frozen=True, eq=False)
 class Context:
@@ -99,6 +102,12 @@ def stack(contexts: Sequence[Context], dim: int = 0) -> Context:
 def distance(one: Context, other: Context) -> Tensor:
     """‖one - other‖ over all numbers of two contexts that fit each other."""
     return norm(Context(*(a - b for a, b in zip(one.tensors, other.tensors, strict=True))))
+
+
+def same_text(one: Context, other: Context) -> bool:
+    """Whether both may be of one text: an encoder in half precision is a few thousandths off, another word far more."""
+    same = one.shape == other.shape and one.fits(other)
+    return same and bool(distance(one, other) <= SAME_TEXT * norm(other))
 
 
 def norm(context: Context) -> Tensor:

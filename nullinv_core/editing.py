@@ -17,7 +17,7 @@ from .prompt_to_prompt.grids import map_grid
 from .prompt_to_prompt.local_blend import blend_mask
 from .prompt_to_prompt.maps import AttentionMaps
 from .random_path import random_path, step_beside
-from .schedule import check_guidance, ddim_step, guide, predicted_clean, steps_of
+from .schedule import Schedule, check_guidance, ddim_step, guide, predicted_clean, steps_of
 from .settings import PATH, SKIPPED, EditPath
 from .shared_guidance import without_shared
 from .types import Callback, Event, NullEmbeddings, Pin, Trajectory, ignore
@@ -145,6 +145,18 @@ class Sampling:
     skipped: float = 0.0
     check: Check | None = None
 
+    def of(self, schedule: Schedule) -> int:
+        """How many steps of a schedule are taken; raises InputError for more than there are, or none of the edit's."""
+        taken = schedule.steps if self.steps is None else self.steps
+        if not 1 <= taken <= schedule.steps:
+            raise InputError(f"an edit takes between 1 and {schedule.steps} steps, not {taken}; set another end_step")
+        if (waiting := steps_of(self.skipped, schedule.steps)) >= taken:
+            raise InputError(
+                f"skipped leaves out the first {waiting} steps, and the edit ends after {taken}; lower skipped or take "
+                "more steps"
+            )
+        return taken
+
     @property
     def of_source(self) -> float:
         """Guidance of the source branch."""
@@ -202,10 +214,7 @@ def edit(
     """
     sampling = sampling if isinstance(sampling, Sampling) else Sampling(sampling)
     pin = _checked(trajectory, null, contexts, edits, sampling)
-    schedule, limit = trajectory.schedule, sampling.limit
-    taken = schedule.steps if sampling.steps is None else sampling.steps
-    if not 1 <= taken <= schedule.steps:
-        raise InputError(f"an edit takes between 1 and {schedule.steps} steps, not {taken}")
+    schedule, limit, taken = trajectory.schedule, sampling.limit, sampling.of(trajectory.schedule)
     edits = edits.to(trajectory.clean.device)
     if sampling.path == RANDOM:
         trajectory = random_path(trajectory, [row[0].settings.variant for row in edits.edits])

@@ -96,7 +96,9 @@ def loss_plot(null: NullEmbeddings, image: int = 0) -> Image.Image:
     if not any(losses):
         return log_plot(losses, "nothing was optimized, so no loss was measured", "step, from noise to clean")
     title = "last loss per timestep; nothing had to be optimized"
-    if max(iterations):
+    if null.guidance == 1:
+        title = "last loss per timestep; at cfg 1 nothing can be optimized"
+    elif max(iterations):
         title = f"last loss (line) and inner iterations (bars, at most {max(iterations):.0f}) per timestep"
     return log_plot(losses, title, "step, from noise to clean", iterations)
 

@@ -14,7 +14,7 @@ from itertools import chain
 from torch import Tensor
 
 from . import editing
-from .context import Context, cat, distance, stack
+from .context import Context, cat, distance, same_text, stack
 from .denoiser import Denoiser
 from .editing import EditResult, Sampling
 from .errors import InputError, short
@@ -110,7 +110,7 @@ def prepare_latents(
         found, reached = embed(denoiser, trajectory, null, recipe, guidance, callback, ready.only_text_differs)
         return trajectory.to("cpu"), found.to("cpu"), reached.cpu()
 
-    trajectory, null, reached = ready.run(job, latents, schedule, gradients=recipe.optimization is not None)
+    trajectory, null, reached = ready.run(job, latents, schedule, gradients=recipe.optimizes(guidance))
     return Inversion(trajectory, null, texts, identity, model.place, ready.precision, sizes=sizes), reached
 
 
@@ -130,18 +130,20 @@ def embedded(
 
     Where they are optimized, the model is asked first whether it still predicts the trajectory.
     """
-    optimizes, check = recipe.optimization is not None, model.truth(inversion)
+    check = model.truth(inversion)
     as_long = empty.lengthened(inversion.trajectory.context.tokens)
 
     def job(denoiser: Denoiser, clean: Tensor) -> tuple[NullEmbeddings, Tensor]:
         trajectory = inversion.trajectory.to(clean.device)
-        if optimizes:
+        if recipe.optimization is not None:
             check(denoiser, trajectory)
         null_context = as_long.to(clean.device)
         null, reached = embed(denoiser, trajectory, null_context, recipe, guidance, callback, model.only_text_differs)
         return null.to("cpu"), reached.cpu()
 
-    return model.run(job, inversion.trajectory.clean, inversion.trajectory.schedule, gradients=optimizes)
+    return model.run(
+        job, inversion.trajectory.clean, inversion.trajectory.schedule, gradients=recipe.optimizes(guidance)
+    )
 
 
 def reconstruct(model: Model, inversion: Inversion, guidance: float = 0.0, callback: Callback = ignore) -> Tensor:
@@ -196,6 +198,7 @@ def apply_each(
         raise InputError("there is no edit; say what the picture should show instead")
     prompts = {text: model.prompt(text) for text in dict.fromkeys(chain(*edits))}
     sources = [source_prompt(inversion, model, image) for image in range(inversion.trajectory.batch)]
+    _check_texts(ready, inversion, sources)
     made: dict[tuple[object, ...], tuple[list[Edit], Context]] = {}
     rows = []
     for source, texts, chosen in zip(sources, edits, settings, strict=True):
@@ -270,6 +273,19 @@ def source_prompt(inversion: Inversion, model: Model, image: int = 0) -> Prompt:
         if _distance(as_spelled, context) < _distance(found, context):
             return spelled
     return prompt
+
+
+def _check_texts(model: Model, inversion: Inversion, sources: Sequence[Prompt]) -> None:
+    """Raise InputError where an inversion's trajectory is not of its own texts: a file says what it was told."""
+    prompts = list(dict.fromkeys(sources))
+    of_text = dict(zip(prompts, model.contexts(prompts), strict=True))
+    for image, source in enumerate(sources):
+        whole, found = inversion.trajectory.context[image : image + 1], of_text[source]
+        if whole.tokens % found.tokens or not same_text(found.lengthened(whole.tokens).to(whole), whole):
+            raise InputError(
+                f'the inversion says that the photo shows "{short(source.text)}", but it was made with another text or '
+                "another text encoder; invert the photo again, or save it in ComfyUI with its own text as prompt"
+            )
 
 
 def _distance(context: Context, other: Context) -> float:

@@ -31,6 +31,10 @@ class Recipe:
         if self.unshared and not self.pinned:
             raise InputError("only edits of a pinned source branch can leave out what their guidance shares with it")
 
+    def optimizes(self, guidance: float) -> bool:
+        """Whether anything is optimized; not at a guidance of 1, where ∅ takes no part."""
+        return self.optimization is not None and guidance != 1
+
     @property
     def lengths(self) -> dict[Phase, int]:
         """Phases of ``embed`` in their order, and how long one step of each is against the others'."""

@@ -32,7 +32,8 @@ class Edit:
     ``prompt``: as it is to be encoded; where the source took more tokens or fewer, both are repeated up to a common
     multiple, and so are their encodings.
     ``cross_window``, ``focus_window``: bool (T, K), in the order of sampling. ``self_window``: bool (T,).
-    ``equalizer``: (K,).
+    ``equalizer``: (K,), factors on the attention of tokens whose cross window opens; the others' words are encoded as
+    strongly instead.
     ``blend``, ``exclude``, ``steady``: (2, K) 0 or 1, source row first; all zero where unused. ``blend_window``,
     ``exclude_window``: bool (T,), where local blend acts at all, and where it leaves out the exclude words' regions.
     """
@@ -73,9 +74,11 @@ def plan_edit(
     for word, weight in settings.weights.items():
         equalizer[find_phrase(prompt, word, "weight word")] *= float(weight)
     cross_window = _steps_inside(settings.cross_replace, steps)[:, None].repeat(1, prompt.length)
+    rewritten = torch.full((prompt.length,), _opens(settings.cross_replace))
     for word, window in settings.word_windows.items():
         places = find_phrase(prompt, word, "word with a replace window")
-        cross_window[:, places] = _steps_inside(window, steps)[:, None]
+        cross_window[:, places], rewritten[places] = _steps_inside(window, steps)[:, None], _opens(window)
+    prompt, equalizer = _stressed(prompt, equalizer, rewritten)
     focused = _steps_inside((settings.focus_from, 1.0), steps)
     blend = _select(source, prompt, words, settings.blend_words, "blend word")
     exclude = _select(source, prompt, words, settings.exclude_words, "exclude word")
@@ -141,6 +144,21 @@ def plan_edits(source: Prompt, prompts: Sequence[Prompt], steps: int, settings: 
                 mine[name] = [word for word in listed if concerns(word, source_too=True)]
         plans.append(plan_edit(source, prompt, steps, replace(settings, **mine), tokens))
     return plans
+
+
+def _stressed(prompt: Prompt, equalizer: Tensor, rewritten: Tensor) -> tuple[Prompt, Tensor]:
+    """The prompt and the factors on its tokens' attention, (K,). Where attention is never ``rewritten``, bool (K,), a
+    word is encoded as strongly instead."""
+    weights = list(prompt.weights)
+    for word in range(len(weights)):
+        for token in prompt.tokens_of_word(word)[:1]:
+            weights[word] *= 1.0 if rewritten[token] else float(equalizer[token])
+    return replace(prompt, weights=tuple(weights)), equalizer.where(rewritten, 1.0)
+
+
+def _opens(window: Window) -> bool:
+    start, end = bounds(window)
+    return start < end
 
 
 def _steps_inside(window: Window, steps: int) -> Tensor:

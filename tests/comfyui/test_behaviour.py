@@ -190,13 +190,14 @@ def test_accents_may_be_written_either_way(comfy, forms):
 
 
 def test_a_mask_limits_the_edit(comfy):
-    """Guards MASK: outside of it the edited latent is the source's."""
+    """Guards MASK: outside of it the edited latent is the source's. Some packs' masks have no axis for pictures."""
     chain = Chain(**QUICK)
     _, sampler = chain.edit()
     solid = chain.graph.add("SolidMask", value=0.0, width=128, height=128)
     patch = chain.graph.add("SolidMask", value=1.0, width=64, height=64)
     mask = chain.graph.add("MaskComposite", destination=solid(), source=patch(), x=0, y=0, operation="add")
-    chain.graph[sampler()[0]]["inputs"]["mask"] = mask()
+    flat = chain.graph.add("OtherFlatMask", mask=mask())
+    chain.graph[sampler()[0]]["inputs"]["mask"] = flat()
     chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="masked")
     chain.graph.add("SaveLatent", samples=sampler(1), filename_prefix="unmasked")
     comfy.run(chain.graph)
@@ -690,7 +691,8 @@ def test_cancel_is_answered_at_once(comfy):
 
 
 def test_an_inversion_is_saved_and_loaded(comfy):
-    """Guards Save and Load Inversion: a later graph gives the same edit without inverting; and may optimize anew."""
+    """Guards Save and Load Inversion: a later graph gives the same edit without inverting, and may optimize again; what
+    was loaded keeps its text."""
     chain = Chain(**QUICK)
     chain.graph.add(
         "NullInvSave", trajectory=chain.invert(1), prompt=chain.scene(1), filename_prefix="saved/again",
@@ -714,7 +716,9 @@ def test_an_inversion_is_saved_and_loaded(comfy):
         inner_steps=1,
     )  # fmt: skip
     g.add("SaveLatent", samples=again(1), filename_prefix="loaded-reconstruction")
+    g.add("NullInvSave", trajectory=load(0), prompt="", filename_prefix="saved/kept")
     entry = comfy.run(g)
+    assert load_inversion(newest(comfy, "saved/kept")).prompts == (sample_edit(0, "colour").captions[0],)
     assert sample_edit(0, "colour").captions[0] in json.dumps(entry["outputs"][text()[0]])
     assert torch.equal(latent(comfy, "loaded"), latent(comfy, "direct"))
     assert torch.equal(latent(comfy, "loaded-reconstruction"), latent(comfy, "direct-reconstruction"))

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nullinv_core import load_inversion
 from nullinv_core.photo.images import psnr
 
 from .graphs import Chain
-from .outputs import latent, relative, told
+from .outputs import latent, newest, relative, told
 from .server import PACK, error_of
 from .test_interplay import QUICK, through
 
@@ -154,7 +155,7 @@ def test_tokens_beside_the_text_are_refused_in_edits(comfy, what):
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_half_precision_gives_the_photo_back(comfy, picture, dtype):
     """Guards precision inside ComfyUI: the reconstruction within half a decibel of float32's. An edit and a KSampler in
-    half precision are told nothing, be the inversion in float32 or not."""
+    half precision are told nothing, be the inversion in float32 or not. A file says which it was."""
     found = []
     for name in ("fp32", dtype):
         chain = Chain(**QUICK)
@@ -167,9 +168,12 @@ def test_half_precision_gives_the_photo_back(comfy, picture, dtype):
         for samples in (sampler(0), chain.ksampler(applied(), 7.5)()):
             g.add("SaveLatent", samples=samples, filename_prefix="in-half")
         g.save(chain.load(2), chain.optimize(1), f"in-{name}")
+        g.add("NullInvSave", trajectory=chain.invert(1), prompt="", filename_prefix=f"in-{name}-file")
         g.add("SaveImage", images=chain.scene(0), filename_prefix="in-truth")
         assert told(comfy, g) == []
         found.append(psnr(picture(f"in-{name}"), picture("in-truth")))
+        precision = load_inversion(newest(comfy, f"in-{name}-file")).precision
+        assert precision == {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[name]
     assert found[1] > found[0] - 0.5
 
 

@@ -126,6 +126,17 @@ def test_guidance_that_asks_for_nothing_stays_on_the_trajectory(gaussian, name, 
     assert METHODS[name](gaussian, guidance) == pytest.approx(gaussian.latents, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["proximal", "AIDI", "SPDInv"])
+def test_regions_of_words_are_read_under_any_guidance(photo, name):
+    """Guards edits that start with fresh noise: the network is asked for the photo's attention alone."""
+    settings = EditSettings(fresh_noise=0.5, steady_words=["dog"])
+    alone = part_of(photo, 1)
+    (plan,) = alone.plans
+    plans = (plan_edit(plan.source, plan.prompt, STEPS, settings),)
+    for guidance in (1.0, 7.5):
+        assert METHODS[name](replace(alone, plans=plans), guidance).isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["proximal", "AIDI"])
 def test_a_guidance_of_one_is_no_special_case(photo, name):
     """Guards others' guidance where the sampler asks for nothing without text."""

@@ -1,5 +1,7 @@
 """Pictures in a row, heat maps of words, plots of losses: what is drawn can be read back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -291,14 +293,15 @@ def test_losses_are_plotted_from_noise_to_clean():
 
 
 @pytest.mark.parametrize(
-    ("losses", "title"),
+    ("losses", "guidance", "title"),
     [
-        ([2e-4, 2e-3], "last loss per timestep; nothing had to be optimized"),
-        ([0.0, 0.0], "nothing was optimized, so no loss was measured"),
+        ([2e-4, 2e-3], 7.5, "last loss per timestep; nothing had to be optimized"),
+        ([2e-4, 2e-3], 1.0, "last loss per timestep; at cfg 1 nothing can be optimized"),
+        ([0.0, 0.0], 7.5, "nothing was optimized, so no loss was measured"),
     ],
 )
-def test_a_plot_without_iterations_says_why(losses, title):
+def test_a_plot_without_iterations_says_why(losses, guidance, title):
     """Guards the titles of what was not optimized."""
     wanted = log_plot(losses[::-1], title, "step, from noise to clean")
-    null = some_null([[v] for v in losses], [[0.0], [0.0]])
+    null = replace(some_null([[v] for v in losses], [[0.0], [0.0]]), guidance=guidance)
     assert np.array_equal(np.asarray(loss_plot(null)), np.asarray(wanted))

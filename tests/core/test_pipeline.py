@@ -63,6 +63,39 @@ def test_it_is_the_stages_one_after_the_other(model, inversion):
     assert torch.equal(kept, keep_photo(photos(), drawn, decoded)[0])
 
 
+@pytest.mark.parametrize("told", ["", "a red mug on a table"])
+def test_an_inversion_is_of_the_text_that_it_names(model, inversion, told):
+    """Guards files whose text was typed by hand: an edit of another text would keep nothing, without a word."""
+    wrong = replace(inversion, prompts=(told,))
+    with pytest.raises(InputError, match="made with another text"):
+        pipeline.apply(model, wrong, TARGET, SETTINGS, 3.0)
+    # the photo comes back all the same
+    assert torch.equal(pipeline.reconstruct(model, wrong), pipeline.reconstruct(model, inversion))
+
+
+def test_a_text_of_half_precision_is_the_same(model, inversion):
+    """Guards encodings that another precision made."""
+    trajectory = inversion.trajectory
+    rounded = trajectory.context.map(lambda tensor: tensor.to(torch.bfloat16).to(tensor))
+    again = replace(inversion, trajectory=replace(trajectory, context=rounded))
+    assert pipeline.apply(model, again, TARGET, SETTINGS, 3.0).pictures.isfinite().all()
+
+
+@pytest.mark.parametrize("preset", ["fast", "paper"])
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_gradients_have_room_where_they_are_needed(model, inversion, preset, guidance, monkeypatch):
+    """Guards memory: at a guidance of 1 nothing is optimized, so no room for it is asked."""
+    asked, run = [], type(model).run
+    monkeypatch.setattr(
+        type(model),
+        "run",
+        lambda *a, gradients=False, **k: asked.append(gradients) or run(*a, gradients=gradients, **k),
+    )
+    pipeline.optimize(model, inversion, preset, guidance)
+    pipeline.prepare(model, photos(), SOURCE, STEPS, preset, guidance)
+    assert asked == [guidance != 1] * 2
+
+
 def test_several_photos_go_together(model):
     """Guards batches: two photos, each with a text of its own, are edited as they are alone."""
     texts, edits = [SOURCE, "a blue box on grass"], ["a green box on grass", TARGET]

@@ -110,6 +110,20 @@ def test_blend_and_exclude_words_act_in_their_steps(steps, start, end, words, ot
     assert looked_at == [any(excluded[index:] + blended[index:]) for index in range(steps)]
 
 
+@given(st.floats(0, 1), st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).map(tuple))
+def test_no_weight_is_lost(cross_replace, window):
+    """Guards weights where attention is never rewritten: the word is encoded as strongly instead, and no other is."""
+    settings = EditSettings(
+        cross_replace=cross_replace, weights={"blue": 3.0}, word_windows={"blue": window} if window else {}
+    )
+    start, end = window or (0, cross_replace)
+    plan = plan_edit(SOURCE, EDIT, 10, settings)
+    (token,) = find_phrase(plan.prompt, "blue")
+    strength, factor = plan.prompt.weight_of_token, plan.equalizer.tolist()
+    assert (strength[token], factor[token]) == ((1, 3) if start < end else (3, 1))
+    assert [*strength, *factor].count(1) == 2 * plan.prompt.length - 1
+
+
 def test_a_word_that_is_not_in_a_text_is_nowhere():
     """Guards maps of nothing, which have no maximum, and a value that is the threshold itself."""
     maps = torch.tensor([[[[0.5, 0.0], [1.0, 0.0]]]])

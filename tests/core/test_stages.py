@@ -288,6 +288,14 @@ def test_null_embeddings_serve_the_trajectory_that_they_are_of():
         STAGES["edit"](network, trajectory, replace(null, pin=pin), lambda event: None)
 
 
+def test_an_edit_ends_after_it_has_begun():
+    """Guards skipped beside fewer steps: where nothing of an edit is left, the photo would come back unchanged."""
+    trajectory = trajectory_of()
+    ends_first = Sampling(7.5, steps=2, path="random", skipped=0.5)
+    with pytest.raises(InputError, match="skipped leaves out the first 2 steps, and the edit ends after 2"):
+        edit(network, trajectory, Pin(empty_context()), EDIT_TEXT.to(trajectory.context), EDITS, ends_first)
+
+
 @pytest.mark.parametrize("steps", [-1, 0, STEPS + 1])
 def test_an_edit_takes_some_steps_and_no_more_than_there_are(steps):
     """Guards the end step: one step is enough, none is no edit."""

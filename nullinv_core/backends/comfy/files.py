@@ -81,7 +81,9 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
     from .jobs import null_of
 
     embeddings = None if null is None else null_of(null, trajectory)
-    whole = replace(trajectory, null=embeddings, prompts=(prompt,) * trajectory.trajectory.batch)
+    # what was loaded knows the text of each photo
+    own = trajectory.prompts if prompt in ("", trajectory.prompts[0]) else (prompt,) * trajectory.trajectory.batch
+    whole = replace(trajectory, null=embeddings, prompts=own)
     return write_numbered(trajectory, prefix, SUFFIX, lambda place: write_inversion(place, whole))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...context import Context, distance, norm
+from ...context import Context, same_text
 from ...denoiser import Denoiser
 from ...editing import check_sampling
 from ...errors import InputError
@@ -29,9 +29,6 @@ from .protocols import Conditioning, Latent, Patcher
 from .sigmas import sigma_of
 from .text import EditRequest
 
-SAME_TEXT = 0.01
-"""How far apart two encodings of one text may be, in units of either."""
-
 
 def invert_latent(
     model: Patcher, positive: Conditioning, latent: Latent, schedule: Schedule, method: str
@@ -44,7 +41,7 @@ def invert_latent(
     here = ComfyModel(model, positive, positive)
     samples = _plain_samples(latent, here.family)
     mask = latent.get("noise_mask")
-    region = None if mask is None else _latent_mask(mask.reshape(-1, *mask.shape[-2:]), samples)
+    region = None if mask is None else _latent_mask(mask, samples)
     # before the run, in which LoRAs that hang on the text are in the weights
     identity, callback = here.fingerprint, progress(model, invert=schedule.steps)
     context = text_of(positive, "source", len(samples), model.model)
@@ -54,7 +51,9 @@ def invert_latent(
 
     trajectory = here.run(job, here.latents(samples), schedule)
     prompts = ("",) * trajectory.batch
-    inversion = Inversion(trajectory, None, prompts, identity, region=region, sizes=here.sizes_of(samples))
+    inversion = Inversion(
+        trajectory, None, prompts, identity, precision=here.precision, region=region, sizes=here.sizes_of(samples)
+    )
     # ComfyUI's sampler space is the variance-preserving latents times √(1+σ²)
     noisiest = inversion.trajectory.noisiest * (1 + sigma_of(schedule.alphas_cumprod[-1]) ** 2) ** 0.5
     return inversion, {"samples": here.samples(noisiest)}
@@ -109,6 +108,7 @@ def sample_edit(
     here.check_made(inversion)
     trajectory, network = inversion.trajectory, model.model
     batch, steps = trajectory.batch, trajectory.schedule.steps
+    sampling.of(trajectory.schedule)
     check_same_text(text_of(request.source_conditioning, "source", batch, network), trajectory.context)
     plans = request.plans(steps)
     contexts = of_edits([text_of(c, "edit", batch, network) for c in request.conditionings], plans)
@@ -149,10 +149,10 @@ def null_of(null: Inversion, inversion: Inversion) -> NullEmbeddings:
 def check_same_text(context: Context, other: Context) -> None:
     """Raise InputError where a source conditioning is not the one that the trajectory was made with, or another encoder
     made it."""
-    if _near(context, other):
+    if same_text(context, other):
         return
     # what the token that begins a text comes to is the encoder's alone: it looks at no other
-    if not _near(Context(context.text[:, :1]), Context(other.text[:, :1])):
+    if not same_text(Context(context.text[:, :1]), Context(other.text[:, :1])):
         raise InputError(
             "the source text was encoded differently than for the inversion: by another CLIP, with a LoRA on it, "
             "CLIP Set Last Layer or another node's encoder; connect one CLIP to CLIP Text Encode and to P2P Edit"
@@ -163,14 +163,10 @@ def check_same_text(context: Context, other: Context) -> None:
     )
 
 
-def _near(context: Context, other: Context) -> bool:
-    # an encoder in half precision gives the same text within a few thousandths, a changed word far more
-    same = context.shape == other.shape and context.fits(other)
-    return same and bool(distance(context, other) <= SAME_TEXT * norm(other))
-
-
 def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
     """A MASK at the size and for the number of latents (B, C, h, w): bool (B, h, w), where it covers at all."""
+    # other packs' masks may have an axis less or more
+    mask = mask.reshape(-1, *mask.shape[-2:])
     if len(mask) not in (1, len(latents)):
         raise InputError(f"the mask is for {len(mask)} pictures, the trajectory holds {len(latents)}")
     whole = mask.detach().to("cpu", torch.float32)[:, None]

@@ -26,6 +26,7 @@ from .fingerprint import fingerprint_of, trained_alphas
 from .host import Guided, run
 from .notices import tell
 from .other_packs import holds
+from .precision import compute_dtype
 from .protocols import Clip, Conditioning, Patcher, Vae
 from .schedule import schedule_of
 from .text import encode, prompt_of
@@ -50,12 +51,16 @@ class ComfyModel:
     clip: Clip | None = None
     vae: Vae | None = None
     place: str = ""
-    precision: str = "float32"
 
     @property
     def family(self) -> Family:
         """Its row in the table of families."""
         return family_of(self.patcher.model)
+
+    @property
+    def precision(self) -> str:
+        """In which precision it computes, by PyTorch's name."""
+        return str(compute_dtype(self.patcher)).removeprefix("torch.")
 
     @property
     def fingerprint(self) -> Fingerprint:

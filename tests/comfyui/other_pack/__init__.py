@@ -518,6 +518,21 @@ class Quiet:
             logger.setLevel(level)
 
 
+class FlatMask:
+    """A mask without an axis for pictures, as some packs have them."""
+
+    RETURN_TYPES = ("MASK",)
+    FUNCTION = "apply"
+    CATEGORY = "other"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"mask": ("MASK",)}}
+
+    def apply(self, mask):
+        return (mask[0],)
+
+
 class Look(_OnModel):
     """Tells how often the blocks of the network that a MODEL shares are wrapped, after something else has run."""
 
@@ -556,4 +571,5 @@ NODE_CLASS_MAPPINGS = {
     "OtherApplyControl": ApplyControl,
     "OtherStream": Stream,
     "OtherQuiet": Quiet,
+    "OtherFlatMask": FlatMask,
 }
