@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from ..backends.diffusers import DiffusersModel, load_model
@@ -34,6 +35,8 @@ from ..settings import EditSettings
 from .jobs import Job
 from .plan import Group, Size
 
+IMAGE_WIDTH, IMAGE_HEIGHT = 256, 257
+"""TIFF's tags of the stored size."""
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 """The EXIF tag that says how a picture is turned, and its values that swap width and height."""
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -91,7 +94,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class About:
-    """What a worker says of its model: SHA-256 of the fingerprint, the precision, the device, and how pictures must be
+    """What a worker says of its model: what tells it from others, the precision, the device, and how pictures must be
     scaled for it."""
 
     fingerprint: str
@@ -116,6 +119,9 @@ def size_on_disk(path: Path) -> Size:
     name = "the picture"
     with decoding(name), opened(path, name) as picture:
         width, height = picture.size
+        if isinstance(picture, TiffImageFile):
+            # some versions of Pillow turn its size at once, some do not
+            width, height = picture.tag_v2[IMAGE_WIDTH], picture.tag_v2[IMAGE_HEIGHT]
         return (height, width) if picture.getexif().get(ORIENTATION) in TURNED else (width, height)
 
 
@@ -144,7 +150,9 @@ class Worker:
         model.schedule(options.steps)
         side = model.check_size(options.size or model.native_size)
         grid = 0 if options.square else model.factor
-        return About(sha256_of(model.fingerprint), model.precision, model.device.type, side, grid)
+        # the UNet in numbers, and the weights of all parts
+        identity = f"{sha256_of(model.fingerprint)} {model.fingerprint.digest}"
+        return About(identity, model.precision, model.device.type, side, grid)
 
     def best_batch(self, size: Size, edits: int, most: int) -> int:
         """How many pictures of a size are best computed at once: by the time that one network call takes for each,

@@ -306,15 +306,16 @@ def _of_pie(folder: Path) -> Iterator[Place]:
         yield f'entry "{short(edit.name)}"', {"picture": str(edit.picture), **texts, "settings": settings}
 
 
+def real(path: Path) -> str:
+    """Where a path leads, as this disk spells it: the same for every way to one place."""
+    return os.path.normcase(os.path.realpath(path))
+
+
 def _of_folder(folder: Path, out: Path | None) -> Iterator[Place]:
     """Pictures in the order of their names; what is hidden and what lies in ``out`` is left out."""
-    skipped = None if out is None else os.path.abspath(out)
+    skipped = None if out is None else real(out)
     for where, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.abspath(os.path.join(where, name)) != skipped
-        )
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and real(Path(where, name)) != skipped)
         for name in sorted(names):
             if name.lower().endswith(PICTURES) and not name.startswith("."):
                 path = Path(where, name)

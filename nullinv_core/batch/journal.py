@@ -9,33 +9,38 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InputError, short
-from .jobs import Job, job_of
+from .jobs import job_of
 from .plan import Group
 
 NAME = "journal.sqlite"
-VERSION = 1
+VERSION = 2
 TABLES = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE groups (id INTEGER PRIMARY KEY, size TEXT NOT NULL, jobs TEXT NOT NULL);
 CREATE TABLE jobs (
     name TEXT PRIMARY KEY, digest TEXT NOT NULL, of_group INTEGER NOT NULL, state TEXT NOT NULL,
-    sentence TEXT NOT NULL DEFAULT '', files TEXT NOT NULL DEFAULT '{}', seconds REAL NOT NULL DEFAULT 0
+    sentence TEXT NOT NULL DEFAULT '', files TEXT NOT NULL DEFAULT '{}', seconds REAL NOT NULL DEFAULT 0,
+    picture TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 """
+NEEDED = {"batch", "fingerprint", "precision", "device", "threads"}
+"""What every begun run has said of itself."""
+DAMAGED = "the journal is damaged ({}); give another --out"
 State = Literal["waiting", "done", "failed"]
 
 
 @dataclass(frozen=True)
 class Row:
     """What is known of a job. ``files``: SHA-256 of each file, named from the output folder. ``seconds``: its share of
-    its group's time."""
+    its group's time. ``picture``: what tells the picture that it was made of from others; empty where there was
+    none."""
 
     name: str
     digest: str
@@ -44,6 +49,7 @@ class Row:
     sentence: str = ""
     files: Mapping[str, str] | None = None
     seconds: float = 0.0
+    picture: str = ""
 
 
 class Journal:
@@ -54,7 +60,10 @@ class Journal:
 
     def options(self) -> dict[str, Any]:
         """What the folder was begun with; empty where it is new."""
-        return {key: json.loads(value) for key, value in self._database.execute("SELECT key, value FROM run")}
+        found = {key: _read(value) for key, value in self._database.execute("SELECT key, value FROM run")}
+        if found and not found.keys() >= NEEDED:
+            raise InputError(DAMAGED.format(f"it has no {min(NEEDED - found.keys())}"))
+        return found
 
     def keep(self, options: Mapping[str, Any]) -> None:
         """Add what the folder was begun with."""
@@ -64,10 +73,12 @@ class Journal:
 
     def rows(self) -> dict[str, Row]:
         """Every job that was ever planned, by its name."""
-        found = self._database.execute("SELECT name, digest, of_group, state, sentence, files, seconds FROM jobs")
+        found = self._database.execute(
+            "SELECT name, digest, of_group, state, sentence, files, seconds, picture FROM jobs"
+        )
         return {
-            name: Row(name, digest, group, state, sentence, json.loads(files), seconds)
-            for name, digest, group, state, sentence, files, seconds in found
+            name: Row(name, digest, group, state, sentence, _read(files), seconds, picture)
+            for name, digest, group, state, sentence, files, seconds, picture in found
         }
 
     def add(self, groups: Sequence[Group]) -> None:
@@ -85,31 +96,29 @@ class Journal:
 
     def group(self, number: int) -> Group:
         """A group as it was planned."""
-        size, jobs = self._database.execute("SELECT size, jobs FROM groups WHERE id = ?", (number,)).fetchone()
         try:
+            size, jobs = self._database.execute("SELECT size, jobs FROM groups WHERE id = ?", (number,)).fetchone()
             found = json.loads(size)
             return Group(
                 None if found is None else (int(found[0]), int(found[1])), tuple(map(job_of, json.loads(jobs)))
             )
         except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise InputError(f"the journal is damaged ({short(str(error))}); give another --out") from error
+            raise InputError(DAMAGED.format(short(str(error)))) from error
 
     def record(self, rows: Sequence[Row]) -> None:
         """What became of jobs, all or none."""
         with self._database:
             self._database.executemany(
-                "UPDATE jobs SET state = ?, sentence = ?, files = ?, seconds = ? WHERE name = ? AND digest = ?",
-                [(r.state, r.sentence, json.dumps(r.files or {}), r.seconds, r.name, r.digest) for r in rows],
+                "UPDATE jobs SET state = ?, sentence = ?, files = ?, seconds = ?, picture = ? WHERE name = ?",
+                [(r.state, r.sentence, json.dumps(r.files or {}), r.seconds, r.picture, r.name) for r in rows],
             )
 
-    def adopt(self, jobs: Sequence[Job], plan: Callable[[Sequence[Job]], Sequence[Group]]) -> dict[str, Row]:
-        """The rows of these jobs; those that the journal does not know as they are now are planned first."""
-        known = self.rows()
-        new = [job for job in jobs if job.name not in known or known[job.name].digest != job.digest]
-        if new:
-            self.add(plan(new))
-            known = self.rows()
-        return {job.name: known[job.name] for job in jobs}
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(DAMAGED.format(short(str(error)))) from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ..files.ordinary import open_ordinary
 from ..photo.picture_file import LARGEST_FILE
 from . import journal, manifest
 from .compute import SIZES, About, Options, Outcome, Picture, Worker, files_of, size_on_disk
-from .jobs import Job, Jobs
+from .jobs import MOST_EDITS, Job, Jobs
 from .journal import Journal, Row
 from .plan import Group, Size, plan
 
@@ -103,13 +103,21 @@ def run(
             return made
 
         rows = book.rows()
-        if not known or any(job.name not in rows or rows[job.name].digest != job.digest for job in jobs.jobs):
+        new = [job for job in jobs.jobs if _is_new(jobs, job, rows.get(job.name))]
+        if new or not known:
             about = ready().about()
+        if about is not None and known:
+            _check_model(known, about)
         if about is not None and not known:
             known = {**wanted, "fingerprint": about.fingerprint, "precision": about.precision, "device": about.device}
             known["batch"] = batch if isinstance(batch, int) else _measured(jobs, ready(), about)
             book.keep(known)
-        rows = book.adopt(jobs.jobs, lambda new: plan(new, [_size(jobs, job, about) for job in new], known["batch"]))
+        if new:
+            for job in new:
+                _clear(rows.get(job.name), out)
+            book.add(plan(new, [_size(jobs, job, about) for job in new], known["batch"]))
+            rows = book.rows()
+        rows = {job.name: rows[job.name] for job in jobs.jobs}
         if left := _left(jobs.jobs, rows, out, options.inversions, retry):
             _check_model(known, about or ready().about())
             _work(book, jobs, ready(), rows, left, out, tell)
@@ -151,6 +159,40 @@ def _check_model(known: Mapping[str, Any], there: About) -> None:
             raise InputError(f"this folder was begun with {what}{of}; take that, or give another --out")
 
 
+def _is_new(jobs: Jobs, job: Job, row: Row | None) -> bool:
+    """Whether the journal does not know a job as it is now: its texts and settings, or its picture, are others."""
+    if row is None or row.digest != job.digest:
+        return True
+    if row.state == "waiting":
+        return False
+    try:
+        found = _stamp(os.stat(jobs.path(job)))
+    except (OSError, InputError):
+        found = []
+    if row.picture.split(" ")[:2] == found:
+        return False
+    now = _content(jobs, job)[1]
+    # of a picture that is gone, what was made stays
+    return bool(now) and now.rpartition(" ")[2] != row.picture.rpartition(" ")[2]
+
+
+def _stamp(found: os.stat_result) -> list[str]:
+    """What a picture that was written again hardly has again, and that costs nothing to look at."""
+    return [str(found.st_size), str(found.st_mtime_ns)]
+
+
+def _clear(row: Row | None, out: Path) -> None:
+    """Remove what was made for a job that is done again: nobody should take it for the new result."""
+    if row is None:
+        return
+    own = files_of(Job(row.name, "", "", ("",) * MOST_EDITS), inversions=True)
+    try:
+        for name in set(row.files or ()) & set(own):
+            (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f'cannot remove "{short(str(error.filename))}": {error.strerror}') from error
+
+
 def _measured(jobs: Jobs, workers: Workers, about: About) -> int:
     """How many pictures go through the network at once, by the largest of them."""
     sizes = [size for job in jobs.jobs[:PROBED] if (size := _size(jobs, job, about)) is not None]
@@ -189,13 +231,20 @@ def _work(
     states = Counter("waiting" if name in left else row.state for name, row in rows.items())
     tell(Progress(len(rows), states["done"], states["failed"], 0))
     made = 0
-    for (_, group), outcomes in workers.compute(tasks, lambda group: [_content(jobs, job) for job in group.jobs]):
+    pictures: dict[str, str] = {}
+
+    def load(group: Group) -> list[Picture]:
+        found = [_content(jobs, job) for job in group.jobs]
+        pictures.update((job.name, stamp) for job, (_, stamp) in zip(group.jobs, found, strict=True))
+        return [content for content, _ in found]
+
+    for (number, group), outcomes in workers.compute(tasks, load):
         became = []
         for job, outcome in zip(group.jobs, outcomes, strict=True):
-            # a group holds jobs, too, that are done, or that the list does not have any more
+            # a group holds jobs, too, that are done, in another group now, or not in the list any more
             row = rows.get(job.name)
-            if row is not None and job.name in left and row.digest == job.digest:
-                became.append(_kept(row, outcome, out))
+            if row is not None and job.name in left and row.of_group == number:
+                became.append(_kept(replace(row, picture=pictures[job.name]), outcome, out))
         book.record(became)
         rows |= {row.name: row for row in became}
         left -= {row.name for row in became}
@@ -209,21 +258,23 @@ def _kept(row: Row, outcome: Outcome, out: Path) -> Row:
         write(out, name, content)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in outcome.files.items()}
     state: journal.State = "failed" if outcome.sentence else "done"
-    return Row(row.name, row.digest, row.of_group, state, outcome.sentence, digests, outcome.seconds)
+    return replace(row, state=state, sentence=outcome.sentence, files=digests, seconds=outcome.seconds)
 
 
-def _content(jobs: Jobs, job: Job) -> Picture:
-    """The content of a job's picture, or why there is none."""
+def _content(jobs: Jobs, job: Job) -> tuple[Picture, str]:
+    """The content of a job's picture, or why there is none; and what tells it from others: size, time, SHA-256."""
     try:
         with open_ordinary(jobs.path(job)) as file:
-            data = file.read(LARGEST_FILE + 1)
+            stamp, data = _stamp(os.fstat(file.fileno())), file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
-        return f'there is no picture "{short(job.picture)}"'
+        return f'there is no picture "{short(job.picture)}"', ""
     except OSError as error:
-        return f'the picture "{short(job.picture)}" cannot be read ({error.strerror})'
+        return f'the picture "{short(job.picture)}" cannot be read ({error.strerror})', ""
     except InputError as error:
-        return str(error)
-    return data if len(data) <= LARGEST_FILE else f'"{short(job.picture)}" is larger than 1 GB; save it again as PNG'
+        return str(error), ""
+    if len(data) > LARGEST_FILE:
+        return f'"{short(job.picture)}" is larger than 1 GB; save it again as PNG', ""
+    return data, " ".join([*stamp, hashlib.sha256(data).hexdigest()])
 
 
 def write(out: Path, name: str, content: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..batch.jobs import OF_LIST, Defaults, Jobs, read_job_file, read_jobs
+from ..batch.jobs import OF_LIST, Defaults, Jobs, read_job_file, read_jobs, real
 from ..errors import InputError
 from ..files.job_file import RUN
 from ..prompt_to_prompt.kinds import layered
@@ -103,7 +103,7 @@ def batch(
            "preset": preset, "size": size, "keep_pixels": keep_pixels}  # fmt: skip
     defaults, run_options = _with_job(job, typed(context, {**own, **given}), own)
     jobs = read_jobs(source, defaults, pictures, out, edits_needed=not inversions)
-    _check_out(out, jobs)
+    _check_out(out, jobs, source, job)
     options = _options(run_options, square=square, inversions=inversions, inner_steps=inner_steps, dtype=dtype,
                        config="" if config is None else str(config), device=device)  # fmt: skip
     models.read_from(options.model, config)
@@ -161,9 +161,19 @@ def _options(run: dict[str, Any], **more: Any) -> Options:
     return options
 
 
-def _check_out(out: Path, jobs: Jobs) -> None:
-    if Path(os.path.abspath(jobs.root)).is_relative_to(os.path.abspath(out)):
+def _check_out(out: Path, jobs: Jobs, source: Path, job: Path | None) -> None:
+    """Raise InputError where what is written could take the place of what is read."""
+    there, root = real(out), real(jobs.root)
+    if Path(root).is_relative_to(there):
         raise InputError(f'--out "{out}" holds the pictures themselves; give another folder')
+    for file in (source, job):
+        if file is not None and os.path.isfile(file) and Path(real(file)).is_relative_to(there):
+            raise InputError(f'"{file}" lies in --out, where it may be written over; give another folder')
+    inside = there + os.sep
+    if inside.startswith(root):
+        for one in jobs.jobs:
+            if os.path.normcase(os.path.normpath(os.path.join(root, one.picture))).startswith(inside):
+                raise InputError(f'the picture "{one.picture}" lies in --out; give another folder')
 
 
 def _batch(text: str) -> int | str:

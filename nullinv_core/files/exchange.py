@@ -31,6 +31,7 @@ FORMATS = ("notebook", "diffusers")
 """What ``--to`` takes."""
 LATENTS, EMBEDDINGS, NOISIEST = "ddim_latents", "uncond_embeddings", "inverted_latent"
 HEADER = "nullinv-export"
+SUFFIX = ".safetensors"
 PICKLES = (b"PK\x03\x04", b"\x80")
 """What pickled files begin with, in torch's archive and plain."""
 CONVERT = (
@@ -74,7 +75,8 @@ def read_exchanged(path: Path) -> Exchanged:
     Raises InputError for a pickle, with the command that converts it, and for what is wrong with the file.
     """
     if _is_pickle(path):
-        new = str(path.with_suffix(".safetensors"))
+        # never the file itself
+        new = str(path.with_name(f"{path.stem}{'-converted' * (path.suffix == SUFFIX)}{SUFFIX}"))
         command = shlex.join(["python", "-I", "-c", CONVERT.format(name=str(path), new=new)])
         raise InputError(
             f'"{path}" is a pickle, which can run code and is not read; convert it by itself, and import the new file: '
@@ -123,7 +125,9 @@ def trajectory_of(found: Exchanged, context: Context, schedule: Schedule, channe
 def _is_pickle(path: Path) -> bool:
     try:
         with open_ordinary(path) as file:
-            return file.read(4).startswith(PICKLES)
+            head = file.read(9)
+            # the length of safetensors' header may begin so, too; a brace follows it
+            return head.startswith(PICKLES) and head[8:] != b"{"
     except OSError as error:
         raise InputError(f'"{path}" cannot be read ({error.strerror})') from error
 

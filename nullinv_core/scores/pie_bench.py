@@ -94,7 +94,7 @@ def _edit(photos: Path, name: str, entry: dict[str, Any]) -> PieEdit:
         raise ValueError(f"editing_type_id {kind} is none of 0…{len(KINDS) - 1}")
     picture = PurePosixPath(entry["image_path"])
     inside = (photos / picture).resolve().is_relative_to(photos.resolve())
-    if ".." in picture.parts or "\\" in str(picture) or not picture.name or not inside:
+    if picture.is_absolute() or ".." in picture.parts or "\\" in str(picture) or not picture.name or not inside:
         raise ValueError(f"{short(str(picture))} lies outside of {PHOTOS}")
     _check_runs(entry["mask"], SIDE * SIDE)
     return PieEdit(name, KINDS[kind], picture, source, edited, tuple(entry["blended_word"].split()), entry["mask"])

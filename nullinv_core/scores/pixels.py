@@ -77,11 +77,11 @@ def nearest_truth(picture: np.ndarray, asked: Asked) -> np.ndarray:
 
 
 def gain(picture: np.ndarray, asked: Asked) -> float | None:
-    """By how many dB a picture is nearer to the truth than the photo is, where it may change; it is up to ``NEAR``."""
+    """By how many dB a picture is nearer to the truth than the photo is, where it may change; both up to ``NEAR``."""
     if not asked.truths or not asked.changes.any():
         return None
     near, none = (psnr(one, nearest_truth(one, asked), asked.changes) for one in (picture, asked.source))
-    return min(near, NEAR) - none
+    return min(near, NEAR) - min(none, NEAR)
 
 
 def kept_measures(rule: Rule) -> dict[str, Measure]:

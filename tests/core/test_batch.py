@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import time
@@ -16,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from nullinv_core import EditSettings, load_inversion, load_model
 from nullinv_core.batch import compute, journal, run
@@ -23,7 +25,7 @@ from nullinv_core.batch.compute import About, Options, Outcome, Worker
 from nullinv_core.batch.jobs import Job, Jobs
 from nullinv_core.batch.plan import Group
 from nullinv_core.errors import InputError, NonFiniteError
-from nullinv_core.photo.images import load_image, save_image
+from nullinv_core.photo.images import load_image, read_picture, save_image
 from nullinv_core.pipeline import apply, apply_each, prepare
 
 OPTIONS = Options("fake", steps=2, preset="direct", guidance=2.0)
@@ -181,6 +183,71 @@ def test_a_changed_list_costs_what_changed(tmp_path):
     assert set(rows) == {job.name for job in jobs.jobs[1:]}
 
 
+def test_a_picture_that_is_another_now_is_done_again(tmp_path):
+    """Guards pictures under an old one's name: overwritten, or of another folder. One that was only copied stays."""
+    jobs, computed = jobs_in(tmp_path / "in", 6), []
+    out, paths = tmp_path / "out", [jobs.path(job) for job in jobs.jobs]
+
+    class Noted(Fake):
+        def compute(self, tasks, load):
+            for task, outcomes in super().compute(tasks, load):
+                computed.extend(job.name for job in task[1].jobs)
+                yield task, outcomes
+
+    def done(jobs=jobs):
+        computed.clear()
+        rows, _ = run.run(jobs, OPTIONS, out, Noted)
+        assert {row.state for row in rows.values()} == {"done"}
+        return sorted(computed)
+
+    assert len(done()) == 6
+    os.utime(paths[0], (1, 1))
+    assert done() == []
+    # as many bytes, another colour, another shape
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(paths[2])
+    Image.new("RGB", (16, 8), (3, 3, 3)).save(paths[4])
+    assert done() == [jobs.jobs[2].name, jobs.jobs[4].name] and done() == []
+    other = jobs_in(tmp_path / "other", 6)
+    Image.new("RGB", (8, 8), (7, 7, 7)).save(other.path(other.jobs[1]))
+    assert set(done(other)) == {jobs.jobs[i].name for i in (1, 2, 4)}
+    fresh = run.run(other, OPTIONS, tmp_path / "fresh", Noted)[0]
+    found = {name: (out / "edited" / f"{name}.png").read_bytes().split()[-1] for name in fresh}
+    assert found == {name: (tmp_path / "fresh/edited" / f"{name}.png").read_bytes().split()[-1] for name in fresh}
+    # of one that is gone, what was made stays
+    other.path(other.jobs[0]).unlink()
+    assert done(other) == [] and (out / "edited" / f"{jobs.jobs[0].name}.png").exists()
+
+
+def test_what_was_made_for_an_earlier_line_is_not_taken_for_the_new_one(tmp_path):
+    """Guards scores: where the new line fails, or has fewer edits, nothing of the old one is left."""
+    jobs, out = jobs_in(tmp_path / "in", 3, edits=2), tmp_path / "out"
+    run.run(jobs, OPTIONS, out, Fake)
+    (out / "edited" / "own.png").write_text("somebody's")
+    first, second, third = jobs.jobs
+    mended = [replace(first, prompt="fails"), replace(second, edits=("one",)), third]
+    run.run(replace(jobs, jobs=tuple(mended)), OPTIONS, out, lambda options: Fake(options, bad=[first.name]))
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    of_third = set(compute.files_of(third, False))
+    assert left == {f"edited/{second.name}.png", "edited/own.png"} | of_third
+
+
+def test_another_model_spoils_nothing(tmp_path):
+    """Guards a slip of the hand: a model of another size is refused before anything is planned for it."""
+    jobs, out = jobs_in(tmp_path / "in", 4), tmp_path / "out"
+    run.run(replace(jobs, jobs=jobs.jobs[:3]), OPTIONS, out, Fake)
+
+    class Other(Fake):
+        def about(self):
+            return replace(super().about(), fingerprint="other", side=16)
+
+    with pytest.raises(InputError, match="another model"):
+        run.run(jobs, OPTIONS, out, Other)
+    rows, _ = run.run(jobs, OPTIONS, out, Fake)
+    assert {row.state for row in rows.values()} == {"done"}
+    with journal.opened(out) as book:
+        assert all(book.group(row.of_group).size[1] == 8 for row in rows.values())
+
+
 def test_a_folder_has_one_process_and_one_kind_of_results(tmp_path):
     jobs = jobs_in(tmp_path / "in", 2)
     run.run(jobs, OPTIONS, tmp_path / "out", Fake, batch=2)
@@ -236,6 +303,27 @@ def test_a_journal_of_a_stranger_leads_nowhere(tmp_path):
             database.execute("UPDATE groups SET jobs = ?", (json.dumps(records),))
         with pytest.raises(InputError, match=said):
             run.run(jobs, OPTIONS, tmp_path / "out", Fake)
+
+
+DAMAGE = [
+    "UPDATE run SET value = 'no json' WHERE key = 'batch'",
+    "DELETE FROM run WHERE key = 'batch'",
+    "DELETE FROM groups",
+    "UPDATE groups SET size = '7'",
+    "UPDATE jobs SET files = '{'",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_journal_is_one_sentence(tmp_path, damage):
+    """Guards a journal that some disk or hand has changed."""
+    jobs = jobs_in(tmp_path / "in", 2)
+    with pytest.raises(Stop):
+        run.run(jobs, OPTIONS, tmp_path / "out", Fake, tell=_stop)
+    with sqlite3.connect(tmp_path / "out" / "journal.sqlite") as database:
+        database.execute(damage)
+    with pytest.raises(InputError, match=r"the journal is damaged .*; give another --out"):
+        run.run(jobs, OPTIONS, tmp_path / "out", Fake)
 
 
 def _stop(progress):
@@ -344,6 +432,12 @@ def test_a_picture_that_was_exchanged_or_turned(photos, options, tmp_path):
     exif[compute.ORIENTATION] = 6
     picture.save(tmp_path / "x.jpg", exif=exif)
     assert compute.size_on_disk(tmp_path / "x.jpg") == (40, 80)
+    for turn in range(1, 9):
+        exif[compute.ORIENTATION] = turn
+        for ending in ("jpg", "png", "webp", "tiff"):
+            turned = tmp_path / f"turned.{ending}"
+            picture.save(turned, **({"tiffinfo": {compute.ORIENTATION: turn}} if ending == "tiff" else {"exif": exif}))
+            assert compute.size_on_disk(turned) == read_picture(turned).size, (turn, ending)
     worker, job = Worker(options), replace(photos.jobs[0], picture="x.jpg")
     content = (tmp_path / "x.jpg").read_bytes()
     fitted = worker.about().fitted((40, 80))
@@ -351,6 +445,19 @@ def test_a_picture_that_was_exchanged_or_turned(photos, options, tmp_path):
     (good,) = worker.compute(Group(fitted, (job,)), [content])
     (bad,) = worker.compute(Group((32, 32), (job,)), [content])
     assert good.sentence == "" and "the picture is another now: 32×64 pixels, not 32×32" in bad.sentence
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_every_part_of_a_model_counts(options, tmp_path, part):
+    """Guards a folder's one kind of results: with another autoencoder or text encoder it would hold two."""
+    folder = Path(shutil.copytree(options.model, tmp_path / "model"))
+    assert Worker(replace(options, model=str(folder))).about() == Worker(options).about()
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    name = max(tensors, key=lambda name: tensors[name].numel())
+    save_file({**tensors, name: tensors[name] * 1.5}, file)
+    changed = Worker(replace(options, model=str(folder))).about()
+    assert changed.fingerprint != Worker(options).about().fingerprint
 
 
 def test_an_overflow_is_told_and_decides_nothing_later(photos, options, monkeypatch):

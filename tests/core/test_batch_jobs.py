@@ -259,7 +259,7 @@ def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path):
     for name in ("cat.txt", "cat.png"):
         os.mkfifo(tmp_path / name)
     (job,) = (jobs := read_jobs(tmp_path, Defaults("a cat", ("a dog",)))).jobs
-    assert str(_content(jobs, job)).endswith("is not an ordinary file")
+    assert str(_content(jobs, job)[0]).endswith("is not an ordinary file")
     for read in (size_on_disk, read_exchanged):
         with pytest.raises(InputError, match=r"is not an ordinary file$"):
             read(jobs.path(job))

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,12 +15,14 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
+from nullinv_core.batch.jobs import Defaults, read_jobs
 from nullinv_core.cli import main
 from nullinv_core.cli.console import in_blocks, shows_pictures
 from nullinv_core.errors import InputError
 from nullinv_core.families import FAMILIES
+from nullinv_core.files.exchange import read_exchanged
 from nullinv_core.files.store import load_inversion
 from nullinv_core.photo.images import save_image
 from nullinv_core.photo.preview import preview
@@ -106,6 +109,40 @@ def test_a_batch_is_checked_before_a_model_is_loaded(command, folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_batch_writes_over_nothing_that_it_reads(command, folder, tmp_path):  # noqa: F811
+    """Guards lists, job files and pictures in the output folder; and pictures that lie in it by another way."""
+    out = tmp_path / "out"
+    (out / "edited").mkdir(parents=True)
+    shutil.copy(folder / "0.png", out / "edited" / "x.png")
+    lists = {out / "manifest.csv": "x.png", tmp_path / "list.csv": "out/edited/x.png"}
+    for file, picture in lists.items():
+        file.write_text(f"picture,prompt,edit,name\n{picture},a cat,a dog,x\n")
+    (out / "run.json").write_text(
+        json.dumps({"format": "nullinv-batch-job", "version": 1, "prompt": "a", "edits": ["b"]})
+    )
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    given = ("--model", "demo", "--out", out)
+    for source, more, said in (
+        (out / "manifest.csv", ("--pictures", folder), "lies in --out, where it may be written over"),
+        (folder, ("--job", out / "run.json"), "lies in --out, where it may be written over"),
+        (tmp_path / "list.csv", (), 'the picture "out/edited/x.png" lies in --out'),
+    ):
+        status, _, err = command("batch", source, *given, *more)
+        assert status == 2 and said in err, err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_the_output_folder_is_not_searched_whatever_way_leads_there(tmp_path):
+    """Guards a second run: its own edits are no photos."""
+    pictures = tmp_path / "pictures"
+    (pictures / "out").mkdir(parents=True)
+    for name in ("a.png", "out/a.png"):
+        Image.new("RGB", (8, 8)).save(pictures / name)
+    (tmp_path / "link").symlink_to(pictures)
+    for out in (pictures / "out", tmp_path / "link" / "out", pictures / "x" / ".." / "out"):
+        assert [job.picture for job in read_jobs(pictures, Defaults("a", ("b",)), out=out).jobs] == ["a.png"]
+
+
 def test_what_is_typed_wins_over_the_job_file_and_the_list_over_both(command, model_folder, folder, tmp_path):  # noqa: F811
     job = {"format": "nullinv-batch-job", "version": 1, "prompt": PROMPT, "edits": [EDIT], "steps": 2,
            "model": str(model_folder), "preset": "direct", "guidance": 3,
@@ -170,6 +207,18 @@ def test_a_cache_of_diffusers_is_converted_by_itself_and_imported(command, inver
     assert torch.allclose(second.trajectory.clean, first.trajectory.clean, atol=1e-5)
     status, _, err = command("import", tmp_path / "it's.safetensors", *given)
     assert status == 2 and "--prompt is empty" in err
+
+
+@pytest.mark.parametrize("length", [0x80, 0x180, 0x480])
+def test_a_length_that_looks_like_a_pickle_is_none(tmp_path, length):
+    """Guards one file in 32: a pickle's first byte may be that of the length of safetensors' header."""
+    header, _, numbers = save({"uncond_embeddings": torch.zeros(2, 1, 3, 4)}).partition(b"}}")
+    header = (header[8:] + b"}}").ljust(length)
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + numbers.lstrip(b" "))
+    assert read_exchanged(tmp_path / "x.safetensors").embeddings.shape == (2, 1, 3, 4)
+    torch.save(torch.zeros(3), tmp_path / "y.safetensors", _use_new_zipfile_serialization=False)
+    with pytest.raises(InputError, match=r"is a pickle.*y-converted\.safetensors"):
+        read_exchanged(tmp_path / "y.safetensors")
 
 
 def test_what_cannot_be_exchanged_is_said(command, inverted, model_folder, tmp_path):  # noqa: F811

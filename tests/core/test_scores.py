@@ -208,6 +208,14 @@ STRANGE = st.one_of(
 )  # fmt: skip
 
 
+def test_a_picture_is_named_from_its_folder(tmp_path):
+    """Guards scores: a method's picture under a full path would be the photo itself, and perfect."""
+    (tmp_path / "annotation_images").mkdir()
+    inside = str(tmp_path / "annotation_images" / "x.png")
+    with pytest.raises(InputError, match="is not one of PIE-Bench"):
+        list(pie_edits(written(tmp_path, {**ENTRY, "image_path": inside})))
+
+
 @settings(max_examples=50)
 @given(st.sampled_from(sorted(ENTRY)), STRANGE)
 def test_a_stranger_s_entry_is_read_or_named(tmp_path_factory, key, value):
@@ -337,6 +345,9 @@ def test_the_gain_is_how_much_nearer_the_truth_is():
     measures = truth_measures()
     assert gain(photo, asked) == pytest.approx(0) and measures["PSNR to truth"](truth, asked) == 60
     assert measures["SSIM to truth"](truth, asked) == pytest.approx(1) and measures["gain"](truth, asked) > 40
+    # where the photo is right already, nothing can be won
+    asked.truths = (photo,)
+    assert gain(photo, asked) == 0 and -60 < gain(truth, asked) < -40
     asked.truths = ()
     assert all(measure(truth, asked) is None for measure in measures.values())
 
