@@ -14,7 +14,7 @@ from itertools import chain
 from torch import Tensor
 
 from . import editing
-from .context import Context, cat, distance, same_text, stack
+from .context import ANY_PRECISION, Context, cat, distance, same_text, stack
 from .denoiser import Denoiser
 from .editing import EditResult, Sampling
 from .errors import InputError, short
@@ -281,7 +281,7 @@ def _check_texts(model: Model, inversion: Inversion, sources: Sequence[Prompt]) 
     of_text = dict(zip(prompts, model.contexts(prompts), strict=True))
     for image, source in enumerate(sources):
         whole, found = inversion.trajectory.context[image : image + 1], of_text[source]
-        if whole.tokens % found.tokens or not same_text(found.lengthened(whole.tokens).to(whole), whole):
+        if whole.tokens % found.tokens or not same_text(found.lengthened(whole.tokens).to(whole), whole, ANY_PRECISION):
             raise InputError(
                 f'the inversion says that the photo shows "{short(source.text)}", but it was made with another text or '
                 "another text encoder; invert the photo again, or save it in ComfyUI with its own text as prompt"
