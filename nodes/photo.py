@@ -35,8 +35,8 @@ class EditPhoto(io.ComfyNode):
             ["edit image", "null text inversion", "prompt to prompt", "change photo"],
             node_id="NullInvEditPhoto",
             display_name="Edit Photo (Null-Text)",
-            description="Edits a photo by its text, everything in one node. A second edit of the same photo does "
-            "not invert it again.",
+            description="Edits a photo by its text, everything in one node. A second edit of the same photo is "
+            "faster, as far as ComfyUI's cache keeps the first.",
             inputs=[
                 io.Model.Input("model", tooltip=f"{supported()}."),
                 io.Clip.Input("clip", tooltip="Its CLIP."),

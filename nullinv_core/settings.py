@@ -221,8 +221,9 @@ class EditSettings:
         "never.", step=0.05, good="0.5 for a new shape", advanced=True,
     )  # fmt: skip
     exclude_end: float = _field(
-        "float", 1.0, "Share of the steps after which the region of exclude words may change too, so that its rim fits "
-        "what is new around it. 1: never.", step=0.05, good="0.8 for a new background", advanced=True,
+        "float", 1.0, "From this share of the steps on, exclude words no longer hold their region, so that its edge "
+        "blends with what is new around it. 1: they always do.", step=0.05, good="0.8 for a new background",
+        advanced=True,
     )  # fmt: skip
     weights: Mapping[str, float] = _field(
         "weights", {}, "WORD=2.0 makes a word twice as strong, as (word:2.0) in the text does.",
@@ -268,11 +269,13 @@ def _presets() -> dict[str, str]:
 
 
 def _presets_by_source() -> dict[str, str]:
-    """The presets after which edits read the photo from its path, and those after which they sample it: "A and B"."""
+    """The presets after which edits sample the photo, and those of them whose embeddings are for one guidance: "A and
+    B"."""
     from .null_text.presets import CHOICES
 
-    reads = [name for name, preset in CHOICES.items() if preset.recipe.pinned]
-    return {"reads": _listed(reads), "samples": _listed([*(name for name in CHOICES if name not in reads), CUSTOM])}
+    samples = [name for name, preset in CHOICES.items() if not preset.recipe.pinned]
+    optimized = [name for name in samples if CHOICES[name].recipe.optimization]
+    return {"samples": _listed([*samples, CUSTOM]), "optimized": _listed([*optimized, CUSTOM])}
 
 
 def _presets_and_custom() -> dict[str, str]:
@@ -317,7 +320,8 @@ def _listed(names: Sequence[str]) -> str:
 
 SAME_GUIDANCE = replace(
     GUIDANCE, default=0.0, good="", names=_presets_by_source, help="0: the guidance that the null embeddings were made "
-    "for. Any other works after the presets {reads}; after the others the photo drifts, and a note says so.",
+    "for. With embeddings that were optimized for another one (presets {optimized}) the photo drifts, and a note says "
+    "so.",
 )  # fmt: skip
 SOURCE_GUIDANCE = replace(
     GUIDANCE, name="source_guidance", default=0.0, good="", advanced=True, names=_presets_by_source,
@@ -333,16 +337,16 @@ KEEP_PIXELS = Setting(
     good="off for edits of the whole picture's light or style",
 )  # fmt: skip
 STRENGTH = Setting(
-    "strength", "float", 0.35, "How freely replaced words may change layout and shapes.", step=0.05,
+    "strength", "float", 0.35, "For the kind replace: how freely words may change layout and shapes.", step=0.05,
     good="0.2 for a colour, 0.5 for another thing",
 )  # fmt: skip
 KIND = Setting(
     "kind", "choice", "replace", "What the edit does.", choices=_kinds,
 )  # fmt: skip
 BY_KIND = (
-    replace(KIND, default=None, help="What the edit does. It sets what suits it, and what you set yourself wins. "
-    "Without it, only your settings count."),
-    replace(STRENGTH, default=None, help=f"{STRENGTH.help} For the kind replace; by default {STRENGTH.default:g}."),
+    replace(KIND, default=None, help="What the edit does. It chooses settings for you; those that you give yourself "
+    "count more. Without it, the defaults hold."),
+    replace(STRENGTH, default=None, help=f"{STRENGTH.help} By default {STRENGTH.default:g}."),
 )  # fmt: skip
 """What stands for several settings of an edit, on the command line and in lists."""
 SIZE = Setting(
@@ -399,7 +403,8 @@ EDIT_PHOTO_FIRST = (
     STRENGTH, OF_EDIT["blend_words"], SIZE, replace(STEPS, advanced=True), GUIDANCE, KEEP_PIXELS,
 )  # fmt: skip
 EDIT_PHOTO_LATER = (
-    KIND, replace(OF_EDIT["exclude_words"], advanced=False), OF_EDIT["variant"],
+    KIND, replace(OF_EDIT["exclude_words"], advanced=False),
+    replace(OF_EDIT["variant"], help=f"For the kinds add and background. {OF_EDIT['variant'].help}"),
 )  # fmt: skip
 EDIT_PHOTO = EDIT_PHOTO_FIRST + EDIT_PHOTO_LATER
 """Edit Photo; graphs from before a later setting do not have it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,7 @@ DEMO_SEED = 5
 """What the demo shows unless asked for another: a cat that becomes a dog."""
 
 
-@takes(STEPS, GUIDANCE)
+@takes(STEPS, replace(GUIDANCE, help="Guidance of the reconstruction. The edit has its own, 3."))
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="Folder for the pictures and report.json.")] = Path("demo-out"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from ..pipeline import Edited
 
 
-@takes(*BY_KIND, *EDIT, SAME_GUIDANCE, *SAMPLE_LATER, KEEP_PIXELS)
+@takes(
+    *BY_KIND, *EDIT, SAME_GUIDANCE, *SAMPLE_LATER,
+    replace(KEEP_PIXELS, help=f"{KEEP_PIXELS.help} Needs --reference."),
+)  # fmt: skip
 def edit(
     context: typer.Context,
     *,
