@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, printable, short
-from ..files.atomic_write import check_writable
+from ..files.atomic_write import check_takes_files
 from .console import warn
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def check_folder(folder: Path) -> None:
         place = place.parent
     if not os.path.isdir(place):
         raise InputError(f'cannot make the folder "{folder}": "{place}" is not a folder')
-    check_writable(place / "file")
+    check_takes_files(place)
 
 
 def check_text(text: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -41,6 +42,19 @@ def test_models_of_a_file_are_folders_and_safetensors_of_this_computer(tmp_path)
     assert not models.is_local(os.path.relpath(tmp_path))
     # the same folder, as another computer's is written
     assert not models.is_local("/" + str(tmp_path)) and not models.is_local("\\" + str(tmp_path))
+
+
+@pytest.mark.parametrize("out", [".", "new/deep"])
+def test_what_is_in_a_folder_does_not_decide_whether_it_takes_files(tmp_path, monkeypatch, out):
+    """Guards --out: a folder or a pipe in it may have any name; nothing is left."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("file", "folder", "content", "lock"):
+        (tmp_path / name).mkdir()
+    models.check_folder(Path(out))
+    assert len(list(tmp_path.iterdir())) == 4
+    (tmp_path / "new").touch()
+    with pytest.raises(InputError, match='"new" is not a folder'):
+        models.check_folder(Path("new/deep"))
 
 
 @pytest.mark.parametrize(("share", "fits"), [(0.19, True), (0.21, False)])
