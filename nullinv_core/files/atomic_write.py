@@ -55,21 +55,18 @@ def check_writable(path: Path) -> None:
     """Raise InputError where no file could be written to ``path``: there is a folder, device or pipe of that name, the
     name is too long, or its folder does not exist or takes no file."""
     _check_name(path)
-    _check_takes_files(path.parent, path)
+    check_takes_files(path.parent, path)
 
 
-def check_takes_files(folder: Path) -> None:
-    """Raise InputError where a folder that is there takes no file, whatever its name."""
-    _check_takes_files(folder, folder)
-
-
-def _check_takes_files(folder: Path, named: Path) -> None:
+def check_takes_files(folder: Path, file: Path | None = None) -> None:
+    """Raise InputError where a folder that is there takes no file, whatever its name. ``file``: the one that it is
+    about, for people."""
     try:
         # permissions alone do not tell: read-only disks, access lists, other systems
         with _hidden_folder(folder):
             pass
     except OSError as error:
-        raise _unwritable(named, error) from error
+        raise _unwritable(file or folder, error) from error
 
 
 @contextmanager
