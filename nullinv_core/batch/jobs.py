@@ -182,13 +182,16 @@ def _text(line: Mapping[str, Any], key: str) -> str:
 
 
 def _check_picture(picture: str, root: Path) -> None:
-    """Raise InputError for a name that leads out of the folder; links in it are followed, as who set them up meant."""
+    """Raise InputError for a name that leads out of the folder, or is the folder; links in it are followed, as who set
+    them up meant."""
     inside = Path(os.path.abspath(root / picture)).is_relative_to(os.path.abspath(root))
     if not inside or os.path.isabs(picture) or picture.startswith(("/", "\\")) or ".." in Path(picture).parts:
         raise InputError(
             f'the picture "{short(picture)}" lies outside of "{short(str(root))}"; name the folder it is in with '
             "--pictures, or copy it"
         )
+    if not Path(picture).name:
+        raise InputError(f'the picture "{short(picture)}" is a folder; name a file')
 
 
 def _check_name(name: str) -> None:

@@ -5,13 +5,14 @@ import json
 import os
 from dataclasses import asdict, replace
 from itertools import chain
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullinv_core.batch.compute import size_on_disk
-from nullinv_core.batch.jobs import OF_LIST, Defaults, Job, job_of, read_job_file, read_jobs, read_value
+from nullinv_core.batch.jobs import OF_LIST, Defaults, Job, _job, job_of, read_job_file, read_jobs, read_value
 from nullinv_core.batch.plan import plan
 from nullinv_core.batch.run import _content
 from nullinv_core.errors import InputError
@@ -79,6 +80,8 @@ def test_pie_bench_is_read_without_its_brackets(tmp_path):
         read_jobs(tmp_path)
 
 
+HUGE = 10**400
+"""JSON may have it, and no float is as large."""
 WRONG = [
     ({"picture": "../a.png"}, "lies outside of"),
     ({"picture": "/etc/a.png"}, "lies outside of"),
@@ -89,6 +92,8 @@ WRONG = [
     ({"picture": "a.png", "name": "c:b"}, "is no name for files"),
     ({"picture": "a.png", "name": "b.png/c"}, "ends like a file"),
     ({"picture": "a.png", "name": "b" * 300}, "too long"),
+    ({"picture": "."}, r"the picture .\.. is a folder; name a file"),
+    ({"picture": "./"}, "is a folder; name a file"),
     ({"picture": 3}, "its picture is no text"),
     ({"prompt": "a cat"}, 'it names no "picture"'),
     ({"picture": "a.png", "edits": [3]}, "its edits are no texts"),
@@ -96,6 +101,11 @@ WRONG = [
     ({"picture": "a.png", "prompt": "a\ud800"}, "not text"),
     ({"picture": "a.png", "settings": {"cross": 1}}, 'there is no setting "cross"'),
     ({"picture": "a.png", "settings": {"cross_replace": 2}}, "must lie in 0…1"),
+    ({"picture": "a.png", "settings": {"cross_replace": HUGE}}, "must lie in 0…1 .* not 10*…$"),
+    ({"picture": "a.png", "settings": {"self_replace": [0, HUGE]}}, "must lie in 0…1"),
+    ({"picture": "a.png", "settings": {"word_windows": {"cat": HUGE}}}, "must lie in 0…1"),
+    ({"picture": "a.png", "settings": {"variant": HUGE}}, "must lie in 0…9223372036854775807, not 10*…$"),
+    ({"picture": "a.png", "settings": {"weights": {"cat": HUGE}}}, "in ±1000, not 10*…$"),
     ({"picture": "a.png", "settings": {"cross_replace": "often"}}, "cross_replace cannot be .often.; give 0.4 or"),
     ({"picture": "a.png", "settings": {"weights": {"cat": True}}}, "weights cannot be"),
     ({"picture": "a.png", "settings": []}, "its settings are no names with values"),
@@ -160,8 +170,19 @@ def test_no_list_does_more_than_be_refused(tmp_path_factory, text, ending):
     assert all(found.path(job).resolve().is_relative_to(path.parent.resolve()) for job in found.jobs)
 
 
+@given(st.text("./\\\0a ~", max_size=8))
+def test_a_picture_of_a_list_is_in_its_folder_or_refused(name):
+    """Guards names of pictures: one that is taken is a file's, and so is what is written for it."""
+    try:
+        job = _job({"picture": name}, Defaults("a", ("b",)), Path("root"))
+    except InputError:
+        return
+    assert Path(job.picture).name and Path(job.name).name
+    assert Path(os.path.normpath(Path("root", job.picture))).is_relative_to("root")
+
+
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.just(HUGE) | st.floats() | st.text(max_size=8),
     lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=5), one, max_size=3), max_leaves=5,
 )  # fmt: skip
 
