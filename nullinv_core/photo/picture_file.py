@@ -29,6 +29,11 @@ MOST_TAGS = 2**16
 EXIF = b"Exif\0\0"
 ORIENTATION = 0x0112
 """The tag that says how a picture is turned."""
+BROKEN = (
+    SyntaxError, OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
+    struct.error,
+)  # fmt: skip
+"""What Pillow raises where notes are broken."""
 
 
 @contextmanager
@@ -76,10 +81,7 @@ def orientation(picture: Image.Image) -> int:
     """How a decoded picture is turned by its notes, as EXIF has it: 1 … 8; 1 where it has none, or broken ones."""
     try:
         found = picture.getexif().get(ORIENTATION)
-    except MemoryError:
-        raise
-    except Exception:
-        # of broken ones: among others SyntaxError, ValueError, struct.error
+    except BROKEN:
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 

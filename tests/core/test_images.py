@@ -297,11 +297,12 @@ def test_a_picture_whose_notes_are_broken_is_read(notes, kind):
         picture.save(content, format="PNG", pnginfo=text)
     else:
         picture.save(content, format=kind, exif=notes, quality=100)
+    said, found = "", picture
     try:
         found = read_picture(io.BytesIO(content.getvalue()))
     except InputError as error:
-        assert "more notes" in str(error)
-        return
+        said = str(error)
+    assert not said or "claims more notes" in said
     assert found.size in ((8, 16), (16, 8)) and abs(found.getpixel((0, 0))[0] - 200) < 4
 
 
