@@ -160,7 +160,7 @@ def _options(run: dict[str, Any], **more: Any) -> Options:
     check_guidance(options.guidance)
     if options.size:
         check_side(options.size)
-    INNER_STEPS.check(options.inner_steps or 1)
+    models.check_inner_steps(options.inner_steps)
     if options.recipe.optimization is None and options.inner_steps is not None:
         raise InputError(f"--preset {options.preset} optimizes nothing; leave out --inner-steps")
     return options

@@ -74,8 +74,7 @@ def index(
     out: Annotated[Path, typer.Option(help="Table to write, .csv or .jsonl.")],
 ) -> None:
     """List every inversion file of a folder, and check each."""
-    if out.suffix.lower() != ".jsonl":
-        check_suffix(out, ".csv")
+    check_suffix(out, ".csv", ".jsonl")
     check_writable(out)
     from ..files.summary import as_lines, as_table, index
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError, printable, short
 from ..files.atomic_write import check_takes_files
+from ..settings import INNER_STEPS
 from .console import warn
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ def check_steps(steps: int) -> None:
     from ..schedule import leading_schedule, scaled_linear_alphas
 
     leading_schedule(scaled_linear_alphas(), steps)
+
+
+def check_inner_steps(steps: int | None) -> None:
+    if steps is not None:
+        INNER_STEPS.check(steps)
 
 
 def read_from(model: str, config: Path | None, *files: Path | None) -> list[Path]:

@@ -25,10 +25,10 @@ ABANDONED = 3600.0
 """Seconds after which a hidden folder counts as left behind where locks say nothing."""
 
 
-def check_suffix(path: Path, suffix: str) -> None:
-    """Raise InputError where a name says another format than the one that will be written."""
-    if path.suffix.lower() != suffix:
-        raise InputError(f'the name "{path}" must end in {suffix}')
+def check_suffix(path: Path, *suffixes: str) -> None:
+    """Raise InputError where a name says another format than those that can be written."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f'the name "{path}" must end in {" or ".join(suffixes)}')
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], suffix: str) -> None:

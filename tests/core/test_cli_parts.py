@@ -8,11 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nullinv_core.backends.diffusers.device import pick_device
+from nullinv_core.batch.jobs import read_value
 from nullinv_core.cli import console, edit, models, options, pictures
 from nullinv_core.errors import InputError
 from nullinv_core.photo.images import save_image, ssim
+from nullinv_core.prompt_to_prompt.kinds import chosen
+from nullinv_core.settings import EDIT, LISTS
 from nullinv_core.types import Event
 
 MISSING = [sys.executable, "-m", "nullinv_core", "reconstruct", "--inversion", "none", "--out", "x.png"]
@@ -20,7 +25,21 @@ MISSING = [sys.executable, "-m", "nullinv_core", "reconstruct", "--inversion", "
 
 def test_a_weight_follows_the_last_sign_of_equality():
     """Guards words that have such a sign themselves."""
-    assert options._weights(["a=b=2", "red=0.5"]) == {"a=b": 2.0, "red": 0.5}
+    assert options.edit_settings({"weights": ["a=b=2", "red=0.5"]}).weights == {"a=b": 2.0, "red": 0.5}
+
+
+@given(st.sampled_from([one.name for one in EDIT if one.kind in LISTS]), st.lists(st.text("a=,2. ", max_size=6)))
+def test_the_command_line_reads_lists_as_a_list_of_pictures_does(name, texts):
+    """Guards words, windows and weights: one reader, whether they come one by one or with commas between them."""
+
+    def read(work):
+        try:
+            return work()
+        except InputError as error:
+            return str(error)
+
+    typed = read(lambda: options.edit_settings({name: texts}))
+    assert typed == read(lambda: chosen({name: read_value(name, ",".join(texts))}))
 
 
 def test_the_fastest_device_is_taken(monkeypatch):

@@ -88,6 +88,8 @@ def test_a_folder_becomes_a_data_set(command, inverted, folder, tmp_path):  # no
     assert small.shape == (5, 4, 3) and float(small.std()) > 1e-3
     assert command("inspect", file, "--thumbnail", tmp_path / "small.jpg")[0] == 2
     assert command("inspect", tmp_path / "none")[0] == 2
+    status, _, err = command("index", inverted, "--out", tmp_path / "index.txt")
+    assert status == 2 and 'index.txt" must end in .csv or .jsonl' in err
     bad.unlink()
 
 
@@ -102,6 +104,18 @@ def test_a_batch_is_checked_before_a_model_is_loaded(command, folder, tmp_path):
         ((folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--workers", "no"), "--workers must be"),
         ((folder, "--model", "demo", *out, "--job", tmp_path / "job.json"), "has a steps of the wrong kind"),
         ((folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--cross-replace", "3"), "cross replace"),
+        ((folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--edit", ""), "an edit is empty; say what"),
+        (
+            (folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--pictures", folder),
+            "leave out --pictures",
+        ),
+        *(
+            (
+                (folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--inner-steps", steps),
+                "lie in 1…100, not",
+            )
+            for steps in (0, 101)
+        ),
         ((tmp_path / "none", "--model", "demo", *out), "there is no folder and no .csv"),
     ):
         status, _, err = command("batch", *given)
@@ -183,6 +197,8 @@ def test_an_export_comes_back_the_same(command, inverted, model_folder, tmp_path
     assert second.null.embeddings.equals(first.null.embeddings) and second.null.guidance == 2
     assert second.prompts == first.prompts and not second.null.pinned
     assert torch.allclose(second.trajectory.context.text, first.trajectory.context.text, atol=1e-5)
+    assert command("import", there, "--model", model_folder, "--out", back, "--device", "cpu", "--guidance", 5)[0] == 0
+    assert load_inversion(back).null.guidance == 5
     status, _, err = command("reconstruct", "--inversion", back, "--out", tmp_path / "z.png", "--device", "cpu")
     assert status == 0, err
 
