@@ -136,6 +136,8 @@ def take(
     check_guidance(scale)
     if found.latents is None and image is None:
         raise InputError(f'"{file}" has null embeddings alone; give the picture too, with --image')
+    if found.latents is not None and (image is not None or square or size):
+        raise InputError(f'"{file}" has the picture\'s latents; leave out --image, --size and --square')
     loaded = models.load(model, device, dtype, config)
     trajectory = _trajectory(loaded, found, text, image, size, square)
     rest = {"fingerprint": loaded.fingerprint, "model": loaded.place, "precision": loaded.precision}

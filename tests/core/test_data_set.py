@@ -199,6 +199,9 @@ def test_an_export_comes_back_the_same(command, inverted, model_folder, tmp_path
     assert torch.allclose(second.trajectory.context.text, first.trajectory.context.text, atol=1e-5)
     assert command("import", there, "--model", model_folder, "--out", back, "--device", "cpu", "--guidance", 5)[0] == 0
     assert load_inversion(back).null.guidance == 5
+    for more in (("--image", file), ("--size", 64), ("--square",)):
+        status, _, err = command("import", there, "--model", model_folder, "--out", back, *more)
+        assert status == 2 and "leave out --image, --size and --square" in err, err
     status, _, err = command("reconstruct", "--inversion", back, "--out", tmp_path / "z.png", "--device", "cpu")
     assert status == 0, err
 
