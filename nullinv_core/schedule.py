@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import InputError
+from .errors import InputError, short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -166,7 +166,7 @@ def check_guidance(guidance: float) -> None:
     """Raise InputError for a guidance scale outside of ``GUIDANCE``."""
     least, most = GUIDANCE
     if not least <= guidance <= most:
-        raise InputError(f"guidance must be a number in {least:g}…{most:g}, not {guidance}")
+        raise InputError(f"guidance must be a number in {least:g}…{most:g}, not {short(str(guidance))}")
 
 
 def steps_of(share: float, steps: int) -> int:

@@ -92,7 +92,7 @@ class Setting:
         if self.kind == "window":
             _check_window(spoken, value)
         if self.kind in ("int", "seed", "float") and not self.least <= value <= self.most:
-            raise InputError(f"{spoken} must lie in {self.least}…{self.most}, not {value}")
+            raise InputError(f"{spoken} must lie in {self.least}…{self.most}, not {short(str(value))}")
         if self.kind in LISTS:
             _check_words(spoken, value)
         if self.kind == "windows":
@@ -119,9 +119,10 @@ def bounds(window: Window) -> tuple[float, float]:
 
 
 def _check_window(spoken: str, window: Window) -> None:
-    start, end = bounds(window)
+    # not by bounds(): a whole number may be larger than any float
+    start, end = (0, window) if isinstance(window, int | float) else window
     if not 0 <= start <= end <= 1:
-        raise InputError(f"{spoken} must lie in 0…1 with its start before its end, not {window}")
+        raise InputError(f"{spoken} must lie in 0…1 with its start before its end, not {short(str(window))}")
 
 
 def _check_words(spoken: str, words: Any) -> None:

@@ -28,7 +28,7 @@ from ..model import is_out_of_memory
 from ..null_text.presets import PRESETS
 from ..null_text.recipe import Recipe
 from ..photo.images import fitted_size, load_image, png, read_picture, to_pil
-from ..photo.picture_file import decoding, opened
+from ..photo.picture_file import decoding, opened, orientation
 from ..pipeline import apply_each, encode, prepare_latents
 from ..prompt_to_prompt.edit import plan_edits
 from ..settings import EditSettings
@@ -37,8 +37,8 @@ from .plan import Group, Size
 
 IMAGE_WIDTH, IMAGE_HEIGHT = 256, 257
 """TIFF's tags of the stored size."""
-ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
-"""The EXIF tag that says how a picture is turned, and its values that swap width and height."""
+TURNED = (5, 6, 7, 8)
+"""Orientations that swap width and height."""
 SIZES = (1, 2, 4, 8, 16, 32)
 """Numbers of pictures at once that are tried."""
 WORTH = 0.95
@@ -122,7 +122,7 @@ def size_on_disk(path: Path) -> Size:
         if isinstance(picture, TiffImageFile):
             # some versions of Pillow turn its size at once, some do not
             width, height = picture.tag_v2[IMAGE_WIDTH], picture.tag_v2[IMAGE_HEIGHT]
-        return (height, width) if picture.getexif().get(ORIENTATION) in TURNED else (width, height)
+        return (height, width) if orientation(picture) in TURNED else (width, height)
 
 
 class Worker:

@@ -10,6 +10,9 @@ import hashlib
 import io
 import json
 import os
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -19,9 +22,9 @@ from typing import Any
 from ..errors import InputError, short
 from ..files.job_file import JOB_FORMAT, RUN
 from ..files.ordinary import open_ordinary
-from ..prompt_to_prompt.emphasis import check_text, without_marks
+from ..prompt_to_prompt.emphasis import check_text, parse, without_marks
 from ..prompt_to_prompt.kinds import chosen, layered
-from ..prompt_to_prompt.lists import take_windows, word_list
+from ..prompt_to_prompt.lists import take_weights, take_windows, word_list
 from ..scores.pie_bench import MAPPING, PHOTOS, pie_edits
 from ..settings import BY_KIND, EDIT, EditSettings, Setting
 
@@ -39,6 +42,10 @@ OF_LIST = {one.name: one for one in (*BY_KIND, *EDIT)}
 """Settings that a line may have, by name."""
 FORBIDDEN = set('<>:"|?*\\')
 """Signs that no name of an output has: some disk takes each of them for something else."""
+DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
+"""Names that Windows takes for devices, whatever their ending."""
+RENAME = 'rename the picture, or give it another "name" in a list'
+"""What helps where an output cannot have its name."""
 NO_PROMPT = (
     "nothing says what the picture shows; write it into the first line of the .txt file beside it or into the column "
     '"prompt", or give --prompt for all'
@@ -115,9 +122,12 @@ def read_jobs(
     is wrong, before a picture is opened.
     """
     defaults = defaults or Defaults()
+    _check_edits(defaults.edits)
     if os.path.isfile(source / MAPPING):
         root, lines = pictures or source / PHOTOS, _of_pie(source)
     elif os.path.isdir(source):
+        if pictures is not None:
+            raise InputError(f'"{source}" is a folder of pictures itself, not a list of others; leave out --pictures')
         root, lines = source, _of_folder(source, out)
     elif source.suffix.lower() in READERS and os.path.isfile(source):
         root, lines = pictures or source.parent, READERS[source.suffix.lower()](source)
@@ -163,14 +173,19 @@ def _job(line: Mapping[str, Any], defaults: Defaults, root: Path) -> Job:
     if len(edits) > MOST_EDITS:
         raise InputError(f"it has {len(edits)} edits; {MOST_EDITS} at most, so split them")
     prompt = _text(line, "prompt") or defaults.prompt
-    for text in (prompt, *edits):
-        check_text(text)
+    parse(prompt)
+    _check_edits(edits)
     given = line.get("settings", {})
     if not isinstance(given, Mapping):
         raise InputError("its settings are no names with values")
     asked = layered(defaults.settings, given)
     settings = chosen({name: read_value(name, value) for name, value in asked.items()})
     return Job(name, picture, prompt, edits, settings)
+
+
+def _check_edits(edits: Sequence[str]) -> None:
+    if not all(without_marks(text).strip() for text in edits):
+        raise InputError("an edit is empty; say what the picture should show instead, or leave it out")
 
 
 def _text(line: Mapping[str, Any], key: str) -> str:
@@ -182,36 +197,49 @@ def _text(line: Mapping[str, Any], key: str) -> str:
 
 
 def _check_picture(picture: str, root: Path) -> None:
-    """Raise InputError for a name that leads out of the folder; links in it are followed, as who set them up meant."""
+    """Raise InputError for a name that leads out of the folder, or is the folder; links in it are followed, as who set
+    them up meant."""
     inside = Path(os.path.abspath(root / picture)).is_relative_to(os.path.abspath(root))
     if not inside or os.path.isabs(picture) or picture.startswith(("/", "\\")) or ".." in Path(picture).parts:
         raise InputError(
             f'the picture "{short(picture)}" lies outside of "{short(str(root))}"; name the folder it is in with '
             "--pictures, or copy it"
         )
+    if not Path(picture).name:
+        raise InputError(f'the picture "{short(picture)}" is a folder; name a file')
 
 
 def _check_name(name: str) -> None:
     parts = name.split("/")
-    bad = any(part in ("", ".", "..") or part != part.strip(" .") or part.startswith(".") for part in parts)
+    bad = any(not part or part != part.strip(" .") or DEVICES.fullmatch(part) for part in parts)
     if bad or not name.isprintable() or FORBIDDEN & set(name):
-        raise InputError(f'"{short(name)}" is no name for files; give another "name", with / between folders')
+        raise InputError(f'"{short(name)}" is no name for files on every system; {RENAME}, with / between folders')
     if max(len(part.encode()) for part in parts) > LONGEST_NAME or len(name.encode()) > 4 * LONGEST_NAME:
-        raise InputError(f'the name "{short(name)}" is too long; give a shorter "name"')
+        raise InputError(f'the name "{short(name)}" is too long; {RENAME}')
     if any(part.lower().endswith((".png", ".safetensors")) for part in parts[:-1]):
-        raise InputError(f'the folder in "{short(name)}" ends like a file; give another "name"')
+        raise InputError(f'the folder in "{short(name)}" ends like a file; {RENAME}')
 
 
 def _check_names(jobs: Sequence[Job]) -> None:
     """Raise InputError where two jobs would write to one file, on any disk."""
     seen: dict[str, Job] = {}
     for job in jobs:
-        other = seen.setdefault(job.name.casefold(), job)
+        other = seen.setdefault(_as_disks_see(job.name), job)
+        if other is not job and other.picture == job.picture:
+            raise InputError(
+                f'"{short(job.picture)}" comes twice, and both would be written to "{short(job.name)}"; put all its '
+                'edits into one line of a list, or give each line a "name" there'
+            )
         if other is not job:
             raise InputError(
                 f'"{short(other.picture)}" and "{short(job.picture)}" would both be written to "{short(job.name)}"; '
-                'give one of them another "name", or put all edits of a picture into one line'
+                'rename one of them, or give it another "name" in a list'
             )
+
+
+def _as_disks_see(name: str) -> str:
+    """A text that two names share where some disk takes both for one file: Unicode's D145, canonical caseless."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
 def read_value(name: str, given: Any) -> Any:
@@ -236,8 +264,7 @@ def _of_text(setting: Setting, text: str) -> Any:
     if setting.kind == "windows":
         return take_windows(text)
     if setting.kind == "weights":
-        pairs = [part.rpartition("=") for part in word_list(text)]
-        return {word.strip(): float(factor) for word, _, factor in pairs}
+        return take_weights(text)
     if setting.kind == "window":
         ends = [float(end) for end in text.split("-")]
         return ends[0] if len(ends) == 1 else ends
@@ -336,14 +363,8 @@ def _of_csv(file: Path) -> Iterator[Place]:
     rows = csv.reader(io.StringIO(_read(file, LARGEST_LIST), newline=""), strict=True)
     try:
         head = [name.strip() for name in next(rows, [])]
-        edits = [name for name in head if name == "edit" or name.startswith("edit_")]
-        known = {*OWN, *edits, *OF_LIST}
-        if "picture" not in head or len(set(head)) < len(head) or set(head) - known:
-            wrong = next(iter(set(head) - known), "")
-            raise InputError(
-                f'the first line of "{file}" must name the columns: picture, and as you like prompt, edit, edit_2 …, '
-                f"name, {', '.join(OF_LIST)}{f'; not {short(wrong)!r}' if wrong else ''}"
-            )
+        edits = [name for name in head if _is_edit(name)]
+        _check_head(file, head)
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
@@ -362,6 +383,26 @@ def _of_csv(file: Path) -> Iterator[Place]:
         ) from error
 
 
+def _is_edit(column: str) -> bool:
+    return column == "edit" or column.startswith("edit_")
+
+
+def _check_head(file: Path, head: Sequence[str]) -> None:
+    if "" in head:
+        raise InputError(
+            f'column {head.index("") + 1} of "{file}" has no name in the first line; name it, or delete it'
+        )
+    twice = [name for name, number in Counter(head).items() if number > 1]
+    if twice:
+        raise InputError(f'the first line of "{file}" has the column {short(twice[0])!r} twice; delete one of them')
+    wrong = [name for name in head if name not in OWN and name not in OF_LIST and not _is_edit(name)]
+    if "picture" not in head or wrong:
+        raise InputError(
+            f'the first line of "{file}" must name the columns: picture, and as you like prompt, edit, edit_2 …, '
+            f"name, {', '.join(OF_LIST)}{f'; not {short(wrong[0])!r}' if wrong else ''}"
+        )
+
+
 def _of_jsonl(file: Path) -> Iterator[Place]:
     known = {*OWN, "edits", "edit", "settings"}
     for number, text in enumerate(_read(file, LARGEST_LIST).split("\n"), 1):
@@ -372,6 +413,8 @@ def _of_jsonl(file: Path) -> Iterator[Place]:
         if unknown := set(line) - known:
             raise InputError(f"{place}: there is no {short(min(unknown))!r}; a line has {', '.join(sorted(known))}")
         edit = line.pop("edit", None)
+        if edit is not None and line.get("edits"):
+            raise InputError(f'{place}: it has "edit" and "edits"; put all of them into "edits"')
         yield place, line if edit is None else {**line, "edits": [edit]}
 
 

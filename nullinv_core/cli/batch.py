@@ -13,8 +13,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..batch.jobs import OF_LIST, Defaults, Jobs, read_job_file, read_jobs, real
-from ..errors import InputError
+from ..errors import InputError, short
 from ..files.job_file import RUN
+from ..prompt_to_prompt.emphasis import check_text
 from ..prompt_to_prompt.kinds import layered
 from ..settings import BY_KIND, EDIT, GUIDANCE, INNER_STEPS, KEEP_PIXELS, LISTS, OWN_SIZE, PRESET, STEPS
 from . import models
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Failures that are listed, of which all stand in the manifest; and notes."""
 OF_RUN = {one.name: one for one in (STEPS, GUIDANCE, PRESET, OWN_SIZE, KEEP_PIXELS)}
+KINDS: dict[str, type | tuple[type, ...]] = {"int": int, "float": (int, float), "bool": bool, "choice": str}
+"""What a job file has for each kind of setting."""
 
 
 Source = Annotated[
@@ -129,12 +132,14 @@ def _with_job(job: Path | None, said: Mapping[str, Any], own: Mapping[str, Any])
     defaults, of_run = (Defaults(), {}) if job is None else read_job_file(job)
     settings = {name: said[name] for name in OF_LIST if name in said}
     settings = {name: ",".join(value) if _is_list(name) else value for name, value in settings.items()}
-    for name, setting in OF_RUN.items():
-        if name in of_run:
-            kinds = {"int": int, "bool": bool, "choice": str}.get(setting.kind, (int, float))
-            if not isinstance(of_run[name], kinds) or (isinstance(of_run[name], bool) and setting.kind != "bool"):
-                raise InputError(f'"{job}" has a {name} of the wrong kind; write the file again with Save Batch Job')
-            setting.check(of_run[name])
+    for name, value in of_run.items():
+        kinds = KINDS[OF_RUN[name].kind] if name in OF_RUN else str
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise InputError(f'"{job}" has a {name} of the wrong kind; write the file again with Save Batch Job')
+        if isinstance(value, str):
+            check_text(value)
+        if name in OF_RUN:
+            OF_RUN[name].check(value)
     whole = Defaults(
         said.get("prompt", defaults.prompt), said.get("edit", defaults.edits), layered(defaults.settings, settings)
     )
@@ -155,7 +160,7 @@ def _options(run: dict[str, Any], **more: Any) -> Options:
     check_guidance(options.guidance)
     if options.size:
         check_side(options.size)
-    INNER_STEPS.check(options.inner_steps or 1)
+    models.check_inner_steps(options.inner_steps)
     if options.recipe.optimization is None and options.inner_steps is not None:
         raise InputError(f"--preset {options.preset} optimizes nothing; leave out --inner-steps")
     return options
@@ -179,9 +184,14 @@ def _check_out(out: Path, jobs: Jobs, source: Path, job: Path | None) -> None:
 def _batch(text: str) -> int | str:
     if text == "auto":
         return text
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise InputError(f'--batch must be auto or a number from 1 to 4096, not "{text}"')
-    return int(text)
+    if not 1 <= _number(text) <= 4096:
+        raise InputError(f'--batch must be auto or a number from 1 to 4096, not "{short(text)}"')
+    return _number(text)
+
+
+def _number(text: str) -> int:
+    """A whole number as people write it; 0 for anything else, and for more digits than any that is taken."""
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
 
 
 def _workers(text: str, device: str) -> tuple[Callable[[Options], Workers], int]:
@@ -192,10 +202,12 @@ def _workers(text: str, device: str) -> tuple[Callable[[Options], Workers], int]
 
     at = text if text.startswith("ray://") else ""
     gpus = torch.cuda.device_count() if device in ("", "cuda") else 0
-    if not at and text != "auto" and not (text.isdecimal() and 1 <= int(text) <= 10_000):
-        raise InputError(f'--workers must be auto, a number, or ray://HOST:PORT, not "{text}"')
-    count = 0 if at else max(1, gpus) if text == "auto" else int(text)
-    threads = int(os.environ.get("OMP_NUM_THREADS") or 0) or max(1, torch.get_num_threads() // max(count, 1))
+    if not at and text != "auto" and not 1 <= _number(text) <= 10_000:
+        raise InputError(f'--workers must be auto, a number, or ray://HOST:PORT, not "{short(text)}"')
+    count = 0 if at else max(1, gpus) if text == "auto" else _number(text)
+    # a number for each level of nested threads, of which the first is ours
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    threads = _number(asked) or max(1, torch.get_num_threads() // max(count, 1))
     if count == 1:
         return Here, threads
     if find_spec("ray") is None:

@@ -16,7 +16,7 @@ from ..files.atomic_write import check_outputs, check_suffix, check_writable, wh
 from ..settings import GUIDANCE, OWN_SIZE
 from . import models
 from .console import in_blocks, progress, shows_pictures, warn
-from .options import Config, Device, Dtype, takes
+from .options import Config, Device, Dtype, takes, typed
 
 if TYPE_CHECKING:
     from ..backends.diffusers import DiffusersModel
@@ -74,8 +74,7 @@ def index(
     out: Annotated[Path, typer.Option(help="Table to write, .csv or .jsonl.")],
 ) -> None:
     """List every inversion file of a folder, and check each."""
-    if out.suffix.lower() != ".jsonl":
-        check_suffix(out, ".csv")
+    check_suffix(out, ".csv", ".jsonl")
     check_writable(out)
     from ..files.summary import as_lines, as_table, index
 
@@ -106,6 +105,7 @@ def export(
 
 @takes(GUIDANCE, OWN_SIZE)
 def take(
+    context: typer.Context,
     *,
     file: Annotated[Path, typer.Argument(help="Tensors of the other program, .safetensors.", show_default=False)],
     model: Annotated[str, typer.Option(help="The model that made them.")],
@@ -131,14 +131,17 @@ def take(
     check_outputs([out], models.read_from(model, config, file, image), ".safetensors")
     text = prompt or found.prompt
     models.check_text(text)
-    check_guidance(guidance)
+    said = "guidance" in typed(context, {"guidance": guidance})
+    scale = guidance if said or found.guidance is None else found.guidance
+    check_guidance(scale)
     if found.latents is None and image is None:
         raise InputError(f'"{file}" has null embeddings alone; give the picture too, with --image')
+    if found.latents is not None and (image is not None or square or size):
+        raise InputError(f'"{file}" has the picture\'s latents; leave out --image, --size and --square')
     loaded = models.load(model, device, dtype, config)
     trajectory = _trajectory(loaded, found, text, image, size, square)
     rest = {"fingerprint": loaded.fingerprint, "model": loaded.place, "precision": loaded.precision}
-    scale = guidance if found.guidance is None else found.guidance
-    save_inversion(out, imported(found, trajectory, text, scale, **rest))
+    save_inversion(out, imported(found, trajectory, text, float(scale), **rest))
     typer.echo(f"saved: {out}")
 
 

@@ -52,6 +52,7 @@ def invert(
     check_outputs([out], models.read_from(model, config, image), ".safetensors")
     check_guidance(guidance)
     models.check_steps(steps)
+    models.check_inner_steps(inner_steps)
     models.check_text(prompt)
     recipe = PRESETS[preset]
     if recipe.optimization is None and (inner_steps is not None or low_memory is not None):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, printable, short
-from ..files.atomic_write import check_writable
+from ..files.atomic_write import check_takes_files
+from ..settings import INNER_STEPS
 from .console import warn
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def check_folder(folder: Path) -> None:
         place = place.parent
     if not os.path.isdir(place):
         raise InputError(f'cannot make the folder "{folder}": "{place}" is not a folder')
-    check_writable(place / "file")
+    check_takes_files(place)
 
 
 def check_text(text: str) -> None:
@@ -46,6 +47,11 @@ def check_steps(steps: int) -> None:
     from ..schedule import leading_schedule, scaled_linear_alphas
 
     leading_schedule(scaled_linear_alphas(), steps)
+
+
+def check_inner_steps(steps: int | None) -> None:
+    if steps is not None:
+        INNER_STEPS.check(steps)
 
 
 def read_from(model: str, config: Path | None, *files: Path | None) -> list[Path]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from ..errors import InputError, short
 from ..prompt_to_prompt.kinds import chosen
-from ..prompt_to_prompt.lists import take_windows
-from ..settings import EDIT, LISTS, OLD_OPTIONS, EditSettings, Setting, Window
+from ..prompt_to_prompt.lists import take_weights, take_windows, word_list
+from ..settings import EDIT, LISTS, OLD_OPTIONS, EditSettings, Setting
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -77,38 +76,16 @@ def edit_settings(given: Mapping[str, Any]) -> EditSettings:
 
     Raises InputError for what cannot be read or is out of range.
     """
-    readers: dict[str, Callable[[list[str]], Any]] = {"words": _words, "windows": _windows, "weights": _weights}
+    readers: dict[str, Callable[[str], Any]] = {"words": word_list, "windows": take_windows, "weights": take_weights}
     lists = {one.name: readers[one.kind] for one in EDIT if one.kind in readers}
-    return chosen({name: lists[name](value or []) if name in lists else value for name, value in given.items()})
+    read = {name: lists[name](",".join(value or ())) for name, value in given.items() if name in lists}
+    return chosen({**given, **read})
 
 
 def typed(context: typer.Context, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those options that the user gave; the others have their defaults."""
     sources = {name: context.get_parameter_source(name) for name in given}
     return {name: given[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
-
-
-def _words(texts: Sequence[str]) -> list[str]:
-    return [word.strip() for text in texts for word in text.split(",")]
-
-
-def _windows(texts: Sequence[str]) -> dict[str, Window]:
-    return take_windows(",".join(texts))
-
-
-def _weights(texts: list[str]) -> dict[str, float]:
-    """Factors by word from WORD=2.0 texts."""
-    weights: dict[str, float] = {}
-    for text in texts:
-        word, _, value = text.rpartition("=")
-        try:
-            factor = float(value)
-        except ValueError as error:
-            raise InputError(f'--weights "{short(text)}" must look like WORD=2.0') from error
-        if word in weights:
-            raise InputError(f'--weights names "{short(word)}" twice; give each word one')
-        weights[word] = factor
-    return weights
 
 
 def current_name(option: str) -> str:

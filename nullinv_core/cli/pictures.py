@@ -31,4 +31,5 @@ def photo_of(picture: Image, name: Path | None, stored: Inversion, loaded: Diffu
 
 def numbered(out: Path, count: int) -> list[Path]:
     """Names of so many pictures: the name itself for one, else with -1, -2 and so on."""
-    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(count)]
+    # a folder, as "." is, has no name to number, and is refused as one
+    return [out] if count == 1 or not out.name else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(count)]

@@ -25,10 +25,10 @@ ABANDONED = 3600.0
 """Seconds after which a hidden folder counts as left behind where locks say nothing."""
 
 
-def check_suffix(path: Path, suffix: str) -> None:
-    """Raise InputError where a name says another format than the one that will be written."""
-    if path.suffix.lower() != suffix:
-        raise InputError(f'the name "{path}" must end in {suffix}')
+def check_suffix(path: Path, *suffixes: str) -> None:
+    """Raise InputError where a name says another format than those that can be written."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f'the name "{path}" must end in {" or ".join(suffixes)}')
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], suffix: str) -> None:
@@ -55,12 +55,18 @@ def check_writable(path: Path) -> None:
     """Raise InputError where no file could be written to ``path``: there is a folder, device or pipe of that name, the
     name is too long, or its folder does not exist or takes no file."""
     _check_name(path)
+    check_takes_files(path.parent, path)
+
+
+def check_takes_files(folder: Path, file: Path | None = None) -> None:
+    """Raise InputError where a folder that is there takes no file, whatever its name. ``file``: the one that it is
+    about, for people."""
     try:
         # permissions alone do not tell: read-only disks, access lists, other systems
-        with _hidden_folder(path.parent):
+        with _hidden_folder(folder):
             pass
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable(file or folder, error) from error
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from ..errors import InputError, short
 from ..schedule import Schedule
 from ..types import NullEmbeddings, Trajectory
 from .atomic_write import whole_file
-from .inversion_file import AXES, FLOATS, LARGEST_HEADER, read_tensors
+from .inversion_file import AXES, FLOATS, LARGEST_HEADER, noted, read_tensors
 from .ordinary import open_ordinary
 from .store import Inversion
 
@@ -44,7 +44,7 @@ CONVERT = (
 @dataclass(frozen=True)
 class Exchanged:
     """What a file of another program holds. ``embeddings``: float (T, 1, K, W), step 1 first. ``latents``:
-    (T+1, 1, C, h, w), the clean one first; None where it has ∅ alone."""
+    (T+1, 1, C, h, w), the clean one first; None where it has ∅ alone. ``guidance``: as the file says, unchecked."""
 
     embeddings: Tensor
     latents: Tensor | None
@@ -144,11 +144,11 @@ def _check(path: Path, name: str, tensor: Tensor, axes: str) -> None:
 
 
 def _about(header: bytes) -> tuple[str, float | None]:
-    """Prompt and guidance that ``export`` wrote, where they are of their kind."""
+    """Prompt and guidance that ``export`` wrote, where they are of their kind; in no range yet."""
     try:
-        about = json.loads(json.loads(header[:LARGEST_HEADER]).get("__metadata__", {}).get(HEADER, "{}"))
-        prompt, guidance = about.get("prompt", ""), about.get("guidance")
-    except (ValueError, RecursionError, AttributeError):
+        about = noted(header[:LARGEST_HEADER], HEADER)
+    except (ValueError, RecursionError):
         return "", None
+    prompt, guidance = about.get("prompt"), about.get("guidance")
     known = isinstance(guidance, int | float) and not isinstance(guidance, bool)
-    return prompt if isinstance(prompt, str) else "", float(guidance) if known else None
+    return prompt if isinstance(prompt, str) else "", guidance if known else None

@@ -108,12 +108,24 @@ def read_tensors(path: Path, what: str, remedy: str) -> tuple[dict[str, Tensor],
     return tensors, data[8 : 8 + length]
 
 
+def noted(header: bytes, name: str) -> dict[str, Any]:
+    """The JSON object that the header of a safetensors file has among its metadata; empty where it has none.
+
+    Raises ValueError or RecursionError for what is no JSON.
+    """
+    whole = json.loads(header)
+    metadata = whole.get("__metadata__") if isinstance(whole, dict) else None
+    text = metadata.get(name) if isinstance(metadata, dict) else None
+    found = json.loads(text) if isinstance(text, str) else None
+    return found if isinstance(found, dict) else {}
+
+
 def _metadata(path: Path, header: bytes) -> dict[str, Any]:
     try:
-        metadata = json.loads(json.loads(header).get("__metadata__", {}).get(HEADER, "{}"))
+        metadata = noted(header, HEADER)
     except (ValueError, RecursionError) as error:
         raise InputError(f'"{path}" has a damaged header; invert the image again') from error
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT:
         raise InputError(f'"{path}" is a safetensors file but not an inversion')
     version = metadata.get("version")
     if type(version) is not int or version not in READABLE:

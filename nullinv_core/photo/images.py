@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files.atomic_write import check_suffix, whole_file
-from .picture_file import check_claims, decoding, opened
+from .picture_file import check_claims, decoding, opened, orientation
 
 LARGEST_SIDE = 4096
 """Most pixels along a side of a picture that is worked on."""
@@ -33,6 +33,12 @@ ROUNDING = 0.01
 """How far beyond 0…1 pixels may lie."""
 FAITHFUL = 25.0
 """PSNR in dB from which on an autoencoder keeps a photo: below, people see at once what it lost."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What makes a picture upright, by its ``orientation``."""
 MOST_PROFILE = 2**24
 """Most bytes of a colour profile; those of printers take two million."""
 
@@ -82,7 +88,8 @@ def read_picture(picture: Path | str | io.BytesIO | Image.Image) -> Image.Image:
     transparent.
 
     Of several pictures in a file it is the first. A colour profile that is broken, of other channels than the picture
-    or of more than 16 MB counts as none. Numbers of other kinds than 8 bits are scaled to it (see ``_white``).
+    or of more than 16 MB counts as none, and so do broken notes (EXIF). Numbers of other kinds than 8 bits are scaled
+    to it (see ``_white``).
 
     Raises InputError for a file that is missing, in none of ``picture_file.FORMATS``, damaged, larger than 100
     megapixels or than 1 GB.
@@ -102,10 +109,16 @@ def read_picture(picture: Path | str | io.BytesIO | Image.Image) -> Image.Image:
 
 
 def _over_white(picture: Image.Image, name: str) -> Image.Image:
-    upright = ImageOps.exif_transpose(picture)
+    picture.load()
+    turn = TURNS.get(orientation(picture))
+    upright = picture if turn is None else picture.transpose(turn)
+    alpha = None
     if picture.mode.startswith(("I", "F")):
-        upright = _eight_bits(np.asarray(upright), picture, name)
-    alpha = upright.convert("RGBA").getchannel("A") if upright.has_transparency_data else None
+        numbers, clear = np.asarray(upright), picture.info.get("transparency")
+        alpha = None if clear is None else Image.fromarray(np.where(numbers == clear, 0, 255).astype(np.uint8))
+        upright = _eight_bits(numbers, picture, name)
+    elif upright.has_transparency_data:
+        alpha = upright.convert("RGBA").getchannel("A")
     flat = Image.new("RGB", upright.size, BACKGROUND)
     flat.paste(_srgb(upright, picture.info.get("icc_profile")), mask=alpha)
     return flat

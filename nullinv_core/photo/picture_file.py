@@ -7,7 +7,7 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +27,13 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 MOST_TAGS = 2**16
 """There are no more numbers for them."""
 EXIF = b"Exif\0\0"
+ORIENTATION = 0x0112
+"""The tag that says how a picture is turned."""
+BROKEN = (
+    SyntaxError, OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
+    struct.error,
+)  # fmt: skip
+"""What Pillow raises where notes are broken."""
 
 
 @contextmanager
@@ -70,6 +77,15 @@ def opened(path: Path | str | io.BytesIO, name: str) -> Iterator[Image.Image]:
             yield picture
 
 
+def orientation(picture: Image.Image) -> int:
+    """How a decoded picture is turned by its notes, as EXIF has it: 1 … 8; 1 where it has none, or broken ones."""
+    try:
+        found = picture.getexif().get(ORIENTATION)
+    except BROKEN:
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
 def check_claims(picture: Image.Image, name: str) -> None:
     """Raise InputError for a picture of more pixels than ``LARGEST``, or notes (EXIF) that claim more than there is."""
     width, height = picture.size
@@ -79,7 +95,9 @@ def check_claims(picture: Image.Image, name: str) -> None:
     # as some programs write it into a PNG: three lines, then hexadecimal digits
     written = picture.info.get("Raw profile type exif")
     if not notes and written is not None:
-        notes = bytes.fromhex("".join(written.split("\n")[3:]))
+        # what is broken claims nothing
+        with suppress(ValueError):
+            notes = bytes.fromhex("".join(written.split("\n")[3:]))
     _check_tags(io.BytesIO(notes.removeprefix(EXIF)), name)
 
 

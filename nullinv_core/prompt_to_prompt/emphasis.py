@@ -67,7 +67,9 @@ def check_text(text: str) -> None:
 def check_weight(word: str, weight: float) -> None:
     """Raise InputError for a weight that is no number within ±``MOST_WEIGHT``."""
     if not abs(weight) <= MOST_WEIGHT:
-        raise InputError(f'the weight of "{short(word)}" must be a number in ±{MOST_WEIGHT:g}, not {weight}')
+        raise InputError(
+            f'the weight of "{short(word)}" must be a number in ±{MOST_WEIGHT:g}, not {short(str(weight))}'
+        )
 
 
 def emphasized(text: Tensor, empty: Tensor, weights: Tensor) -> Tensor:

@@ -64,12 +64,17 @@ def suited(
 def chosen(given: Mapping[str, Any]) -> EditSettings:
     """Settings that were given by name: what suits a ``kind`` and a ``strength`` among them, and the others on top.
 
-    Without these two the others have their defaults.
+    Without these two the others have their defaults. Raises InputError as ``suited``, and for a strength that the kind
+    does not have.
     """
     own = dict(given)
     asked = {name: own.pop(name) for name in (KIND.name, STRENGTH.name) if name in own}
     if not asked:
         return EditSettings(**own)
+    if STRENGTH.name in asked and asked.get(KIND.name, REPLACE) in KINDS.keys() - {REPLACE}:
+        raise InputError(
+            f'strength is for the kind {REPLACE} alone, and the kind is "{asked[KIND.name]}"; leave out one of them'
+        )
     words = {name: own[name] for name in ("blend_words", "exclude_words") if name in own}
     return replace(suited(**asked, **words), **own)
 
@@ -77,12 +82,15 @@ def chosen(given: Mapping[str, Any]) -> EditSettings:
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by name from several places, of which the later count more.
 
-    A kind or a strength of a later place counts more than the numbers of an earlier one; words stay.
+    A kind or a strength of a later place counts more than the numbers of an earlier one, and so does a kind that has no
+    strength more than an earlier strength; words stay.
     """
     found: dict[str, Any] = {}
     for layer in layers:
         if KIND.name in layer or STRENGTH.name in layer:
             found = {n: v for n, v in found.items() if n not in OF_EDIT or OF_EDIT[n].kind in LISTS}
+        if layer.get(KIND.name, REPLACE) != REPLACE:
+            found.pop(STRENGTH.name, None)
         found |= layer
     return found
 

@@ -1,4 +1,4 @@
-"""What people write into one line: words that commas separate, and replace windows of words."""
+"""What people write into one line: words that commas separate, and replace windows and factors of words."""
 
 from __future__ import annotations
 
@@ -22,6 +22,22 @@ def word_list(text: str) -> list[str]:
 def take_windows(text: str) -> dict[str, Window]:
     """Replace windows by word from ``word=0.4, other word=0.2-0.8``; raises InputError for anything else."""
     return dict(map(_window, word_list(text)))
+
+
+def take_weights(text: str) -> dict[str, float]:
+    """Factors by word from ``word=2.0, other word=0.5``; raises InputError for anything else, and for a word that comes
+    twice."""
+    weights: dict[str, float] = {}
+    for part in word_list(text):
+        word, _, value = part.rpartition("=")
+        try:
+            factor = float(value)
+        except ValueError as error:
+            raise InputError(f'the weight "{short(part)}" must look like WORD=2.0') from error
+        if word.rstrip() in weights:
+            raise InputError(f'the setting weights names "{short(word.rstrip())}" twice; give each word one')
+        weights[word.rstrip()] = factor
+    return weights
 
 
 def read_settings(given: Mapping[str, Any]) -> EditSettings:

@@ -59,7 +59,7 @@ def means(rows: Sequence[Scored]) -> list[Mean]:
 
 def differences(rows: Sequence[Scored]) -> list[Mean]:
     """Every two methods on the pictures where both have a figure: by how much the first has more. A pair that differs
-    infinitely is left out."""
+    infinitely is left out; where both are infinite they are alike."""
     by_method: dict[str, dict[str, Scored]] = {}
     for row in rows:
         by_method.setdefault(row.method, {})[row.edit] = row
@@ -68,10 +68,10 @@ def differences(rows: Sequence[Scored]) -> list[Mean]:
         for figure in figures_of(rows):
             pairs = [(row.figures.get(figure), by_method[second].get(edit)) for edit, row in by_method[first].items()]
             own = [
-                mine - other.figures[figure]
+                0.0 if mine == other.figures[figure] else mine - other.figures[figure]
                 for mine, other in pairs
                 if mine is not None and other is not None and figure in other.figures
-                and isfinite(mine - other.figures[figure])
+                and (mine == other.figures[figure] or isfinite(mine - other.figures[figure]))
             ]  # fmt: skip
             if own:
                 found.append(Mean(first, ALL, figure, *interval(own), len(own), second, paired_p(own)))
@@ -184,9 +184,12 @@ def as_csv(rows: Sequence[Scored], rule: Rule) -> str:
 
 
 def as_jsonl(rows: Sequence[Scored], rule: Rule, about: Mapping[str, object]) -> str:
-    """What was chosen and measured in the first line, then a line for each picture."""
+    """What was chosen and measured in the first line, then a line for each picture; null for what is infinite, which
+    JSON does not have."""
     first = {"rule": rule.name, "choices": rule.choices, **about}
-    return "".join(json.dumps(one) + "\n" for one in (first, *map(asdict, rows)))
+    figures = [{name: value if isfinite(value) else None for name, value in row.figures.items()} for row in rows]
+    lines = [{**asdict(row), "figures": own} for row, own in zip(rows, figures, strict=True)]
+    return "".join(json.dumps(one, allow_nan=False) + "\n" for one in (first, *lines))
 
 
 FORMATS: dict[str, Callable[[Sequence[Scored], Rule], str]] = {

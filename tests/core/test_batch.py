@@ -26,6 +26,7 @@ from nullinv_core.batch.jobs import Job, Jobs
 from nullinv_core.batch.plan import Group
 from nullinv_core.errors import InputError, NonFiniteError
 from nullinv_core.photo.images import load_image, read_picture, save_image
+from nullinv_core.photo.picture_file import ORIENTATION
 from nullinv_core.pipeline import apply, apply_each, prepare
 
 OPTIONS = Options("fake", steps=2, preset="direct", guidance=2.0)
@@ -429,14 +430,14 @@ def test_a_picture_that_was_exchanged_or_turned(photos, options, tmp_path):
     """Guards the size that a group was planned for: by the header and the EXIF turn of a picture."""
     picture = Image.fromarray(np.full((40, 80, 3), 90, np.uint8))
     exif = Image.Exif()
-    exif[compute.ORIENTATION] = 6
+    exif[ORIENTATION] = 6
     picture.save(tmp_path / "x.jpg", exif=exif)
     assert compute.size_on_disk(tmp_path / "x.jpg") == (40, 80)
     for turn in range(1, 9):
-        exif[compute.ORIENTATION] = turn
+        exif[ORIENTATION] = turn
         for ending in ("jpg", "png", "webp", "tiff"):
             turned = tmp_path / f"turned.{ending}"
-            picture.save(turned, **({"tiffinfo": {compute.ORIENTATION: turn}} if ending == "tiff" else {"exif": exif}))
+            picture.save(turned, **({"tiffinfo": {ORIENTATION: turn}} if ending == "tiff" else {"exif": exif}))
             assert compute.size_on_disk(turned) == read_picture(turned).size, (turn, ending)
     worker, job = Worker(options), replace(photos.jobs[0], picture="x.jpg")
     content = (tmp_path / "x.jpg").read_bytes()

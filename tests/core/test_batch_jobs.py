@@ -5,13 +5,14 @@ import json
 import os
 from dataclasses import asdict, replace
 from itertools import chain
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullinv_core.batch.compute import size_on_disk
-from nullinv_core.batch.jobs import OF_LIST, Defaults, Job, job_of, read_job_file, read_jobs, read_value
+from nullinv_core.batch.jobs import OF_LIST, Defaults, Job, _job, job_of, read_job_file, read_jobs, read_value
 from nullinv_core.batch.plan import plan
 from nullinv_core.batch.run import _content
 from nullinv_core.errors import InputError
@@ -79,6 +80,8 @@ def test_pie_bench_is_read_without_its_brackets(tmp_path):
         read_jobs(tmp_path)
 
 
+HUGE = 10**400
+"""JSON may have it, and no float is as large."""
 WRONG = [
     ({"picture": "../a.png"}, "lies outside of"),
     ({"picture": "/etc/a.png"}, "lies outside of"),
@@ -87,15 +90,44 @@ WRONG = [
     ({"picture": "a.png", "name": "x/.b"}, "is no name for files"),
     ({"picture": "a.png", "name": "x\u0007"}, "is no name for files"),
     ({"picture": "a.png", "name": "c:b"}, "is no name for files"),
+    *(
+        ({"picture": "a.png", "name": name}, "is no name for files")
+        for name in (
+            "con",
+            "x/NUL",
+            "aux.txt/b",
+            "Prn.a.b",
+            "com1",
+            "LPT9.x",
+            "com³",
+            "conin$",
+            "nul ",
+            "nul .a",
+        )
+    ),
+    ({"picture": "aux.png"}, "is no name for files on every system; rename the picture, or give it another"),
     ({"picture": "a.png", "name": "b.png/c"}, "ends like a file"),
     ({"picture": "a.png", "name": "b" * 300}, "too long"),
+    ({"picture": "."}, r"the picture .\.. is a folder; name a file"),
+    ({"picture": "./"}, "is a folder; name a file"),
     ({"picture": 3}, "its picture is no text"),
     ({"prompt": "a cat"}, 'it names no "picture"'),
+    ({"picture": "a.png", "edit": "a dog", "edits": ["a lion"]}, 'it has "edit" and "edits"; put all of them into'),
+    ({"picture": "a.png", "edits": ["a dog", "( )"]}, "an edit is empty; say what the picture should show instead"),
+    ({"picture": "a.png", "settings": {"kind": "add", "strength": 0.5}}, 'replace alone, and the kind is "add"; leave'),
+    ({"picture": "a.png", "settings": {"weights": "a=2,dog"}}, 'the weight "dog" must look like WORD=2.0'),
+    ({"picture": "a.png", "settings": {"weights": "a=2,a =3"}}, 'the setting weights names "a" twice'),
     ({"picture": "a.png", "edits": [3]}, "its edits are no texts"),
     ({"picture": "a.png", "edits": ["x"] * 65}, "65 edits; 64 at most"),
     ({"picture": "a.png", "prompt": "a\ud800"}, "not text"),
+    *(({"picture": "a.png", key: "a (cat:9999)"}, 'weight of "cat" must be') for key in ("prompt", "edit")),
     ({"picture": "a.png", "settings": {"cross": 1}}, 'there is no setting "cross"'),
     ({"picture": "a.png", "settings": {"cross_replace": 2}}, "must lie in 0…1"),
+    ({"picture": "a.png", "settings": {"cross_replace": HUGE}}, "must lie in 0…1 .* not 10*…$"),
+    ({"picture": "a.png", "settings": {"self_replace": [0, HUGE]}}, "must lie in 0…1"),
+    ({"picture": "a.png", "settings": {"word_windows": {"cat": HUGE}}}, "must lie in 0…1"),
+    ({"picture": "a.png", "settings": {"variant": HUGE}}, "must lie in 0…9223372036854775807, not 10*…$"),
+    ({"picture": "a.png", "settings": {"weights": {"cat": HUGE}}}, "in ±1000, not 10*…$"),
     ({"picture": "a.png", "settings": {"cross_replace": "often"}}, "cross_replace cannot be .often.; give 0.4 or"),
     ({"picture": "a.png", "settings": {"weights": {"cat": True}}}, "weights cannot be"),
     ({"picture": "a.png", "settings": []}, "its settings are no names with values"),
@@ -120,6 +152,10 @@ def test_what_is_wrong_with_the_whole_list_is_said(tmp_path):
     for records, said in (
         ([good, {**good, "picture": "a.jpg"}], '"a.png" and "a.jpg" would both be written to "a"'),
         ([good, {**good, "picture": "A.png"}], "would both be written"),
+        (
+            [good, good],
+            r'"a.png" comes twice, .* put all its edits into one line of a list, or give each line a "name"',
+        ),
         ([good, {"picture": "b.png"}, {"picture": "c.png"}], r"line 2 of .* \(and 1 more\): nothing says"),
         ([{"picture": "b.png", "prompt": "a cat"}], "line 1 of .*: there is no edit"),
         ([], "has no pictures"),
@@ -132,7 +168,9 @@ def test_what_is_wrong_with_the_whole_list_is_said(tmp_path):
     for rows, said in (
         ([["file"], ["a.png"]], "the first line of .* must name the columns"),
         ([["picture", "prompt"], ["a.png"]], "line 2 of .* has 1 cells, the first line has 2"),
-        ([["picture", "picture"], ["a.png", "b"]], "the first line"),
+        ([["picture", "picture"], ["a.png", "b"]], "the first line of .* has the column 'picture' twice; delete one"),
+        ([["picture", "prompt", ""], ["a.png", "b", ""]], "column 3 of .* has no name in the first line; name it, or"),
+        ([["picture", "colour"], ["a.png", "b"]], "must name the columns: .*; not 'colour'"),
         ([], "the first line"),
     ):
         with pytest.raises(InputError, match=said):
@@ -145,6 +183,36 @@ def test_what_is_wrong_with_the_whole_list_is_said(tmp_path):
         read_jobs(tmp_path / "l.csv")
     with pytest.raises(InputError, match="there is no folder and no"):
         read_jobs(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [("caf\u00e9", "cafe\u0301", True), ("CAF\u00c9", "cafe\u0301", True), ("\u03c3", "\u03c2", True),
+     ("stra\u00dfe", "STRASSE", True), ("cafe", "caf\u00e9", False), ("a1", "a2", False), ("console", "con_", False)],
+)  # fmt: skip
+def test_names_that_one_disk_takes_for_one_are_one(tmp_path, one, other, same):
+    """Guards outputs on a Mac and on Windows: letters in another case, or put together of other signs, are the same."""
+    records = [{"picture": f"{name}.png", "prompt": "a cat", "edit": "a dog"} for name in (one, other)]
+    path = lines(tmp_path / "l.jsonl", *records)
+    if not same:
+        assert len(read_jobs(path).jobs) == 2
+        return
+    with pytest.raises(InputError, match=r"would both be written to .*; rename one of them, or give it another"):
+        read_jobs(path)
+
+
+def test_what_is_given_and_would_not_count_is_refused(tmp_path):
+    """Guards --pictures beside a folder, and empty edits of the command line, also where each picture has its own."""
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.txt").write_text("a cat\na dog\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"is a folder of pictures itself, .* leave out --pictures"):
+        read_jobs(tmp_path, pictures=tmp_path)
+    for edits in (("",), ("a dog", " "), ("( )",)):
+        with pytest.raises(InputError, match=r"^an edit is empty"):
+            read_jobs(tmp_path, Defaults("a cat", edits))
+    (tmp_path / "a.txt").write_text("a cat\n(a dog:9999)\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r'a\.png": the weight of "a dog" must be'):
+        read_jobs(tmp_path)
 
 
 @settings(max_examples=50)
@@ -160,8 +228,19 @@ def test_no_list_does_more_than_be_refused(tmp_path_factory, text, ending):
     assert all(found.path(job).resolve().is_relative_to(path.parent.resolve()) for job in found.jobs)
 
 
+@given(st.text("./\\\0a ~", max_size=8))
+def test_a_picture_of_a_list_is_in_its_folder_or_refused(name):
+    """Guards names of pictures: one that is taken is a file's, and so is what is written for it."""
+    try:
+        job = _job({"picture": name}, Defaults("a", ("b",)), Path("root"))
+    except InputError:
+        return
+    assert Path(job.picture).name and Path(job.name).name
+    assert Path(os.path.normpath(Path("root", job.picture))).is_relative_to("root")
+
+
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.just(HUGE) | st.floats() | st.text(max_size=8),
     lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=5), one, max_size=3), max_leaves=5,
 )  # fmt: skip
 
@@ -197,6 +276,9 @@ def test_a_later_kind_counts_more_than_earlier_numbers():
     assert layered(first, {"kind": "remove"}) == {"blend_words": "cat", "kind": "remove"}
     assert layered(first, {"strength": 0.2}) == {"blend_words": "cat", "kind": "add", "strength": 0.2}
     assert layered(first, {"self_replace": 0.1}) == {**first, "self_replace": 0.1}
+    # a strength for all is for those pictures whose kind has one
+    assert layered({"strength": 0.2}, {"kind": "add"}) == {"kind": "add"}
+    assert layered({"strength": 0.2}, {"kind": "replace"}) == {"kind": "replace", "strength": 0.2}
     assert layered({"kind": "add"}, {"kind": "remove", "self_replace": 0.1}) == {"kind": "remove", "self_replace": 0.1}
 
 

@@ -3,15 +3,21 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nullinv_core.backends.diffusers.device import pick_device
+from nullinv_core.batch.jobs import read_value
 from nullinv_core.cli import console, edit, models, options, pictures
 from nullinv_core.errors import InputError
 from nullinv_core.photo.images import save_image, ssim
+from nullinv_core.prompt_to_prompt.kinds import chosen
+from nullinv_core.settings import EDIT, LISTS
 from nullinv_core.types import Event
 
 MISSING = [sys.executable, "-m", "nullinv_core", "reconstruct", "--inversion", "none", "--out", "x.png"]
@@ -19,7 +25,21 @@ MISSING = [sys.executable, "-m", "nullinv_core", "reconstruct", "--inversion", "
 
 def test_a_weight_follows_the_last_sign_of_equality():
     """Guards words that have such a sign themselves."""
-    assert options._weights(["a=b=2", "red=0.5"]) == {"a=b": 2.0, "red": 0.5}
+    assert options.edit_settings({"weights": ["a=b=2", "red=0.5"]}).weights == {"a=b": 2.0, "red": 0.5}
+
+
+@given(st.sampled_from([one.name for one in EDIT if one.kind in LISTS]), st.lists(st.text("a=,2. ", max_size=6)))
+def test_the_command_line_reads_lists_as_a_list_of_pictures_does(name, texts):
+    """Guards words, windows and weights: one reader, whether they come one by one or with commas between them."""
+
+    def read(work):
+        try:
+            return work()
+        except InputError as error:
+            return str(error)
+
+    typed = read(lambda: options.edit_settings({name: texts}))
+    assert typed == read(lambda: chosen({name: read_value(name, ",".join(texts))}))
 
 
 def test_the_fastest_device_is_taken(monkeypatch):
@@ -41,6 +61,19 @@ def test_models_of_a_file_are_folders_and_safetensors_of_this_computer(tmp_path)
     assert not models.is_local(os.path.relpath(tmp_path))
     # the same folder, as another computer's is written
     assert not models.is_local("/" + str(tmp_path)) and not models.is_local("\\" + str(tmp_path))
+
+
+@pytest.mark.parametrize("out", [".", "new/deep"])
+def test_what_is_in_a_folder_does_not_decide_whether_it_takes_files(tmp_path, monkeypatch, out):
+    """Guards --out: a folder or a pipe in it may have any name; nothing is left."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("file", "folder", "content", "lock"):
+        (tmp_path / name).mkdir()
+    models.check_folder(Path(out))
+    assert len(list(tmp_path.iterdir())) == 4
+    (tmp_path / "new").touch()
+    with pytest.raises(InputError, match='"new" is not a folder'):
+        models.check_folder(Path("new/deep"))
 
 
 @pytest.mark.parametrize(("share", "fits"), [(0.19, True), (0.21, False)])

@@ -18,11 +18,13 @@ from rich.console import Console
 from safetensors.torch import load_file, save, save_file
 
 from nullinv_core.batch.jobs import Defaults, read_jobs
-from nullinv_core.cli import main
+from nullinv_core.batch.run import Here
+from nullinv_core.cli import batch, main
 from nullinv_core.cli.console import in_blocks, shows_pictures
 from nullinv_core.errors import InputError
 from nullinv_core.families import FAMILIES
-from nullinv_core.files.exchange import read_exchanged
+from nullinv_core.files.exchange import _about, read_exchanged
+from nullinv_core.files.job_file import RUN
 from nullinv_core.files.store import load_inversion
 from nullinv_core.photo.images import save_image
 from nullinv_core.photo.preview import preview
@@ -88,6 +90,8 @@ def test_a_folder_becomes_a_data_set(command, inverted, folder, tmp_path):  # no
     assert small.shape == (5, 4, 3) and float(small.std()) > 1e-3
     assert command("inspect", file, "--thumbnail", tmp_path / "small.jpg")[0] == 2
     assert command("inspect", tmp_path / "none")[0] == 2
+    status, _, err = command("index", inverted, "--out", tmp_path / "index.txt")
+    assert status == 2 and 'index.txt" must end in .csv or .jsonl' in err
     bad.unlink()
 
 
@@ -102,6 +106,18 @@ def test_a_batch_is_checked_before_a_model_is_loaded(command, folder, tmp_path):
         ((folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--workers", "no"), "--workers must be"),
         ((folder, "--model", "demo", *out, "--job", tmp_path / "job.json"), "has a steps of the wrong kind"),
         ((folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--cross-replace", "3"), "cross replace"),
+        ((folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--edit", ""), "an edit is empty; say what"),
+        (
+            (folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--pictures", folder),
+            "leave out --pictures",
+        ),
+        *(
+            (
+                (folder, "--model", "demo", *out, "--prompt", "a", "--edit", "b", "--inner-steps", steps),
+                "lie in 1…100, not",
+            )
+            for steps in (0, 101)
+        ),
         ((tmp_path / "none", "--model", "demo", *out), "there is no folder and no .csv"),
     ):
         status, _, err = command("batch", *given)
@@ -143,6 +159,42 @@ def test_the_output_folder_is_not_searched_whatever_way_leads_there(tmp_path):
         assert [job.picture for job in read_jobs(pictures, Defaults("a", ("b",)), out=out).jobs] == ["a.png"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        *(({"model": value}, "a model of the wrong kind") for value in (5, None, ["demo"], {})),
+        ({"model": "\ud800"}, "bytes that are not text"),
+        *(({"steps": value}, "a steps of the wrong kind") for value in (True, 2.5, "2", None)),
+        *(({"guidance": value}, "a guidance of the wrong kind") for value in ("3", False)),
+        ({"guidance": 10**400}, "guidance must lie in 0.0…100.0, not 10*…$"),
+        ({"preset": 3}, "a preset of the wrong kind"),
+        ({"size": None}, "a size of the wrong kind"),
+        ({"keep_pixels": 1}, "a keep_pixels of the wrong kind"),
+    ],
+)
+def test_a_job_file_says_everything_of_the_run_in_its_kind(command, folder, tmp_path, wrong, said):  # noqa: F811
+    """Guards --job against files that somebody has changed: one sentence, whichever entry it is."""
+    job = {"format": "nullinv-batch-job", "version": 1, "prompt": PROMPT, "edits": [EDIT], "model": "none", **wrong}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    status, _, err = command("batch", folder, "--job", tmp_path / "job.json", "--out", tmp_path / "out")
+    assert status == 2 and re.search(said, err.strip()) and err.count("\n") == 1, err
+    assert set(RUN) == {"model", "steps", "guidance", "preset", "size", "keep_pixels"}
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("3", 3), ("2,1", 2), (" 2 , 1", 2), *((odd, 0) for odd in (
+    "", ",", "no", "-1", "0", "2.5", "9" * 5000,
+))])  # fmt: skip
+def test_threads_are_as_openmp_reads_them(monkeypatch, asked, threads):
+    """Guards OMP_NUM_THREADS: of a list the first number; what is none counts as not set."""
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert batch._workers("1", "cpu") == (Here, threads or torch.get_num_threads())
+    for wrong in ("0", "-1", "9" * 5000, "²", "two"):
+        with pytest.raises(InputError, match="--workers must be"):
+            batch._workers(wrong, "cpu")
+        with pytest.raises(InputError, match="--batch must be"):
+            batch._batch(wrong)
+
+
 def test_what_is_typed_wins_over_the_job_file_and_the_list_over_both(command, model_folder, folder, tmp_path):  # noqa: F811
     job = {"format": "nullinv-batch-job", "version": 1, "prompt": PROMPT, "edits": [EDIT], "steps": 2,
            "model": str(model_folder), "preset": "direct", "guidance": 3,
@@ -181,6 +233,11 @@ def test_an_export_comes_back_the_same(command, inverted, model_folder, tmp_path
     assert second.null.embeddings.equals(first.null.embeddings) and second.null.guidance == 2
     assert second.prompts == first.prompts and not second.null.pinned
     assert torch.allclose(second.trajectory.context.text, first.trajectory.context.text, atol=1e-5)
+    assert command("import", there, "--model", model_folder, "--out", back, "--device", "cpu", "--guidance", 5)[0] == 0
+    assert load_inversion(back).null.guidance == 5
+    for more in (("--image", file), ("--size", 64), ("--square",)):
+        status, _, err = command("import", there, "--model", model_folder, "--out", back, *more)
+        assert status == 2 and "leave out --image, --size and --square" in err, err
     status, _, err = command("reconstruct", "--inversion", back, "--out", tmp_path / "z.png", "--device", "cpu")
     assert status == 0, err
 
@@ -238,12 +295,21 @@ def test_what_cannot_be_exchanged_is_said(command, inverted, model_folder, tmp_p
         save_file(tensors, bad)
         status, _, err = command("import", bad, *given)
         assert status == 2 and said in err, err
+    save_file({"uncond_embeddings": embeddings}, bad, {"nullinv-export": json.dumps({"guidance": 10**400})})
+    status, _, err = command("import", bad, *given)
+    assert status == 2 and "guidance must be a number in 0…100, not 1000" in err, err
     assert not (tmp_path / "y.safetensors").exists()
     from nullinv_core.files.exchange import export
 
     for other, said in ((replace(found, null=None), "no null embeddings"), (replace(found, sizes=(8,) * 6), "SDXL")):
         with pytest.raises(InputError, match=said):
             export(tmp_path / "y.safetensors", other, "notebook")
+
+
+@pytest.mark.parametrize("odd", [None, [], 3, "x", {"prompt": 3, "guidance": "3"}, {"guidance": True}])
+def test_what_an_export_says_in_another_kind_counts_as_not_said(odd):
+    for header in (odd, {"__metadata__": odd}, {"__metadata__": {"nullinv-export": json.dumps(odd)}}):
+        assert _about(json.dumps(header).encode()) == ("", None)
 
 
 def test_a_picture_in_a_terminal_is_the_picture():

@@ -1,14 +1,16 @@
 """Pictures in and out: colour profiles, numbers of every kind, transparency, and what is refused."""
 
+import io
 import struct
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from nullinv_core.errors import InputError
 from nullinv_core.photo.images import (
@@ -237,6 +239,18 @@ def test_what_is_transparent_is_white(tmp_path):
     assert (load_image(tmp_path / "bit.png", 8) == 1).all()
 
 
+@pytest.mark.parametrize("clear", [0, 1, 300, 65535])
+def test_what_is_transparent_in_sixteen_bits_is_white(tmp_path, clear):
+    """Guards grey PNGs of 16 bits: one of their numbers may stand for what is transparent, and its neighbours not."""
+    numbers = np.array([[0, 1, 299, 300, 301, 65534, 65535]], np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name, notes, seen in (("plain", None, numbers), ("turned", exif, numbers[:, ::-1])):
+        Image.fromarray(numbers).save(tmp_path / f"{name}.png", transparency=clear, exif=notes)
+        found = np.asarray(read_picture(tmp_path / f"{name}.png"))[0, :, 0]
+        assert found.tolist() == np.where(seen == clear, 255, seen >> 8)[0].tolist()
+
+
 @given(arrays(np.float32, (1, 2, 3, 4), elements=st.floats(0, 1, width=32)))
 def test_tensors_with_alpha_are_over_white(pictures):
     """Guards IMAGEs with four channels, by Porter and Duff's "over"; others pass or are refused."""
@@ -260,6 +274,57 @@ def test_a_picture_in_hand_is_turned_upright(tmp_path):
         assert torch.equal(seen, load_image(tmp_path / "turned.png", 8, 8)) and seen.shape == (1, 16, 8, 3)
         assert picture.size == (16, 8)
     assert np.array_equal(bytes_of(seen[0]), np.rot90(np.asarray(wide), -1))
+
+
+NOTES = st.binary(max_size=60) | st.builds(
+    lambda start, directory, rest: start + struct.pack("<IH", 8, directory) + rest,
+    st.sampled_from([b"Exif\0\0II*\0", b"Exif\0\0MM\0*"]), st.integers(0, 4), st.binary(max_size=60),
+)  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(NOTES, st.sampled_from(["PNG", "WEBP", "JPEG", "hex"]))
+@example(b"Exif\0\0garbage-garbage", "PNG")
+@example(b"Exif\0\0garbage-garbage", "WEBP")
+@example(b"Exif\0\0garbage-garbage", "hex")
+@example(b"no digits", "hex")
+def test_a_picture_whose_notes_are_broken_is_read(notes, kind):
+    """Guards photos that some program wrote badly: notes that cannot be read count as none; others turn a picture."""
+    picture, content = Image.new("RGB", (8, 16), (200, 0, 0)), io.BytesIO()
+    if kind == "hex":
+        text = PngInfo()
+        text.add_text("Raw profile type exif", f"\nexif\n{len(notes):8}\n{'x' * notes.isascii()}{notes.hex()}\n")
+        picture.save(content, format="PNG", pnginfo=text)
+    else:
+        picture.save(content, format=kind, exif=notes, quality=100)
+    said, found = "", picture
+    try:
+        found = read_picture(io.BytesIO(content.getvalue()))
+    except InputError as error:
+        said = str(error)
+    assert not said or "claims more notes" in said
+    assert found.size in ((8, 16), (16, 8)) and abs(found.getpixel((0, 0))[0] - 200) < 4
+
+
+def test_a_picture_is_damaged_whatever_its_notes():
+    """Guards what broken notes may hide: pixels that cannot be decoded are refused beside them."""
+    content = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(content, format="PNG", exif=b"Exif\0\0garbage-garbage")
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        read_picture(io.BytesIO(content.getvalue()[:-200]))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("turned", range(10))
+def test_every_way_to_turn_a_picture_is_undone(turned, kind):
+    """Guards EXIF's eight orientations, by Pillow's own; numbers beyond them turn nothing."""
+    picture, content, exif = Image.effect_noise((5, 3), 50), io.BytesIO(), Image.Exif()
+    exif[0x0112] = turned
+    picture.save(content, format=kind, exif=exif)
+    with Image.open(io.BytesIO(content.getvalue())) as file:
+        upright = ImageOps.exif_transpose(file).convert("RGB")
+    found = read_picture(io.BytesIO(content.getvalue()))
+    assert found.size == upright.size and found.tobytes() == upright.tobytes()
 
 
 @settings(max_examples=30)

@@ -29,7 +29,7 @@ from nullinv_core.scores.pixels import gain, kept_measures, truth_measures
 from nullinv_core.scores.rules import DEFAULT, PNP, RULES, SIDE
 from nullinv_core.scores.score import COLUMNS, Scored, named_folders
 from nullinv_core.scores.statistics import DRAWS, EXACT, holm, interval, paired_p
-from nullinv_core.scores.tables import as_csv, as_latex, differences, tables
+from nullinv_core.scores.tables import as_csv, as_jsonl, as_latex, differences, tables
 
 from ..published import PACK
 
@@ -136,7 +136,8 @@ def test_the_published_rule_gives_the_published_figures(bench, command, tmp_path
         if wanted is None:
             assert not figures
             continue
-        own = figures["PSNR, kept"], figures["MSE, kept"] / 10_000, figures["SSIM, kept"]
+        decibels = inf if figures["PSNR, kept"] is None else figures["PSNR, kept"]
+        own = decibels, figures["MSE, kept"] / 10_000, figures["SSIM, kept"]
         for known in (wanted, PUBLISHED[row["method"], number]):
             assert own == pytest.approx(known, abs=1e-4)
         assert isinf(own[0]) == (row["method"] == "second" and number == 0)
@@ -386,8 +387,10 @@ def test_corrected_p_values_keep_their_order(p_values):
 ROWS = [
     Scored(method, str(edit), kind, {"MSE, kept": value, "SSIM, kept": 0.5})
     for method, shift in (("a_1 & b|c", 0.0), ("d", 1.0))
-    for edit, kind, value in ((0, "x", 2.0 + shift), (1, "y", 4.0 + 2 * shift), (2, "y", inf))
-]
+    for edit, kind, value in (
+        (0, "x", 2.0 + shift), (1, "y", 4.0 + 2 * shift), (2, "y", inf), (3, "y", inf if shift else 1.0),
+    )
+]  # fmt: skip
 
 
 def test_tables_have_every_mean_and_difference():
@@ -398,7 +401,10 @@ def test_tables_have_every_mean_and_difference():
     (mean,) = [one for one in lines if (one["method"], one["kind"], one["figure"]) == ("d", "x", "MSE, kept")]
     assert float(mean["mean"]) == 3 and mean["pictures"] == "1"
     (pair,) = [one for one in differences(ROWS) if one.figure == "MSE, kept"]
-    assert pair.mean == -1.5 and pair.count == 2 and pair.p == 0.5 and pair.p_holm == 1
+    # where both are infinite they are alike, where one is they differ infinitely
+    assert pair.mean == -1 and pair.count == 3 and pair.p == 0.5 and pair.p_holm == 1
+    _, *kept = [json.loads(line, parse_constant=pytest.fail) for line in as_jsonl(ROWS, DEFAULT, {}).splitlines()]
+    assert [row["figures"]["MSE, kept"] for row in kept] == [2, 4, None, 1, 3, 6, None, None]
     latex = as_latex(tables(ROWS, DEFAULT))
     assert r"a\_1 \& b|c" in latex and r"MSE, kept $\times$10$^4$ $\downarrow$" in latex and "↓" not in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 4

@@ -197,6 +197,10 @@ def test_words_come_one_by_one_or_separated_by_commas():
     first, second = (options.edit_settings({name: given[name] for name in names}) for given in (one, many))
     assert first.blend_words == second.blend_words == ["cat", "black dog"]
     assert first.word_windows == {"hat": (0.2, 0.8), "cat": 1.0} and second.weights == {"cat": 2.0}
+    for text, words in (("", []), (" ", []), ("cat,", ["cat"]), (",cat,,dog", ["cat", "dog"])):
+        assert options.edit_settings({"blend_words": [text]}).blend_words == words
+    assert options.edit_settings({"weights": [""]}).weights == {}
+    assert options.edit_settings({"weights": ["a=2,dog=3", "b=1"]}).weights == {"a": 2.0, "dog": 3.0, "b": 1.0}
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -212,8 +216,14 @@ def test_a_kind_on_the_command_line_brings_its_settings(kind):
 
     wanted = suited(kind, blend_words=["hat"] if words else (), exclude_words=["cat"])
     assert settings() == wanted
-    freer = suited(kind, 0.9, wanted.blend_words, wanted.exclude_words)
-    assert settings("--strength", "0.9") == freer and (freer != wanted) is (kind == "replace")
+    if kind == "replace":
+        freer = suited(kind, 0.9, wanted.blend_words, wanted.exclude_words)
+        assert settings("--strength", "0.9") == freer != wanted
+    else:
+        with pytest.raises(
+            InputError, match=f'strength is for the kind replace alone, and the kind is "{kind}"; leave'
+        ):
+            settings("--strength", "0.9")
     assert settings("--cross-replace", "0.8", "--mode", "refine") == replace(wanted, cross_replace=0.8, mode="refine")
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from nullinv_core import Context, InputError, Inversion, NullEmbeddings, Trajectory, load_inversion, save_inversion
 from nullinv_core.files.fingerprint import Fingerprint
 from nullinv_core.files.inversion_file import AXES, FIELDS, LARGEST_HEADER, check_tensors
+from nullinv_core.files.summary import index
 from nullinv_core.schedule import Schedule
 from nullinv_core.types import Pin
 
@@ -232,6 +233,18 @@ def test_a_header_that_is_no_header_is_a_sentence(tmp_path, header, message):
     save_file({"context": torch.zeros(1)}, tmp_path / "x.safetensors", {"inversion": header})
     with pytest.raises(InputError, match=message):
         load_inversion(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("odd", [None, [], 3, "x", True, {}, {"inversion": None}, {"inversion": 3}])
+def test_metadata_of_another_kind_is_a_sentence(tmp_path, odd):
+    """Guards loading, and lists of files: JSON of any kind may stand where an object is due."""
+    texts = [json.dumps(odd), json.dumps({"__metadata__": odd}), json.dumps({"__metadata__": {"inversion": str(odd)}})]
+    for number, header in enumerate(text.encode() for text in texts):
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(InputError, match=r"not an inversion|not a whole safetensors|damaged header"):
+            load_inversion(path)
+    assert [bool(row.why) for row in index(tmp_path)] == [True] * 3
 
 
 def test_a_header_of_megabytes_is_not_read(tmp_path):

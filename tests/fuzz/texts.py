@@ -8,12 +8,11 @@ from transformers import CLIPTokenizer
 from nullinv_core import EditSettings, batch_edits
 from nullinv_core.backends.diffusers import DEMO_MODEL
 from nullinv_core.backends.diffusers.text import TextEncoder
-from nullinv_core.cli.options import _weights
 from nullinv_core.families import FAMILIES
 from nullinv_core.prompt_to_prompt.alignment import align_tokens, explain
 from nullinv_core.prompt_to_prompt.edit import plan_edits
 from nullinv_core.prompt_to_prompt.emphasis import MOST_LETTERS, parse, without_marks
-from nullinv_core.prompt_to_prompt.lists import take_windows, word_list
+from nullinv_core.prompt_to_prompt.lists import take_weights, take_windows, word_list
 
 PIECES = [
     "(", ")", "\\(", "\\)", "\\", ":", ":1.5)", ":-2)", ":nan)", ":1e400)", ":1e39)", "[", "]", "=", "=0.4",
@@ -55,7 +54,7 @@ def settings(rng):
         mode=rng.choice(["auto", "replace", "refine"]), cross_replace=window(rng), self_replace=rng.random(),
         focus_from=rng.random(), fresh_noise=rng.random(), variant=mostly(rng, [0, 1, 2**63 - 1], 2**63, -1),
         word_windows=take_windows(mostly(rng, ["", "", "cat=0.4", "a=0.2-0.8,red=1"], text(rng))),
-        weights=_weights(mostly(rng, [[], [], ["cat=2.0"]], ["red=1e308"], [text(rng)])),
+        weights=take_weights(mostly(rng, ["", "", "cat=2.0"], "red=1e308", text(rng))),
         **{name: word_list(mostly(rng, ["", "", "", "cat", "red, a"], "zebra", text(rng)))
            for name in ("blend_words", "exclude_words", "steady_words")},
     )  # fmt: skip
