@@ -76,8 +76,10 @@ def beside_random_noise(photo: Photo, guidance: float) -> Tensor:
     trajectory = Trajectory(photo.latents.expand(steps + 1, *photo.latents.shape), photo.source, photo.schedule)
     free = [replace(plan.settings, cross_replace=0.0, self_replace=0.0, fresh_noise=0.0) for plan in photo.plans]
     plans = [[plan_edit(p.source, p.prompt, steps, own)] for p, own in zip(photo.plans, free, strict=True)]
+    # where no attention is replaced, a word's weight is in its encoding
+    edited = photo.model.encode_prompts([plan.prompt for (plan,) in plans]).to(photo.edited)
     sampling = Sampling(guidance, path=RANDOM, skipped=SKIPPED)
-    found = edit(photo.denoiser, trajectory, photo.empty[0], photo.edited[:, None], batch_edits(plans), sampling)
+    found = edit(photo.denoiser, trajectory, photo.empty[0], edited[:, None], batch_edits(plans), sampling)
     return found.latents[:, 0]
 
 

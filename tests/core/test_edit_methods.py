@@ -137,6 +137,18 @@ def test_regions_of_words_are_read_under_any_guidance(photo, name):
         assert METHODS[name](replace(alone, plans=plans), guidance).isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["direct", "edit-friendly + P2P"])
+def test_a_weight_counts_in_our_methods(photo, name):
+    """Guards reweighting edits, whether attention is replaced or not."""
+    alone = part_of(photo, 0)
+    (plan,) = alone.plans
+    found = []
+    for weight in (1.0, 3.0):
+        weighed = plan_edit(plan.source, plan.prompt, STEPS, EditSettings(weights={"blue": weight}))
+        found.append(METHODS[name](replace(fresh(alone), plans=(weighed,)), 2.0))
+    assert (found[0] - found[1]).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("name", ["proximal", "AIDI"])
 def test_a_guidance_of_one_is_no_special_case(photo, name):
     """Guards others' guidance where the sampler asks for nothing without text."""
