@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ LARGEST = 8 * 2**30
 LARGEST_HEADER = 2**20
 """Most bytes of what a file says of its tensors, with its metadata."""
 FEWER = "invert fewer pictures at once"
+TOO_LARGE = f'"{{}}" is larger than {LARGEST / 2**30:g} GB; {FEWER}'
 PRECISIONS = ("float32", "bfloat16", "float16")
 SIZES = 6
 """Numbers that SDXL is told: the picture's width and height as it was, its crop, its width and height as it is."""
@@ -70,7 +72,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises InputError that says what is wrong with the file.
     """
-    tensors, header = read_tensors(path, "inversion", "invert the image again")
+    # a large file of another kind is not read for its first words
+    tensors, header = read_tensors(path, "inversion", "invert the image again", lambda header: _metadata(path, header))
     metadata = _metadata(path, header)
     try:
         check_tensors(tensors)
@@ -80,9 +83,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
-def read_tensors(path: Path, what: str, remedy: str) -> tuple[dict[str, Tensor], bytes]:
+def read_tensors(
+    path: Path, what: str, remedy: str, check: Callable[[bytes], object] = bool
+) -> tuple[dict[str, Tensor], bytes]:
     """Tensors of a safetensors file and its header, in memory of their own. ``what``: it should be, for people;
-    ``remedy``: what to do about a damaged one.
+    ``remedy``: what to do about a damaged one; ``check``: of the header, before the rest is read.
 
     Raises InputError for a file that is missing, too large or damaged.
     """
@@ -90,16 +95,22 @@ def read_tensors(path: Path, what: str, remedy: str) -> tuple[dict[str, Tensor],
         raise InputError(f'there is no {what} file "{path}"')
     try:
         with path.open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
                 raise InputError(f'there is no {what} file "{path}"')
+            if found.st_size > LARGEST:
+                raise InputError(TOO_LARGE.format(path))
+            length = int.from_bytes(file.read(8), "little")
+            if length <= found.st_size - 8:
+                if length > LARGEST_HEADER:
+                    raise InputError(f'"{path}" is a safetensors file but not an {what}')
+                check(file.read(length))
+            file.seek(0)
             data = file.read(LARGEST + 1)
     except OSError as error:
         raise InputError(f'"{path}" cannot be read ({error.strerror})') from error
     if len(data) > LARGEST:
-        raise InputError(f'"{path}" is larger than {LARGEST / 2**30:g} GB; {FEWER}')
-    length = int.from_bytes(data[:8], "little")
-    if LARGEST_HEADER < length <= len(data) - 8:
-        raise InputError(f'"{path}" is a safetensors file but not an {what}')
+        raise InputError(TOO_LARGE.format(path))
     try:
         tensors = load(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -300,6 +301,20 @@ def test_a_truncated_file_is_refused(tmp_path_factory, length):
     (folder / "x.safetensors").write_bytes(whole[: min(length, len(whole) - 1)])
     with pytest.raises(InputError, match=r"not a whole safetensors file \(\w+ \w+.*\)"):
         load_inversion(folder / "x.safetensors")
+
+
+def test_a_checkpoint_is_refused_unread(tmp_path):
+    """Guards memory: a folder may hold models of gigabytes beside its inversions. These four are a hole."""
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [2**30], "data_offsets": [0, 2**32]}}).encode()
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2**32)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="but not an inversion"):
+        load_inversion(tmp_path / "model.safetensors")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**22
 
 
 def test_a_file_too_large_is_refused_unread(tmp_path, monkeypatch):
