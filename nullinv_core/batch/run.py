@@ -17,7 +17,7 @@ from ..files.ordinary import open_ordinary
 from ..photo.picture_file import LARGEST_FILE
 from . import journal, manifest
 from .compute import SIZES, About, Options, Outcome, Picture, Worker, files_of, size_on_disk
-from .jobs import MOST_EDITS, Job, Jobs
+from .jobs import MOST_EDITS, Job, Jobs, real
 from .journal import Journal, Row
 from .plan import Group, Size, plan
 
@@ -188,7 +188,7 @@ def _clear(row: Row | None, out: Path) -> None:
     own = files_of(Job(row.name, "", "", ("",) * MOST_EDITS), inversions=True)
     try:
         for name in set(row.files or ()) & set(own):
-            (out / name).unlink(missing_ok=True)
+            _inside(out, name).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f'cannot remove "{short(str(error.filename))}": {error.strerror}') from error
 
@@ -283,7 +283,7 @@ def write(out: Path, name: str, content: bytes) -> None:
     The journal's lock keeps others out, so one name for what is being written is enough; ``whole_file`` would list a
     folder of many thousand pictures for each.
     """
-    path = out / name
+    path = _inside(out, name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # made here, so that it is no link that somebody else has put there
@@ -295,3 +295,11 @@ def write(out: Path, name: str, content: bytes) -> None:
         os.replace(out / WRITING, path)
     except OSError as error:
         raise InputError(f'cannot write "{short(str(path))}": {error.strerror}') from error
+
+
+def _inside(out: Path, name: str) -> Path:
+    """The place of a file of the output folder; raises InputError where a link leads out of it."""
+    path = out / name
+    if not Path(real(path.parent)).is_relative_to(real(out)):
+        raise InputError(f'"{short(str(path.parent))}" leads out of the folder by a link; remove the link')
+    return path

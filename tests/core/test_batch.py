@@ -292,6 +292,21 @@ def test_links_in_the_output_folder_are_replaced_and_not_followed(tmp_path):
     assert not (tmp_path / "out" / "edited" / "000.png").is_symlink()
 
 
+@pytest.mark.parametrize("name", ["edited", "edited/x"])
+def test_a_linked_folder_leads_nowhere(tmp_path, name):
+    """Guards folders elsewhere: what is written stays in the output folder."""
+    jobs, out = jobs_in(tmp_path / "in", 2), tmp_path / "out"
+    (tmp_path / "else").mkdir()
+    (out / name).parent.mkdir(parents=True)
+    (out / name).symlink_to(tmp_path / "else")
+    with pytest.raises(InputError, match="leads out of the folder by a link"):
+        run.run(jobs, OPTIONS, out, Fake)
+    assert not list((tmp_path / "else").iterdir())
+    # the output folder itself may be a link
+    (tmp_path / "way").symlink_to(tmp_path / "else")
+    assert {row.state for row in run.run(jobs, OPTIONS, tmp_path / "way", Fake)[0].values()} == {"done"}
+
+
 def test_a_journal_of_a_stranger_leads_nowhere(tmp_path):
     """Guards an output folder from elsewhere: names in its journal stay in the folders, or are refused."""
     jobs = jobs_in(tmp_path / "in", 2)
