@@ -41,8 +41,8 @@ class PhotoAttention(InputEdit):
     """Plug-and-play: self-attention is the photo's."""
 
     def wants(self, layer: Layer, size: tuple[int, int]) -> bool:
-        """See ``finer``."""
-        return layer.part == "self" and finer(layer)
+        """All of the decoder's but the first."""
+        return (layer.part, layer.stage) == ("self", "up") and (layer.block, layer.index) != (0, 0)
 
     def rewrite(self, query: Tensor, key: Tensor, value: Tensor, here: Here) -> tuple[Tensor, Tensor, Tensor]:
         """The photo's queries and keys."""
@@ -50,7 +50,7 @@ class PhotoAttention(InputEdit):
 
 
 class PhotoFeatures(FeatureEdit):
-    """Plug-and-play: features of the decoder's layer at two fifths of its depth (the authors' fourth of twelve)."""
+    """Plug-and-play: features of the decoder's layer at two fifths of its depth (the authors' fifth of twelve)."""
 
     def wants(self, layer: Layer, size: tuple[int, int]) -> bool:
         """The first of the finer ones."""
@@ -97,7 +97,7 @@ def _beside_photo(photo: Photo, guidance: float, attention: list[AttentionEdit])
     latents = trajectory.noisiest
     edits = EditBatch(tuple((plan, plan) for plan in photo.plans), tuple(attention)).to(latents.device)
     empty = photo.empty.expand(len(photo.source))
-    contexts = stack([empty, empty, photo.edited], 1).map(lambda each: each.flatten(0, 1))
+    contexts = stack([empty, empty, photo.asked], 1).map(lambda each: each.flatten(0, 1))
     size = (latents.shape[-2], latents.shape[-1])
     # none is read: no layer has a grid of no positions
     maps = AttentionMaps((0, 0))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
+from math import exp, sqrt
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import conv2d, interpolate, pad
 
 from nullinv_core.context import Context, cat
 from nullinv_core.denoiser import check_finite, no_gradients
@@ -21,8 +21,9 @@ from .edit_photo import Photo
 
 SKIPPED = 0.36
 """Edit-friendly inversion: the share of the noisiest steps that is left out; its authors' 36 of 100."""
-LEDITS_SKIPPED, MASKED = 0.15, 0.75
-"""LEDITS++: the same, and the quantile above which a concept's guidance counts."""
+LEDITS_SKIPPED, MASKED, BY_WORDS = 0.15, 0.75, 800
+"""LEDITS++: the same, the quantile above which a concept's guidance counts, and the timestep beyond which the attention
+to its words decides alone."""
 
 
 def noise_maps(photo: Photo, contexts: Context) -> tuple[Tensor, Tensor]:
@@ -71,7 +72,7 @@ def edit_friendly(photo: Photo, guidance: float) -> Tensor:
 
 def _guided(photo: Photo, latents: Tensor, step: int, guidance: float) -> Tensor:
     level = photo.schedule.level(step)
-    contexts = cat([photo.empty.expand(len(photo.edited)), photo.edited])
+    contexts = cat([photo.empty.expand(len(photo.asked)), photo.asked])
     predicted = check_finite(photo.denoiser(latents.repeat(2, 1, 1, 1), level, contexts), level, step)
     null, text = predicted.chunk(2)
     return guide(null, text, guidance)
@@ -88,22 +89,20 @@ def ledits(photo: Photo, guidance: float) -> Tensor:
     """
     empty = photo.empty.expand(len(photo.source))
     noisy, maps = photo.once("LEDITS++", lambda: noise_maps(photo, empty))
-    contexts = cat([empty, photo.edited, photo.source])
     added, removed = own_tokens(photo)
-    own, signs = (added, removed * ~added.any(1, keepdim=True)), (1.0, -1.0)
+    adds = added.any(1)
+    concepts = photo.asked.where(adds, photo.source)
+    contexts, tokens = cat([empty, concepts]), added.where(adds[:, None], removed)
+    sign = torch.where(adds, 1.0, -1.0)[:, None, None, None].to(photo.latents)
 
     def guided(latents: Tensor, step: int) -> Tensor:
         level, size = photo.schedule.level(step), (latents.shape[-2], latents.shape[-1])
-        reader = AttentionReader(AttentionMaps(map_grid(*size)), slice(0, 3 * len(latents)))
-        predicted = photo.denoiser(latents.repeat(3, 1, 1, 1), level, contexts, reader)
-        null, *concepts = check_finite(predicted, level, step).chunk(3)
-        looked_at = reader.maps.mean()[:, 0].chunk(3)[1:]
-        epsilon = null
-        for concept, attention, tokens, sign in zip(concepts, looked_at, own, signs, strict=True):
-            asked = concept - null
-            inside = implicit_mask(asked, attention, tokens, size)
-            epsilon = epsilon + sign * guidance * inside * asked
-        return epsilon
+        reader = AttentionReader(AttentionMaps(map_grid(*size)), slice(0, 2 * len(latents)))
+        predicted = photo.denoiser(latents.repeat(2, 1, 1, 1), level, contexts, reader)
+        null, concept = check_finite(predicted, level, step).chunk(2)
+        looked_at = reader.maps.mean()[:, 0].chunk(2)[1]
+        inside = implicit_mask(concept - null, looked_at, tokens, size, level.timestep > BY_WORDS)
+        return null + sign * guidance * inside * (concept - null)
 
     return along_noise(photo, noisy, maps, LEDITS_SKIPPED, guided)
 
@@ -122,16 +121,25 @@ def own_tokens(photo: Photo) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def implicit_mask(asked: Tensor, attention: Tensor, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+def implicit_mask(
+    asked: Tensor, attention: Tensor, tokens: Tensor, size: tuple[int, int], by_words: bool = False
+) -> Tensor:
     """Where a concept acts, 0 or 1, (B, C, h, w): where its tokens are looked at most and its guidance is largest.
 
-    ``attention``: (B, grid h, grid w, tokens). Nowhere for a picture without tokens.
+    ``attention``: (B, grid h, grid w, tokens). ``by_words``: by the first alone. Nowhere for a picture without tokens.
     """
     looked_at = (attention * tokens[:, None, None]).sum(-1)[:, None]
-    looked_at = interpolate(_largest(looked_at), size=size)
-    strong = _largest(asked.abs().sum(1, keepdim=True))
+    looked_at = interpolate(_largest(smoothed(looked_at)), size=size)
+    strong = torch.ones_like(looked_at) if by_words else _largest(asked.abs().sum(1, keepdim=True))
     known = tokens.any(1)[:, None, None, None]
     return (looked_at * strong * known).expand_as(asked)
+
+
+def smoothed(values: Tensor) -> Tensor:
+    """Values (B, 1, h, w) blurred over 3×3, with weights e^-1, 1, e^-1 along each side, as diffusers' pipeline does."""
+    weights = values.new_tensor([exp(-1), 1, exp(-1)])
+    kernel = torch.outer(weights, weights) / weights.sum() ** 2
+    return conv2d(pad(values, (1, 1, 1, 1), mode="reflect"), kernel[None, None])
 
 
 def _largest(values: Tensor) -> Tensor:
@@ -148,7 +156,7 @@ def virtual_inversion(photo: Photo, guidance: float) -> Tensor:
     difference is between blurred ones at first and sharpens as the noise falls.
     """
     schedule, clean, difference = photo.schedule, photo.latents, torch.zeros_like(photo.latents)
-    contexts = cat([photo.source, photo.empty.expand(len(photo.edited)), photo.edited])
+    contexts = cat([photo.source, photo.empty.expand(len(photo.asked)), photo.asked])
     with no_gradients():
         for step in range(schedule.steps, 0, -1):
             level = schedule.level(step)

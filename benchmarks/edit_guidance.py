@@ -24,10 +24,11 @@ QUANTILE, CLOSE_TO_CLEAN = 0.7, 400
 
 @dataclass(frozen=True)
 class Proximal:
-    """Proximal guidance (Han et al. 2023, arXiv 2306.05414, eq. 7 and algorithm 1), hard thresholding.
+    """Proximal guidance (Han et al. 2023, arXiv 2306.05414, eq. 7 and algorithm 1), as its authors' code has it.
 
-    Guidance ε(C) - ε(∅) below its own quantile is left out. Near the clean end, what is not guided (and not beside
-    what is) follows the photo's trajectory: inversion guidance, eq. 10.
+    Guidance ε(C) - ε(∅) is made smaller by its own quantile, and what is below that is left out. Near the clean end,
+    what is still guided by less than the quantile, and not beside more, follows the photo's trajectory: inversion
+    guidance, eq. 10.
     """
 
     denoiser: Denoiser
@@ -47,12 +48,12 @@ class Proximal:
             source = self.trajectory.context.map(lambda each: each.repeat_interleave(2, 0))
             predicted = torch.cat([self.denoiser(latents, level, source, unconditional=len(latents)), predicted])
         null, text = predicted.chunk(2)
-        guidance = text - null
         # of both branches of a picture together, as the authors have it
-        size = guidance.abs().unflatten(0, (-1, 2))
-        threshold = torch.stack([one.quantile(QUANTILE) for one in size.flatten(1)])[:, None, None, None, None]
-        guided = (size > threshold).flatten(0, 1)
-        guidance = guidance * guided
+        guidance = (text - null).unflatten(0, (-1, 2))
+        quantiles = [one.quantile(QUANTILE) for one in guidance.abs().flatten(1)]
+        threshold = torch.stack(quantiles)[:, None, None, None, None]
+        guidance = guidance - guidance.clamp(-threshold, threshold)
+        guided, guidance = (guidance.abs() > threshold).flatten(0, 1), guidance.flatten(0, 1)
         if level.timestep < CLOSE_TO_CLEAN:
             step = self.trajectory.schedule.timesteps.index(level.timestep) + 1
             following = self.trajectory.latents[step - 1].repeat_interleave(2, 0)
@@ -84,6 +85,6 @@ class Blended:
         mean, size = attention.maps.mean(), (latents.shape[-2], latents.shape[-1])
         for b, (edit,) in enumerate(attention.edits.edits):
             if uses_blend(edit):
-                inside = blend_mask(mean[b], edit, size)
+                inside = blend_mask(mean[b], edit, size, bool(edit.exclude_window[attention.index]))
                 null[b, 1] = torch.where(inside, null[b, 1], text[b, 1])
         return torch.cat([null.flatten(0, 1), text.flatten(0, 1)])

@@ -76,22 +76,20 @@ def beside_random_noise(photo: Photo, guidance: float) -> Tensor:
     trajectory = Trajectory(photo.latents.expand(steps + 1, *photo.latents.shape), photo.source, photo.schedule)
     free = [replace(plan.settings, cross_replace=0.0, self_replace=0.0, fresh_noise=0.0) for plan in photo.plans]
     plans = [[plan_edit(p.source, p.prompt, steps, own)] for p, own in zip(photo.plans, free, strict=True)]
-    # where no attention is replaced, a word's weight is in its encoding
-    edited = photo.model.encode_prompts([plan.prompt for (plan,) in plans]).to(photo.edited)
     sampling = Sampling(guidance, path=RANDOM, skipped=SKIPPED)
-    found = edit(photo.denoiser, trajectory, photo.empty[0], edited[:, None], batch_edits(plans), sampling)
+    found = edit(photo.denoiser, trajectory, photo.empty[0], photo.asked[:, None], batch_edits(plans), sampling)
     return found.latents[:, 0]
 
 
 def ddim_prompt_swap(photo: Photo, guidance: float) -> Tensor:
     """DDIM inversion, then sampling with the other prompt."""
-    return reconstruct(photo.denoiser, photo.trajectory("ddim"), photo.empty[0], guidance, photo.edited)
+    return reconstruct(photo.denoiser, photo.trajectory("ddim"), photo.empty[0], guidance, photo.asked)
 
 
 def null_text_prompt_swap(photo: Photo, guidance: float) -> Tensor:
     """The authors' null embeddings, then sampling with the other prompt, without attention control."""
     null = photo.null("paper", guidance)
-    return reconstruct(photo.denoiser, photo.trajectory("ddim"), null, guidance, photo.edited)
+    return reconstruct(photo.denoiser, photo.trajectory("ddim"), null, guidance, photo.asked)
 
 
 def sdedit(strength: float) -> Method:
@@ -113,7 +111,7 @@ def from_noise(photo: Photo, guidance: float) -> Tensor:
 
 
 def _sampled(photo: Photo, noisy: Tensor, schedule: Schedule, guidance: float) -> Tensor:
-    trajectory = Trajectory(noisy.expand(schedule.steps + 1, *noisy.shape), photo.edited, schedule)
+    trajectory = Trajectory(noisy.expand(schedule.steps + 1, *noisy.shape), photo.asked, schedule)
     return reconstruct(photo.denoiser, trajectory, photo.empty[0], guidance)
 
 
@@ -136,9 +134,9 @@ METHODS: dict[str, Method] = {
     "MasaCtrl": masactrl,
     "plug-and-play": plug_and_play,
     "edit-friendly": edit_friendly,
-    "edit-friendly + P2P": beside_random_noise,
+    "random path": beside_random_noise,
     "LEDITS++": ledits,
-    "InfEdit": virtual_inversion,
+    "virtual inversion": virtual_inversion,
     "DDIM + P2P": ddim_prompt_to_prompt,
     "DDIM + prompt": ddim_prompt_swap,
     "null-text + prompt": null_text_prompt_swap,

@@ -30,7 +30,8 @@ Cost = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """B encoded pictures with the contexts of their prompts; ``empty``: of the empty text, once.
+    """B encoded pictures with the contexts of their prompts; ``empty``: of the empty text, once. ``edited``: for
+    Prompt-to-Prompt, which gives words their weights by attention; ``asked``: the same with these weights in it.
 
     ``reconstructed``: (B, H, W, 3), decoded as they are. ``denoiser`` counts what runs through the network. ``made``:
     what several methods need, made once (see ``once``).
@@ -42,6 +43,7 @@ class Photo:
     reconstructed: Tensor
     source: Context
     edited: Context
+    asked: Context
     empty: Context
     schedule: Schedule
     plans: tuple[Edit, ...]
@@ -120,9 +122,12 @@ def photo_of(model: DiffusersModel, tasks: Sequence[EditTask]) -> Photo:
     empty = model.encode_prompts([model.prompt("")])
     latents = model.encode_image(torch.stack([torch.from_numpy(task.source) for task in tasks]))
     plans = tuple(plan_edit(a, b, STEPS, task.settings) for a, b, task in zip(before, after, tasks, strict=True))
+    # where no attention is replaced, a word's weight is in its encoding
+    plain = [replace(plan.settings, cross_replace=0.0, word_windows={}) for plan in plans]
+    asked = [plan_edit(a, b, STEPS, own).prompt for a, b, own in zip(before, after, plain, strict=True)]
     return Photo(
-        model, tuple(tasks), latents, model.decode(latents), source, edited, empty, model.schedule(STEPS), plans,
-        Counted(model.denoiser),
+        model, tuple(tasks), latents, model.decode(latents), source, edited, model.encode_prompts(asked), empty,
+        model.schedule(STEPS), plans, Counted(model.denoiser),
     )  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def write_report(
         decoded, kept = ([row for row in some if row.photo_kept == own] for own in (False, True))
         judged = [by_kind(kept)] if any(row.scores.right is not None for row in kept) else []
         tables += [
-            f"## Guidance {title}", "As decoded:", by_method(decoded),
+            f"## Guidance {title}", "As decoded:", by_method(decoded), by_pairs(decoded, DEFAULT),
             "With the photo's own pixels where the picture hardly differs:", by_method(kept), *judged,
             by_pairs(kept, DEFAULT),
         ]  # fmt: skip
@@ -213,15 +213,15 @@ def _same(task: EditTask) -> EditTask:
 
 
 def _tuned(folder: Path) -> dict[str, float]:
-    """Each method's best guidance by the rows of a tuning run; none of a method that was not done with a scene."""
+    """Each method's best guidance by the rows of a tuning run, on the scenes that all of them have; none of a method
+    that was not run at every guidance."""
     _, records = read_records(folder / "edit_quality.jsonl")
-    guidances = {record["guidance"] for record in records if record["method"] not in UNGUIDED}
-    found: dict[str, float] = {}
-    for method, own in grouped([row_from(record) for record in records], lambda row: row.method).items():
-        whole = complete(own)
-        if method in UNGUIDED or {row.guidance for row in whole} == guidances:
-            found |= best_guidance(whole)
-    return found
+    rows = [row_from(record) for record in records]
+    guided = grouped([row for row in rows if row.method not in UNGUIDED], lambda row: row.method)
+    guidances = {row.guidance for own in guided.values() for row in own}
+    whole = [own for own in guided.values() if {row.guidance for row in own} == guidances]
+    alone = [row for row in rows if row.method in UNGUIDED]
+    return best_guidance([*complete([row for own in whole for row in own]), *alone])
 
 
 def _rows(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:

@@ -17,6 +17,7 @@ from nullinv_core.scores.statistics import interval, share_interval
 from nullinv_core.scores.tables import markdown_table
 
 from .edit_cases import SINGLE
+from .edit_methods import UNGUIDED
 from .edit_scores import Scores, scores_from
 
 MARKERS = "osD^v<>PX*hd"
@@ -87,9 +88,10 @@ def guidance_table(rows: Sequence[Row]) -> str:
 
 
 def front(rows: Sequence[Row]) -> set[str]:
-    """Methods that no other beats in both what is kept and how many edits are right."""
+    """Methods that no other beats in both what is kept and how many edits are right; one that edits nothing keeps all
+    and does not count."""
     points = {}
-    for name, own in grouped(rows, named).items():
+    for name, own in grouped([row for row in rows if row.method not in UNGUIDED], named).items():
         kept, right = mean_of(own, "kept.psnr"), mean_of(own, "right")
         if kept is not None and right is not None:
             points[name] = (kept[0], right[0])

@@ -63,6 +63,12 @@ class Context:
         pooled = None if self.pooled is None else self.pooled.expand(*leading, self.pooled.shape[-1])
         return Context(self.text.expand(*leading, *self.text.shape[-2:]), pooled)
 
+    def where(self, chosen: Tensor, other: Context) -> Context:
+        """Of many texts those that are ``chosen``, bool (B,), and the others of another context."""
+        each = (tensor.where(chosen.view(-1, *(1,) * (tensor.ndim - 1)), there)
+                for tensor, there in zip(self.tensors, other.tensors, strict=True))  # fmt: skip
+        return Context(*each)
+
     def lengthened(self, tokens: int) -> Context:
         """The same texts, repeated up to so many tokens, which changes no attention.
 
