@@ -221,7 +221,9 @@ def _tuned(folder: Path) -> dict[str, float]:
     guidances = {row.guidance for own in guided.values() for row in own}
     whole = [own for own in guided.values() if {row.guidance for row in own} == guidances]
     alone = [row for row in rows if row.method in UNGUIDED]
-    return best_guidance([*complete([row for own in whole for row in own]), *alone])
+    shared = complete([row for own in whole for row in own])
+    print(f"guidances by the {len({row.task for row in shared})} tuning scenes that every method has")
+    return best_guidance([*shared, *alone])
 
 
 def _rows(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:

@@ -135,7 +135,7 @@ def embedded(
 
     def job(denoiser: Denoiser, clean: Tensor) -> tuple[NullEmbeddings, Tensor]:
         trajectory = inversion.trajectory.to(clean.device)
-        if recipe.optimization is not None:
+        if recipe.optimizes(guidance):
             check(denoiser, trajectory)
         null_context = as_long.to(clean.device)
         null, reached = embed(denoiser, trajectory, null_context, recipe, guidance, callback, model.only_text_differs)

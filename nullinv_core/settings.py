@@ -87,7 +87,7 @@ class Setting:
     def check(self, value: Any) -> None:
         """Raise InputError for a value out of range."""
         spoken = self.name.replace("_", " ")
-        if self.kind == "choice" and self.choices and value not in self.choices():
+        if self.kind == "choice" and self.choices and (not isinstance(value, str) or value not in self.choices()):
             raise InputError(f'{spoken} must be one of {", ".join(self.choices())}, not "{short(str(value))}"')
         if self.kind == "window":
             _check_window(spoken, value)
@@ -347,7 +347,7 @@ KIND = Setting(
 BY_KIND = (
     replace(KIND, default=None, help="What the edit does. It chooses settings for you; those that you give yourself "
     "count more. Without it, the defaults hold."),
-    replace(STRENGTH, default=None, help=f"{STRENGTH.help} By default {STRENGTH.default:g}."),
+    replace(STRENGTH, default=None, help=f"{STRENGTH.help} With a kind, {STRENGTH.default:g} by default."),
 )  # fmt: skip
 """What stands for several settings of an edit, on the command line and in lists."""
 SIZE = Setting(

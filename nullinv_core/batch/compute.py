@@ -174,7 +174,7 @@ class Worker:
 
     def _probe(self, size: Size, edits: int, count: int) -> tuple[float, bool]:
         """Seconds of what a step of so many pictures costs, and whether twice as many have room."""
-        model, gradients = self.model, self.options.recipe.optimization is not None
+        model, gradients = self.model, self.options.recipe.optimizes(self.options.guidance)
         width, height = (side // model.factor for side in size)
         rows, cuda = count * (1 + 2 * max(edits, 1)), model.device.type == "cuda"
         channels = model.denoiser.unet.config.in_channels

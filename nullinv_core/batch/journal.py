@@ -76,13 +76,17 @@ class Journal:
         found = self._database.execute(
             "SELECT name, digest, of_group, state, sentence, files, seconds, picture FROM jobs"
         )
-        return {
-            name: Row(name, digest, group, state, sentence, _read(files), seconds, picture)
-            for name, digest, group, state, sentence, files, seconds, picture in found
-        }
+        rows = {}
+        for name, digest, group, state, sentence, text, seconds, picture in found:
+            files = _read(text)
+            if not isinstance(files, dict) or not isinstance(picture, str):
+                raise InputError(DAMAGED.format(f'"{short(str(name))}" is of another kind'))
+            rows[name] = Row(name, digest, group, state, sentence, files, seconds, picture)
+        return rows
 
-    def add(self, groups: Sequence[Group]) -> None:
-        """Groups that were planned now. A job takes the place of an earlier one of its name."""
+    def add(self, groups: Sequence[Group], pictures: Mapping[str, str]) -> None:
+        """Groups that were planned now, by the ``pictures`` of their jobs' names, as in ``Row``. A job takes the place
+        of an earlier one of its name."""
         with self._database:
             for group in groups:
                 records = json.dumps([job.record() for job in group.jobs])
@@ -90,8 +94,9 @@ class Journal:
                     "INSERT INTO groups (size, jobs) VALUES (?, ?)", (json.dumps(group.size), records)
                 )
                 self._database.executemany(
-                    "INSERT OR REPLACE INTO jobs (name, digest, of_group, state) VALUES (?, ?, ?, 'waiting')",
-                    [(job.name, job.digest, made.lastrowid) for job in group.jobs],
+                    "INSERT OR REPLACE INTO jobs (name, digest, of_group, picture, state) "
+                    "VALUES (?, ?, ?, ?, 'waiting')",
+                    [(job.name, job.digest, made.lastrowid, pictures[job.name]) for job in group.jobs],
                 )
 
     def group(self, number: int) -> Group:

@@ -103,7 +103,8 @@ def run(
             return made
 
         rows = book.rows()
-        new = [job for job in jobs.jobs if _is_new(jobs, job, rows.get(job.name))]
+        new, touched = _news(jobs, rows)
+        book.record(touched)
         if new or not known:
             about = ready().about()
         if about is not None and known:
@@ -115,7 +116,8 @@ def run(
         if new:
             for job in new:
                 _clear(rows.get(job.name), out)
-            book.add(plan(new, [_size(jobs, job, about) for job in new], known["batch"]))
+            seen = {job.name: " ".join(_stamp(jobs, job)) for job in new}
+            book.add(plan(new, [_size(jobs, job, about) for job in new], known["batch"]), seen)
             rows = book.rows()
         rows = {job.name: rows[job.name] for job in jobs.jobs}
         if left := _left(jobs.jobs, rows, out, options.inversions, retry):
@@ -159,25 +161,33 @@ def _check_model(known: Mapping[str, Any], there: About) -> None:
             raise InputError(f"this folder was begun with {what}{of}; take that, or give another --out")
 
 
-def _is_new(jobs: Jobs, job: Job, row: Row | None) -> bool:
-    """Whether the journal does not know a job as it is now: its texts and settings, or its picture, are others."""
-    if row is None or row.digest != job.digest:
-        return True
-    if row.state == "waiting":
-        return False
+def _news(jobs: Jobs, rows: Mapping[str, Row]) -> tuple[list[Job], list[Row]]:
+    """The jobs that the journal does not know as they are now: their texts and settings, or their pictures, are others;
+    and rows of pictures that are the same under another time."""
+    new, touched = [], []
+    for job in jobs.jobs:
+        row = rows.get(job.name)
+        if row is None or row.digest != job.digest:
+            new.append(job)
+            continue
+        there = _stamp(jobs, job)
+        # of a picture that is gone, what was made stays
+        if not there or row.picture.split(" ")[:2] == there:
+            continue
+        now = "" if row.state == "waiting" else _content(jobs, job)[1]
+        if row.state == "waiting" or (now and now.rpartition(" ")[2] != row.picture.rpartition(" ")[2]):
+            new.append(job)
+        elif now:
+            touched.append(replace(row, picture=now))
+    return new, touched
+
+
+def _stamp(jobs: Jobs, job: Job) -> list[str]:
+    """Size and time of a job's picture, which another one hardly has; empty where there is none."""
     try:
-        found = _stamp(os.stat(jobs.path(job)))
+        found = os.stat(jobs.path(job))
     except (OSError, InputError):
-        found = []
-    if row.picture.split(" ")[:2] == found:
-        return False
-    now = _content(jobs, job)[1]
-    # of a picture that is gone, what was made stays
-    return bool(now) and now.rpartition(" ")[2] != row.picture.rpartition(" ")[2]
-
-
-def _stamp(found: os.stat_result) -> list[str]:
-    """What a picture that was written again hardly has again, and that costs nothing to look at."""
+        return []
     return [str(found.st_size), str(found.st_mtime_ns)]
 
 
@@ -265,7 +275,7 @@ def _content(jobs: Jobs, job: Job) -> tuple[Picture, str]:
     """The content of a job's picture, or why there is none; and what tells it from others: size, time, SHA-256."""
     try:
         with open_ordinary(jobs.path(job)) as file:
-            stamp, data = _stamp(os.fstat(file.fileno())), file.read(LARGEST_FILE + 1)
+            found, data = os.fstat(file.fileno()), file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         return f'there is no picture "{short(job.picture)}"', ""
     except OSError as error:
@@ -274,7 +284,7 @@ def _content(jobs: Jobs, job: Job) -> tuple[Picture, str]:
         return str(error), ""
     if len(data) > LARGEST_FILE:
         return f'"{short(job.picture)}" is larger than 1 GB; save it again as PNG', ""
-    return data, " ".join([*stamp, hashlib.sha256(data).hexdigest()])
+    return data, f"{found.st_size} {found.st_mtime_ns} {hashlib.sha256(data).hexdigest()}"
 
 
 def write(out: Path, name: str, content: bytes) -> None:

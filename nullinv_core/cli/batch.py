@@ -174,10 +174,9 @@ def _check_out(out: Path, jobs: Jobs, source: Path, job: Path | None) -> None:
     for file in (source, job):
         if file is not None and os.path.isfile(file) and Path(real(file)).is_relative_to(there):
             raise InputError(f'"{file}" lies in --out, where it may be written over; give another folder')
-    inside = there + os.sep
-    if inside.startswith(root):
+    if Path(there).is_relative_to(root):
         for one in jobs.jobs:
-            if os.path.normcase(os.path.normpath(os.path.join(root, one.picture))).startswith(inside):
+            if real(jobs.path(one)).startswith(there + os.sep):
                 raise InputError(f'the picture "{one.picture}" lies in --out; give another folder')
 
 

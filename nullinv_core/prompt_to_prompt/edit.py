@@ -14,7 +14,7 @@ from ..errors import InputError, short
 from ..schedule import steps_of
 from ..settings import EDIT, LISTS, EditSettings, Window, bounds
 from .alignment import Pair, TokenAlignment, WordAlignment, align_tokens, align_words
-from .emphasis import carried
+from .emphasis import carried, check_weight
 from .prompt import LISTED, Prompt, find_phrase
 
 MOST_REPEATED = 4
@@ -78,6 +78,8 @@ def plan_edit(
     for word, window in settings.word_windows.items():
         places = find_phrase(prompt, word, "word with a replace window")
         cross_window[:, places], rewritten[places] = _steps_inside(window, steps)[:, None], _opens(window)
+    replaced = _replaced(words, prompt, alignment)
+    rewritten |= replaced & _opens((settings.focus_from, 1.0))
     prompt, equalizer = _stressed(prompt, equalizer, rewritten)
     focused = _steps_inside((settings.focus_from, 1.0), steps)
     blend = _select(source, prompt, words, settings.blend_words, "blend word")
@@ -89,7 +91,7 @@ def plan_edit(
         alignment=alignment,
         equalizer=equalizer,
         cross_window=cross_window,
-        focus_window=focused[:, None] & _replaced(words, prompt, alignment),
+        focus_window=focused[:, None] & replaced,
         self_window=_steps_inside(settings.self_replace, steps),
         blend=blend,
         exclude=exclude,
@@ -153,6 +155,7 @@ def _stressed(prompt: Prompt, equalizer: Tensor, rewritten: Tensor) -> tuple[Pro
     for word in range(len(weights)):
         for token in prompt.tokens_of_word(word)[:1]:
             weights[word] *= 1.0 if rewritten[token] else float(equalizer[token])
+            check_weight(prompt.words[word], weights[word])
     return replace(prompt, weights=tuple(weights)), equalizer.where(rewritten, 1.0)
 
 

@@ -219,6 +219,28 @@ def test_a_picture_that_is_another_now_is_done_again(tmp_path):
     assert done(other) == [] and (out / "edited" / f"{jobs.jobs[0].name}.png").exists()
 
 
+def test_a_waiting_picture_may_become_another(tmp_path):
+    """Guards a stop: what was planned for a picture is planned again for another one, of any size."""
+    jobs, out = jobs_in(tmp_path / "in", 4), tmp_path / "out"
+    with pytest.raises(Stop):
+        run.run(jobs, OPTIONS, out, Fake, tell=_stop)
+    Image.new("RGB", (32, 8)).save(jobs.path(jobs.jobs[1]))
+    rows, _ = run.run(jobs, OPTIONS, out, Fake)
+    with journal.opened(out) as book:
+        assert book.group(rows[jobs.jobs[1].name].of_group).size == (32, 8)
+
+
+def test_a_picture_that_was_only_copied_is_read_once(tmp_path, monkeypatch):
+    """Guards time: many thousand pictures under another time are looked into once, not in every run."""
+    jobs, out, read = jobs_in(tmp_path / "in", 3), tmp_path / "out", []
+    run.run(jobs, OPTIONS, out, Fake)
+    monkeypatch.setattr(run, "open_ordinary", lambda path, real=run.open_ordinary: read.append(path) or real(path))
+    os.utime(jobs.path(jobs.jobs[0]), (1, 1))
+    for _ in range(3):
+        run.run(jobs, OPTIONS, out, Fake)
+    assert read == [jobs.path(jobs.jobs[0])]
+
+
 def test_what_was_made_for_an_earlier_line_is_not_taken_for_the_new_one(tmp_path):
     """Guards scores: where the new line fails, or has fewer edits, nothing of the old one is left."""
     jobs, out = jobs_in(tmp_path / "in", 3, edits=2), tmp_path / "out"
@@ -326,7 +348,8 @@ DAMAGE = [
     "DELETE FROM run WHERE key = 'batch'",
     "DELETE FROM groups",
     "UPDATE groups SET size = '7'",
-    "UPDATE jobs SET files = '{'",
+    *(f"UPDATE jobs SET files = '{files}'" for files in ("{", "7", "[1]")),
+    "UPDATE jobs SET picture = x'00'",
 ]
 
 

@@ -130,7 +130,11 @@ def test_a_batch_writes_over_nothing_that_it_reads(command, folder, tmp_path):  
     out = tmp_path / "out"
     (out / "edited").mkdir(parents=True)
     shutil.copy(folder / "0.png", out / "edited" / "x.png")
-    lists = {out / "manifest.csv": "x.png", tmp_path / "list.csv": "out/edited/x.png"}
+    (tmp_path / "way").symlink_to(out)
+    lists = {
+        out / "manifest.csv": "x.png", tmp_path / "list.csv": "out/edited/x.png",
+        tmp_path / "way.csv": "way/edited/x.png",
+    }  # fmt: skip
     for file, picture in lists.items():
         file.write_text(f"picture,prompt,edit,name\n{picture},a cat,a dog,x\n")
     (out / "run.json").write_text(
@@ -142,6 +146,7 @@ def test_a_batch_writes_over_nothing_that_it_reads(command, folder, tmp_path):  
         (out / "manifest.csv", ("--pictures", folder), "lies in --out, where it may be written over"),
         (folder, ("--job", out / "run.json"), "lies in --out, where it may be written over"),
         (tmp_path / "list.csv", (), 'the picture "out/edited/x.png" lies in --out'),
+        (tmp_path / "way.csv", (), 'the picture "way/edited/x.png" lies in --out'),
     ):
         status, _, err = command("batch", source, *given, *more)
         assert status == 2 and said in err, err

@@ -111,7 +111,7 @@ def test_blend_and_exclude_words_act_in_their_steps(steps, start, end, words, ot
 
 
 @given(st.floats(0, 1), st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).map(tuple))
-def test_no_weight_is_lost(cross_replace, window):
+def test_a_weight_is_in_the_encoding_where_no_window_opens(cross_replace, window):
     """Guards weights where attention is never rewritten: the word is encoded as strongly instead, and no other is."""
     settings = EditSettings(
         cross_replace=cross_replace, weights={"blue": 3.0}, word_windows={"blue": window} if window else {}
@@ -122,6 +122,16 @@ def test_no_weight_is_lost(cross_replace, window):
     strength, factor = plan.prompt.weight_of_token, plan.equalizer.tolist()
     assert (strength[token], factor[token]) == ((1, 3) if start < end else (3, 1))
     assert [*strength, *factor].count(1) == 2 * plan.prompt.length - 1
+
+
+def test_a_weight_stays_where_focus_rewrites_attention():
+    """Guards focused words, whose attention is rewritten whatever the windows are; and the most that is encoded."""
+    plan = plan_edit(SOURCE, EDIT, 10, EditSettings(cross_replace=0.0, focus_from=0.5, weights={"blue": 3.0}))
+    (token,) = find_phrase(plan.prompt, "blue")
+    assert (plan.prompt.weight_of_token[token], plan.equalizer[token]) == (1, 3)
+    strong = replace(EDIT, weights=tuple(900.0 if word == "blue" else 1.0 for word in EDIT.words))
+    with pytest.raises(InputError, match="weight of"):
+        plan_edit(SOURCE, strong, 10, EditSettings(cross_replace=0.0, weights={"blue": 900.0}))
 
 
 def test_a_word_that_is_not_in_a_text_is_nowhere():

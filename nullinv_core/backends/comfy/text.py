@@ -71,6 +71,8 @@ def read_texts(clip: Clip, source: str, edits: str, settings: EditSettings) -> t
         raise InputError(f"the {'edit' if source.strip() else 'source'} text is empty; say what the picture shows")
     if len(lines) > MOST_EDITS:
         raise InputError(f"the edit text has {len(lines)} lines, each an edit; use at most {MOST_EDITS}")
+    if not all(without_marks(line).strip() for line in lines):
+        raise InputError("a line of the edit text has brackets alone; say what the picture should show")
     photo, *prompts = (prompt_of(clip, text) for text in [source, *lines])
     return photo, prompts, plan_edits(photo, prompts, 1, settings)
 
