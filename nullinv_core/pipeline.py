@@ -130,20 +130,18 @@ def embedded(
 
     Where they are optimized, the model is asked first whether it still predicts the trajectory.
     """
-    check = model.truth(inversion)
+    optimizes, check = recipe.optimizes(guidance), model.truth(inversion)
     as_long = empty.lengthened(inversion.trajectory.context.tokens)
 
     def job(denoiser: Denoiser, clean: Tensor) -> tuple[NullEmbeddings, Tensor]:
         trajectory = inversion.trajectory.to(clean.device)
-        if recipe.optimizes(guidance):
+        if optimizes:
             check(denoiser, trajectory)
         null_context = as_long.to(clean.device)
         null, reached = embed(denoiser, trajectory, null_context, recipe, guidance, callback, model.only_text_differs)
         return null.to("cpu"), reached.cpu()
 
-    return model.run(
-        job, inversion.trajectory.clean, inversion.trajectory.schedule, gradients=recipe.optimizes(guidance)
-    )
+    return model.run(job, inversion.trajectory.clean, inversion.trajectory.schedule, gradients=optimizes)
 
 
 def reconstruct(model: Model, inversion: Inversion, guidance: float = 0.0, callback: Callback = ignore) -> Tensor:

@@ -107,8 +107,8 @@ def run(
         book.record(touched)
         if new or not known:
             about = ready().about()
-        if about is not None and known:
-            _check_model(known, about)
+            if known:
+                _check_model(known, about)
         if about is not None and not known:
             known = {**wanted, "fingerprint": about.fingerprint, "precision": about.precision, "device": about.device}
             known["batch"] = batch if isinstance(batch, int) else _measured(jobs, ready(), about)
@@ -121,7 +121,8 @@ def run(
             rows = book.rows()
         rows = {job.name: rows[job.name] for job in jobs.jobs}
         if left := _left(jobs.jobs, rows, out, options.inversions, retry):
-            _check_model(known, about or ready().about())
+            if about is None:
+                _check_model(known, ready().about())
             _work(book, jobs, ready(), rows, left, out, tell)
         for name, content in manifest.contents(jobs.jobs, rows, known).items():
             write(out, name, content)
@@ -174,11 +175,13 @@ def _news(jobs: Jobs, rows: Mapping[str, Row]) -> tuple[list[Job], list[Row]]:
         # of a picture that is gone, what was made stays
         if not there or row.picture.split(" ")[:2] == there:
             continue
-        now = "" if row.state == "waiting" else _content(jobs, job)[1]
-        if row.state == "waiting" or (now and now.rpartition(" ")[2] != row.picture.rpartition(" ")[2]):
+        if row.state == "waiting":
             new.append(job)
-        elif now:
-            touched.append(replace(row, picture=now))
+        elif now := _content(jobs, job)[1]:
+            if now.rpartition(" ")[2] == row.picture.rpartition(" ")[2]:
+                touched.append(replace(row, picture=now))
+            else:
+                new.append(job)
     return new, touched
 
 
