@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -44,24 +45,33 @@ class EditTask:
     case: EditCase | None = None
 
 
-def readable_edit(seed: int, kind: str) -> EditCase:
-    """The first edit from a seed on whose true answer the judge takes for right.
+def readable_edit(seed: int, kind: str, accept: Callable[[EditCase], bool] = lambda case: True) -> EditCase:
+    """The first edit from a seed on that is accepted, and whose true answer the judge takes for right.
 
     The judge misreads a rendering now and then, and there no method could be right.
     """
     draws = (sample_edit(seed + APART * draw, kind) for draw in count())
-    return next(case for case in draws if not wrong_edit(render(case.target), case))
+    return next(case for case in draws if accept(case) and not wrong_edit(render(case.target), case))
+
+
+def new_material(case: EditCase) -> str:
+    """The word for a toy's new material in the edit prompt; "" where it is no word of its own there.
+
+    Clay is left unsaid, and another thing of that material would be weighed too.
+    """
+    word = next(b.material for a, b in zip(case.source.things, case.target.things, strict=True) if a != b)
+    return word if case.captions[1].split().count(word) == 1 else ""
 
 
 def scene_task(seed: int) -> EditTask:
     """The edit of a seed, the same for all methods; kinds take turns. See ``readable_edit``."""
     kind = KINDS[seed % len(KINDS)]
-    case = readable_edit(seed, REWEIGHTED if kind == REWEIGHT else kind)
-    settings = edit_settings(case)
     if kind == REWEIGHT:
-        word = next(b.material for a, b in zip(case.source.things, case.target.things, strict=True) if a != b)
-        # clay is left unsaid, so there may be no word to weigh
-        settings = replace(settings, weights={} if word == "clay" else {word: WEIGHT})
+        case = readable_edit(seed, REWEIGHTED, lambda drawn: bool(new_material(drawn)))
+        settings = replace(edit_settings(case), weights={new_material(case): WEIGHT})
+    else:
+        case = readable_edit(seed, kind)
+        settings = edit_settings(case)
     source_prompt, edit_prompt = case.captions
     return EditTask(
         name=str(seed),

@@ -17,6 +17,10 @@ KINDS = ("object", "add", "delete", "content", "pose", "colour", "material", "ba
 """``swap`` exchanges the colours of two toys; ``content`` puts on a hat or a scarf, opens or closes a lid."""
 VISIBLE = 1.5 / 255
 """A pixel that differs by more has changed."""
+MIRRORED = 20 / 255
+"""A toy's pixel that differs by more mirrors the new place."""
+LEAST_SIZE = 0.85
+"""No toy of a true answer is smaller, by what it was: no caption says so."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,16 @@ class EditCase:
     def mask(self) -> np.ndarray:
         """Where a right edit may change the picture: bool (128, 128).
 
-        A new style changes everything, a new place everything but the toys; all else what differs in truth, shadows
-        and reflections included.
+        A new style changes everything, a new place everything but the toys, and what these mirror of it; all else what
+        differs in truth, shadows and reflections included.
         """
         if self.kind == "style":
             return np.ones((128, 128), bool)
+        difference = np.abs(render(self.source) - render(self.target)).max(-1)
         if self.kind == "background":
-            return ~toy_mask(self.source)
-        return dilate(np.abs(render(self.source) - render(self.target)).max(-1) > VISIBLE, 2)
+            toys = toy_mask(self.source)
+            return ~toys | dilate(toys & (difference > MIRRORED), 2)
+        return dilate(difference > VISIBLE, 2)
 
 
 def toy_mask(scene: Scene) -> np.ndarray:
@@ -114,6 +120,8 @@ def _edited(scene: Scene, kind: str, rng: np.random.Generator) -> EditCase | Non
     if changed is None:
         return None
     placed = fitted(scene, which, changed)
+    if placed.scale < LEAST_SIZE * thing.scale:
+        return None
     things = tuple(placed if i == which else t for i, t in enumerate(scene.things))
     # both captions say what a lid or an animal does, so that one word answers another
     wording = Wording(closed=True, sitting=True) if kind in ("content", "pose") else USUAL

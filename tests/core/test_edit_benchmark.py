@@ -20,7 +20,7 @@ from transformers import CLIPModel, CLIPProcessor, ViTConfig, ViTModel
 
 from benchmarks import edit_photo, edit_quality, edit_run
 from benchmarks.common import add_records, known_records
-from benchmarks.edit_cases import KINDS, REWEIGHT, scene_task
+from benchmarks.edit_cases import KINDS, REWEIGHT, REWEIGHTED, new_material, scene_task
 from benchmarks.edit_methods import METHODS
 from benchmarks.edit_photo import fresh, photo_of
 from benchmarks.edit_report import Row, best_guidance, by_kind, by_method, by_pairs, front, guidance_table, plot
@@ -31,7 +31,7 @@ from benchmarks.pie_folder import write_folder
 from nullinv_core import InputError
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.demo import nearest
-from nullinv_core.demo.edits import VISIBLE
+from nullinv_core.demo.edits import VISIBLE, sample_edit
 from nullinv_core.demo.places import PLACES
 from nullinv_core.demo.scenes import render
 from nullinv_core.photo.images import from_pil, psnr, to_pil
@@ -55,7 +55,7 @@ def test_kinds_take_turns_and_their_truth_is_right():
     """Guards the tasks: every kind once in as many seeds; only the marked part of the source differs from the truth."""
     assert sorted(t.kind for t in TASKS) == sorted(KINDS)
     for task in TASKS:
-        assert bool(task.settings.weights) <= (task.kind == REWEIGHT)
+        assert bool(task.settings.weights) == (task.kind == REWEIGHT)
         (truth,) = task.truths
         # metal toys mirror a new place
         if task.kind != "background":
@@ -64,6 +64,17 @@ def test_kinds_take_turns_and_their_truth_is_right():
         assert found.right and found.changed.psnr == NEAR and found.gain > 5, task.kind
         none = scores(task.source, task)
         assert not none.right and none.gain == pytest.approx(0) and (none.kept is None or none.kept.psnr == NEAR)
+
+
+def test_the_weighed_word_stands_once_in_the_text():
+    """Guards reweight: clay is left unsaid, and a wooden table's word would be weighed beside a wooden toy's."""
+    first = KINDS.index(REWEIGHT)
+    cases = [sample_edit(seed, REWEIGHTED) for seed in range(40_000, 40_060)]
+    assert not all(map(new_material, cases))
+    for seed in range(first, first + 4 * len(KINDS), len(KINDS)):
+        task = scene_task(seed)
+        (word,) = task.settings.weights
+        assert task.edit_prompt.split().count(word) == 1
 
 
 @pytest.mark.parametrize("task", TASKS[:3], ids=lambda t: t.kind)
