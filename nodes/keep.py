@@ -25,7 +25,8 @@ class KeepPhoto(io.ComfyNode):
             description="Puts the photo's own pixels back where the edit hardly differs from it. Without this, the VAE "
             "softens the whole picture.",
             inputs=[
-                io.Image.Input("photo", tooltip="The photo that was encoded; transparent parts become white."),
+                io.Image.Input("photo", tooltip="The photo that was encoded. Or the same before it was scaled: then "
+                               "the result has its size."),
                 io.Image.Input("edited", tooltip="The decoded edit, or several edits of one photo."),
                 io.Image.Input("reconstructed", tooltip="The photo after VAE Encode and VAE Decode, so that what the "
                                "VAE does does not count as a difference."),
@@ -40,6 +41,9 @@ class KeepPhoto(io.ComfyNode):
     def execute(cls, photo: Tensor, edited: Tensor, reconstructed: Tensor) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.photo.composite import keep_photo
+        from ..nullinv_core.photo.full_size import as_encoded
         from ..nullinv_core.photo.images import opaque
 
-        return io.NodeOutput(*keep_photo(opaque(photo), opaque(edited), opaque(reconstructed)))
+        whole, edit = opaque(photo), opaque(edited)
+        as_before = as_encoded(whole, (edit.shape[1], edit.shape[2]))
+        return io.NodeOutput(*keep_photo(as_before, edit, opaque(reconstructed)))

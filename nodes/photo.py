@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..nullinv_core.files.store import Inversion
 
 PHOTO = ("model", "clip", "vae", "image", "source_text", "size")
-WANTED = ("edit_text", "strength", "blend_words", "cfg", "keep_pixels", "kind", "exclude_words", "variant")
+WANTED = ("edit_text", "strength", "blend_words", "cfg", "keep_pixels", "kind", "exclude_words", "variant", "full_size")
 """Inputs of Edit Photo that both of its parts have, and those of the edit alone."""
 
 
@@ -89,14 +89,16 @@ class EditPhoto(io.ComfyNode):
         return io.NodeOutput(edited.out(0), edited.out(1), expand=graph.finalize())
 
 
-def _wanted(edit_text: str, cfg: float, keep_pixels: bool, variant: int = 0, **chosen: Any) -> Wanted:
+def _wanted(
+    edit_text: str, cfg: float, keep_pixels: bool, variant: int = 0, full_size: bool = False, **chosen: Any
+) -> Wanted:  # fmt: skip
     """What the inputs of ``WANTED`` ask for; ``chosen``: those that ``suited`` takes, of its words a text each."""
     from ..nullinv_core.backends.comfy.photo import Wanted
     from ..nullinv_core.prompt_to_prompt.kinds import suited
     from ..nullinv_core.prompt_to_prompt.lists import word_list
 
     chosen |= {name: word_list(chosen.get(name, "")) for name in ("blend_words", "exclude_words")}
-    return Wanted(edit_text, replace(suited(**chosen), variant=variant), cfg, keep_pixels)
+    return Wanted(edit_text, replace(suited(**chosen), variant=variant), cfg, keep_pixels, full_size)
 
 
 def _inputs_of_edit_photo(*names: str) -> list[io.Input]:

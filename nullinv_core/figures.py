@@ -70,8 +70,7 @@ def heat_maps(attention: WordMaps, branch: int, words: Sequence[str], pictures: 
     tokens = {word: find_phrase(prompt, word) for word in words} or {
         f"{i + 1} {word}": prompt.tokens_of_word(i) for i, word in enumerate(prompt.words)
     }
-    if pictures is None:
-        pictures = torch.full((1, 256, 256, 3), 0.6)
+    pictures = torch.full((1, 256, 256, 3), 0.6) if pictures is None else pictures.cpu()
     if len(pictures) not in (1, len(maps)):
         raise InputError(f"there are {len(pictures)} pictures to draw on, and maps of {len(maps)}")
     numbers = len(tokens) * len(maps) * pictures[0].numel()

@@ -337,6 +337,10 @@ KEEP_PIXELS = Setting(
     "keep_pixels", "bool", True, "Keep the photo's own pixels where the edit hardly differs from it.",
     good="off for edits of the whole picture's light or style",
 )  # fmt: skip
+FULL_SIZE = Setting(
+    "full_size", "bool", False, "Give the result the photo's own size: what changed is enlarged, everything else stays "
+    "as sharp as it was. Needs keep_pixels.",
+)  # fmt: skip
 STRENGTH = Setting(
     "strength", "float", 0.35, "For the kind replace: how freely words may change layout and shapes.", step=0.05,
     good="0.2 for a colour, 0.5 for another thing",
@@ -352,7 +356,7 @@ BY_KIND = (
 """What stands for several settings of an edit, on the command line and in lists."""
 SIZE = Setting(
     "size", "int", 512, "Shorter side in pixels: what the model was trained at.", least=64, most=2048, step=8,
-    good="1024 for SDXL, 128 for the demo model",
+    good="1024 for SDXL, 768 for some 2.x models, 128 for the demo model",
 )  # fmt: skip
 OWN_SIZE = replace(SIZE, default=0, least=0, help="Shorter side in pixels. 0: what the model was trained at.")
 ROUNDS = replace(
@@ -405,7 +409,7 @@ EDIT_PHOTO_FIRST = (
 )  # fmt: skip
 EDIT_PHOTO_LATER = (
     KIND, replace(OF_EDIT["exclude_words"], advanced=False),
-    replace(OF_EDIT["variant"], help=f"For the kinds add and background. {OF_EDIT['variant'].help}"),
+    replace(OF_EDIT["variant"], help=f"For the kinds add and background. {OF_EDIT['variant'].help}"), FULL_SIZE,
 )  # fmt: skip
 EDIT_PHOTO = EDIT_PHOTO_FIRST + EDIT_PHOTO_LATER
 """Edit Photo; graphs from before a later setting do not have it."""

@@ -36,7 +36,8 @@ class Chunk:
 
 
 def read_words(text: str, chunks: Iterable[Chunk], mark: WordMark, decode: Callable[[list[int]], str]) -> Prompt:
-    """A prompt from its tokens: each word has the tokens up to where ``mark`` or the end of their group ends it.
+    """A prompt from its tokens: each word has the tokens up to where ``mark`` or the end of their group ends it, in one
+    chunk or in two.
 
     ``decode``: the spelling of some tokens' numbers. A word is as strong as its first token.
     """
@@ -44,11 +45,14 @@ def read_words(text: str, chunks: Iterable[Chunk], mark: WordMark, decode: Calla
     places: list[int] = []
     words: list[str] = []
     weights: list[float] = []
-    for chunk in chunks:
+    word: list[Token] = []
+    whole = list(chunks)
+    for chunk, later in zip_longest(whole, whole[1:]):
         numbers.append(chunk.start)
         places.append(START)
-        word: list[Token] = []
-        for token, following in zip_longest(chunk.tokens, chunk.tokens[1:]):
+        # a long word may go on in the next chunk
+        beyond = later.tokens[:1] if later else ()
+        for token, following in zip_longest(chunk.tokens, [*chunk.tokens, *beyond][1:]):
             numbers.append(token.number)
             places.append(len(words))
             word.append(token)

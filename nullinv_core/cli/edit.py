@@ -12,7 +12,7 @@ import typer
 
 from ..errors import InputError
 from ..files.atomic_write import check_outputs
-from ..settings import BY_KIND, EDIT, KEEP_PIXELS, SAME_GUIDANCE, SAMPLE_LATER
+from ..settings import BY_KIND, EDIT, FULL_SIZE, KEEP_PIXELS, SAME_GUIDANCE, SAMPLE_LATER
 from . import models
 from .console import progress
 from .options import Config, Device, InversionFile, OtherDtype, OtherModel, edit_settings, takes, typed
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @takes(
     *BY_KIND, *EDIT, SAME_GUIDANCE, *SAMPLE_LATER,
     replace(KEEP_PIXELS, help=f"{KEEP_PIXELS.help} Needs --reference."),
+    replace(FULL_SIZE, help=FULL_SIZE.help.replace("keep_pixels", "--reference and --keep-pixels")),
 )  # fmt: skip
 def edit(
     context: typer.Context,
@@ -45,6 +46,7 @@ def edit(
         typer.Option(help="The photo. Says how much of it was kept, and keeps its own pixels."),
     ] = None,
     keep_pixels: bool,
+    full_size: bool,
     save_attention: Annotated[Path | None, typer.Option(help="Folder for a heat map per word.")] = None,
     model: OtherModel = "",
     device: Device = "",
@@ -60,10 +62,14 @@ def edit(
     import torch
 
     from ..editing import check_sampling
-    from ..photo.images import read_picture, save_image
+    from ..photo.full_size import check_full_size, larger
+    from ..photo.images import from_pil, read_picture, save_image
     from ..pipeline import Sampling, apply, null_of
 
     settings = edit_settings(typed(context, given))
+    check_full_size(full_size, keep_pixels)
+    if full_size and reference is None:
+        raise InputError("--full-size needs --reference, the photo whose size it is")
     for text in prompt:
         models.check_text(text)
     stored, place = models.stored(inversion, model)
@@ -79,6 +85,8 @@ def edit(
     check_outputs([*outputs, *existing], models.read_from(place, config, inversion, reference), ".png")
     loaded = models.reopen(stored, place, device, dtype, config, named=bool(model))
     photo = None if picture_file is None else photo_of(picture_file, reference, stored, loaded)
+    if full_size and picture_file is not None and photo is not None:
+        photo = larger(from_pil(picture_file), photo)
     with progress() as callback:
         found = apply(loaded, stored, prompt, settings, sampling, photo if keep_pixels else None, callback)
     pictures, result = found.pictures, found.result

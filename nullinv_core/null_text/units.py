@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..types import Trajectory
@@ -45,12 +44,13 @@ def units_of(trajectory: Trajectory) -> Units:
     The noisiest latents decide, which hold little of the photo, and the median of a text's tokens: the first is far
     larger than the others in some encoders.
     """
-    latents = trajectory.noisiest.double().flatten(1).square().mean(1).sqrt()
-    context = trajectory.context.text.double().square().mean(-1).sqrt().median(-1).values
+    # a Mac's GPU has no double precision
+    latents = trajectory.noisiest.cpu().double().flatten(1).square().mean(1).sqrt()
+    context = trajectory.context.text.cpu().double().square().mean(-1).sqrt().median(-1).values
     return Units(_powers(latents), _powers(context))
 
 
 def _powers(scales: Tensor) -> tuple[float, ...]:
     """The nearest power of two of each scale; 1 where there is none."""
-    finite = [float(s) if math.isfinite(s) and s > 0 else 1.0 for s in scales.to("cpu", torch.float64).tolist()]
+    finite = [float(s) if math.isfinite(s) and s > 0 else 1.0 for s in scales.tolist()]
     return tuple(2.0 ** round(math.log2(scale)) for scale in finite)

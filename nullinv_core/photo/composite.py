@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from ..errors import InputError, NonFiniteError
+from .full_size import at_full_size, centre
 
 UNSEEN, SEEN = 0.03, 0.06
 """Differences, of 1 from black to white: up to the first a pixel is the photo's, from the second on the edit's."""
@@ -31,16 +32,19 @@ def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Te
 
     Both are float32, (B·E, H, W, 3) and (B·E, H, W) in 0…1. Where the edit continues the colour of kept pixels around
     it, it follows what those are corrected by, so that no seam shows, as in gradient-domain compositing (Pérez et al.
-    2003, "Poisson image editing"). ``photo``: (B, H, W, 3), before the autoencoder; ``reconstructed``: the same after
-    it; ``edited``: E edits of each. Raises InputError for pictures of different sizes or numbers, NonFiniteError for an
-    edit or a reconstruction with NaN.
+    2003, "Poisson image editing"). ``photo``: (B, H, W, 3), before the autoencoder, or in a larger size, which both
+    results then have (see ``at_full_size``); ``reconstructed``: (B, h, w, 3), after it; ``edited``: E edits of each.
+    Raises InputError for pictures of other sizes or numbers, NonFiniteError for an edit or a reconstruction with NaN.
     """
-    if photo.shape != reconstructed.shape or photo.shape[1:] != edited.shape[1:] or len(edited) % len(photo):
+    if reconstructed.shape[1:] != edited.shape[1:] or len(edited) % len(photo) or len(photo) != len(reconstructed):
         raise InputError(
-            f"photo {tuple(photo.shape)}, its reconstruction {tuple(reconstructed.shape)} and its edits "
-            f"{tuple(edited.shape)} must be pictures of one size (number, height, width, 3); scale or crop the photo "
-            "to the edit's size before it is inverted"
+            f"the reconstruction {tuple(reconstructed.shape)} and the edits {tuple(edited.shape)} of the photo "
+            f"{tuple(photo.shape)} must be pictures of one size (number, height, width, 3), and as many or several "
+            "edits of each; decode both alike"
         )
+    if photo.shape[1:] != edited.shape[1:]:
+        small = centre(photo, (edited.shape[1], edited.shape[2]))
+        return at_full_size(photo, *keep_photo(small, edited, reconstructed))
     edits = len(edited) // len(photo)
     for name, pictures in (("edited picture", edited), ("reconstruction", reconstructed)):
         if not bool(pictures.isfinite().all()):

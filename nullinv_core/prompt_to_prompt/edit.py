@@ -165,9 +165,14 @@ def _opens(window: Window) -> bool:
 
 
 def _steps_inside(window: Window, steps: int) -> Tensor:
+    """bool (T,): the steps of a window, one at least of a window that opens."""
     start, end = bounds(window)
+    first, last = steps_of(start, steps), steps_of(end, steps)
+    if start < end:
+        first = min(first, steps - 1)
+        last = max(last, first + 1)
     index = torch.arange(steps)
-    return (index >= steps_of(start, steps)) & (index < steps_of(end, steps))
+    return (index >= first) & (index < last)
 
 
 def _replaced(words: WordAlignment, prompt: Prompt, alignment: TokenAlignment) -> Tensor:

@@ -70,6 +70,11 @@ class Prompt:
         return [start for start in starts if list(self.words[start : start + len(words)]) == words]
 
     @cached_property
+    def spelled(self) -> str:
+        """All words in a row, as ``find_phrase`` compares them."""
+        return _letters("".join(self.words))
+
+    @cached_property
     def _tokens(self) -> Mapping[int, list[int]]:
         return _places(self.word_of_token)
 
@@ -110,6 +115,30 @@ def is_sign(word: str) -> bool:
     return all(unicodedata.category(c).startswith(SIGNS) for c in word)
 
 
+def _letters(text: str) -> str:
+    """A text whose words are compared by their letters: a sigma at a word's end is a sigma."""
+    return as_tokenized(text).replace("ς", "σ")
+
+
+def _pieces(prompt: Prompt, pieces: list[str]) -> list[int]:
+    """Words that spell out a phrase however a tokenizer parts it: each piece is a run of whole words."""
+    found: list[int] = []
+    if _letters("".join(pieces)) not in prompt.spelled:
+        return found
+    for start in range(len(prompt.words)):
+        end = start
+        for piece in map(_letters, pieces):
+            begin, spelled = end, ""
+            while end < len(prompt.words) and len(spelled) < len(piece):
+                spelled += _letters(prompt.words[end])
+                end += 1
+            if begin == end or spelled != piece:
+                break
+        else:
+            found += range(max(start, found[-1] + 1) if found else start, end)
+    return found
+
+
 def find_phrase(prompt: Prompt, phrase: str, what: str = "word") -> list[int]:
     """Token positions of every occurrence of a word or phrase; raises InputError that lists the prompt's words."""
     # a learned word (embedding:name) is one word, though the same letters in a text are several
@@ -119,6 +148,7 @@ def find_phrase(prompt: Prompt, phrase: str, what: str = "word") -> list[int]:
     for start in prompt.places(wanted):
         # each word once, where places overlap
         hits += range(max(start, hits[-1] + 1) if hits else start, start + len(wanted))
+    hits = hits or _pieces(prompt, as_tokenized(phrase).split())
     if not hits:
         listed = short(", ".join(dict.fromkeys(prompt.words)), LISTED) or "(none)"
         phrase, text = short(phrase), short(prompt.text)

@@ -468,10 +468,40 @@ def test_keep_photo_gives_the_photo_back(comfy, picture):
     assert np.abs(picture("keep-kept") - wanted[0].numpy()).max() < 0.02
     assert np.abs(picture("keep-share")[..., 0] - share[0].numpy()).mean() < 0.02
     assert 0.01 < share.mean() < 0.9
-    g[kept()[0]]["inputs"]["photo"] = g.add(
-        "ImageScale", image=chain.scene(0), upscale_method="bicubic", width=96, height=96, crop="disabled"
-    )()
-    assert "scale or crop the photo" in error_of(comfy.finish(comfy.queue(g)))
+    other = g.add("ImageScale", image=chain.scene(0), upscale_method="bicubic", width=96, height=96, crop="disabled")
+    g[kept()[0]]["inputs"]["photo"] = other()
+    assert "smaller than its edit" in error_of(comfy.finish(comfy.queue(g)))
+    # a photo before it was scaled, and one whose sides are no multiples of eight
+    for size, wanted_size in ((300, 300), (131, 128)):
+        g[other()[0]]["inputs"] |= {"width": size, "height": size}
+        g.add("SaveImage", images=other(), filename_prefix=f"keep-whole-{size}")
+        comfy.run(g)
+        result, shown = picture("keep-kept"), picture("keep-share")[..., 0]
+        assert result.shape[:2] == shown.shape[:2] == (wanted_size, wanted_size)
+        rim = (size - wanted_size) // 2
+        whole = picture(f"keep-whole-{size}")[rim : rim + wanted_size, rim : rim + wanted_size]
+        assert (shown == 0).mean() > 0.1 and np.abs(result - whole)[shown == 0].max() < 0.005
+
+
+def test_edit_photo_gives_the_photo_s_own_size(comfy, picture):
+    """Guards full_size: sharp where nothing changed, both pictures in the photo's size; refused without keep_pixels."""
+    g = Graph()
+    load, scene = g.add("NullInvLoadDiffusers", model=DEMO), g.add("NullInvDemoScene", seed=1, edit="colour")
+    photo = g.add("ImageScale", image=scene(), upscale_method="bicubic", width=421, height=300, crop="center")
+    edited = g.add(
+        "NullInvEditPhoto", model=load(), clip=load(1), vae=load(2), image=photo(), source_text=scene(1),
+        edit_text=scene(2), strength=0.2, blend_words="", size=128, steps=5, cfg=3.0, keep_pixels=True, full_size=True,
+    )  # fmt: skip
+    for name, images in {"full-photo": photo(), "full-edit": edited(), "full-both": edited(1)}.items():
+        g.add("SaveImage", images=images, filename_prefix=name)
+    comfy.run(g)
+    before, after, both = (picture(f"full-{name}") for name in ("photo", "edit", "both"))
+    assert after.shape == before.shape and both.shape == (300, 2 * 421 + 8, 3)
+    assert np.array_equal(both[:, :421], before) and np.array_equal(both[:, -421:], after)
+    same = np.abs(after - before).max(-1) < 0.005
+    assert 0.05 < same.mean() < 0.99
+    g[edited()[0]]["inputs"]["keep_pixels"] = False
+    assert "full_size needs keep_pixels" in error_of(comfy.finish(comfy.queue(g)))
 
 
 @pytest.mark.parametrize("chunks", [2, 3])

@@ -211,11 +211,12 @@ def test_a_line_that_the_autoencoder_lost_leaves_no_ghost():
         ((1, 8, 8, 3), (1, 8, 8, 3), (1, 9, 8, 3)),
         ((2, 8, 8, 3), (3, 8, 8, 3), (2, 8, 8, 3)),
         ((1, 8, 8, 3), (2, 8, 8, 3), (2, 8, 8, 3)),
+        ((2, 8, 8, 3), (2, 8, 8, 3), (1, 8, 8, 3)),
     ],
 )
 def test_pictures_of_other_sizes_are_refused(shapes):
     """Guards the edge: the message names all three sizes and what to do."""
-    with pytest.raises(InputError, match="scale or crop the photo"):
+    with pytest.raises(InputError, match="decode both alike"):
         keep_photo(*(torch.zeros(shape) for shape in shapes))
 
 

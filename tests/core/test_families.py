@@ -142,4 +142,9 @@ def test_words_are_read_by_the_mark_of_their_family(mark, pieces):
     apart = [*tokens[:2], replace(tokens[2], group=1)]
     learned = Token(-1, "", group=2, learned="embedding:x")
     two = read_words("", [Chunk(1, apart, []), Chunk(1, [learned, learned], [2])], mark, decode)
+    # a word that the end of a chunk parts is one word
+    pair = [Chunk(1, tokens[:2], []), Chunk(1, tokens[2:], [2]), Chunk(1, [], [2]), Chunk(1, [learned] * 2, [])]
+    whole = read_words("", [*pair, Chunk(1, [learned], [2])], mark, decode)
+    assert whole.words == ("a", "yellow", "cat", ",", "embedding:x") and whole.tokens_of_word(1) == [2, 4]
+    assert len(whole.tokens_of_word(4)) == 3
     assert two.words == ("a", "ye", "llow", "embedding:x") and two.word_of_token == (START, 0, 1, 2, START, 3, 3, END)

@@ -101,13 +101,28 @@ def test_blend_and_exclude_words_act_in_their_steps(steps, start, end, words, ot
         blend_words=["cat"] * words, exclude_words=["grass"] * others,
     )  # fmt: skip
     plan = plan_edit(SOURCE, EDIT, steps, settings)
-    excluded = [others and steps_of(start, steps) <= index < steps_of(end, steps) for index in range(steps)]
-    blended = [words and steps_of(start, steps) <= index for index in range(steps)]
+    first = min(steps_of(start, steps), steps - (start < 1))
+    # a window that opens has a step at least
+    last = max(steps_of(end, steps), first + 1) if start < end else 0
+    excluded = [others and first <= index < last for index in range(steps)]
+    blended = [words and first <= index for index in range(steps)]
     assert plan.exclude_window.tolist() == excluded
     assert plan.blend_window.tolist() == [a or b for a, b in zip(excluded, blended, strict=True)]
     edits = batch_edits([[plan]])
     looked_at = [needs_source(edits, index) for index in range(steps)]
     assert looked_at == [any(excluded[index:] + blended[index:]) for index in range(steps)]
+
+
+@given(steps=st.integers(1, 60), ends=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted))
+def test_a_window_that_opens_has_a_step(steps, ends):
+    """Guards short windows: a weight that is not in the encoding must act somewhere."""
+    window = tuple(ends)
+    settings = EditSettings(cross_replace=0.0, self_replace=window, weights={"blue": 3}, word_windows={"blue": window})
+    plan = plan_edit(SOURCE, EDIT, steps, settings)
+    (token,) = find_phrase(plan.prompt, "blue")
+    opens = window[0] < window[1]
+    assert bool(plan.cross_window[:, token].any()) == bool(plan.self_window.any()) == opens
+    assert (plan.equalizer[token] == 3) == opens and (plan.prompt.weight_of_token[token] == 3) != opens
 
 
 @given(st.floats(0, 1), st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).map(tuple))
@@ -242,6 +257,28 @@ def test_so_many_edits_and_no_more():
     assert len(plan_edits(SOURCE, [EDIT] * MOST_EDITS, 1, EditSettings())) == MOST_EDITS
     with pytest.raises(InputError, match="there are 65 edits; 64 at most"):
         plan_edits(SOURCE, [EDIT] * (MOST_EDITS + 1), 1, EditSettings())
+
+
+@pytest.mark.parametrize(
+    ("words", "phrase", "places"),
+    [
+        (("a", "1", "0", "m", "²", "room"), "m²", [3, 4]),
+        (("a", "1", "0", "m", "²", "room"), "10 m² room", [1, 2, 3, 4, 5]),
+        (("οδοσ", "x"), "ΟΔΟΣ", [0]),
+        (("黑", "猫", "and", "黑", "猫"), "黑猫", [0, 1, 3, 4]),
+        (("not", "able"), "no table", None),
+        (("not", "able"), "ota", None),
+        (("cat", "s"), "", None),
+    ],
+)
+def test_words_are_found_however_a_tokenizer_parts_them(words, phrase, places):
+    """Guards phrases that the tokenizer splits in another way: every piece between spaces is a run of whole words."""
+    prompt = Prompt(" ".join(words), tuple(range(len(words) + 2)), words, (START, *range(len(words)), END))
+    if places is None:
+        with pytest.raises(InputError, match="is not in the prompt"):
+            find_phrase(prompt, phrase)
+    else:
+        assert find_phrase(prompt, phrase) == [place + 1 for place in places]
 
 
 def test_a_learned_word_is_found_whole():

@@ -47,7 +47,7 @@ def _kinds(sampling: Sampling) -> list[str]:
 
 def trained_alphas(sampling: Sampling) -> tuple[float, ...]:
     """ᾱ of every noise level that a network was trained on."""
-    return alphas_of(sampling.sigmas.double().tolist())
+    return alphas_of(sampling.sigmas.cpu().double().tolist())
 
 
 def _patches_of(model: Patcher) -> dict[str, str]:

@@ -88,8 +88,8 @@ class ComfyModel:
         return _there(self.vae, "VAE").decode(self.samples(latents.cpu())).to("cpu", torch.float32)
 
     def latents(self, samples: Tensor) -> Tensor:
-        """Clean latents in the model's scale of a LATENT's samples."""
-        return self.patcher.model.process_latent_in(samples)
+        """Clean latents in the model's scale of a LATENT's samples, float32: some hosts pass half precision on."""
+        return self.patcher.model.process_latent_in(samples.float())
 
     def samples(self, latents: Tensor) -> Tensor:
         """A LATENT's samples of latents in the model's scale."""

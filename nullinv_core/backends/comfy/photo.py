@@ -11,6 +11,7 @@ from torch import Tensor
 from ...files.store import Inversion
 from ...null_text.recipe import Recipe
 from ...null_text.settings import PAPER
+from ...photo.full_size import check_full_size, larger
 from ...photo.images import GRID, autoencoder_psnr, fitted_size, opaque
 from ...pipeline import apply, prepare_latents
 from ...settings import EditSettings
@@ -40,12 +41,13 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Wanted:
     """What Edit Photo is asked for. ``edits``: a text in each line. ``settings``: see ``suited``. ``keep_pixels``: see
-    ``keep_photo``."""
+    ``keep_photo``. ``full_size``: see ``at_full_size``."""
 
     edits: str
     settings: EditSettings
     guidance: float
     keep_pixels: bool
+    full_size: bool = False
 
 
 def fit(image: Tensor, size: int, grid: int) -> Tensor:
@@ -60,6 +62,7 @@ def fit(image: Tensor, size: int, grid: int) -> Tensor:
 def check_texts(given: Checkpoint, source: str, wanted: Wanted) -> None:
     """Raise InputError for all that is known to be wrong before a photo is inverted."""
     check_model(given.model)
+    check_full_size(wanted.full_size, wanted.keep_pixels)
     read_texts(given.clip, source, wanted.edits, wanted.settings)
 
 
@@ -80,6 +83,7 @@ def edit_photo(
     given: Checkpoint, image: Tensor, size: int, inversion: Inversion, latent: Latent, wanted: Wanted
 ) -> tuple[Tensor, Tensor]:
     """Edited pictures (B·E, H, W, 3), and each beside its photo. ``inversion`` and ``latent``: of ``invert_photo``."""
+    check_full_size(wanted.full_size, wanted.keep_pixels)
     photo, here = fit(opaque(image), size, GRID), ComfyModel(given.model, clip=given.clip, vae=given.vae)
     ours = replace(inversion, null=replace(embeddings_of(inversion), guidance=wanted.guidance))
     callback = progress(given.model, sample=inversion.trajectory.schedule.steps)
@@ -88,6 +92,7 @@ def edit_photo(
         # of the photo's own LATENT: scaled in and out again it may have changed a bit
         decoded = given.vae.decode(latent["samples"])
         autoencoder_psnr(decoded, photo, log)
+        photo = larger(opaque(image), photo) if wanted.full_size else photo
         found = found.keeping(photo, decoded)
     edited = found.pictures.to(photo)
     before = photo.repeat_interleave(len(found.prompts) - 1, 0)

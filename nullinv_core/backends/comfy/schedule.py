@@ -24,9 +24,9 @@ def schedule_of_sigmas(model: Patcher, sigmas: Tensor) -> Schedule:
     """
     check_model(model)
     sampling = model.get_model_object("model_sampling")
-    levels = [float(s) for s in sigmas.double().flip(0)]
+    levels = [float(s) for s in sigmas.cpu().double().flip(0)]
     check_sigmas(levels, float(sampling.sigmas[0]), float(sampling.sigmas[-1]))
-    trained = sampling.log_sigmas.double().cpu().numpy()
+    trained = sampling.log_sigmas.cpu().double().numpy()
     timesteps = np.interp(np.log(levels[1:]), trained, np.arange(len(trained)))
     return Schedule(tuple(round(float(t), 4) for t in timesteps), alphas_of(levels))
 

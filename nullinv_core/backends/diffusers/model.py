@@ -325,7 +325,7 @@ def wrap_pipeline(
     if prediction not in family.predictions:
         raise InputError(f'"{name}" predicts "{prediction}"; supported are {", ".join(family.predictions)}')
     encoders = {row.part: getattr(pipeline, row.part) for row in family.encoders}
-    alphas = tuple(scheduler.alphas_cumprod.double().clamp(min=LEAST_ALPHA).tolist())
+    alphas = tuple(scheduler.alphas_cumprod.cpu().double().clamp(min=LEAST_ALPHA).tolist())
     identity = replace(
         fingerprint(unet.state_dict().values(), prediction, alphas),
         digest=digest_of(_named_weights(unet, vae, encoders), prediction),
