@@ -16,7 +16,7 @@ from ..settings import BY_KIND, EDIT, FULL_SIZE, KEEP_PIXELS, SAME_GUIDANCE, SAM
 from . import models
 from .console import progress
 from .options import Config, Device, InversionFile, OtherDtype, OtherModel, edit_settings, takes, typed
-from .pictures import numbered, photo_of
+from .pictures import check_size, numbered, photo_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,14 +62,11 @@ def edit(
     import torch
 
     from ..editing import check_sampling
-    from ..photo.full_size import check_full_size, larger
-    from ..photo.images import from_pil, read_picture, save_image
+    from ..photo.images import read_picture, save_image
     from ..pipeline import Sampling, apply, null_of
 
     settings = edit_settings(typed(context, given))
-    check_full_size(full_size, keep_pixels)
-    if full_size and reference is None:
-        raise InputError("--full-size needs --reference, the photo whose size it is")
+    check_size(full_size, keep_pixels, reference)
     for text in prompt:
         models.check_text(text)
     stored, place = models.stored(inversion, model)
@@ -84,17 +81,14 @@ def edit(
     existing = [path for path in maps if os.path.isdir(path.parent)]
     check_outputs([*outputs, *existing], models.read_from(place, config, inversion, reference), ".png")
     loaded = models.reopen(stored, place, device, dtype, config, named=bool(model))
-    photo = None if picture_file is None else photo_of(picture_file, reference, stored, loaded)
-    if full_size and picture_file is not None and photo is not None:
-        photo = larger(from_pil(picture_file), photo)
+    photo = None if picture_file is None else photo_of(picture_file, reference, stored, loaded, full_size)
     with progress() as callback:
         found = apply(loaded, stored, prompt, settings, sampling, photo if keep_pixels else None, callback)
-    pictures, result = found.pictures, found.result
-    for file, picture, mask in zip(outputs, pictures, result.mask[0], strict=True):
+    for file, picture, mask in zip(outputs, found.pictures, found.result.mask[0], strict=True):
         save_image(picture, file)
         typer.echo(f"saved: {file}" + ("" if photo is None else f" ({_kept(picture, photo[0], mask)})"))
     if save_attention is not None:
-        _save_maps(save_attention, maps, found, torch.cat([loaded.decode(result.source), pictures]))
+        _save_maps(save_attention, maps, found, torch.cat([loaded.decode(found.result.source), found.pictures]))
 
 
 def _save_maps(folder: Path, files: list[Path], found: Edited, pictures: Tensor) -> None:

@@ -15,9 +15,22 @@ if TYPE_CHECKING:
     from ..files.store import Inversion
 
 
-def photo_of(picture: Image, name: Path | None, stored: Inversion, loaded: DiffusersModel) -> Tensor:
-    """The photo of an inversion, (1, H, W, 3), scaled and cropped as it was; raises InputError for another one."""
-    from ..photo.images import load_image
+def check_size(full_size: bool, keep_pixels: bool, reference: Path | None) -> None:
+    """Raise InputError for --full-size without what it needs."""
+    from ..photo.full_size import check_full_size
+
+    check_full_size(full_size, keep_pixels)
+    if full_size and reference is None:
+        raise InputError("--full-size needs --reference, the photo whose size it is")
+
+
+def photo_of(
+    picture: Image, name: Path | None, stored: Inversion, loaded: DiffusersModel, full_size: bool = False
+) -> Tensor:
+    """The photo of an inversion, (1, H, W, 3), scaled and cropped as it was, or with ``full_size`` as it is unless that
+    is smaller; raises InputError for another one."""
+    from ..photo.full_size import larger
+    from ..photo.images import from_pil, load_image
 
     inverted = stored.trajectory.clean
     height, width = (n * loaded.factor for n in inverted.shape[-2:])
@@ -26,7 +39,7 @@ def photo_of(picture: Image, name: Path | None, stored: Inversion, loaded: Diffu
     # half precision and another way of scaling stay far below this, another photo above
     if float((latents.to(inverted) - inverted).square().mean().sqrt() / inverted.std()) > 0.2:
         raise InputError(f'--reference "{name}" is not the photo that was inverted; give that one, or leave it out')
-    return photo
+    return larger(from_pil(picture), photo) if full_size else photo
 
 
 def numbered(out: Path, count: int) -> list[Path]:

@@ -16,7 +16,7 @@ from nullinv_core.demo.edits import sample_edit
 from nullinv_core.photo.images import psnr
 
 from .graphs import DEMO, Chain, Graph
-from .outputs import latent, newest, relative
+from .outputs import latent, newest, relative, told
 from .server import error_of
 
 QUICK = {"steps": 4, "inner_steps": 1}
@@ -203,6 +203,34 @@ def test_a_mask_limits_the_edit(comfy):
     comfy.run(chain.graph)
     moved = (latent(comfy, "masked") - latent(comfy, "unmasked")).abs().amax((0, 1)) > 0
     assert moved[:8, :8].any() and not moved[8:].any() and not moved[:, 8:].any()
+
+
+def test_a_mask_that_cannot_be_meant_is_told(comfy):
+    """Guards painted masks: a black one, which Load Image gives where nobody painted, stops; one that was not cropped
+    as the photo was gets a note, and one that an autoencoder may have cropped none."""
+    chain = Chain(**QUICK)
+    _, sampler = chain.edit()
+    solid = chain.graph.add("SolidMask", value=0.0, width=64, height=64)
+    chain.graph[sampler()[0]]["inputs"]["mask"] = solid()
+    chain.graph.add("SaveLatent", samples=sampler(0), filename_prefix="masked")
+    assert "the mask is black everywhere" in error_of(comfy.finish(comfy.queue(chain.graph)))
+    for width, warned in ((160, True), (135, False), (128, False)):
+        chain.graph[solid()[0]]["inputs"] = {"value": 1.0, "width": width, "height": 128}
+        notes = told(comfy, chain.graph)
+        assert any("is stretched to the shape" in one for one in notes) == warned, notes
+
+
+def test_latents_of_half_precision_are_worked_on_in_single(comfy):
+    """Guards --fp16-intermediates, and packs whose LATENTs are half: an inversion is float32 all the same."""
+    chain = Chain(**QUICK, optimize=False)
+    g = chain.graph
+    g[chain.invert()[0]]["inputs"]["latent"] = g.add("OtherHalf", samples=chain.latent())()
+    g.add("NullInvSave", trajectory=chain.invert(1), prompt=chain.scene(1), filename_prefix="inversions/half")
+    comfy.run(g)
+    (file,) = (comfy.base / "output" / "inversions").glob("half_*.safetensors")
+    trajectory = load_inversion(file).trajectory
+    assert trajectory.latents.dtype == torch.float32
+    assert not torch.equal(trajectory.latents[-1], trajectory.latents[-1].half().float())
 
 
 def test_a_noise_mask_limits_the_edit(comfy):
@@ -410,6 +438,21 @@ def test_another_strength_does_not_invert_the_photo_again(comfy):
     assert np.array_equal(*(np.asarray(Image.open(file)) for file in (files[0], newest(comfy, "parts-alone"))))
     g[alone()[0]]["inputs"]["steps"] = 2
     assert parts_that_ran(comfy, g) == {"1", "2"}
+
+
+def test_the_bar_of_edit_photo_moves_with_its_steps(comfy):
+    """Guards progress where a scheduler makes one step more than asked for, as ddim_uniform does of 30."""
+    g = Graph()
+    load, scene = g.add("NullInvLoadDiffusers", model=DEMO), g.add("NullInvDemoScene", seed=2, edit="colour")
+    edited = g.add(
+        "NullInvEditPhoto", model=load(), clip=load(1), vae=load(2), image=scene(), source_text=scene(1),
+        edit_text=scene(2), strength=0.2, blend_words="", size=64, steps=30, cfg=3.0, keep_pixels=False,
+    )  # fmt: skip
+    g.add("SaveImage", images=edited(), filename_prefix="bar")
+    states = [data["nodes"] for kind, data in comfy.watch(g) if kind == "progress_state"]
+    seen = {key: {nodes[key]["value"] for nodes in states if key in nodes} for nodes in states for key in nodes}
+    inversion, edit = (next(values for key, values in seen.items() if key.endswith(f".{n}")) for n in (1, 2))
+    assert len(inversion) > 40 and len(edit) > 20
 
 
 @pytest.mark.parametrize("kind", ["demo", "sd15"])

@@ -24,6 +24,8 @@ FLOORS = (
 HOSTS = {"comfy", "diffusers"}
 DOORS = ("nullinv_core/api.py", "nullinv_core/__main__.py")
 """What the package offers, and its command line: they look up."""
+MEASURED = ("nullinv_core/scores/networks.py",)
+"""Scores by other people's networks, which no backend knows."""
 WAYS = {
     "invert": (
         ("nodes/inversion.py", "execute"), ("nullinv_core/backends/comfy/jobs.py", "invert_latent"),
@@ -141,10 +143,62 @@ def test_no_import_goes_upwards():
         reached = imports(path, lazy=True)
         if name_of(path) not in DOORS:
             found += [f"{name_of(path)} -> {name_of(one)}" for one in reached if floor_of(one) > floor_of(path)]
-        if path.parent.name in HOSTS:
-            others = HOSTS - {path.parent.name}
+        for host in HOSTS & set(path.parts):
+            others = HOSTS - {host}
             found += [f"{name_of(path)} -> {name_of(one)}" for one in reached if others & set(one.parts)]
     assert found == []
+
+
+def packages(path, when_loaded=False):
+    """Names of the packages of others that a file imports at any time, types too; or just when it is loaded."""
+    imported = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    inner = {
+        id(node)
+        for part in ast.walk(tree_of(path))
+        if isinstance(part, ast.FunctionDef) or (isinstance(part, ast.If) and "TYPE_CHECKING" in ast.unparse(part.test))
+        for node in ast.walk(part)
+    }
+    names = [
+        name
+        for node in imported
+        if not (when_loaded and id(node) in inner)
+        for name in ([one.name for one in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+        if isinstance(node, ast.Import) or not node.level
+    ]
+    return {name.split(".")[0] for name in names}
+
+
+def test_backends_alone_know_a_framework():
+    """Guards the core, which works with any host, and ComfyUI's start, which loads every node: a backend knows its own
+    framework, and the nodes load nothing heavy."""
+    frameworks = {"comfy", "comfy_api", "comfy_execution", "server", "folder_paths", "latent_preview", "diffusers",
+                  "transformers"}  # fmt: skip
+    found = []
+    for path in FILES:
+        name, known = name_of(path), packages(path) & frameworks
+        if name.startswith("nullinv_core/backends/comfy"):
+            found += [(name, one) for one in known & {"diffusers", "transformers"}]
+        elif name.startswith("nodes/"):
+            found += [(name, one) for one in known & {"diffusers", "transformers"}]
+            found += [(name, one) for one in packages(path, when_loaded=True) & {"torch", "numpy", "PIL"}]
+        elif name.startswith("nullinv_core/backends/"):
+            found += [(name, one) for one in known - {"diffusers", "transformers"}]
+        elif name.startswith("nullinv_core/") and "/demo/training/" not in name and name not in MEASURED:
+            found += [(name, one) for one in known]
+    assert found == [], found
+    assert "comfy" in packages(CORE / "backends" / "comfy" / "host.py")
+
+
+def test_double_precision_is_the_processor_s():
+    """Guards Apple's and Intel's GPUs, of which many have no float64: numbers go to the CPU first."""
+    calls = [
+        (name_of(path), ast.unparse(node))
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "double"
+    ]
+    there = (".cpu().double()", ".to('cpu', torch.float32).double()")
+    assert len(calls) > 4 and [one for one in calls if not one[1].endswith(there)] == []
 
 
 def room_of(name):

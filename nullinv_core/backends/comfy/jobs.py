@@ -25,9 +25,13 @@ from .checks import check_model
 from .conditioning import check_same_sizes, text_of, with_sizes
 from .host import progress
 from .model import ComfyModel
+from .notices import tell
 from .protocols import Conditioning, Latent, Patcher
 from .sigmas import sigma_of
 from .text import EditRequest
+
+OTHER_SHAPE = 1.1
+"""By how much a mask may be wider than its picture, or narrower: an autoencoder crops pictures by some pixels."""
 
 
 def invert_latent(
@@ -164,14 +168,30 @@ def check_same_text(context: Context, other: Context) -> None:
 
 
 def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
-    """A MASK at the size and for the number of latents (B, C, h, w): bool (B, h, w), where it covers at all."""
+    """A MASK at the size and for the number of latents (B, C, h, w): bool (B, h, w), where it covers at all.
+
+    Raises InputError for another number of pictures, and where nothing may change. The user is told of a mask of
+    another shape than the picture.
+    """
     # other packs' masks may have an axis less or more
     mask = mask.reshape(-1, *mask.shape[-2:])
     if len(mask) not in (1, len(latents)):
         raise InputError(f"the mask is for {len(mask)} pictures, the trajectory holds {len(latents)}")
     whole = mask.detach().to("cpu", torch.float32)[:, None]
-    scaled = torch.nn.functional.adaptive_max_pool2d(whole, latents.shape[-2:])[:, 0]
-    return (scaled > 0.5).expand(len(latents), -1, -1)
+    scaled = torch.nn.functional.adaptive_max_pool2d(whole, latents.shape[-2:])[:, 0] > 0.5
+    if not bool(scaled.any()):
+        # Load Image gives such a mask for a picture that nobody painted on
+        raise InputError(
+            "the mask is black everywhere, so nothing may change; paint on the picture where the edit may change it, "
+            "or connect no mask"
+        )
+    (height, width), (rows, columns) = mask.shape[-2:], latents.shape[-2:]
+    if not 1 / OTHER_SHAPE < width * rows / (height * columns) < OTHER_SHAPE:
+        tell(
+            f"the mask, {width}×{height} pixels, is stretched to the shape of the picture; scale and crop it as the "
+            "photo is"
+        )
+    return scaled.expand(len(latents), -1, -1)
 
 
 def _plain_samples(latent: Latent, family: Family) -> Tensor:

@@ -71,7 +71,9 @@ def invert_photo(given: Checkpoint, image: Tensor, size: int, source: str, steps
     check_model(given.model)
     here = ComfyModel(given.model, clip=given.clip, vae=given.vae)
     latent: Latent = {"samples": given.vae.encode(fit(opaque(image), size, GRID))}
-    callback = progress(given.model, invert=steps, pin=steps)
+    # a scheduler may make one step more than asked for
+    length = here.schedule(steps).steps
+    callback = progress(given.model, invert=length, pin=length)
     # of a pinned source no embedding depends on the guidance
     inversion, _ = prepare_latents(
         here, here.latents(latent["samples"]), source, steps, PINNED, PAPER.guidance, callback

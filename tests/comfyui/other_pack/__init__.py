@@ -533,6 +533,21 @@ class FlatMask:
         return (mask[0],)
 
 
+class Half:
+    """A LATENT of half precision, as ComfyUI's --fp16-intermediates makes them."""
+
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "apply"
+    CATEGORY = "other"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"samples": ("LATENT",)}}
+
+    def apply(self, samples):
+        return ({**samples, "samples": samples["samples"].half()},)
+
+
 class Look(_OnModel):
     """Tells how often the blocks of the network that a MODEL shares are wrapped, after something else has run."""
 
@@ -572,4 +587,5 @@ NODE_CLASS_MAPPINGS = {
     "OtherStream": Stream,
     "OtherQuiet": Quiet,
     "OtherFlatMask": FlatMask,
+    "OtherHalf": Half,
 }
