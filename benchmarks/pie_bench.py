@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from nullinv_core.scores.score import COLUMNS, Scored, score
 from nullinv_core.scores.tables import ALL, header, markdown_table, means
 
 from . import edit_photo
+from .common import known_records
 from .edit_cases import EditTask
 
 CROSS, SELF, STRENGTH = 0.4, 0.6, 2.0
@@ -183,7 +184,10 @@ def main() -> None:
     if options.lpips:
         weights = None if options.lpips == "torchvision" else Path(options.lpips)
         measures |= lpips_measure(weights, options.device, PNP)
-    make_pictures(load_model(options.model, options.device), options.pie_bench, edits, rows, out, options.batch)
+    model = load_model(options.model, options.device)
+    # pictures that are there are not made again
+    known_records(out / "made_by.jsonl", {"model": asdict(model.fingerprint), "settings": settings_table()})
+    make_pictures(model, options.pie_bench, edits, rows, out, options.batch)
     found, _ = score(edits, options.pie_bench, {row: out / row for row in rows}, measures, PNP)
     text = f"{rows_table(found, options.base)}\n\n{settings_table()}\n"
     (out / "rows.md").write_text(text, encoding="utf-8")

@@ -95,6 +95,8 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     options = parser.parse_args()
+    if options.cases < 1 or options.first_seed < 0:
+        parser.error("--cases is a number from 1, --first-seed from 0")
     seeds = range(options.first_seed, options.first_seed + options.cases)
     write_folder([sample_edit(seed, KINDS[seed % len(KINDS)]) for seed in seeds], options.out)
     print(f"{options.cases} edits in {options.out}")

@@ -1,11 +1,13 @@
 """The published rows of PIE-Bench: a dry run of every row on small random weights."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from benchmarks import edit_photo, pie_bench
 from nullinv_core.null_text.presets import PRESETS
@@ -65,6 +67,12 @@ def test_every_row_in_one_command(command, folder, tmp_path, model_folder, clip_
     assert "2 of 2" in command("direct", *common, "--batch", 2)
     assert [path.stat().st_mtime_ns for path in pictures] == times
     assert len(list(out.rglob("*.jpg"))) == len(pictures) + 1
+    # pictures of one model are not scored under the name of another
+    other = shutil.copytree(model_folder, tmp_path / "other")
+    weights = other / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value + 1 for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(SystemExit, match="holds rows of another run"):
+        command("direct", "--model", other, "--pie-bench", folder, "--out", out)
 
 
 def test_rows_of_sdxl(command, folder, tmp_path):

@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import math
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -95,21 +97,55 @@ def test_a_pool_gives_what_was_added_as_far_as_there_is_room(capacity, parts):
 
 def test_files_are_handed_out_once_and_by_their_variations(tmp_path):
     """Guards what a training takes in while pictures are rendered: each file once, the judge's to the judge alone."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
+    (tmp_path / "pictures").mkdir()
 
-    def write(*names):
-        for name in names:
-            (folder / f"{name}.safetensors").touch()
+    def write(*numbers):
+        paths = [pictures_path(tmp_path, index, variation) for variation, index in numbers]
+        for path in paths:
+            path.touch()
+        return paths
 
-    write("a0-00-0000-x", "a0-01-0000-x", "a0-100-0000-x", "a0-00-0001-x")
-    (folder / "a0-00-0002-x-77.partial").touch()
+    first, second, judged, third = write((0, 0), (1, 0), (JUDGED, 0), (0, 1))
+    # of other looks, of other shapes, not finished
+    for old in (f"00000000{first.name[8:]}", f"{first.name[:16]}-00000000.safetensors", f"{first.stem}-77.partial"):
+        assert old != first.name
+        first.with_name(old).touch()
     model, judge = Files(tmp_path), Files(tmp_path, range(JUDGED, 2 * JUDGED))
-    assert [p.stem for p in model.fresh(2)] == ["a0-00-0000-x", "a0-01-0000-x"]
-    assert [p.stem for p in model.fresh()] == ["a0-00-0001-x"] and model.fresh() == []
-    assert [p.stem for p in judge.fresh()] == ["a0-100-0000-x"]
-    write("a0-02-0001-x")
-    assert [p.stem for p in model.wait(1)] == ["a0-02-0001-x"]
+    assert model.fresh(2) == [first, second]
+    assert model.fresh() == [third] and model.fresh() == []
+    assert judge.fresh() == [judged]
+    late = write((2, 1))
+    assert model.wait(1) == late
+
+
+def test_a_shard_is_named_by_its_shapes(monkeypatch):
+    """Guards training folders that were begun before a toy changed: its old geometry is not taken for the new."""
+    before, real = dataset._shard_name(0), dataset.geometry
+
+    def flatter(things, view, **more):
+        return real(tuple(replace(thing, scale=0.9 * thing.scale) for thing in things), view, **more)
+
+    def forget():
+        dataset.shapes_digest.cache_clear()
+        dataset._shard_name.cache_clear()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dataset, "geometry", flatter)
+        forget()
+        after = dataset._shard_name(0)
+    forget()
+    assert before != after and before[:5] == after[:5] == "0000-"
+
+
+def test_a_training_without_an_end_has_one_for_its_first_cycle():
+    """Guards the judge's training where no minutes are given: its first cycle goes by its steps."""
+    assert train_judge.first_cycle(math.inf) == math.inf
+    clock = steps.Clock(1000, 1.0, train_judge.first_cycle(math.inf), started=time.time() - 3600)
+    assert clock.progress(10) == 0.01
+    now = time.time()
+    assert now + 800 < train_judge.first_cycle(now + 1000) < now + 1000
+    with pytest.raises(ValueError, match="not NaN"):
+        steps.Clock(1000, 1.0, math.nan)
 
 
 def _steps(path, total=12, stop_at=None, deadline=float("inf")):

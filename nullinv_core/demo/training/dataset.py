@@ -24,14 +24,16 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from ..captions import Reading, Wording, caption_of, reading_of, sample_wording
-from ..geometry import FINE, Buffers, View, geometry
+from ..geometry import FINE, Buffers, Placed, View, geometry
 from ..looks import COLOURS, MATERIALS, STYLES, Look, compose
-from ..objects import OBJECTS
+from ..objects import ANIMALS, LIERS, OBJECTS, Form
 from ..places import PLACES
 from ..scenes import Thing, sample_look, sample_stage
 
 SHARD = 50
 """Stages in a file."""
+SKETCH = 16
+"""Samples a side of the drawings that tell shapes apart."""
 STAGES = 4_000
 JUDGED = 100
 """Variations from here on are the judge's: it may see what is held out from the model."""
@@ -77,9 +79,20 @@ def stage(number: int) -> tuple[tuple[Thing, ...], View]:
 
 @cache
 def _shard_name(index: int) -> str:
-    """A shard's name, which changes with what is staged."""
+    """A shard's name, which changes with what is staged and with the shapes of all toys."""
     staged = repr([stage(n) for n in range(index * SHARD, (index + 1) * SHARD)])
-    return f"{index:04d}-{hashlib.sha256(staged.encode()).hexdigest()[:8]}"
+    return f"{index:04d}-{hashlib.sha256((staged + shapes_digest()).encode()).hexdigest()[:8]}"
+
+
+@cache
+def shapes_digest() -> str:
+    """Changes with what any toy looks like to ``geometry``, whatever it wears, and with the light."""
+    digest = hashlib.sha256()
+    for kind in OBJECTS:
+        for form in (Form(kind), Form(kind, "lying" if kind in LIERS else "", "hat" if kind in ANIMALS else "", True)):
+            buffers = geometry((Placed(form, 0.0, 0.0, 1.0, 20.0),), View(), side=SKETCH)
+            digest.update(buffers.stacked().numpy().tobytes())
+    return digest.hexdigest()[:8]
 
 
 def shard_path(work: Path, index: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def train(work: Path, device: str, deadline: float) -> Judge:
         return loss_of(logits, pool.tensors["wanted"][rows].long(), kinds)
 
     more = feed(Files(work, range(JUDGED, 2 * JUDGED)), prepare, pool.add, least=1)
-    begin = Clock(STEPS, RATE, deadline - 0.1 * (deadline - time.time()))
+    begin = Clock(STEPS, RATE, first_cycle(deadline))
     run(first, {"model": judge}, _optimizer(judge), lambda _: loss(BATCH, 1.0), begin, more)
     average = copy.deepcopy(judge).requires_grad_(False)
 
@@ -81,6 +82,11 @@ def train(work: Path, device: str, deadline: float) -> Judge:
     state: dict[str, torch.nn.Module] = {"model": judge, "average": average}
     run(second, state, _optimizer(judge), lambda _: loss(SECOND_BATCH, KIND_WEIGHT), clock, follow)
     return average.eval()
+
+
+def first_cycle(deadline: float) -> float:
+    """When the first cycle ends: a tenth of the time is the second's; without a deadline, never."""
+    return deadline if math.isinf(deadline) else deadline - 0.1 * (deadline - time.time())
 
 
 def _optimizer(judge: Judge) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .dataset import JUDGED, Pictures, read_pictures
+from .dataset import JUDGED, Pictures, pictures_path, read_pictures
 
 CAPACITY = 160_000
 """Pictures that a pool has room for."""
@@ -29,10 +29,15 @@ class Files:
 
     def fresh(self, most: int = 10**6) -> list[Path]:
         """At most so many finished files that were not handed out yet."""
-        there = sorted((self.work / "pictures").glob("*.safetensors"), key=lambda p: p.name.split("-")[2:])
-        found = [p for p in there if p.name not in self.taken and int(p.name.split("-")[1]) in self.variations]
+        there = [p for p in (self.work / "pictures").glob("*.safetensors") if p.name not in self.taken]
+        found = sorted((p for p in there if self.belongs(p)), key=lambda p: (p.name.split("-")[2:], p.name))
         self.taken.update(p.name for p in found[:most])
         return found[:most]
+
+    def belongs(self, path: Path) -> bool:
+        """Whether a file holds what would be rendered today: not other looks or shapes, nor another split."""
+        variation, index = (int(number) for number in path.name.split("-")[1:3])
+        return variation in self.variations and path == pictures_path(self.work, index, variation)
 
     def wait(self, least: int) -> list[Path]:
         """The files that there are, at least so many."""

@@ -31,6 +31,10 @@ class Clock:
     save_seconds: float = 180.0
     started: float = field(default_factory=time.time)
 
+    def __post_init__(self) -> None:
+        if math.isnan(self.deadline):
+            raise ValueError("the deadline of a training must be a time, not NaN")
+
     def progress(self, step: int) -> float:
         """Share in 0…1 that is done."""
         return min(1.0, max(step / self.total, (time.time() - self.started) / max(1.0, self.deadline - self.started)))
