@@ -59,7 +59,7 @@ evaluate: .venv/.installed
 	$(PIP) --requirement requirements.txt --requirement requirements-cli.txt
 	touch $@
 
-.venv/.installed-dev: .venv/.installed requirements-dev.txt requirements-score.txt
+.venv/.installed-dev: .venv/.installed requirements-dev.txt requirements-score.txt requirements-cluster.txt
 	$(PIP) --requirement requirements-dev.txt
 	touch $@
 

@@ -16,7 +16,9 @@ from nullinv_core.demo.scenes import render
 from nullinv_core.photo.images import save_image
 from nullinv_core.settings import EditSettings
 
-SETTINGS = ("cross_replace", "self_replace", "fresh_noise", "blend_words", "exclude_words", "steady_words")
+SETTINGS = (
+    "cross_replace", "self_replace", "fresh_noise", "exclude_end", "blend_words", "exclude_words", "steady_words",
+)  # fmt: skip
 """Columns of the list: what ``edit_settings`` chooses."""
 
 

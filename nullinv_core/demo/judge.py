@@ -41,10 +41,10 @@ JUDGE = Path(__file__).parent / "model" / "judge.safetensors"
 
 
 @cache
-def load_judge() -> Judge:
-    """The judge that ships with the demo model."""
+def load_judge(file: Path = JUDGE) -> Judge:
+    """The judge that ships with the demo model, or that of another file."""
     judge = Judge()
-    judge.load_state_dict(load_file(JUDGE))
+    judge.load_state_dict(load_file(file))
     return judge.eval()
 
 
@@ -131,11 +131,11 @@ def verdicts(judge: Judge, pictures: Tensor, asked: Sequence[Reading]) -> list[V
     ]
 
 
-def wrong_edit(picture: np.ndarray, case: EditCase) -> list[str]:
+def wrong_edit(picture: np.ndarray, case: EditCase, judge: Judge | None = None) -> list[str]:
     """What is wrong with an edited picture (128, 128, 3) in 0…1, in words: as ``verdicts``, and whatever the edit asks
-    for; by the judge that ships."""
+    for; by the judge that ships, unless another is given."""
     source, target = reading_of(case.source), reading_of(case.target)
-    seen = read(load_judge(), torch.from_numpy(picture)[None])[0]
+    seen = read(judge or load_judge(), torch.from_numpy(picture)[None])[0]
     wrong = _wrong(seen, target)
     if wrong or len(source.things) != len(target.things):
         return wrong

@@ -21,16 +21,24 @@ def stand_in(name):
     sys.modules[name] = module
 
 
-if not torch.cuda.is_available():
-    # torchvision registers fake kernels for these when it is imported, and fails where nobody declared them
+try:
+    import torchvision  # noqa: F401
+except ImportError:
+    pass
+except RuntimeError as error:
+    # it registers fake kernels for these, and fails where its compiled part does not fit and so did not declare them
+    if "torchvision::nms does not exist" not in str(error):
+        raise
+    for part in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[part]
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    try:
-        import torchaudio  # noqa: F401
-    except (ImportError, OSError):
-        for part in ("torchaudio", "torchaudio.transforms", "torchaudio.functional"):
-            stand_in(part)
+try:
+    import torchaudio  # noqa: F401
+except (ImportError, OSError):
+    for part in ("torchaudio", "torchaudio.transforms", "torchaudio.functional"):
+        stand_in(part)
 
 folder = os.path.abspath(sys.argv[1])
 os.chdir(folder)

@@ -167,7 +167,7 @@ def test_comfyui_lists_them(comfy):
 def test_the_files_are_what_their_source_builds(comfy):
     """Guards against a workflow that was left behind when a node changed."""
     if "0.3.6" in comfy.get("/system_stats")["system"]["comfyui_version"]:
-        pytest.skip("the files are written with the newer version's node descriptions")
+        pytest.skip("this ComfyUI is older than the one whose node descriptions the files are written with")
     from .build_workflows import documents
 
     for name, document in documents(comfy.get("/object_info")):
@@ -265,7 +265,7 @@ def test_a_workflow_runs_from_the_page(comfy, page, request, name):
 def test_few_widgets_of_p2p_edit_are_left_to_see(comfy, page):
     """Guards the first look in the modern design, which folds advanced widgets away until they are asked for."""
     if "0.3.6" in comfy.get("/system_stats")["system"]["comfyui_version"]:
-        pytest.skip("the older version shows every widget")
+        pytest.skip("this ComfyUI shows every widget")
     page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
     try:
         load(page, json.loads((FOLDER / "3-replace-a-word-demo.json").read_text(encoding="utf-8")))

@@ -10,7 +10,7 @@ import pytest
 from ..comfyui import installation
 from ..published import PACK
 
-SKIPPED = "import pytest\n\n\ndef test_of_a_node():\n    pytest.skip('no reason')\n"
+SKIPPED = "import os, pytest\n\n\ndef test_of_a_node():\n    pytest.skip(os.environ.get('REASON', 'no reason'))\n"
 
 
 @pytest.fixture
@@ -122,10 +122,12 @@ def test_one_process_alone_holds_models_of_full_size():
         ({"CI": "1", "COMFYUI_PATH": "there"}, 1, "skipped, though there is a ComfyUI"),
         ({"CI": "", "COMFYUI_PATH": "there"}, 0, "ran against 0.3.99"),
         ({"CI": "1"}, 0, "NOT run, no ComfyUI found"),
+        ({"CI": "1", "COMFYUI_PATH": "there", "REASON": "this ComfyUI has no such node"}, 0, "(1 skipped)"),
     ],
 )
 def test_a_suite_that_was_skipped_has_not_passed(comfyui, tmp_path, environment, code, said):
-    """Guards CI: green means that the nodes ran, or that the last lines say that there was nothing to run them in."""
+    """Guards CI: green means that the nodes ran, or that the last lines say that there was nothing to run them in; what
+    this version of ComfyUI does not have is no failure."""
     tests = tmp_path / "pack" / "tests"
     (tests / "comfyui").mkdir(parents=True)
     for name in ("__init__.py", "conftest.py", "comfyui/__init__.py", "comfyui/installation.py"):
@@ -138,3 +140,29 @@ def test_a_suite_that_was_skipped_has_not_passed(comfyui, tmp_path, environment,
         capture_output=True, text=True, check=False, env={**os.environ, **home, **environment},
     )  # fmt: skip
     assert done.returncode == code and said in done.stdout, done.stdout
+
+
+VISION = """import os, torch
+if os.environ["FITS"] == "yes":
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+torch.library.register_fake("torchvision::nms")(lambda dets, scores, iou_threshold: dets)
+"""
+
+
+@pytest.mark.parametrize("fits", ["yes", "no", "none"])
+def test_operators_are_stood_in_for_where_torchvision_does_not_fit(tmp_path, fits):
+    """Guards the launcher: a torchvision that declares its operators may not meet another declaration of them."""
+    packages, folder = tmp_path / "packages", tmp_path / "ComfyUI"
+    for place in (packages, folder):
+        place.mkdir()
+    if fits != "none":
+        (packages / "torchvision.py").write_text(VISION)
+    (folder / "main.py").write_text("import torch, sys\nprint('ran', 'torchvision' in sys.modules)\n")
+    if fits != "none":
+        (folder / "main.py").write_text("import torchvision, torch\nprint('ran', torch.ops.torchvision.nms)\n")
+    done = subprocess.run(
+        [sys.executable, PACK / "tests" / "comfyui" / "launch.py", folder, "main.py"], capture_output=True, text=True,
+        check=False, env={**os.environ, "PYTHONPATH": str(packages), "FITS": fits},
+    )  # fmt: skip
+    assert done.returncode == 0 and "ran" in done.stdout, done.stderr

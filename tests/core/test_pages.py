@@ -1,12 +1,20 @@
 """What people read: README, documentation, help pages. Their links, lengths and words, and what is made from code."""
 
 import ast
+import inspect
+import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks.batch_folder import write_folder
 from docs import options
+from nullinv_core.batch.jobs import Defaults, read_jobs
+from nullinv_core.cli.demo import demo
+from nullinv_core.demo.run import demo_case
+from nullinv_core.files.inversion_file import FIELDS
 from nullinv_core.prompt_to_prompt.kinds import KINDS
 from nullinv_core.settings import EDIT, KIND, NODES, EditSettings
 
@@ -249,3 +257,73 @@ def test_what_builds_the_site_is_pinned():
     """Guards make docs: each package it asks for has a version in constraints.txt."""
     pinned = {line.split("==")[0] for line in Path(PACK / "constraints.txt").read_text(encoding="utf-8").splitlines()}
     assert set((PACK / "requirements-docs.txt").read_text(encoding="utf-8").split()) <= pinned
+
+
+def rows_of(page, start):
+    """Cells of the rows of a page's table that begins so."""
+    text = (PACK / page).read_text(encoding="utf-8")
+    table = text[text.index(start) :].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table]
+
+
+def test_the_readme_quotes_what_was_measured():
+    """Guards the README's results against the files that the benchmarks wrote."""
+    results = PACK / "benchmarks" / "results"
+    scenes = json.loads((results / "demo_scenes.json").read_text())["summary"]
+    speed = {
+        line.split(" | ")[0].removeprefix("| ").split(" (")[0]: line.split(" | ")[2].split(" (")[0]
+        for line in (results / "speed.md").read_text().splitlines()
+    }
+    edits = [
+        json.loads(line) for line in (results / "edit_quality" / "edit_quality.jsonl").read_text().splitlines()[1:]
+    ]
+    (reconstructed, few, many, seconds) = rows_of("README.md", "| | this | compare |")
+    assert reconstructed[1:] == [
+        f"{scenes['psnr_null_text']:.1f} dB",
+        f"the autoencoder alone {scenes['psnr_autoencoder']:.1f}, plain DDIM inversion {scenes['psnr_ddim']:.1f}",
+    ]
+    assert few[1] == f"{scenes['edits_judged_right']} of {scenes['scenes']}" and f"{scenes['scenes']} scenes" in few[0]
+    count = int(re.search(r"(\d+) others", many[0])[1])
+    right = {
+        method: sum(
+            one["scores"]["right"]
+            for one in edits
+            if one["method"] == method
+            and one["photo_kept"]
+            and one["guidance"] == 7.5
+            and int(one["task"]) < 40_000 + count
+        )
+        for method in ("fast", "paper")
+    }
+    assert many[1:] == [f"{right['fast']} of {count}", f"the authors' settings {right['paper']}"]
+    assert seconds[1:] == [speed["fast"], f"the authors' settings {speed['paper']}"]
+
+
+def test_the_page_of_the_inversion_file_lists_its_fields():
+    """Guards the format, which every later version reads: the page's tensors, axes and types are the code's."""
+    listed = {}
+    for names, axes, types, *_ in rows_of("docs/inversion-file.md", "| tensor |"):
+        kinds = types.split(", ")
+        for number, one in enumerate(names.replace("`", "").split(", ")):
+            listed[one] = axes.replace(", ", " "), kinds[min(number, len(kinds) - 1)]
+    assert set(listed) == set(FIELDS)
+    spoken = {"float": "float32", "integer": "int64"}
+    for field, (axes, kind) in listed.items():
+        assert axes == FIELDS[field].axes and getattr(torch, spoken.get(kind, kind)) in FIELDS[field].types, field
+
+
+def test_pages_give_the_demo_picture_its_own_text():
+    """Guards what people copy: the picture of make demo is inverted with what it shows."""
+    photo, edit = demo_case(inspect.signature(demo).parameters["seed"].default).captions
+    for page in ("command-line.md", "python.md"):
+        text = (PACK / "docs" / page).read_text(encoding="utf-8")
+        assert f'"{photo}"' in text and f'"{edit}"' in text, page
+
+
+def test_a_folder_can_be_tried_as_its_page_says(tmp_path):
+    """Guards docs/data-set.md: the command makes a list that is read, and names that the page goes on with."""
+    page = (PACK / "docs" / "data-set.md").read_text(encoding="utf-8")
+    assert "-m benchmarks.batch_folder --out clay --pictures 8" in page and "batch clay/list.csv" in page
+    found = read_jobs(write_folder(tmp_path, range(8)), Defaults())
+    assert len(found.jobs) == 8 and all(found.path(job).is_file() for job in found.jobs)
+    assert set(re.findall(r"clay-edited/inversions/(\S+?)\.safetensors", page)) <= {job.name for job in found.jobs}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from docs import pictures
@@ -172,3 +173,58 @@ def test_the_workflows_publish_only_what_was_tested():
     site = read["docs"]["jobs"]
     assert "make docs" in json.dumps(site["build"]) and site["publish"]["needs"] == "build"
     assert "refs/heads/main" in site["publish"]["if"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the step is of a Linux runner")
+@pytest.mark.parametrize(
+    ("change", "before", "new"),
+    [
+        ("", "0" * 40, True),
+        ("", "", True),
+        ('version = "0.2.0"', "HEAD~1", True),
+        ('Repository = "https://github.com/me/pack"', "HEAD~1", True),
+        ('name = "other"', "HEAD~1", False),
+    ],
+)
+def test_what_is_published_is_new(tmp_path, change, before, new):
+    """Guards the first version, which no commit comes before, and one that waited for its OWNER: both are published."""
+    workflow = yaml.safe_load((PACK / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))
+    step = next(one for one in workflow["jobs"]["version"]["steps"] if one.get("id") == "compare")
+    lines = {"name": '"pack"', "version": '"0.1.0"', "Repository": '"https://github.com/OWNER/pack"'}
+
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    def commit():
+        text = "".join(f"{name} = {value}\n" for name, value in lines.items())
+        (tmp_path / "pyproject.toml").write_text(text)
+        git("add", "-A")
+        git("commit", "-qm", "x", "--allow-empty")
+
+    git("init", "-q")
+    commit()
+    if change:
+        name, _, value = change.partition(" = ")
+        lines[name] = value
+        commit()
+    known = git("rev-parse", before).strip() if before.startswith("HEAD") else before
+    output = tmp_path / "output"
+    output.touch()
+    here = lines["Repository"].strip('"')
+    done = subprocess.run(
+        ["bash", "-e", "-c", step["run"]], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "HERE": here, "BEFORE": known, "GITHUB_OUTPUT": str(output)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (output.read_text() == "new=true\n") == new
+
+
+def test_what_mutants_leave_out_is_there(project):
+    """Guards make mutants: pytest does not complain of a file to ignore that has another name now."""
+    left_out = [one.partition("=") for one in project["tool"]["mutmut"]["pytest_add_cli_args_test_selection"][1:]]
+    for option, _, value in left_out:
+        path, _, name = value.partition("::")
+        found = list(PACK.glob(path))
+        assert found and (option != "--deselect" or f"def {name}(" in found[0].read_text(encoding="utf-8")), value

@@ -18,15 +18,15 @@ from ...context import cat
 from ...photo.images import psnr
 from ...schedule import Schedule, guide, predicted_clean
 from ..captions import caption, reading_of
-from ..edits import sample_edit
-from ..judge import Judge, load_judge, verdicts
+from ..edits import KINDS, sample_edit
+from ..judge import JUDGE, Judge, load_judge, verdicts, wrong_edit
 from ..scenes import Scene, render, sample_scene
 from .card import model_card
 
+CAPTIONS = 480
+"""Pictures that the card is about; half of them show one toy, half two."""
 HELD_OUT_FIRST = 500_000
 """Seeds of the evaluation; the demo and the benchmarks use others."""
-JUDGED_KINDS = ("object", "colour", "background")
-"""Edits whose answers the judge must not take for the picture."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Quality:
     one_toy_right: float
     two_toys_right: float
     judge_right_on_true: float
+    judge_right_on_edits: float
     judge_false_accepts: float
     mistakes: tuple[str, ...]
 
@@ -94,18 +95,22 @@ def fidelity(model: DiffusersModel, scenes: list[Scene]) -> list[float]:
     return [psnr(d, i) for d, i in zip(decoded, images.numpy(), strict=True)]
 
 
-def judged(judge: Judge, count: int) -> tuple[float, float]:
-    """How good the judge is on scenes that it never saw: share of true ones accepted, of ones with one thing wrong."""
-    cases = [sample_edit(HELD_OUT_FIRST + i, JUDGED_KINDS[i % len(JUDGED_KINDS)]) for i in range(count)]
-    pictures = torch.from_numpy(np.stack([render(case.source) for case in cases]))
-    right = verdicts(judge, pictures, [reading_of(case.source) for case in cases])
-    fooled = verdicts(judge, pictures, [reading_of(case.target) for case in cases])
-    return float(np.mean([not v.wrong for v in right])), float(np.mean([not v.wrong for v in fooled]))
+def judged(judge: Judge, count: int) -> tuple[float, float, float]:
+    """How good the judge is on scenes that it never saw, of all kinds of edit: shares of the photos that are read
+    right, of the true edits that are accepted, and of the photos that are accepted as their edit."""
+    cases = [sample_edit(HELD_OUT_FIRST + i, KINDS[i % len(KINDS)]) for i in range(count)]
+    pictures = [render(case.source) for case in cases]
+    read = verdicts(judge, torch.from_numpy(np.stack(pictures)), [reading_of(case.source) for case in cases])
+    edits = [not wrong_edit(render(case.target), case, judge) for case in cases]
+    fooled = [not wrong_edit(picture, case, judge) for picture, case in zip(pictures, cases, strict=True)]
+    return float(np.mean([not v.wrong for v in read])), float(np.mean(edits)), float(np.mean(fooled))
 
 
-def measure(model: DiffusersModel, captions: int, steps: int, guidance: float) -> tuple[Quality, np.ndarray]:
+def measure(
+    model: DiffusersModel, judge: Judge, captions: int, steps: int, guidance: float
+) -> tuple[Quality, np.ndarray]:
     """All figures of the model card, and the first 24 generated pictures."""
-    judge, half = load_judge(), captions // 2
+    half = captions // 2
     halves = [[sample_scene(HELD_OUT_FIRST + i, "held-out", n) for i in range(half)] for n in (1, 2)]
     decibels = fidelity(model, halves[0][:32] + halves[1][:32])
     shares, mistakes, shown = [], [], []
@@ -115,9 +120,10 @@ def measure(model: DiffusersModel, captions: int, steps: int, guidance: float) -
         shares.append(float(np.mean([not v.wrong for v in found])))
         mistakes += [f"{caption(s)}: {'; '.join(v.wrong)}" for s, v in zip(scenes, found, strict=True) if v.wrong]
         shown.append(pictures[:12])
-    right, fooled = judged(judge, captions)
+    right, accepted, fooled = judged(judge, captions)
+    one, two = shares
     quality = Quality(
-        captions, steps, guidance, float(np.median(decibels)), shares[0], shares[1], right, fooled, tuple(mistakes)
+        captions, steps, guidance, float(np.median(decibels)), one, two, right, accepted, fooled, tuple(mistakes)
     )
     return quality, np.concatenate(shown)
 
@@ -126,16 +132,19 @@ def main() -> None:
     """Command line of the evaluation."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=DEMO_MODEL)
-    parser.add_argument("--captions", type=int, default=256, help="half with one object, half with two")
+    parser.add_argument("--captions", type=int, default=CAPTIONS, help="half with one object, half with two")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--card", type=Path, help="where the model card goes; default: the model's folder")
     options = parser.parse_args()
     model = load_model(options.model, options.device)
-    quality, pictures = measure(model, options.captions, options.steps, options.guidance)
+    trained = DEMO_MODEL if str(options.model) == "demo" else options.model
+    # a training writes its own
+    judge = load_judge(trained / JUDGE.name) if (trained / JUDGE.name).is_file() else load_judge()
+    quality, pictures = measure(model, judge, options.captions, options.steps, options.guidance)
     card = model_card(quality, pictures, f"{platform.machine()}, torch {torch.__version__}, {options.device}")
-    folder = options.card or (DEMO_MODEL if str(options.model) == "demo" else options.model)
+    folder = options.card or trained
     folder.mkdir(parents=True, exist_ok=True)
     card.write(folder)
     print(card.text)
