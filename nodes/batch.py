@@ -21,7 +21,7 @@ class SaveBatchJob(io.ComfyNode):
             node_id="NullInvSaveBatchJob",
             display_name="Save Batch Job",
             description="Writes this graph's texts, settings and model to a small file in ComfyUI's output folder. On "
-            "the command line, nullinv batch does the same with a folder of pictures.",
+            "the command line, python -m nullinv_core batch does the same with a folder of pictures.",
             is_output_node=True,
             inputs=[
                 Edit.Input("edit", tooltip="From P2P Edit: both texts and all its settings."),

@@ -78,7 +78,8 @@ class P2PEditSampler(io.ComfyNode):
                 *widgets(SAMPLE),
                 NullEmbeddings.Input("null_embeddings", optional=True, tooltip="From Null-Text Optimize. Without them "
                                      "the photo drifts, and a cfg of 0 is 7.5."),
-                io.Mask.Input("mask", optional=True, tooltip="Where the edit may change the photo."),
+                io.Mask.Input("mask", optional=True, tooltip="White: the edit may change the photo there. "
+                              "Scale and crop it like the photo."),
                 io.Conditioning.Input("source", optional=True, tooltip="Only for a ControlNet: the source conditioning "
                                       "of DDIM Invert, so that it guides photo and edits."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Only for a ControlNet: the negative "

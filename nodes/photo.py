@@ -39,12 +39,13 @@ class EditPhoto(io.ComfyNode):
             "faster, as far as ComfyUI's cache keeps the first.",
             inputs=[
                 io.Model.Input("model", tooltip=f"{supported()}."),
-                io.Clip.Input("clip", tooltip="Its CLIP."),
-                io.Vae.Input("vae", tooltip="Its VAE."),
-                io.Image.Input("image", tooltip="The photo; transparent parts become white."),
+                io.Clip.Input("clip", tooltip="The checkpoint's CLIP."),
+                io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
+                io.Image.Input("image", tooltip="The photo, in any size and shape."),
                 io.String.Input("source_text", multiline=True, dynamic_prompts=True, tooltip="What the photo shows."),
                 io.String.Input("edit_text", multiline=True, dynamic_prompts=True, tooltip="What it should show "
-                                "instead: change as few words as you can. Each line is an edit of its own."),
+                                "instead, not an order: change as few words as you can. Each line is an edit of "
+                                "its own."),
                 *widgets(EDIT_PHOTO_FIRST),
                 *widgets(EDIT_PHOTO_LATER, required=False),
             ],

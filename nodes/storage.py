@@ -64,8 +64,9 @@ class LoadInversion(io.ComfyNode):
                                "one that Save Inversion writes."),
             ],
             outputs=[
-                Trajectory.Output(display_name="trajectory", tooltip="For P2P Edit Sampler."),
-                NullEmbeddings.Output(display_name="null_embeddings", tooltip="Empty if none were saved."),
+                Trajectory.Output(display_name="trajectory", tooltip="For P2P Edit Sampler and Null-Text Optimize."),
+                NullEmbeddings.Output(display_name="null_embeddings", tooltip="Empty if none were saved: then leave it "
+                                      "open."),
                 io.String.Output(display_name="prompt", tooltip="The source text that was saved with it."),
             ],
         )  # fmt: skip

@@ -280,7 +280,9 @@ def _presets_by_source() -> dict[str, str]:
 
 
 def _presets_and_custom() -> dict[str, str]:
-    return _presets() | {CUSTOM: "like paper, with inner_steps, learning_rate and early_stop of your own"}
+    return _presets() | {
+        CUSTOM: "like paper, with inner_steps, learning_rate and early_stop of your own, in the model's own scale"
+    }
 
 
 def _rules() -> dict[str, str]:
@@ -303,7 +305,10 @@ def _schedulers() -> dict[str, str]:
 STEPS = Setting(
     "steps", "int", 50, "More steps follow the photo more closely.", least=1, most=999, good="20 for a quick look"
 )
-SCHEDULER = Setting("scheduler", "choice", "ddim_uniform", "Noise levels.", choices=_schedulers, advanced=True)
+SCHEDULER = Setting(
+    "scheduler", "choice", "ddim_uniform", "How the noise is spread over the steps. KSampler must have the same.",
+    choices=_schedulers, advanced=True,
+)  # fmt: skip
 METHOD = Setting(
     "method", "choice", "fixed-point", "How the path to the noise is found.", choices=_methods,
     advanced=True,
@@ -321,8 +326,7 @@ def _listed(names: Sequence[str]) -> str:
 
 SAME_GUIDANCE = replace(
     GUIDANCE, default=0.0, good="", names=_presets_by_source, help="0: the guidance that the null embeddings were made "
-    "for. With embeddings that were optimized for another one (presets {optimized}) the photo drifts, and a note says "
-    "so.",
+    "for. After the presets {optimized}, leave it at 0: at another guidance the photo drifts, and a note says so.",
 )  # fmt: skip
 SOURCE_GUIDANCE = replace(
     GUIDANCE, name="source_guidance", default=0.0, good="", advanced=True, names=_presets_by_source,
@@ -355,7 +359,8 @@ BY_KIND = (
 )  # fmt: skip
 """What stands for several settings of an edit, on the command line and in lists."""
 SIZE = Setting(
-    "size", "int", 512, "Shorter side in pixels: what the model was trained at.", least=64, most=2048, step=8,
+    "size", "int", 512, "Shorter side in pixels: what the model was trained at. The result has this size too, but with "
+    "full_size.", least=64, most=2048, step=8,
     good="1024 for SDXL, 768 for some 2.x models, 128 for the demo model",
 )  # fmt: skip
 OWN_SIZE = replace(SIZE, default=0, least=0, help="Shorter side in pixels. 0: what the model was trained at.")

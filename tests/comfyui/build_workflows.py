@@ -131,13 +131,14 @@ def edit_photo(photo):
         source_text=texts[0], edit_text=texts[1], strength=0.35, blend_words="", size=128 if demo else 512,
         steps=STEPS, cfg=photo.guidance, keep_pixels=True,
     )  # fmt: skip
-    photo.add("Photo and edit", "SaveImage", images=edited(1), filename_prefix="null-text/photo")
+    photo.add("The edit", "SaveImage", images=edited(0), filename_prefix="null-text/edited")
+    photo.add("Photo and edit", "SaveImage", images=edited(1), filename_prefix="null-text/before-after")
 
 
 def invert_and_reconstruct(photo):
     photo.guidance = 7.5
     photo.invert()
-    photo.native("Plain DDIM inversion at cfg 7.5", photo.model, "ddim-reconstruction", 7.5)
+    photo.native("Without null embeddings, at cfg 7.5", photo.model, "plain-reconstruction", 7.5)
     photo.optimize()
     photo.add("Loss per step", "PreviewImage", images=photo.optimized(2))
     photo.show("The photo, back at cfg 7.5", photo.optimized(1), "reconstruction")
@@ -147,7 +148,11 @@ def replace_a_word(photo):
     text = photo.edit_text or photo.write("What it should show", PHOTO_TEXT.replace("pink", "blue"))
     photo.invert()
     photo.optimize()
-    photo.edit(text)
+    # as the editing guide has it: the demo's is another thing, the photo's another colour
+    if photo.edit_text:
+        photo.edit(text, cross_replace=0.7, self_replace=0.4, blend_words="cat, dog")
+    else:
+        photo.edit(text, cross_replace=0.9, self_replace=0.6, blend_words="dress")
     photo.show("Edited", photo.edited(0), "edited")
     photo.add("Which word looks where", "PreviewAny", source=photo.plan(3))
     maps = photo.add(None, "NullInvAttentionMaps", attention=photo.edited(3), words="", edit=0, image=photo.image)
@@ -255,17 +260,20 @@ NOTES = {
     "edit-photo": "**Everything in one node.** The upper text says what the photo shows, the lower one what it should "
     "show: change a word there, and run again. A second edit of the same photo is faster. The other examples do the "
     "same with single nodes.",
-    "invert-and-reconstruct": "Plain DDIM inversion loses the photo at guidance 7.5. With an optimized null embedding "
-    "per step it comes back. Look at both pictures, and at the loss.",
+    "invert-and-reconstruct": "Sampled at cfg 7.5, the inverted photo comes back changed. With null embeddings it "
+    "comes back as it was. Look at both pictures, and at the loss.",
     "replace-a-word": "**Change one word.** The first text says what the photo shows, the second what it should show. "
-    "Lower *self_replace* when the shape must change. A new edit text runs the edit alone.",
+    "*blend_words* names what may change: the old thing and the new one. Lower *self_replace* when the shape must "
+    "change. A new edit text runs the edit alone.",
     "add-a-word": "**Add a word, keep the rest.** *blend_words* names the region that may change; the mask shows it. "
-    "*Keep Photo* puts the photo's own pixels back where the edit hardly differs.",
-    "reweight": "**More or less of a word:** `(word:2.5)` strengthens it, `(word:0)` or less "
-    "weakens it. *cross_replace* at 1 and *self_replace* at 0.8 keep everything else.",
+    "*Keep Photo* puts the photo's own pixels back where the edit hardly differs. To add a thing where nothing was, "
+    "see docs/editing.md.",
+    "reweight": "**More or less of a word:** `(word:2.5)` strengthens it, a number below 1 weakens it, `(word:0)` "
+    "takes it out. *cross_replace* at 1 and *self_replace* at 0.8 keep everything else.",
     "several-edits": "**Every line is an edit.** All of them run side by side, on one inversion.",
     "native-samplers": "**ComfyUI's own samplers.** The noise goes into KSampler (Advanced) with add_noise off; Apply "
-    "Null-Text and Null-Text Guider bring the photo back at cfg 7.5.",
+    "Null-Text and Null-Text Guider bring the photo back at cfg 7.5. The preset `fast` is enough for that; `paper` is "
+    "for edits by these samplers.",
     "save-an-inversion": "**The slow part, once.** The file goes to output/inversions. Then load *edit a saved "
     "inversion*.",
     "edit-a-saved-inversion": "**First run *save an inversion*,** which makes the file. With it, no photo and no "
@@ -275,13 +283,14 @@ NOTES = {
 ABOUT = {
     "demo": "Runs as it is: the model and the scene come with the nodes. The model is small, so a CPU will do.",
     "sd15": "Needs a checkpoint of Stable Diffusion 1.5; 2.x and SDXL work too. Choose your photo; it is cropped at "
-    "the centre to 512×512 (set 1024×1024 for SDXL; other multiples of 8 work too). Describe it in one plain sentence "
-    "that names whatever you want to change. A GPU is much faster than a CPU.",
+    "the centre to 512×512 (set 1024×1024 for SDXL, 768×768 for some 2.x; other multiples of 8 work too). Describe it "
+    "in one plain sentence that names whatever you want to change. A GPU is much faster than a CPU.",
 }
 IN_ONE = {
     "demo": ABOUT["demo"],
-    "sd15": "Needs a Stable Diffusion 1.5 checkpoint; one of 2.x or SDXL works too, with *size* as it was trained (768 "
-    "or 1024). Choose your photo and describe it in one plain sentence that names whatever you want to change.",
+    "sd15": "Needs a Stable Diffusion 1.5 checkpoint; one of 2.x or SDXL works too, with *size* as it was trained "
+    "(1024, or 768 for some 2.x). Turn on *full_size* to get the result as large as your photo. Choose your photo and "
+    "describe it in one plain sentence that names whatever you want to change.",
 }
 """The same for the workflow with one node."""
 AGAIN = {
@@ -314,7 +323,9 @@ def thumbnail(server, name):
     outputs = server.run(graph, seconds=1200)["outputs"]
     scenes = [key for key, node in graph.items() if node["class_type"] == "PreviewImage"][:1]
     saved = [key for key, node in graph.items() if node["class_type"] == "SaveImage"]
-    images = [image for key in (saved if name == "edit-photo" else scenes + saved) for image in outputs[key]["images"]]
+    # one of Edit Photo's has photo and edit side by side
+    shown = saved[-1:] if name == "edit-photo" else scenes + saved
+    images = [image for key in shown for image in outputs[key]["images"]]
     pictures = [Image.open(server.base / i["type"] / i["subfolder"] / i["filename"]).convert("RGB") for i in images]
     strip = Image.new("RGB", (sum(p.width + GAP for p in pictures) - GAP, pictures[0].height), "white")
     left = 0

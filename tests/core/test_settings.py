@@ -131,11 +131,11 @@ def test_a_choice_is_one_of_the_table():
 
 
 def test_few_settings_are_left_to_see():
-    """Guards the first look: of P2P Edit three beside its two texts, of Edit Photo seven, of others at most five."""
+    """Guards the first look: of P2P Edit three beside its two texts, of Edit Photo eight, of others at most five."""
     shown = {node: [one.widget for one in settings if one.in_node and not one.advanced]
              for node, settings in NODES.items()}  # fmt: skip
     assert shown["NullInvP2PEdit"] == ["cross_replace", "self_replace", "blend_words"]
-    assert len(shown.pop("NullInvEditPhoto")) == 7
+    assert len(shown.pop("NullInvEditPhoto")) == 8
     assert all(len(names) <= 5 for names in shown.values())
 
 
