@@ -32,7 +32,7 @@ class SaveBatchJob(io.ComfyNode):
                                      "and its cfg."),
             ],
             hidden=[io.Hidden.prompt],
-            outputs=[io.String.Output(display_name="file", tooltip="Name of the file, for --job.")],
+            outputs=[io.String.Output(display_name="file", tooltip="Name of the file in ComfyUI's folder, for --job.")],
         )  # fmt: skip
 
     @classmethod

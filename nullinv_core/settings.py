@@ -359,8 +359,8 @@ BY_KIND = (
 )  # fmt: skip
 """What stands for several settings of an edit, on the command line and in lists."""
 SIZE = Setting(
-    "size", "int", 512, "Shorter side in pixels: what the model was trained at. The result has this size too, but with "
-    "full_size.", least=64, most=2048, step=8,
+    "size", "int", 512, "Shorter side in pixels: what the model was trained at. The result has this size, unless "
+    "full_size is on.", least=64, most=2048, step=8,
     good="1024 for SDXL, 768 for some 2.x models, 128 for the demo model",
 )  # fmt: skip
 OWN_SIZE = replace(SIZE, default=0, least=0, help="Shorter side in pixels. 0: what the model was trained at.")

@@ -27,10 +27,10 @@ def node_box(page, kind):
             const ds = window.app.canvas.ds, [left, top, width, height] = node.getBounding()
             ds.scale = 1
             ds.offset[0] = 300 - left
-            ds.offset[1] = 120 - top
+            ds.offset[1] = 80 - top
             window.app.canvas.setDirty(true, true)
             const canvas = window.app.canvas.canvas.getBoundingClientRect()
-            return {x: canvas.left + 300, y: canvas.top + 120, width, height}
+            return {x: canvas.left + 300, y: canvas.top + 80, width, height}
         }""",
         kind,
     )
@@ -43,7 +43,7 @@ def photograph(page, kind, images):
         page.wait_for_timeout(700)
         clip = {
             "x": box["x"] - MARGIN, "y": box["y"] - MARGIN, "width": box["width"] + 2 * MARGIN,
-            "height": min(box["height"] + 2 * MARGIN, 860),
+            "height": min(box["height"] + 2 * MARGIN, 910),
         }  # fmt: skip
         page.screenshot(path=images / f"{kind}.png", clip=clip)
     return bool(box)

@@ -85,6 +85,9 @@ def test_the_owners_name_stands_in_one_place(project, address):
     """Guards CONTRIBUTING's instruction: who publishes is named in pyproject.toml alone."""
     owner = address.split("/")[0]
     assert project["tool"]["comfy"]["PublisherId"] == owner or owner != "OWNER"
+    # as long as nobody owns it, nor has it an address
+    readme = (PACK / "README.md").read_text(encoding="utf-8")
+    assert (owner == "OWNER") == ("URL-OF-THIS-REPOSITORY" in readme)
     for path in published_files():
         if path.endswith((".py", ".md", ".toml")) and path != "pyproject.toml":
             assert f"github.com/{address}" not in (PACK / path).read_text(encoding="utf-8"), path
