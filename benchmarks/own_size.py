@@ -23,7 +23,7 @@ from nullinv_core.demo.geometry import geometry
 from nullinv_core.demo.looks import compose
 from nullinv_core.demo.run import EDIT_GUIDANCE, demo_case, edit_settings
 from nullinv_core.demo.scenes import Scene
-from nullinv_core.photo.full_size import centre
+from nullinv_core.photo.full_size import centre, scaled_down
 from nullinv_core.photo.images import psnr, save_image
 from nullinv_core.pipeline import apply, prepare
 from nullinv_core.scores.tables import markdown_table
@@ -43,7 +43,7 @@ def results(model: DiffusersModel, case: EditCase, photo: np.ndarray, steps: int
     """The edit of a large photo (H, W, 3) in the three ways, by name."""
     side, (height, width) = model.native_size, photo.shape[:2]
     whole = torch.from_numpy(photo)[None]
-    small, (source, target) = centre(whole, (side, side)), case.captions
+    small, (source, target) = scaled_down(whole, centre((height, width), (side, side))), case.captions
     inversion = prepare(model, small, source, steps)
     edited = apply(model, inversion, target, edit_settings(case), EDIT_GUIDANCE).pictures
     decoded = model.decode(inversion.trajectory.clean)
@@ -87,7 +87,7 @@ def main() -> None:
                 save_image(picture, options.pictures / f"{seed} {name}.png")
         print(f"{seed} {case.kind}: {', '.join(f'{values[-1]:.1f} dB' for values in kept.values())}", flush=True)
     rows = [
-        [name, f"{np.mean(kept[name]):.1f}", f"{np.median(same[name]):.0%}", f"{np.mean(gained[name]):+.1f}"]
+        [name, f"{np.mean(kept[name]):.1f}", f"{np.mean(same[name]):.0%}", f"{np.mean(gained[name]):+.1f}"]
         for name in kept
     ]
     table = markdown_table(["the result", "kept, dB", "of its pixels the photo's own", "gain, dB"], rows)

@@ -41,9 +41,6 @@ class KeepPhoto(io.ComfyNode):
     def execute(cls, photo: Tensor, edited: Tensor, reconstructed: Tensor) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.photo.composite import keep_photo
-        from ..nullinv_core.photo.full_size import as_encoded
         from ..nullinv_core.photo.images import opaque
 
-        whole, edit = opaque(photo), opaque(edited)
-        as_before = as_encoded(whole, (edit.shape[1], edit.shape[2]))
-        return io.NodeOutput(*keep_photo(as_before, edit, opaque(reconstructed)))
+        return io.NodeOutput(*keep_photo(opaque(photo), opaque(edited), opaque(reconstructed)))

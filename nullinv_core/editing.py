@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from .context import Context, cat
 from .denoiser import Denoiser, check_finite, no_gradients
 from .drift import CLOSE, Check, from_prediction
-from .errors import InputError
+from .errors import InputError, short
 from .prompt_to_prompt.control import EditBatch, StepControl, needs_source
 from .prompt_to_prompt.fresh_noise import edit_start
 from .prompt_to_prompt.grids import map_grid
@@ -187,6 +188,19 @@ def check_sampling(null: NullEmbeddings | Pin | Context, sampling: Sampling) -> 
         )
 
 
+def check_weights(edits: EditBatch, first: int, last: int) -> None:
+    """Raise InputError for a word whose weight acts in none of the steps from ``first`` to before ``last``."""
+    for plan in chain(*edits.edits):
+        acts = (plan.cross_window | plan.focus_window)[first:last].any(0)
+        idle = ((plan.equalizer != 1) & ~acts).nonzero().flatten().tolist()
+        if idle:
+            word = plan.prompt.words[plan.prompt.word_of_token[idle[0]]]
+            raise InputError(
+                f'the weight of "{short(word)}" acts in no step, as cross_replace ends within those that skipped '
+                "leaves out, or begins after end_step; set cross_replace to 0, or leave the weight out"
+            )
+
+
 def edit(
     denoiser: Denoiser,
     trajectory: Trajectory,
@@ -215,6 +229,7 @@ def edit(
     sampling = sampling if isinstance(sampling, Sampling) else Sampling(sampling)
     pin = _checked(trajectory, null, contexts, edits, sampling)
     schedule, limit, taken = trajectory.schedule, sampling.limit, sampling.of(trajectory.schedule)
+    check_weights(edits, steps_of(sampling.skipped, schedule.steps), taken)
     edits = edits.to(trajectory.clean.device)
     if sampling.path == RANDOM:
         trajectory = random_path(trajectory, [row[0].settings.variant for row in edits.edits])

@@ -26,6 +26,7 @@ from .null_text.presets import DEFAULT, PRESETS
 from .null_text.recipe import Recipe
 from .null_text.settings import PAPER
 from .photo.composite import keep_photo
+from .photo.full_size import centre
 from .photo.images import autoencoder_psnr
 from .prompt_to_prompt.control import batch_edits
 from .prompt_to_prompt.edit import Edit, plan_edits
@@ -49,8 +50,11 @@ class Edited:
     prompts: tuple[Prompt, ...]
 
     def keeping(self, photo: Tensor, reconstructed: Tensor) -> Edited:
-        """The same with the photo's own pixels wherever the edit hardly differs (see ``keep_photo``)."""
-        return replace(self, pictures=keep_photo(photo, self.pictures, reconstructed)[0])
+        """The same with the photo's own pixels wherever the edit hardly differs (see ``keep_photo``); as large as a
+        ``photo`` whose centre was scaled down."""
+        whole, small = ((each.shape[1], each.shape[2]) for each in (photo, reconstructed))
+        place = None if whole == small else centre(whole, small)
+        return replace(self, pictures=keep_photo(photo, self.pictures, reconstructed, place)[0])
 
 
 def prepare(
@@ -235,6 +239,11 @@ def sample(
     limit = inversion.region
     if limit is not None and sampling.limit is not None:
         limit = limit & sampling.limit
+        if not bool(limit.any()):
+            raise InputError(
+                "the mask of the inversion and that of the edit have no place in common, so nothing may change; leave "
+                "one of them out"
+            )
     sampling = replace(sampling, limit=sampling.limit if limit is None else limit, check=model.truth(inversion))
 
     def job(denoiser: Denoiser, clean: Tensor) -> EditResult:

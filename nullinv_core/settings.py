@@ -342,8 +342,8 @@ KEEP_PIXELS = Setting(
     good="off for edits of the whole picture's light or style",
 )  # fmt: skip
 FULL_SIZE = Setting(
-    "full_size", "bool", False, "Give the result the photo's own size: what changed is enlarged, everything else stays "
-    "as sharp as it was. Needs keep_pixels.",
+    "full_size", "bool", False, "Give the result the photo's own size, if that is larger: what changed is enlarged, "
+    "everything else stays as sharp as it was. Needs keep_pixels.",
 )  # fmt: skip
 STRENGTH = Setting(
     "strength", "float", 0.35, "For the kind replace: how freely words may change layout and shapes.", step=0.05,

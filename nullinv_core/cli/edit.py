@@ -16,7 +16,7 @@ from ..settings import BY_KIND, EDIT, FULL_SIZE, KEEP_PIXELS, SAME_GUIDANCE, SAM
 from . import models
 from .console import progress
 from .options import Config, Device, InversionFile, OtherDtype, OtherModel, edit_settings, takes, typed
-from .pictures import check_size, numbered, photo_of
+from .pictures import check_size, numbered, photo_of, with_own_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,18 +75,18 @@ def edit(
     sampling = Sampling(guidance, path=path, skipped=skipped)
     check_sampling(null_of(stored), sampling)
     outputs, maps = numbered(out, len(prompt)), _map_files(save_attention, len(prompt))
-    if save_attention is not None:
-        models.check_folder(save_attention)
     picture_file = None if reference is None else read_picture(reference)
     existing = [path for path in maps if os.path.isdir(path.parent)]
     check_outputs([*outputs, *existing], models.read_from(place, config, inversion, reference), ".png")
     loaded = models.reopen(stored, place, device, dtype, config, named=bool(model))
-    photo = None if picture_file is None else photo_of(picture_file, reference, stored, loaded, full_size)
+    photo = None if picture_file is None else photo_of(picture_file, reference, stored, loaded)
     with progress() as callback:
-        found = apply(loaded, stored, prompt, settings, sampling, photo if keep_pixels else None, callback)
-    for file, picture, mask in zip(outputs, found.pictures, found.result.mask[0], strict=True):
+        found = apply(loaded, stored, prompt, settings, sampling, callback=callback)
+    whole = picture_file if full_size else None
+    found, saved = with_own_pixels(found, photo if keep_pixels else None, whole, stored, loaded)
+    for file, picture, worked_on, mask in zip(outputs, saved, found.pictures, found.result.mask[0], strict=True):
         save_image(picture, file)
-        typer.echo(f"saved: {file}" + ("" if photo is None else f" ({_kept(picture, photo[0], mask)})"))
+        typer.echo(f"saved: {file}" + ("" if photo is None else f" ({_kept(worked_on, photo[0], mask)})"))
     if save_attention is not None:
         _save_maps(save_attention, maps, found, torch.cat([loaded.decode(found.result.source), found.pictures]))
 
@@ -126,5 +126,7 @@ def _kept(picture: Tensor, photo: Tensor, mask: Tensor) -> str:
 
 
 def _map_files(folder: Path | None, edits: int) -> list[Path]:
-    names = ["source", *(f"edit-{i + 1}" for i in range(edits))]
-    return [] if folder is None else [folder / f"{name}.png" for name in names]
+    if folder is None:
+        return []
+    models.check_folder(folder)
+    return [folder / f"{name}.png" for name in ("source", *(f"edit-{i + 1}" for i in range(edits)))]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ..backends.diffusers import DiffusersModel
     from ..files.store import Inversion
+    from ..pipeline import Edited
 
 
 def check_size(full_size: bool, keep_pixels: bool, reference: Path | None) -> None:
@@ -24,13 +25,9 @@ def check_size(full_size: bool, keep_pixels: bool, reference: Path | None) -> No
         raise InputError("--full-size needs --reference, the photo whose size it is")
 
 
-def photo_of(
-    picture: Image, name: Path | None, stored: Inversion, loaded: DiffusersModel, full_size: bool = False
-) -> Tensor:
-    """The photo of an inversion, (1, H, W, 3), scaled and cropped as it was, or with ``full_size`` as it is unless that
-    is smaller; raises InputError for another one."""
-    from ..photo.full_size import larger
-    from ..photo.images import from_pil, load_image
+def photo_of(picture: Image, name: Path | None, stored: Inversion, loaded: DiffusersModel) -> Tensor:
+    """The photo of an inversion, (1, H, W, 3), scaled and cropped as it was; raises InputError for another one."""
+    from ..photo.images import load_image
 
     inverted = stored.trajectory.clean
     height, width = (n * loaded.factor for n in inverted.shape[-2:])
@@ -39,7 +36,24 @@ def photo_of(
     # half precision and another way of scaling stay far below this, another photo above
     if float((latents.to(inverted) - inverted).square().mean().sqrt() / inverted.std()) > 0.2:
         raise InputError(f'--reference "{name}" is not the photo that was inverted; give that one, or leave it out')
-    return larger(from_pil(picture), photo) if full_size else photo
+    return photo
+
+
+def with_own_pixels(
+    found: Edited, photo: Tensor | None, whole: Image | None, stored: Inversion, loaded: DiffusersModel
+) -> tuple[Edited, Tensor]:
+    """Edits with the photo's own pixels, and pictures to save: the same, or as large as the ``whole`` photo. Without a
+    photo they are as decoded."""
+    from ..photo.full_size import larger
+    from ..photo.images import from_pil
+
+    if photo is None:
+        return found, found.pictures
+    decoded = loaded.decode(stored.trajectory.clean)
+    kept = found.keeping(photo, decoded)
+    if whole is None:
+        return kept, kept.pictures
+    return kept, found.keeping(larger(from_pil(whole), photo, loaded.tell), decoded).pictures
 
 
 def numbered(out: Path, count: int) -> list[Path]:

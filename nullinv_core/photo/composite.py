@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from ..errors import InputError, NonFiniteError
-from .full_size import at_full_size, centre
+from .full_size import Place, at_full_size, place_of, scaled_down
 
 UNSEEN, SEEN = 0.03, 0.06
 """Differences, of 1 from black to white: up to the first a pixel is the photo's, from the second on the edit's."""
@@ -27,14 +27,18 @@ def changed(edited: Tensor, reconstructed: Tensor) -> Tensor:
     return max_pool2d(_seen(around), side, stride=1, padding=REACH)[:, 0]
 
 
-def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Tensor, Tensor]:
+def keep_photo(
+    photo: Tensor, edited: Tensor, reconstructed: Tensor, place: Place | None = None
+) -> tuple[Tensor, Tensor]:
     """Edited pictures with the photo's own pixels wherever they hardly differ, and ``changed``.
 
     Both are float32, (B·E, H, W, 3) and (B·E, H, W) in 0…1. Where the edit continues the colour of kept pixels around
     it, it follows what those are corrected by, so that no seam shows, as in gradient-domain compositing (Pérez et al.
     2003, "Poisson image editing"). ``photo``: (B, H, W, 3), before the autoencoder, or in a larger size, which both
     results then have (see ``at_full_size``); ``reconstructed``: (B, h, w, 3), after it; ``edited``: E edits of each.
-    Raises InputError for pictures of other sizes or numbers, NonFiniteError for an edit or a reconstruction with NaN.
+    ``place``: where these lie in a larger photo; it is found by comparing with the reconstruction unless it is given.
+    Raises InputError for pictures of other sizes or numbers, for another photo or a smaller one, NonFiniteError for an
+    edit or a reconstruction with NaN.
     """
     if reconstructed.shape[1:] != edited.shape[1:] or len(edited) % len(photo) or len(photo) != len(reconstructed):
         raise InputError(
@@ -43,8 +47,8 @@ def keep_photo(photo: Tensor, edited: Tensor, reconstructed: Tensor) -> tuple[Te
             "edits of each; decode both alike"
         )
     if photo.shape[1:] != edited.shape[1:]:
-        small = centre(photo, (edited.shape[1], edited.shape[2]))
-        return at_full_size(photo, *keep_photo(small, edited, reconstructed))
+        place = place or place_of(photo, reconstructed)
+        return at_full_size(photo, *keep_photo(scaled_down(photo, place), edited, reconstructed), place)
     edits = len(edited) // len(photo)
     for name, pictures in (("edited picture", edited), ("reconstruction", reconstructed)):
         if not bool(pictures.isfinite().all()):

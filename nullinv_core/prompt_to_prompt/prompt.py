@@ -123,7 +123,9 @@ def _letters(text: str) -> str:
 def _pieces(prompt: Prompt, pieces: list[str]) -> list[int]:
     """Words that spell out a phrase however a tokenizer parts it: each piece is a run of whole words."""
     found: list[int] = []
-    if _letters("".join(pieces)) not in prompt.spelled:
+    # words with a space between them spell no word, though their letters do
+    text = _letters(prompt.text)
+    if _letters("".join(pieces)) not in prompt.spelled or not all(_letters(piece) in text for piece in pieces):
         return found
     for start in range(len(prompt.words)):
         end = start

@@ -302,7 +302,8 @@ def test_an_edit_in_the_photo_s_own_size(command, inverted, photo, tmp_path):
     assert status == 0 and "everything may change" in said, err
     result, whole = (np.asarray(Image.open(path).convert("RGB")) for path in (tmp_path / "full.png", photo))
     assert result.shape == whole.shape == (50, 70, 3)
-    status, _, err = command("edit", *options[:3], "a red cat on a wooden table", *options[4:])
+    options[3] = "a red cat on a wooden table"
+    status, _, err = command("edit", *options, "--save-attention", tmp_path / "maps")
     assert status == 0, err
     assert np.array_equal(np.asarray(Image.open(tmp_path / "full.png")), whole)
 

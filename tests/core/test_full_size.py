@@ -8,11 +8,30 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from nullinv_core import InputError, keep_photo
-from nullinv_core.photo.full_size import as_encoded, at_full_size, centre, check_full_size, larger, margins
+from nullinv_core.photo.full_size import (
+    at_full_size,
+    centre,
+    check_full_size,
+    larger,
+    place_of,
+    resampling,
+    scaled_down,
+)
 from nullinv_core.photo.images import from_pil, to_pil
 
 SEEDS = st.integers(0, 2**31 - 1)
 SIDES = st.integers(24, 90)
+
+
+def small_of(photo, size):
+    """The centre of photos as they are encoded."""
+    return scaled_down(photo, centre((photo.shape[1], photo.shape[2]), size))
+
+
+def smooth(size):
+    """A photo without detail that scaling loses, by whose colours any place is known."""
+    rows, columns = torch.meshgrid(torch.linspace(0, 6, size[0]), torch.linspace(0, 9, size[1]), indexing="ij")
+    return torch.stack([rows.sin(), columns.sin(), (rows + columns).cos()], -1)[None] * 0.4 + 0.5
 
 
 def pictures(seed, count, size):
@@ -24,7 +43,8 @@ def pictures(seed, count, size):
 @given(seed=SEEDS, whole=st.tuples(SIDES, SIDES), small=st.tuples(st.integers(8, 24), st.integers(8, 24)))
 def test_an_edit_that_changes_nothing_is_the_photo_to_the_bit(seed, whole, small):
     """Guards the promise, for every pair of sizes."""
-    photo, reconstructed = pictures(seed, 1, whole), pictures(seed + 1, 1, small)
+    photo = pictures(seed, 1, whole)
+    reconstructed = small_of(photo, small)
     result, share = keep_photo(photo, reconstructed.clone(), reconstructed)
     assert torch.equal(result, photo) and share.shape == (1, *whole) and not share.any()
 
@@ -37,11 +57,12 @@ def test_a_change_comes_where_it_is_and_nowhere_else(seed, top, left, scale):
     side, square = 24, 8
     long = round(side * scale)
     photo = pictures(seed, 1, (long, long))
-    edited = centre(photo, (side, side))
+    place = centre((long, long), (side, side))
+    edited = scaled_down(photo, place)
     share = torch.zeros(1, side, side)
     edited[:, top : top + square, left : left + square] = torch.tensor([1.0, 0.0, 0.0])
     share[:, top : top + square, left : left + square] = 1
-    result, found = at_full_size(photo, edited, share)
+    result, found = at_full_size(photo, edited, share, place)
     y, x = (((torch.arange(long) + 0.5) * side / long - start) for start in (top, left))
     # bicubic interpolation looks two pixels of the edit to each side
     inside, near = (((y > -rim) & (y < square + rim))[:, None] & ((x > -rim) & (x < square + rim)) for rim in (-2, 3))
@@ -55,7 +76,7 @@ def test_detail_stays_beside_a_change_and_goes_within_it():
     of them is left inside."""
     stripes = (torch.arange(256) % 2).float() * 0.5 + 0.25
     photo = stripes[None, None, :, None].expand(1, 256, 256, 3).contiguous()
-    reconstructed = centre(photo, (64, 64))
+    reconstructed = small_of(photo, (64, 64))
     edited = reconstructed.clone()
     edited[:, 16:48, 16:48] = torch.tensor([0.9, 0.2, 0.2])
     result, _ = keep_photo(photo, edited, reconstructed)
@@ -66,7 +87,7 @@ def test_detail_stays_beside_a_change_and_goes_within_it():
 def test_several_edits_of_several_photos_keep_their_photos():
     """Guards the order: each photo's edits in a row."""
     photos = pictures(3, 2, (40, 60))
-    small = centre(photos, (16, 24))
+    small = small_of(photos, (16, 24))
     edited = small.repeat_interleave(3, 0)
     result, share = keep_photo(photos, edited, small)
     assert result.shape == (6, 40, 60, 3) and share.shape == (6, 40, 60)
@@ -75,17 +96,17 @@ def test_several_edits_of_several_photos_keep_their_photos():
 
 def test_a_change_reaches_the_border_of_an_uncropped_photo():
     """Guards the rim that multiples of eight pixels cost: it is not left as it was around a new background."""
-    photo = torch.full((1, 300, 403, 3), 0.4)
-    small = (64, 80)
-    assert margins((300, 403), small) == (0, 14)
-    result, share = at_full_size(photo, torch.full((1, *small, 3), 0.9), torch.ones(1, *small))
+    photo, small = torch.full((1, 300, 403, 3), 0.4), (64, 80)
+    place = centre((300, 403), small)
+    assert (place[0].start, place[1].start) == (0, 14) and place[1].rim < 8
+    result, share = at_full_size(photo, torch.full((1, *small, 3), 0.9), torch.ones(1, *small), place)
     assert (result - 0.9).abs().max() < 1e-5 and share.min() > 0.999
 
 
 def test_what_somebody_cropped_away_stays_the_photo():
     """Guards square crops of wide photos: the sides, which no model saw, are as they were."""
-    photo = pictures(5, 1, (120, 300))
-    result, share = at_full_size(photo, torch.full((1, 40, 40, 3), 0.9), torch.ones(1, 40, 40))
+    photo, place = pictures(5, 1, (120, 300)), centre((120, 300), (40, 40))
+    result, share = at_full_size(photo, torch.full((1, 40, 40, 3), 0.9), torch.ones(1, 40, 40), place)
     assert torch.equal(result[:, :, :90], photo[:, :, :90]) and torch.equal(result[:, :, 210:], photo[:, :, 210:])
     assert (result[:, :, 90:210] - 0.9).abs().max() < 1e-5 and not share[:, :, :90].any()
 
@@ -93,27 +114,80 @@ def test_what_somebody_cropped_away_stays_the_photo():
 @pytest.mark.parametrize("size", [(300, 400), (401, 300), (333, 333), (77, 1000)])
 def test_the_centre_is_what_was_encoded(size):
     """Guards the crop against Pillow's, which the command line encodes by."""
-    rows, columns = torch.meshgrid(torch.linspace(0, 6, size[0]), torch.linspace(0, 9, size[1]), indexing="ij")
-    photo = torch.stack([rows.sin(), columns.sin(), (rows + columns).cos()], -1)[None] * 0.4 + 0.5
+    photo = smooth(size)
     wanted = from_pil(ImageOps.fit(to_pil(photo[0]), (64, 48), Image.Resampling.LANCZOS))
-    assert (centre(photo, (48, 64)) - wanted).abs().mean() < 0.01
+    assert (small_of(photo, (48, 64)) - wanted).abs().mean() < 0.01
 
 
-def test_a_photo_that_the_autoencoder_cropped_is_cropped_alike():
-    """Guards sides that are no multiples of eight: rows and columns are left out as ComfyUI does, nothing is scaled."""
-    photo = pictures(7, 1, (45, 50))
-    assert torch.equal(as_encoded(photo, (40, 48)), photo[:, 2:42, 1:49])
-    for size in ((40, 40), (45, 58), (20, 24)):
-        assert as_encoded(photo, size) is photo
-    assert as_encoded(photo, (45, 50)).shape == photo.shape
+def resized(photo, width, height):
+    """Stretched by Pillow."""
+    return from_pil(to_pil(photo[0]).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def cropped(photo, height, width):
+    """The centre, as ComfyUI's autoencoders take it."""
+    top, left = (photo.shape[1] - height) // 2, (photo.shape[2] - width) // 2
+    return photo[:, top : top + height, left : left + width]
+
+
+WAYS = {
+    "cropped to a square": ((300, 400), lambda p: from_pil(ImageOps.fit(to_pil(p[0]), (64, 64)))),
+    "stretched to a square": ((300, 400), lambda p: resized(p, 64, 64)),
+    "scaled to sides of any length": ((300, 400), lambda p: cropped(resized(p, 95, 71), 64, 88)),
+    "not scaled at all": ((71, 95), lambda p: cropped(p, 64, 88)),
+    "scaled by a little": ((71, 71), lambda p: resized(p, 64, 64)),
+}
+"""How people make a photo small, and what an autoencoder leaves out of it."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_edit_lands_where_it_was_made(way):
+    """Guards every way that leads to a small picture: a bar that an edit paints comes where it lies in the photo."""
+    size, shrink = WAYS[way]
+    photo, bar = smooth(size), (int(0.6 * size[0]), int(0.7 * size[1]))
+    marked = photo.clone()
+    marked[:, bar[0] : bar[0] + size[0] // 8, bar[1] : bar[1] + size[1] // 8] = torch.tensor([1.0, 1.0, 0.0])
+    reconstructed, edited = shrink(photo), shrink(marked)
+    result, _ = keep_photo(photo, edited, reconstructed)
+    changed = (result - photo).abs().amax(-1)[0] > 0.1
+    rows, columns = changed.any(1).nonzero().flatten(), changed.any(0).nonzero().flatten()
+    pixel = max(size[0] / reconstructed.shape[1], size[1] / reconstructed.shape[2])
+    for found, start, length in ((rows, bar[0], size[0] // 8), (columns, bar[1], size[1] // 8)):
+        middle = (float(found[0]) + float(found[-1])) / 2
+        assert abs(middle - (start + length / 2 - 0.5)) < 0.75 * pixel, way
+
+
+def test_another_photo_is_told():
+    """Guards the user's own mistake: nothing is pasted onto a photo that was not edited."""
+    photo, other = smooth((200, 300)), smooth((200, 300)).flip(2)
+    small = small_of(photo, (64, 96))
+    with pytest.raises(InputError, match="is not the one that was edited"):
+        keep_photo(other, small, small)
+    keep_photo(photo, small, small)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(-5, 5), st.floats(0.5, 60))
+def test_weights_of_resampling_sum_to_one(inputs, outputs, start, length):
+    """Guards brightness: a flat picture stays flat in any size, also beyond its border."""
+    weights = resampling(inputs, start, length, outputs)
+    assert weights.shape == (outputs, inputs) and torch.allclose(weights.sum(1), torch.ones(outputs), atol=1e-5)
+
+
+def test_resampling_to_the_same_size_changes_nothing():
+    """Guards the identity."""
+    assert torch.equal(resampling(9, 0, 9, 9), torch.eye(9))
 
 
 def test_photos_that_are_too_small_are_told():
-    """Guards the edges: a photo smaller than its edit is refused by keep_photo, and Edit Photo takes the scaled one."""
+    """Guards the edges: a photo smaller than its edit is refused by keep_photo; Edit Photo takes the scaled one, and
+    says so."""
     small, edit = pictures(9, 1, (30, 60)), pictures(9, 1, (32, 56))
     with pytest.raises(InputError, match="60×30 pixels, is smaller than its edit, 56×32"):
-        keep_photo(small, edit, edit)
-    assert larger(small, edit) is edit and larger(pictures(9, 1, (32, 60)), edit) is not edit
+        place_of(small, edit)
+    notes = []
+    assert larger(small, edit, notes.append) is edit and "the result has 56×32" in notes[0]
+    large = pictures(9, 1, (32, 60))
+    assert larger(large, edit, notes.append) is large and len(notes) == 1
     with pytest.raises(InputError, match="turn that on"):
         check_full_size(True, False)
     check_full_size(True, True)
@@ -121,9 +195,13 @@ def test_photos_that_are_too_small_are_told():
 
 
 def test_the_result_has_no_values_out_of_range():
-    """Guards bicubic interpolation, which overshoots at edges."""
+    """Guards interpolation, which overshoots at edges; what was not changed is not clamped either."""
     photo = (torch.rand(1, 60, 60, 3, generator=torch.Generator().manual_seed(1)) > 0.5).float()
     edited = (torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(2)) > 0.5).float()
-    result, share = at_full_size(photo, edited, edited[..., 0])
+    place = centre((60, 60), (16, 16))
+    result, share = at_full_size(photo, edited, edited[..., 0], place)
     assert float(result.min()) >= 0 and float(result.max()) <= 1
     assert float(share.min()) >= 0 and float(share.max()) <= 1 and np.isfinite(result.numpy()).all()
+    bright = photo * 2
+    kept, _ = at_full_size(bright, scaled_down(bright, place), torch.zeros(1, 16, 16), place)
+    assert torch.equal(kept, bright)

@@ -267,13 +267,15 @@ def test_so_many_edits_and_no_more():
         (("οδοσ", "x"), "ΟΔΟΣ", [0]),
         (("黑", "猫", "and", "黑", "猫"), "黑猫", [0, 1, 3, 4]),
         (("not", "able"), "no table", None),
+        (("a", "head", "of", "lettuce"), "ahead", None),
         (("not", "able"), "ota", None),
         (("cat", "s"), "", None),
     ],
 )
 def test_words_are_found_however_a_tokenizer_parts_them(words, phrase, places):
     """Guards phrases that the tokenizer splits in another way: every piece between spaces is a run of whole words."""
-    prompt = Prompt(" ".join(words), tuple(range(len(words) + 2)), words, (START, *range(len(words)), END))
+    text = "".join(word if word in "²1猫0" else f" {word}" for word in words)
+    prompt = Prompt(text, tuple(range(len(words) + 2)), words, (START, *range(len(words)), END))
     if places is None:
         with pytest.raises(InputError, match="is not in the prompt"):
             find_phrase(prompt, phrase)

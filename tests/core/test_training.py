@@ -4,7 +4,6 @@ import contextlib
 import copy
 import math
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -118,23 +117,21 @@ def test_files_are_handed_out_once_and_by_their_variations(tmp_path):
     assert model.wait(1) == late
 
 
-def test_a_shard_is_named_by_its_shapes(monkeypatch):
+def test_a_shard_is_named_by_its_shapes(monkeypatch, tmp_path):
     """Guards training folders that were begun before a toy changed: its old geometry is not taken for the new."""
-    before, real = dataset._shard_name(0), dataset.geometry
-
-    def flatter(things, view, **more):
-        return real(tuple(replace(thing, scale=0.9 * thing.scale) for thing in things), view, **more)
 
     def forget():
         dataset.shapes_digest.cache_clear()
         dataset._shard_name.cache_clear()
 
-    with monkeypatch.context() as patched:
-        patched.setattr(dataset, "geometry", flatter)
-        forget()
-        after = dataset._shard_name(0)
+    before, changed = dataset._shard_name(0), tmp_path / "objects.py"
+    changed.write_bytes(dataset.SHAPING[0].read_bytes().replace(b"scarf", b"shawl", 1))
+    monkeypatch.setattr(dataset, "SHAPING", (changed, *dataset.SHAPING[1:]))
     forget()
-    assert before != after and before[:5] == after[:5] == "0000-"
+    after = dataset._shard_name(0)
+    monkeypatch.undo()
+    forget()
+    assert before != after and before[:5] == after[:5] == "0000-" and dataset._shard_name(0) == before
 
 
 def test_a_training_without_an_end_has_one_for_its_first_cycle():

@@ -182,8 +182,8 @@ def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
     if not bool(scaled.any()):
         # Load Image gives such a mask for a picture that nobody painted on
         raise InputError(
-            "the mask is black everywhere, so nothing may change; paint on the picture where the edit may change it, "
-            "or connect no mask"
+            "the mask is nowhere more than half white, so nothing may change; paint on the picture where the edit may "
+            "change it, or connect no mask"
         )
     (height, width), (rows, columns) = mask.shape[-2:], latents.shape[-2:]
     if not 1 / OTHER_SHAPE < width * rows / (height * columns) < OTHER_SHAPE:

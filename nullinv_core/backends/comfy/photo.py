@@ -18,7 +18,7 @@ from ...settings import EditSettings
 from .checks import check_model
 from .host import progress
 from .model import ComfyModel
-from .notices import log
+from .notices import log, tell
 from .protocols import Clip, Latent, Patcher, Vae
 from .sampling import embeddings_of
 from .text import lines_of, read_texts
@@ -94,7 +94,7 @@ def edit_photo(
         # of the photo's own LATENT: scaled in and out again it may have changed a bit
         decoded = given.vae.decode(latent["samples"])
         autoencoder_psnr(decoded, photo, log)
-        photo = larger(opaque(image), photo) if wanted.full_size else photo
+        photo = larger(opaque(image), photo, tell) if wanted.full_size else photo
         found = found.keeping(photo, decoded)
     edited = found.pictures.to(photo)
     before = photo.repeat_interleave(len(found.prompts) - 1, 0)
