@@ -432,12 +432,13 @@ def test_failures_are_listed_and_change_nothing_else(photos, options, by_one, tm
     assert found.prompts == ("a photo of a big cat",) and found.trajectory.batch == 1
     # this preset never leaves a picture out of a step, so what is beside it changes no bit
     worker = Worker(options)
+    # of two, as above: some processors round otherwise in a group of another size
     alone = worker.compute(
-        Group((32, 32), (replace(photos.jobs[2], name="x"), photos.jobs[4], replace(photos.jobs[5], name="y"))),
-        ["gone", photos.path(photos.jobs[4]).read_bytes(), "gone"],
+        Group((32, 32), (photos.jobs[4], replace(photos.jobs[5], name="y"))),
+        [photos.path(photos.jobs[4]).read_bytes(), "gone"],
     )
-    assert [one.sentence for one in alone] == ["gone", "", "gone"]
-    assert alone[1].files == {name: made[name] for name in ("edited/4.png", "inversions/4.safetensors")}
+    assert [one.sentence for one in alone] == ["", "gone"]
+    assert alone[0].files == {name: made[name] for name in ("edited/4.png", "inversions/4.safetensors")}
 
 
 def test_one_job_that_breaks_the_network_is_found(photos, options, monkeypatch):
