@@ -19,10 +19,8 @@ from torch.nn.functional import interpolate
 from nullinv_core import keep_photo
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.demo.edits import EditCase
-from nullinv_core.demo.geometry import geometry
-from nullinv_core.demo.looks import compose
 from nullinv_core.demo.run import EDIT_GUIDANCE, demo_case, edit_settings
-from nullinv_core.demo.scenes import Scene
+from nullinv_core.demo.scenes import render
 from nullinv_core.photo.full_size import centre, scaled_down
 from nullinv_core.photo.images import psnr, save_image
 from nullinv_core.pipeline import apply, prepare
@@ -31,12 +29,6 @@ from nullinv_core.scores.tables import markdown_table
 from .common import RESULTS, environment, write_json
 
 FIRST_SEED, TIMES = 60_000, 4
-
-
-def drawn_large(scene: Scene, side: int) -> np.ndarray:
-    """A scene as ``render`` draws it, in another size: float32 (side, side, 3) in 0…1."""
-    buffers = geometry(tuple(thing.placed for thing in scene.things), scene.view, side=2 * side)
-    return np.asarray(compose(buffers, scene.view, scene.look).numpy())
 
 
 def results(model: DiffusersModel, case: EditCase, photo: np.ndarray, steps: int) -> dict[str, Tensor]:
@@ -75,7 +67,7 @@ def main() -> None:
     gained: dict[str, list[float]] = {}
     for seed in range(FIRST_SEED, FIRST_SEED + options.scenes):
         case = demo_case(seed)
-        photo, truth = (drawn_large(s, TIMES * model.native_size) for s in (case.source, case.target))
+        photo, truth = (render(s, TIMES * model.native_size) for s in (case.source, case.target))
         changes = np.asarray(Image.fromarray(case.mask).resize(photo.shape[1::-1], Image.Resampling.NEAREST))
         before = psnr(photo, truth, changes)
         for name, picture in results(model, case, photo, options.steps).items():

@@ -53,8 +53,7 @@ class Edited:
         """The same with the photo's own pixels wherever the edit hardly differs (see ``keep_photo``); as large as a
         ``photo`` whose centre was scaled down."""
         whole, small = ((each.shape[1], each.shape[2]) for each in (photo, reconstructed))
-        place = None if whole == small else centre(whole, small)
-        return replace(self, pictures=keep_photo(photo, self.pictures, reconstructed, place)[0])
+        return replace(self, pictures=keep_photo(photo, self.pictures, reconstructed, centre(whole, small))[0])
 
 
 def prepare(

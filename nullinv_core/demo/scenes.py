@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from .geometry import Buffers, Placed, View, geometry
+from .geometry import FINE, Buffers, Placed, View, geometry
 from .looks import COLOURS, MATERIALS, STYLES, Look, compose
 from .objects import ANIMALS, FACING, LIDDED, LIERS, OBJECTS, Form, span
 from .places import PLACES
@@ -70,19 +70,19 @@ class Scene:
         return Look(colours, materials, self.place, self.setting, self.style)
 
 
-def buffers_of(scene: Scene) -> Buffers:
+def buffers_of(scene: Scene, side: int = FINE) -> Buffers:
     """The scene's geometry, see ``geometry``; the last few are kept, as scenes often differ in colours alone."""
-    return _geometry(tuple(t.placed for t in scene.things), scene.view)
+    return _geometry(tuple(t.placed for t in scene.things), scene.view, side)
 
 
 @lru_cache(maxsize=16)
-def _geometry(things: tuple[Placed, ...], view: View) -> Buffers:
-    return geometry(things, view)
+def _geometry(things: tuple[Placed, ...], view: View, side: int) -> Buffers:
+    return geometry(things, view, side=side)
 
 
-def render(scene: Scene) -> np.ndarray:
-    """Draw a scene: float32 (128, 128, 3) in 0…1, the same bytes every time."""
-    return np.asarray(compose(buffers_of(scene), scene.view, scene.look).numpy())
+def render(scene: Scene, side: int = FINE // 2) -> np.ndarray:
+    """Draw a scene: float32 (128, 128, 3), or of another side, in 0…1, the same bytes every time."""
+    return np.asarray(compose(buffers_of(scene, 2 * side), scene.view, scene.look).numpy())
 
 
 def is_held_out(kind: str, colour: str, place: str) -> bool:

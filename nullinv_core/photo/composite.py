@@ -48,7 +48,8 @@ def keep_photo(
         )
     if photo.shape[1:] != edited.shape[1:]:
         place = place or place_of(photo, reconstructed)
-        return at_full_size(photo, *keep_photo(scaled_down(photo, place), edited, reconstructed), place)
+        small = scaled_down(photo, place)
+        return at_full_size(photo, small, *keep_photo(small, edited, reconstructed), place)
     edits = len(edited) // len(photo)
     for name, pictures in (("edited picture", edited), ("reconstruction", reconstructed)):
         if not bool(pictures.isfinite().all()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +78,12 @@ def resampled(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def centre(whole: Size, small: Size) -> Place:
-    """The centre of a photo in the shape of an edit."""
+    """The centre of a photo in the shape of an edit; raises InputError for a photo that is smaller."""
+    if not _covers(whole, small):
+        raise InputError(
+            f"the photo, {whole[1]}×{whole[0]} pixels, is smaller than its edit, {small[1]}×{small[0]}; give the "
+            "photo that was encoded"
+        )
     scale = min(whole[0] / small[0], whole[1] / small[1])
     rows, columns = (Span(a, b, (a - b * scale) / 2, b * scale) for a, b in zip(whole, small, strict=True))
     return rows, columns
@@ -108,11 +113,7 @@ def place_of(photo: Tensor, small: Tensor) -> Place:
     Raises InputError for photos that are smaller, and for pictures of another photo.
     """
     whole, size = (photo.shape[1], photo.shape[2]), (small.shape[1], small.shape[2])
-    if whole[0] < size[0] or whole[1] < size[1]:
-        raise InputError(
-            f"the photo, {whole[1]}×{whole[0]} pixels, is smaller than its edit, {size[1]}×{size[0]}; give the "
-            "photo that was encoded"
-        )
+    first, *others = places(whole, size)
     # twice the size tells all ways apart, and takes less time than a camera's picture
     sketched = min(2 * size[0], whole[0]), min(2 * size[1], whole[1])
     rows, columns = (resampling(a, 0, a, b) for a, b in zip(whole, sketched, strict=True))
@@ -122,7 +123,6 @@ def place_of(photo: Tensor, small: Tensor) -> Place:
         rows, columns = (span.scaled(side).shrinking() for span, side in zip(place, sketched, strict=True))
         return float((resampled(sketch, rows, columns) - small).square().mean())
 
-    first, *others = places(whole, size)
     best, least = first, error(first)
     for place in others:
         if (found := error(place)) < CLEARLY * least:
@@ -138,13 +138,13 @@ def scaled_down(photo: Tensor, place: Place) -> Tensor:
     return resampled(photo.float(), rows, columns).clamp(0, 1)
 
 
-def at_full_size(photo: Tensor, edited: Tensor, share: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+def at_full_size(photo: Tensor, small: Tensor, edited: Tensor, share: Tensor, place: Place) -> tuple[Tensor, Tensor]:
     """Edits in the size of their photo, and the ``share`` of each pixel that is the edit's: what changed is enlarged,
     all else is the photo's own pixels.
 
-    ``photo``: (B, H, W, 3) in 0…1. ``edited``: E edits of each, (B·E, h, w, 3), made of it ``scaled_down``; ``share``:
-    (B·E, h, w) in 0…1. Returns float32 (B·E, H, W, 3) and (B·E, H, W) in 0…1; beyond what the edit reaches they are the
-    photo, and 0.
+    ``photo``: (B, H, W, 3) in 0…1. ``small``: (B, h, w, 3), the same ``scaled_down``. ``edited``: E edits of each,
+    (B·E, h, w, 3); ``share``: (B·E, h, w) in 0…1. Returns float32 (B·E, H, W, 3) and (B·E, H, W) in 0…1; beyond what
+    the edit reaches they are the photo, and 0.
     """
     edits = len(edited) // len(photo)
     rows, columns = (span.growing() for span in place)
@@ -153,15 +153,19 @@ def at_full_size(photo: Tensor, edited: Tensor, share: Tensor, place: Place) -> 
     results, shares = [], []
     # one after the other: a camera's picture takes hundreds of megabytes
     for row, (picture, mask) in enumerate(zip(edited.float(), share.float(), strict=True)):
-        whole = photo[row // edits].to(picture)
-        small = scaled_down(whole[None], place)[0]
-        of_edit = torch.cat([picture - small, small, mask[..., None]], -1)
+        whole, before = photo[row // edits].to(picture), small[row // edits].to(picture)
+        of_edit = torch.cat([picture - before, before, mask[..., None]], -1)
         change, blurred, changes = (resampled(of_edit[None], rows, columns)[0] * reached).split([3, 3, 1], -1)
         changes = changes.clamp(0, 1)
         touched = (changes > 0) | (change != 0).any(-1, keepdim=True)
         results.append(torch.where(touched, (whole + change + changes * (blurred - whole)).clamp(0, 1), whole))
         shares.append(changes[..., 0])
     return torch.stack(results), torch.stack(shares)
+
+
+def _covers(whole: Sequence[int], small: Sequence[int]) -> bool:
+    """Whether no side of a picture is shorter than that of another."""
+    return whole[0] >= small[0] and whole[1] >= small[1]
 
 
 def check_full_size(full_size: bool, keep_pixels: bool) -> None:
@@ -172,7 +176,7 @@ def check_full_size(full_size: bool, keep_pixels: bool) -> None:
 
 def larger(photo: Tensor, small: Tensor, tell: Tell) -> Tensor:
     """Photos (B, H, W, 3), or ``small`` where a side of them is shorter than its; the user is told of that."""
-    if all(a >= b for a, b in zip(photo.shape[1:3], small.shape[1:3], strict=True)):
+    if _covers(photo.shape[1:3], small.shape[1:3]):
         return photo
     tell(
         f"the photo, {photo.shape[2]}×{photo.shape[1]} pixels, is smaller than what was worked on: the result has "

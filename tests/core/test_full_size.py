@@ -58,11 +58,12 @@ def test_a_change_comes_where_it_is_and_nowhere_else(seed, top, left, scale):
     long = round(side * scale)
     photo = pictures(seed, 1, (long, long))
     place = centre((long, long), (side, side))
-    edited = scaled_down(photo, place)
+    small = scaled_down(photo, place)
+    edited = small.clone()
     share = torch.zeros(1, side, side)
     edited[:, top : top + square, left : left + square] = torch.tensor([1.0, 0.0, 0.0])
     share[:, top : top + square, left : left + square] = 1
-    result, found = at_full_size(photo, edited, share, place)
+    result, found = at_full_size(photo, small, edited, share, place)
     y, x = (((torch.arange(long) + 0.5) * side / long - start) for start in (top, left))
     # bicubic interpolation looks two pixels of the edit to each side
     inside, near = (((y > -rim) & (y < square + rim))[:, None] & ((x > -rim) & (x < square + rim)) for rim in (-2, 3))
@@ -99,14 +100,18 @@ def test_a_change_reaches_the_border_of_an_uncropped_photo():
     photo, small = torch.full((1, 300, 403, 3), 0.4), (64, 80)
     place = centre((300, 403), small)
     assert (place[0].start, place[1].start) == (0, 14) and place[1].rim < 8
-    result, share = at_full_size(photo, torch.full((1, *small, 3), 0.9), torch.ones(1, *small), place)
+    result, share = at_full_size(
+        photo, scaled_down(photo, place), torch.full((1, *small, 3), 0.9), torch.ones(1, *small), place
+    )
     assert (result - 0.9).abs().max() < 1e-5 and share.min() > 0.999
 
 
 def test_what_somebody_cropped_away_stays_the_photo():
     """Guards square crops of wide photos: the sides, which no model saw, are as they were."""
     photo, place = pictures(5, 1, (120, 300)), centre((120, 300), (40, 40))
-    result, share = at_full_size(photo, torch.full((1, 40, 40, 3), 0.9), torch.ones(1, 40, 40), place)
+    result, share = at_full_size(
+        photo, scaled_down(photo, place), torch.full((1, 40, 40, 3), 0.9), torch.ones(1, 40, 40), place
+    )
     assert torch.equal(result[:, :, :90], photo[:, :, :90]) and torch.equal(result[:, :, 210:], photo[:, :, 210:])
     assert (result[:, :, 90:210] - 0.9).abs().max() < 1e-5 and not share[:, :, :90].any()
 
@@ -184,6 +189,8 @@ def test_photos_that_are_too_small_are_told():
     small, edit = pictures(9, 1, (30, 60)), pictures(9, 1, (32, 56))
     with pytest.raises(InputError, match="60×30 pixels, is smaller than its edit, 56×32"):
         place_of(small, edit)
+    with pytest.raises(InputError, match="60×30 pixels, is smaller than its edit, 56×32"):
+        centre((30, 60), (32, 56))
     notes = []
     assert larger(small, edit, notes.append) is edit and "the result has 56×32" in notes[0]
     large = pictures(9, 1, (32, 60))
@@ -199,9 +206,10 @@ def test_the_result_has_no_values_out_of_range():
     photo = (torch.rand(1, 60, 60, 3, generator=torch.Generator().manual_seed(1)) > 0.5).float()
     edited = (torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(2)) > 0.5).float()
     place = centre((60, 60), (16, 16))
-    result, share = at_full_size(photo, edited, edited[..., 0], place)
+    result, share = at_full_size(photo, scaled_down(photo, place), edited, edited[..., 0], place)
     assert float(result.min()) >= 0 and float(result.max()) <= 1
     assert float(share.min()) >= 0 and float(share.max()) <= 1 and np.isfinite(result.numpy()).all()
     bright = photo * 2
-    kept, _ = at_full_size(bright, scaled_down(bright, place), torch.zeros(1, 16, 16), place)
+    small = scaled_down(bright, place)
+    kept, _ = at_full_size(bright, small, small, torch.zeros(1, 16, 16), place)
     assert torch.equal(kept, bright)

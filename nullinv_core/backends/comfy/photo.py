@@ -85,7 +85,6 @@ def edit_photo(
     given: Checkpoint, image: Tensor, size: int, inversion: Inversion, latent: Latent, wanted: Wanted
 ) -> tuple[Tensor, Tensor]:
     """Edited pictures (B·E, H, W, 3), and each beside its photo. ``inversion`` and ``latent``: of ``invert_photo``."""
-    check_full_size(wanted.full_size, wanted.keep_pixels)
     photo, here = fit(opaque(image), size, GRID), ComfyModel(given.model, clip=given.clip, vae=given.vae)
     ours = replace(inversion, null=replace(embeddings_of(inversion), guidance=wanted.guidance))
     callback = progress(given.model, sample=inversion.trajectory.schedule.steps)
