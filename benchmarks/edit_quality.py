@@ -157,7 +157,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--guidance", help="one or several for all methods, separated by commas; by default 7.5")
     parser.add_argument("--tune", type=Path, help="--out of a run at several guidances: each method's best one as well")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
-    parser.add_argument("--batch", type=int, default=1, help="scenes that are edited together; on a GPU some 100")
+    parser.add_argument("--batch", type=int, default=1, help="scenes that are edited together; on a GPU 100")
     parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds after which to stop")
     parser.add_argument(
         "--report", action="store_true", help="only tables, plots and sheet, of the rows that are there"
@@ -168,7 +168,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dino", type=Path, help="folder of DINO's ViT: structure distance")
     parser.add_argument("--lpips", action="store_true", help="LPIPS, with torchvision's own weights")
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cuda: all edits are made there first, then scored on the CPU")
     parser.add_argument("--out", type=Path, required=True, help="folder; that of the table is benchmarks/results")
     options = parser.parse_args()
     options.methods = options.methods.split(",") if options.methods else list(METHODS)

@@ -1,31 +1,34 @@
 """Runs the edit benchmark: methods over tasks, by several processes, each row kept as it comes.
 
-On a CPU every process edits and scores a few tasks at a time. On a GPU this process edits many tasks in one batch, and
-the others score them: a small network's many short calls gain by batches, and drawing all the answers that the judge
-without training compares with takes longer than the edits.
+Every process edits and scores a few tasks at a time. On a GPU this process edits all tasks first, in large batches, and
+keeps their latents; the processes score them afterwards, on the CPU: drawing all the answers that the judge without
+training compares with takes longer than the edits. A run that is stopped in between goes on from the latents, on a
+machine without a GPU as well.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from nullinv_core import keep_photo
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.context import Context
-from nullinv_core.demo.nearest import nearer
 from nullinv_core.denoiser import AttentionControl, Counted, Denoiser
 from nullinv_core.photo.images import save_image
 from nullinv_core.schedule import NoiseLevel
@@ -44,8 +47,6 @@ from .pie_bench import published_measures
 Cell = tuple[str, float]
 """A method and its guidance."""
 MakeTask = Callable[[], EditTask]
-WAITING = 8
-"""Scores that may wait for each process: a stop loses no more."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,16 @@ class Work:
         """The file of rows."""
         return self.out / "edit_quality.jsonl"
 
+    @property
+    def latents(self) -> Path:
+        """The folder of latents that a GPU has made."""
+        return self.out / "latents"
+
+    def left(self, tasks: Sequence[EditTask]) -> dict[Cell, list[str]]:
+        """For each method and guidance the names of the tasks whose rows are not there; those with none left out."""
+        found = {cell: [t.name for t in tasks if (*cell, t.name) not in self.done] for cell in self.cells}
+        return {cell: names for cell, names in found.items() if names}
+
     def late(self) -> bool:
         """Whether it is time to stop, or the process that asked for this was ended."""
         asked_by = parent_process()
@@ -78,16 +89,34 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What the edit of one picture takes by itself. ``forwards``, ``backwards``: samples through the network."""
+
+    seconds: float
+    forwards: float
+    backwards: float
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """One method's clean latents by the names of the tasks, (C, h, w), float32, on the CPU; ``commit``: of the code."""
+
+    cell: Cell
+    latents: dict[str, Tensor]
+    cost: Cost
+    commit: str
+
+
+@dataclass(frozen=True, eq=False)
 class Edited:
-    """One method's picture of one task, (H, W, 3) as decoded, beside the decoded photo; its cost by itself."""
+    """One method's picture of one task, (H, W, 3) as decoded, beside the decoded photo."""
 
     task: EditTask
     cell: Cell
     picture: np.ndarray
     reconstructed: np.ndarray
-    seconds: float
-    forwards: float
-    backwards: float
+    cost: Cost
+    commit: str
 
 
 def cells_of(methods: Sequence[str], guidances: Sequence[float | dict[str, float]]) -> tuple[Cell, ...]:
@@ -125,20 +154,41 @@ def run(work: Work, makers: Sequence[MakeTask], workers: int) -> None:
     """Make the rows that are not there yet, in order of tasks: a stop leaves the first ones whole."""
     chunks = [makers[i : i + work.batch] for i in range(0, len(makers), work.batch)]
     if workers == 1:
-        for chunk in chunks:
-            edit_and_score(work, chunk)
-    elif work.device == "cpu":
-        with pool(workers) as executor:
-            for future in [executor.submit(edit_and_score, work, chunk) for chunk in chunks]:
-                future.result()
+        run_all(work, chunks, map)
     else:
-        edit_here_score_there(work, chunks, workers)
+        with pool(workers) as executor:
+            run_all(work, chunks, executor.map)
+
+
+def run_all(work: Work, chunks: Sequence[Sequence[MakeTask]], spread: Callable[..., Iterable[Any]]) -> None:
+    """As ``run``; ``spread`` is ``map``, or that of several processes."""
+    if work.device != "cpu":
+        for chunk in chunks:
+            if not work.late():
+                edit_ahead(work, list(spread(prepared, chunk)))
+        # a few at a time: each process draws its own pictures' answers
+        chunks = [[make] for chunk in chunks for make in chunk]
+    for _ in spread(partial(edit_and_score, replace(work, device="cpu")), chunks):
+        pass
 
 
 def pool(workers: int) -> ProcessPoolExecutor:
     """Processes of one thread each."""
     # a forked process cannot use a GPU that its parent uses
     return ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
+
+
+def prepared(make: MakeTask) -> EditTask:
+    """The task."""
+    return make()
+
+
+def edit_ahead(work: Work, tasks: Sequence[EditTask]) -> None:
+    """Keep the latents that are not there yet of all methods."""
+    there = kept_latents(work.latents)
+    missing = [cell for cell, names in work.left(tasks).items() if any((cell, name) not in there for name in names)]
+    for made in edits(work, tasks, missing):
+        keep_latents(work.latents, made)
 
 
 def edit_and_score(work: Work, makers: Sequence[MakeTask]) -> None:
@@ -148,72 +198,70 @@ def edit_and_score(work: Work, makers: Sequence[MakeTask]) -> None:
             record(work, found)
 
 
-def edit_here_score_there(work: Work, chunks: Sequence[Sequence[MakeTask]], workers: int) -> None:
-    """As ``run``, on a GPU."""
-    # with each picture, so without the long list of what is done
-    told = replace(work, done=frozenset())
-    with ExitStack() as stack:
-        # a task stays with its process, which keeps the answers that it has drawn
-        scorers = [stack.enter_context(pool(1)) for _ in range(workers)]
-        waiting: deque[Future[None]] = deque()
-        for chunk in chunks:
-            if work.late():
-                break
-            made = [scorers[i % workers].submit(prepared, make) for i, make in enumerate(chunk)]
-            tasks = [future.result() for future in made]
-            place = {task.name: i % workers for i, task in enumerate(tasks)}
-            waiting.extend(scorers[place[task.name]].submit(draw_answers, task) for task in tasks)
-            for found in edited(work, tasks):
-                waiting.append(scorers[place[found.task.name]].submit(record, told, found))
-                while len(waiting) > WAITING * workers + len(tasks):
-                    waiting.popleft().result()
-        for future in waiting:
-            future.result()
-
-
-def prepared(make: MakeTask) -> EditTask:
-    """The task."""
-    return make()
-
-
-def draw_answers(task: EditTask) -> None:
-    """Draw what the judge without training compares with, so that it is there for every method."""
-    if task.case is not None:
-        nearer(task.source, task.case.target)
-
-
-def edited(work: Work, tasks: Sequence[EditTask]) -> Iterator[Edited]:
-    """Pictures of the tasks by all methods whose rows are not there, until it is time to stop."""
-    left = [
-        (name, guidance, [t for t in tasks if (name, guidance, t.name) not in work.done])
-        for name, guidance in work.cells
-    ]
-    if not any(some for *_, some in left):
+def edits(work: Work, tasks: Sequence[EditTask], cells: Sequence[Cell]) -> Iterator[Made]:
+    """Latents of the tasks by some methods, until it is time to stop."""
+    if not cells:
         return
-    model = _model(work.model, work.device)
-    photo = replace(photo_of(model, tasks), denoiser=Counted(Until(model.denoiser, work)))
-    reconstructed = photo.reconstructed.numpy()
-    for name, guidance, some in left:
-        if not some:
-            continue
+    model, count = _model(work.model, work.device), len(tasks)
+    photo = photo_of(model, tasks)
+    photo = replace(photo, denoiser=Counted(Until(model.denoiser, work)))
+    for name, guidance in cells:
         started = now(model.device)
         try:
             latents, (forwards, backwards) = photo.cost_of(lambda: METHODS[name](photo, guidance))  # noqa: B023
         except Late:
             return
-        pictures = model.decode(latents).numpy()
-        seconds, count = now(model.device) - started, len(tasks)
-        for row, task in enumerate(tasks):
-            if task in some:
-                yield Edited(
-                    task, (name, guidance), pictures[row], reconstructed[row], seconds / count, forwards / count,
-                    backwards / count,
-                )  # fmt: skip
+        cost = Cost((now(model.device) - started) / count, forwards / count, backwards / count)
+        by_task = dict(zip((task.name for task in tasks), latents.float().cpu().contiguous(), strict=True))
+        yield Made((name, guidance), by_task, cost, work.commit)
+
+
+def edited(work: Work, tasks: Sequence[EditTask]) -> Iterator[Edited]:
+    """Pictures of the tasks by all methods whose rows are not there, until it is time to stop."""
+    left, there = work.left(tasks), kept_latents(work.latents)
+    missing = [cell for cell, names in left.items() if any((cell, name) not in there for name in names)]
+    new = edits(work, tasks, missing)
+    if not left:
+        return
+    model = _model(work.model, work.device)
+    photos = torch.stack([torch.from_numpy(task.source) for task in tasks])
+    reconstructed = model.decode(model.encode_image(photos)).numpy()
+    for cell, names in left.items():
+        made = next(new, None) if cell in missing else None
+        if made is None and cell in missing:
+            return
+        for task, photo in zip(tasks, reconstructed, strict=True):
+            if task.name in names:
+                found = made or there[cell, task.name]
+                picture = model.decode(found.latents[task.name][None].to(model.device))[0].numpy()
+                yield Edited(task, cell, picture, photo, found.cost, found.commit)
+
+
+def keep_latents(folder: Path, made: Made) -> None:
+    """Write latents to a file of their own."""
+    method, guidance = made.cell
+    about = {"method": method, "guidance": guidance, "cost": asdict(made.cost), "commit": made.commit}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{re.sub('[^a-zA-Z0-9]+', '-', method)}-{guidance:g}-{next(iter(made.latents))}.safetensors"
+    save_file(made.latents, f"{path}.new", {"about": json.dumps(about)})
+    os.replace(f"{path}.new", path)
+
+
+def kept_latents(folder: Path) -> dict[tuple[Cell, str], Made]:
+    """What ``keep_latents`` has written, by method, guidance and task."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+            latents = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        made = Made((about["method"], about["guidance"]), latents, Cost(**about["cost"]), about["commit"])
+        found.update({(made.cell, name): made for name in latents})
+    return found
 
 
 def record(work: Work, found: Edited) -> None:
     """Score a picture as decoded and with the photo's own pixels, and keep both rows; pictures go beside them."""
-    task, (name, guidance) = found.task, found.cell
+    task, (name, guidance), cost = found.task, found.cell, found.cost
     photo, own, decoded = (torch.from_numpy(x)[None] for x in (task.source, found.picture, found.reconstructed))
     pictures = {False: found.picture, True: keep_photo(photo, own, decoded)[0][0].numpy()}
     rows = []
@@ -221,8 +269,8 @@ def record(work: Work, found: Edited) -> None:
         judged = scores(picture, task, _measures(work))
         rows.append(
             Row(
-                name, photo_kept, task.name, task.kind, guidance, judged, found.seconds, found.forwards,
-                found.backwards, work.commit,
+                name, photo_kept, task.name, task.kind, guidance, judged, cost.seconds, cost.forwards, cost.backwards,
+                found.commit,
             )
         )  # fmt: skip
         if work.shown is None or task.name in work.shown:

@@ -24,7 +24,7 @@ from benchmarks.edit_cases import KINDS, REWEIGHT, REWEIGHTED, new_material, sce
 from benchmarks.edit_methods import METHODS
 from benchmarks.edit_photo import fresh, photo_of
 from benchmarks.edit_report import Row, best_guidance, by_kind, by_method, by_pairs, front, guidance_table, plot
-from benchmarks.edit_run import Work, cells_of, edit_here_score_there, edited
+from benchmarks.edit_run import Work, cells_of, edit_ahead, edit_and_score, edited
 from benchmarks.edit_scores import scores, scores_from
 from benchmarks.pie_bench import pie_tasks, published_measures
 from benchmarks.pie_folder import write_folder
@@ -449,19 +449,34 @@ def test_processes_and_batches_make_the_same_rows(monkeypatch, tmp_path):
     assert "| unchanged | 1 |" in (tmp_path / "whole" / "edit_quality.md").read_text()
 
 
-def test_a_gpu_s_work_is_shared_out_as_well(monkeypatch, tmp_path):
-    """Guards the way of a GPU, here on a CPU: one process edits, two score, each row once."""
+def test_what_a_gpu_has_edited_is_scored_later(monkeypatch, tmp_path):
+    """Guards the way of a GPU, here on a CPU: rows from latents that were kept are those of edits and scores in one,
+    each once, and nothing is edited again; what a stop left out is edited then."""
     monkeypatch.setattr(edit_photo, "STEPS", 2)
-    # without scenes, for the other processes would draw all their answers
-    makers = [partial(replace, task, case=None) for task in TASKS[:3]]
+    tasks = [replace(task, case=None) for task in TASKS[:3]]
     cells = cells_of(["SDEdit 0.4", "unchanged"], [2.5, 7.5])
-    work = Work(out=tmp_path, cells=cells, batch=2, shown=frozenset([TASKS[1].name]))
-    known_records(work.rows, {})
-    assert list(edited(replace(work, until=0), [makers[0]()])) == []
-    edit_here_score_there(work, [makers[:2], makers[2:]], 2)
-    found = [(row["task"], row["method"], row["guidance"], row["photo_kept"]) for row in rows_of(tmp_path)]
-    assert len(found) == len(set(found)) == 3 * 3 * 2
-    assert [path.name for path in (tmp_path / "pictures").iterdir()] == [TASKS[1].name]
+    works = [Work(tmp_path / name, cells, shown=frozenset([tasks[1].name]), commit="a") for name in ("one", "two")]
+    for work in works:
+        known_records(work.rows, {})
+    assert list(edited(replace(works[0], until=0), tasks)) == []
+    edit_and_score(works[0], [partial(replace, task) for task in tasks])
+    edit_ahead(works[1], tasks[:2])
+    edit_ahead(replace(works[1], cells=cells[:1]), tasks[2:])
+    asked = []
+    for name in ("SDEdit 0.4", "unchanged"):
+        method = METHODS[name]
+        monkeypatch.setitem(
+            METHODS, name, lambda photo, g, m=method: asked.append((len(photo.tasks), g)) or m(photo, g)
+        )
+    for task in tasks:
+        edit_and_score(replace(works[1], commit="b"), [partial(replace, task)])
+    assert asked == [(1, 7.5), (1, 1.0)]
+    direct, later = (without_times(rows_of(work.out)) for work in works)
+    assert len(direct) == 3 * 3 * 2 and [row["commit"] for row in later].count("b") == 4
+    for a, b in zip(direct, later, strict=True):
+        assert a["scores"]["gain"] == pytest.approx(b["scores"]["gain"], abs=1e-3)
+        assert [a[name] for name in ("method", "forwards")] == [b[name] for name in ("method", "forwards")]
+    assert [path.name for path in (tmp_path / "two" / "pictures").iterdir()] == [tasks[1].name]
 
 
 def test_each_method_s_best_guidance_is_found_and_reported(monkeypatch, tmp_path):
