@@ -160,6 +160,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1, help="scenes that are edited together; on a GPU 100")
     parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds after which to stop")
     parser.add_argument(
+        "--unscored", action="store_true", help="only edit, as on a rented GPU; the same command without it goes on"
+    )
+    parser.add_argument(
         "--report", action="store_true", help="only tables, plots and sheet, of the rows that are there"
     )
     parser.add_argument("--all-pictures", action="store_true", help="keep those that are on no sheet as well")
@@ -192,7 +195,7 @@ def _work(
     whole = {one[:3] for one in both if one[3]} & {one[:3] for one in both if not one[3]}
     return Work(
         out=options.out, cells=cells, done=frozenset(whole), model=options.model, device=options.device,
-        batch=options.batch, until=started + options.deadline, commit=commit,
+        batch=options.batch, until=started + options.deadline, unscored=options.unscored, commit=commit,
         shown=None if options.all_pictures else frozenset(shown(tasks)),
         published=options.pie_bench is not None, lpips=options.lpips, clip=options.clip, dino=options.dino,
     )  # fmt: skip

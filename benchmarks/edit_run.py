@@ -51,7 +51,8 @@ MakeTask = Callable[[], EditTask]
 
 @dataclass(frozen=True)
 class Work:
-    """What processes are told. ``until``: when to stop, by ``time.time``. ``shown``: tasks whose pictures are kept."""
+    """What processes are told. ``until``: when to stop, by ``time.time``. ``unscored``: latents are kept, and that is
+    all. ``shown``: tasks whose pictures are kept."""
 
     out: Path
     cells: tuple[Cell, ...]
@@ -60,6 +61,7 @@ class Work:
     device: str = "cpu"
     batch: int = 1
     until: float = float("inf")
+    unscored: bool = False
     commit: str = ""
     shown: frozenset[str] | None = None
     published: bool = False
@@ -162,12 +164,11 @@ def run(work: Work, makers: Sequence[MakeTask], workers: int) -> None:
 
 def run_all(work: Work, chunks: Sequence[Sequence[MakeTask]], spread: Callable[..., Iterable[Any]]) -> None:
     """As ``run``; ``spread`` is ``map``, or that of several processes."""
-    if work.device != "cpu":
+    if work.unscored or work.device != "cpu":
         for chunk in chunks:
             if not work.late():
                 edit_ahead(work, list(spread(prepared, chunk)))
-        # a few at a time: each process draws its own pictures' answers
-        chunks = [[make] for chunk in chunks for make in chunk]
+        chunks = [] if work.unscored else [[make] for chunk in chunks for make in chunk]
     for _ in spread(partial(edit_and_score, replace(work, device="cpu")), chunks):
         pass
 

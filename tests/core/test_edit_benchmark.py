@@ -24,7 +24,7 @@ from benchmarks.edit_cases import KINDS, REWEIGHT, REWEIGHTED, new_material, sce
 from benchmarks.edit_methods import METHODS
 from benchmarks.edit_photo import fresh, photo_of
 from benchmarks.edit_report import Row, best_guidance, by_kind, by_method, by_pairs, front, guidance_table, plot
-from benchmarks.edit_run import Work, cells_of, edit_ahead, edit_and_score, edited
+from benchmarks.edit_run import Work, cells_of, edit_and_score, edited, run
 from benchmarks.edit_scores import scores, scores_from
 from benchmarks.pie_bench import pie_tasks, published_measures
 from benchmarks.pie_folder import write_folder
@@ -458,18 +458,19 @@ def test_what_a_gpu_has_edited_is_scored_later(monkeypatch, tmp_path):
     works = [Work(tmp_path / name, cells, shown=frozenset([tasks[1].name]), commit="a") for name in ("one", "two")]
     for work in works:
         known_records(work.rows, {})
+    makers = [partial(replace, task) for task in tasks]
     assert list(edited(replace(works[0], until=0), tasks)) == []
-    edit_and_score(works[0], [partial(replace, task) for task in tasks])
-    edit_ahead(works[1], tasks[:2])
-    edit_ahead(replace(works[1], cells=cells[:1]), tasks[2:])
+    edit_and_score(works[0], makers)
+    run(replace(works[1], unscored=True, batch=2), makers[:2], 1)
+    run(replace(works[1], unscored=True, cells=cells[:1]), makers[2:], 1)
+    assert rows_of(works[1].out) == []
     asked = []
     for name in ("SDEdit 0.4", "unchanged"):
         method = METHODS[name]
         monkeypatch.setitem(
             METHODS, name, lambda photo, g, m=method: asked.append((len(photo.tasks), g)) or m(photo, g)
         )
-    for task in tasks:
-        edit_and_score(replace(works[1], commit="b"), [partial(replace, task)])
+    run(replace(works[1], commit="b"), makers, 1)
     assert asked == [(1, 7.5), (1, 1.0)]
     direct, later = (without_times(rows_of(work.out)) for work in works)
     assert len(direct) == 3 * 3 * 2 and [row["commit"] for row in later].count("b") == 4
