@@ -39,6 +39,7 @@ from .edit_report import (
     grouped,
     guidance_table,
     named,
+    overview,
     plot,
     row_from,
     sheet,
@@ -82,7 +83,7 @@ def write_report(
     out: Path, rows: Sequence[Row], about: dict[str, Any], tuned: Mapping[str, float] | None, pictured: Sequence[str]
 ) -> str:
     """Write tables, plots and the sheet of the ``pictured`` tasks to a folder; returns the tables."""
-    tables = []
+    tables = [overview(rows, USUAL_GUIDANCE, tuned)] if tuned else []
     for number, (title, some) in enumerate(sections_of(rows, tuned).items()):
         decoded, kept = ([row for row in some if row.photo_kept == own] for own in (False, True))
         judged = [by_kind(kept)] if any(row.scores.right is not None for row in kept) else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -134,6 +134,38 @@ def by_method(rows: Sequence[Row]) -> str:
              *(["yes" if name in best else ""] if best else []), samples, str(len(own))]
         )  # fmt: skip
     return markdown_table(["method", "guidance", *columns, *["on the front"][: len(best)], "samples", "edits"], lines)
+
+
+TITLES = {
+    "fast": "**`fast`**", "paper": "`paper`: null-text inversion and Prompt-to-Prompt", "direct": "`direct`",
+    "negative-prompt": "`negative-prompt`", "random path": "path `random`",
+    "virtual inversion": "virtual inversion (InfEdit)", "DDIM + P2P": "DDIM inversion and Prompt-to-Prompt",
+    "DDIM + prompt": "DDIM inversion, only the prompt changes",
+    "null-text + prompt": "null-text inversion, only the prompt changes",
+}  # fmt: skip
+"""What docs/results.md calls methods whose name says too little."""
+
+
+def overview(rows: Sequence[Row], usual: float, best: Mapping[str, float]) -> str:
+    """The table of docs/results.md, the photo's pixels kept: at the ``usual`` guidance, and at each method's best."""
+    rows = [row for row in rows if row.photo_kept and row.method not in UNGUIDED]
+
+    def cell(method: str, guidance: float) -> str:
+        own = [row for row in rows if (row.method, row.guidance) == (method, guidance)]
+        kept, gain = mean_of(own, "kept.psnr"), mean_of(own, "gain")
+        figures = [f"{sum(bool(row.scores.right) for row in own)}", f"{kept[0]:.1f}" if kept else ""]
+        return ", ".join([*figures, f"{gain[0]:+.1f}" if gain else ""])
+
+    lines = []
+    for method, own in grouped([row for row in rows if row.guidance == usual], lambda row: row.method).items():
+        forwards, backwards = (np.mean([getattr(row, way) for row in own]) for way in ("forwards", "backwards"))
+        samples = f"{forwards:.0f}" + f" and {backwards:.0f} back" * bool(backwards)
+        at_best = [cell(method, best[method]), f"{best[method]:g}"] if method in best else ["", ""]
+        lines.append([TITLES.get(method, method), cell(method, usual), samples, *at_best])
+    count = len({row.task for row in rows})
+    return markdown_table(
+        [f"right of {count}, kept, gain in dB", f"at {usual:g}", "samples", "at its best", "guidance"], lines
+    )
 
 
 def by_kind(rows: Sequence[Row]) -> str:

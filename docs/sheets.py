@@ -40,14 +40,14 @@ finds something wrong.
 
 ## {count} pictures, each from its caption
 
-{drawn} of {count} right. {steps} steps, guidance {drawn_guidance:g}.
+{drawn} of {count} as asked. {steps} steps, guidance {drawn_guidance:g}.
 
 ![{count} pictures with the captions that they were drawn from](generated.jpg)
 
 ## {count} edits, before and after
 
-{edited} of {count} right. Ten kinds of edits take turns. Preset `fast`, {steps} steps, guidance {edit_guidance:g}, the
-settings that `make demo` has for each kind, the photo's own pixels kept.
+{edited} of {count} as asked. Ten kinds of edits take turns. Preset `fast`, {steps} steps, guidance {edit_guidance:g},
+the settings that `make demo` has for each kind, the photo's own pixels kept.
 
 ![{count} scenes before and after an edit](edits.jpg)
 
@@ -72,7 +72,7 @@ def sheet(tiles: list[tuple[list[np.ndarray], str, bool]], columns: int, lines: 
 
 
 def drawn(model: DiffusersModel, seeds: range) -> list[tuple[list[np.ndarray], str, bool]]:
-    """Pictures of held-out captions, each with its caption and whether the judge takes it for right."""
+    """Pictures of held-out captions, each with its caption and whether the judge finds all that it asks for."""
     scenes = [sample_scene(seed, "held-out") for seed in seeds]
     pictures = generate(model, [caption(s) for s in scenes], STEPS, DRAWN_GUIDANCE, seed=seeds.start)
     found = verdicts(load_judge(), torch.from_numpy(pictures), [reading_of(s) for s in scenes])
@@ -80,7 +80,7 @@ def drawn(model: DiffusersModel, seeds: range) -> list[tuple[list[np.ndarray], s
 
 
 def edited(model: DiffusersModel, seeds: range) -> list[tuple[list[np.ndarray], str, bool]]:
-    """Scenes before and after an edit, what changes in words, and whether the judge takes the edit for right."""
+    """Scenes before and after an edit, what changes in words, and whether the judge finds all that was asked for."""
     tiles = []
     for number, seed in enumerate(seeds):
         case = sample_edit(seed, KINDS[number % len(KINDS)])

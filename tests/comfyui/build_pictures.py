@@ -83,7 +83,7 @@ def main():
     """Write every picture."""
     server = Server(Path(tempfile.mkdtemp()))
     # what the example loads; it is looked for, not read
-    saved = server.base / "output" / "inversions" / "photo_00001.safetensors"
+    saved = server.base / "output" / "inversions" / "photo-demo_00001.safetensors"
     saved.parent.mkdir(parents=True)
     saved.touch()
     images = PACK / "web" / "docs" / "images"

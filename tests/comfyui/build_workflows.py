@@ -128,8 +128,8 @@ def edit_photo(photo):
     texts = sample_edit(seed, kind).captions if demo else (PHOTO_TEXT, PHOTO_TEXT.replace("pink", "blue"))
     edited = photo.add(
         None, "NullInvEditPhoto", model=photo.model, clip=photo.clip, vae=photo.vae, image=[picture, 0],
-        source_text=texts[0], edit_text=texts[1], strength=0.35, blend_words="", size=128 if demo else 512,
-        steps=STEPS, cfg=photo.guidance, keep_pixels=True,
+        source_text=texts[0], edit_text=texts[1], strength=0.2, blend_words="cat" if demo else "dress",
+        size=128 if demo else 512, steps=STEPS, cfg=photo.guidance, keep_pixels=True,
     )  # fmt: skip
     photo.add("The edit", "SaveImage", images=edited(0), filename_prefix="null-text/edited")
     photo.add("Photo and edit", "SaveImage", images=edited(1), filename_prefix="null-text/before-after")
@@ -188,7 +188,11 @@ def several_edits(photo):
     if photo.edit_text:
         edits = [photo.caption.replace(*pair) for pair in SEVERAL]
     else:
-        edits = [PHOTO_TEXT.replace("pink", "blue"), PHOTO_TEXT.replace("hill", "beach"), f"{PHOTO_TEXT} in the rain"]
+        edits = [
+            PHOTO_TEXT.replace("pink", "blue"),
+            PHOTO_TEXT.replace("green hill", "snowy hill"),
+            f"{PHOTO_TEXT} in the rain",
+        ]
     text = photo.write("One edit a line", "\n".join(edits))
     photo.invert()
     photo.optimize()
@@ -215,12 +219,17 @@ def native_samplers(photo):
     photo.show("cfg 7.5 with Null-Text Guider", sampled(), "guider")
 
 
+def _saved(photo):
+    """Name of the file of an inversion: each model's has its own, so that neither example loads the other's."""
+    return "photo-demo" if photo.edit_text else "photo-sd15"
+
+
 def save_an_inversion(photo):
     photo.invert()
     photo.optimize()
     photo.add(
-        None, "NullInvSave", trajectory=photo.inverted(1), prompt=photo.text, filename_prefix="inversions/photo",
-        null_embeddings=photo.optimized(),
+        None, "NullInvSave", trajectory=photo.inverted(1), prompt=photo.text, null_embeddings=photo.optimized(),
+        filename_prefix=f"inversions/{_saved(photo)}",
     )  # fmt: skip
     photo.show("Check: the photo is back", photo.optimized(1), "saved")
 
@@ -229,7 +238,7 @@ def edit_a_saved_inversion(photo):
     """Load where there is no photo: the graph keeps the model alone."""
     graph = Graph({"1": photo.graph["1"]})
     photo.graph, photo.titles = graph, {}
-    load = photo.add(None, "NullInvLoad", file="output/inversions/photo_00001.safetensors")
+    load = photo.add(None, "NullInvLoad", file=f"output/inversions/{_saved(photo)}_00001.safetensors")
     text = photo.write("What it should show", EDITED_AGAIN[photo.edit_text is None])
     photo.text, photo.inverted, photo.optimized = load(2), lambda slot: load(0), lambda: load(1)
     photo.edit(text)
@@ -272,8 +281,8 @@ NOTES = {
     "takes it out. *cross_replace* at 1 and *self_replace* at 0.8 keep everything else.",
     "several-edits": "**Every line is an edit.** All of them run side by side, on one inversion.",
     "native-samplers": "**ComfyUI's own samplers.** The noise goes into KSampler (Advanced) with add_noise off; Apply "
-    "Null-Text and Null-Text Guider bring the photo back at cfg 7.5. The preset `fast` is enough for that; `paper` is "
-    "for edits by these samplers.",
+    "Null-Text and Null-Text Guider bring the photo back at cfg 7.5. For edits take "
+    "P2P Edit Sampler, which keeps more of the photo.",
     "save-an-inversion": "**The slow part, once.** The file goes to output/inversions. Then load *edit a saved "
     "inversion*.",
     "edit-a-saved-inversion": "**First run *save an inversion*,** which makes the file. With it, no photo and no "

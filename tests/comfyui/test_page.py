@@ -232,7 +232,8 @@ def test_a_workflow_runs_from_the_page(comfy, page, request, name):
     quick = QUICK | (SMALL if name.endswith("sd15") else {})
     document = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     if "edit-a-saved" in name:
-        saving = next(w for w in WORKFLOWS if "save-an" in w and w.rsplit("-", 1)[1] == name.rsplit("-", 1)[1])
+        kind = name.rsplit("-", 1)[1]
+        saving = next(w for w in WORKFLOWS if "save-an" in w and w.rsplit("-", 1)[1] == kind)
         load(page, json.loads((FOLDER / f"{saving}.json").read_text(encoding="utf-8")))
         set_widgets(page, quick)
         assert queue(page, comfy)["status"]["status_str"] == "success"
@@ -240,7 +241,7 @@ def test_a_workflow_runs_from_the_page(comfy, page, request, name):
         wait(page)
     assert load(page, document) == 0
     if "edit-a-saved" in name:
-        set_widgets(page, {"file": f"output/inversions/{newest(comfy, 'inversions/photo').name}"})
+        set_widgets(page, {"file": f"output/inversions/{newest(comfy, f'inversions/photo-{kind}').name}"})
     shoot(page, name)
     # Edit Photo has no widget for its inner steps
     set_widgets(page, quick | ({"steps": 1} if "edit-photo" in name else {}))

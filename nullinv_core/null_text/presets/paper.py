@@ -8,6 +8,6 @@ from ..settings import PAPER
 PRESET = Preset(
     "paper",
     Recipe("ddim", PAPER, pinned=False),
-    "the authors' numbers, many times slower, best for ComfyUI's own samplers at a high guidance",
+    "the authors' numbers, many times slower, to compare with the paper",
     samples=23,
 )
