@@ -132,7 +132,8 @@ class Sampling:
     outside of it edits stay the source. ``steps``: how many of the T steps to take; with fewer the latents keep the
     noise of the step that would be next. ``path``: what edits are sampled beside, the photo's trajectory or its
     ``random_path``, whose noise the variant of each image's first edit draws. ``skipped``: the share of the noisiest
-    steps in which edits still are the photo; not with fresh noise. ``check``: is told where the photo's branch cannot
+    steps in which edits still are the photo; not with fresh noise. ``maps``: attention is read at every step, though no
+    edit may need it. ``check``: is told where the photo's branch cannot
     retrace the trajectory, because the model predicts something else now or the embeddings are for another guidance.
     The edit goes on; its own predictions of the source in the first half decide, and one or two calls where they do not
     (see ``drift``).
@@ -144,6 +145,7 @@ class Sampling:
     steps: int | None = None
     path: EditPath = PATH.default
     skipped: float = 0.0
+    maps: bool = False
     check: Check | None = None
 
     def of(self, schedule: Schedule) -> int:
@@ -279,7 +281,7 @@ class _Branches:
         self.unguided = sampling.guidance == 1 and (self.pin is not None or sampling.of_source == 1)
         self.every = torch.arange(batch * branches, device=clean.device)
         self.of_edits = self.every.unflatten(0, (batch, branches))[:, 1:].flatten()
-        self.random = sampling.path == RANDOM
+        self.random, self.read = sampling.path == RANDOM, sampling.maps
         self.skipped = steps_of(sampling.skipped, trajectory.schedule.steps)
         # beside random noise nothing has to be retraced
         self.pending = None if self.random else sampling.check
@@ -334,10 +336,10 @@ class _Branches:
     def _rows(self, index: int) -> tuple[Tensor, Tensor]:
         """Rows that are sampled under ∅, and those under their own text.
 
-        A pinned source is not guided, and not sampled at all once no edit looks at it any more.
+        A pinned source is not guided, and not sampled at all once nothing looks at it any more.
         """
         guided = self.every if self.random or not self.pin else self.of_edits
-        looked_at = self.random or not self.pin or needs_source(self.edits, index)
+        looked_at = self.random or self.read or not self.pin or needs_source(self.edits, index)
         return guided[:0] if self.unguided else guided, self.every if looked_at else self.of_edits
 
     def _asked(self, pin: Pin, guidance: Tensor, step: int) -> Tensor:

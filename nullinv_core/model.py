@@ -20,6 +20,8 @@ from .prompt_to_prompt.prompt import Prompt
 from .schedule import Schedule
 
 Result = TypeVar("Result")
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""What devices say of it; the last one is a CPU's on Linux."""
 
 
 class Model(Protocol):
@@ -188,4 +190,4 @@ def in_less_memory(job: Callable[[], Result], checkpointing: Checkpointing, memo
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, whichever it is, had no memory left."""
     text = str(error).lower()
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text or "not enough memory" in text
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in text for words in NO_MEMORY)

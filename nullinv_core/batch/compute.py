@@ -45,6 +45,7 @@ WORTH = 0.95
 """A larger number must take at most this share of the time of the best before it, for each picture."""
 SPARE = 2.5
 """Times the memory of a number that must be free before twice as many are tried."""
+ONE_IS_TOO_MUCH = "there is not enough memory for one picture; take a smaller --size, fewer edits or --dtype float16"
 BROKEN = "CUDA error"
 """In what PyTorch says where nothing can be computed in this process any more."""
 Picture = bytes | str
@@ -162,8 +163,10 @@ class Worker:
             try:
                 seconds, room = self._probe(size, edits, count)
             except RuntimeError as error:
-                if not is_out_of_memory(error) or count == 1:
+                if not is_out_of_memory(error):
                     raise
+                if count == 1:
+                    raise InputError(ONE_IS_TOO_MUCH) from error
                 break
             if seconds / count > WORTH * fastest:
                 break
@@ -280,7 +283,8 @@ class Worker:
         if isinstance(error, RuntimeError) and BROKEN in str(error):
             raise error
         if len(group.jobs) == 1 or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
-            return [Outcome(sentence=photo if isinstance(photo, str) else _sentence(error)) for photo in photos]
+            sentence = _sentence(error, len(group.jobs))
+            return [Outcome(sentence=photo if isinstance(photo, str) else sentence) for photo in photos]
         tried = list(photos)
         for place, photo in enumerate(photos):
             if isinstance(photo, Tensor):
@@ -296,7 +300,9 @@ class Worker:
             return [Outcome(sentence=photo if isinstance(photo, str) else _sentence(left)) for photo in tried]
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Exception, pictures: int = 2) -> str:
     if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        if pictures == 1:
+            return ONE_IS_TOO_MUCH
         return "there is not enough memory for so many pictures at once; take a smaller --batch and another --out"
     return printable(short(str(error), 300))

@@ -28,8 +28,10 @@ from ..prompt_to_prompt.lists import take_weights, take_windows, word_list
 from ..scores.pie_bench import MAPPING, PHOTOS, pie_edits
 from ..settings import BY_KIND, EDIT, EditSettings, Setting
 
-PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PICTURES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 CAPTION = ".txt"
+JOURNAL = "journal.sqlite"
+"""By this file the folder of a run's results is known."""
 MOST_JOBS = 2_000_000
 MOST_EDITS = 64
 LARGEST_LIST, LARGEST_CAPTION = 2**30, 2**16
@@ -123,12 +125,13 @@ def read_jobs(
     """
     defaults = defaults or Defaults()
     _check_edits(defaults.edits)
+    lines_are_files = False
     if os.path.isfile(source / MAPPING):
         root, lines = pictures or source / PHOTOS, _of_pie(source)
     elif os.path.isdir(source):
         if pictures is not None:
             raise InputError(f'"{source}" is a folder of pictures itself, not a list of others; leave out --pictures')
-        root, lines = source, _of_folder(source, out)
+        root, lines, lines_are_files = source, _of_folder(source, out), True
     elif source.suffix.lower() in READERS and os.path.isfile(source):
         root, lines = pictures or source.parent, READERS[source.suffix.lower()](source)
     else:
@@ -141,7 +144,7 @@ def read_jobs(
         if number == MOST_JOBS:
             raise InputError(f'"{source}" has more than {MOST_JOBS} pictures; split it')
         try:
-            job = _job(line, defaults, root)
+            job = _job(line, defaults, root, exact=lines_are_files)
         except InputError as error:
             raise InputError(f"{place}: {error}") from error
         if not without_marks(job.prompt).strip():
@@ -158,8 +161,9 @@ def read_jobs(
     return Jobs(root, tuple(jobs))
 
 
-def _job(line: Mapping[str, Any], defaults: Defaults, root: Path) -> Job:
-    picture = _text(line, "picture")
+def _job(line: Mapping[str, Any], defaults: Defaults, root: Path, exact: bool = False) -> Job:
+    """The job of a line; ``exact``: the picture's name is the disk's own, whatever it begins or ends with."""
+    picture = line["picture"] if exact else _text(line, "picture")
     if not picture:
         raise InputError('it names no "picture"')
     _check_picture(picture, root)
@@ -339,14 +343,36 @@ def real(path: Path) -> str:
 
 
 def _of_folder(folder: Path, out: Path | None) -> Iterator[Place]:
-    """Pictures in the order of their names; what is hidden and what lies in ``out`` is left out."""
+    """Pictures in the order of their names; see ``_files_of``."""
+    for path in _files_of(folder, out):
+        if path.name.lower().endswith(PICTURES):
+            yield f'"{short(str(path))}"', {"picture": path.relative_to(folder).as_posix(), **_caption(path)}
+
+
+def unread(folder: Path, out: Path | None) -> list[Path]:
+    """Files of a folder of pictures that have a caption and no picture that is read, such as photos in HEIC."""
+    by_stem: dict[Path, list[Path]] = {}
+    for path in _files_of(folder, out):
+        by_stem.setdefault(path.with_suffix(""), []).append(path)
+    found = []
+    for beside in by_stem.values():
+        kinds = [path.suffix.lower() for path in beside]
+        if CAPTION in kinds and not any(kind in PICTURES for kind in kinds):
+            found += [path for path, kind in zip(beside, kinds, strict=True) if kind != CAPTION]
+    return found
+
+
+def _files_of(folder: Path, out: Path | None) -> Iterator[Path]:
+    """Files in the order of their names; what is hidden, what lies in ``out`` and what another run wrote is left out:
+    its edits are no photos."""
     skipped = None if out is None else real(out)
+
+    def searched(path: Path) -> bool:
+        return not path.name.startswith(".") and real(path) != skipped and not os.path.exists(path / JOURNAL)
+
     for where, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and real(Path(where, name)) != skipped)
-        for name in sorted(names):
-            if name.lower().endswith(PICTURES) and not name.startswith("."):
-                path = Path(where, name)
-                yield f'"{short(str(path))}"', {"picture": path.relative_to(folder).as_posix(), **_caption(path)}
+        folders[:] = sorted(name for name in folders if searched(Path(where, name)))
+        yield from (Path(where, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _caption(picture: Path) -> dict[str, Any]:

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InputError, short
-from .jobs import job_of
+from .jobs import JOURNAL, job_of
 from .plan import Group
 
-NAME = "journal.sqlite"
 VERSION = 2
 TABLES = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -132,7 +131,7 @@ def opened(folder: Path) -> Iterator[Journal]:
 
     Raises InputError where another process works in the folder, and for a file that is no journal.
     """
-    path = folder / NAME
+    path = folder / JOURNAL
     if os.path.lexists(path) and not os.path.isfile(path):
         raise InputError(f'"{path}" is no file; give another --out')
     database = sqlite3.connect(path, timeout=0, isolation_level="DEFERRED")

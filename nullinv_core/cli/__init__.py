@@ -15,6 +15,10 @@ from ..errors import InputError, NonFiniteError, printable, short
 from . import batch, data_set, demo, edit, invert, reconstruct, score
 from .options import current_name
 
+NO_MEMORY = (
+    "there is not enough memory; take a smaller --size at invert, fewer edits at once, --dtype float16, or close other "
+    "programs that use the GPU"
+)
 app = typer.Typer(
     help="Edit real images by their text prompt: null-text inversion and Prompt-to-Prompt.",
     no_args_is_help=True,
@@ -54,4 +58,11 @@ def main() -> None:
         if unexpected and isinstance(sys.stdout, TextIOWrapper):
             # where it is the output itself, Python would try it once more at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(2)
+    except (RuntimeError, MemoryError) as error:
+        from ..model import is_out_of_memory
+
+        if debug or not (isinstance(error, MemoryError) or is_out_of_memory(error)):
+            raise
+        typer.echo(f"error: {NO_MEMORY}", err=True)
         sys.exit(2)

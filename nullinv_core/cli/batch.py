@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..batch.jobs import OF_LIST, Defaults, Jobs, read_job_file, read_jobs, real
+from ..batch.jobs import OF_LIST, Defaults, Jobs, read_job_file, read_jobs, real, unread
 from ..errors import InputError, short
 from ..files.job_file import RUN
 from ..prompt_to_prompt.emphasis import check_text
@@ -107,6 +107,9 @@ def batch(
     defaults, run_options = _with_job(job, typed(context, {**own, **given}), own)
     jobs = read_jobs(source, defaults, pictures, out, edits_needed=not inversions)
     _check_out(out, jobs, source, job)
+    if os.path.isdir(source) and (left := unread(source, out)):
+        more = f" and {len(left) - 1} more" * (len(left) > 1)
+        warn(f'"{short(str(left[0]))}"{more}: captioned, but not of a kind that is read; save as PNG or JPEG')
     options = _options(run_options, square=square, inversions=inversions, inner_steps=inner_steps, dtype=dtype,
                        config="" if config is None else str(config), device=device)  # fmt: skip
     models.read_from(options.model, config)

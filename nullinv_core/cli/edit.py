@@ -16,7 +16,7 @@ from ..settings import BY_KIND, EDIT, FULL_SIZE, KEEP_PIXELS, SAME_GUIDANCE, SAM
 from . import models
 from .console import progress
 from .options import Config, Device, InversionFile, OtherDtype, OtherModel, edit_settings, takes, typed
-from .pictures import check_size, numbered, photo_of, with_own_pixels
+from .pictures import check_own_pixels, numbered, photo_of, with_own_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,13 +66,13 @@ def edit(
     from ..pipeline import Sampling, apply, null_of
 
     settings = edit_settings(typed(context, given))
-    check_size(full_size, keep_pixels, reference)
+    check_own_pixels(typed(context, {"keep_pixels": keep_pixels}), full_size, keep_pixels, reference)
     for text in prompt:
         models.check_text(text)
     stored, place = models.stored(inversion, model)
     if len(stored.prompts) != 1:
         raise InputError(f"this inversion holds {len(stored.prompts)} images; the command line edits one at a time")
-    sampling = Sampling(guidance, path=path, skipped=skipped)
+    sampling = Sampling(guidance, path=path, skipped=skipped, maps=save_attention is not None)
     check_sampling(null_of(stored), sampling)
     outputs, maps = numbered(out, len(prompt)), _map_files(save_attention, len(prompt))
     picture_file = None if reference is None else read_picture(reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
     from ..pipeline import Edited
 
 
-def check_size(full_size: bool, keep_pixels: bool, reference: Path | None) -> None:
-    """Raise InputError for --full-size without what it needs."""
+def check_own_pixels(typed: Mapping[str, bool], full_size: bool, keep_pixels: bool, reference: Path | None) -> None:
+    """Raise InputError for --keep-pixels that was ``typed``, and for --full-size, without what they need."""
     from ..photo.full_size import check_full_size
 
     check_full_size(full_size, keep_pixels)
+    if reference is None and typed.get("keep_pixels"):
+        raise InputError("--keep-pixels needs --reference, the photo whose pixels they are")
     if full_size and reference is None:
         raise InputError("--full-size needs --reference, the photo whose size it is")
 

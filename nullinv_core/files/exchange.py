@@ -9,12 +9,16 @@ Both hold tensors without names, which they pickle. Here these have the names of
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -66,7 +70,18 @@ def export(path: Path, inversion: Inversion, to: str) -> None:
         tensors[NOISIEST] = latents[-1].clone()
     about = {"prompt": inversion.prompts[0], "guidance": inversion.null.guidance}
     with whole_file(path) as place:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, place, {HEADER: json.dumps(about, sort_keys=True)})
+        try:
+            save_file(
+                {k: v.contiguous() for k, v in tensors.items()}, place, {HEADER: json.dumps(about, sort_keys=True)}
+            )
+        except SafetensorError as error:
+            # a full disk, say
+            raise OSError(str(error)) from error
+
+
+def command_line(arguments: Sequence[str], windows: bool) -> str:
+    """A command as people type it: cmd.exe and PowerShell know double quotes alone."""
+    return subprocess.list2cmdline(arguments) if windows else shlex.join(arguments)
 
 
 def read_exchanged(path: Path) -> Exchanged:
@@ -77,7 +92,7 @@ def read_exchanged(path: Path) -> Exchanged:
     if _is_pickle(path):
         # never the file itself
         new = str(path.with_name(f"{path.stem}{'-converted' * (path.suffix == SUFFIX)}{SUFFIX}"))
-        command = shlex.join(["python", "-I", "-c", CONVERT.format(name=str(path), new=new)])
+        command = command_line(["python", "-I", "-c", CONVERT.format(name=str(path), new=new)], os.name == "nt")
         raise InputError(
             f'"{path}" is a pickle, which can run code and is not read; convert it by itself, and import the new file: '
             f"{command}"

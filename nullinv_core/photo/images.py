@@ -27,6 +27,8 @@ BACKGROUND = (255, 255, 255)
 GREY = ("1", "L", "LA")
 SAMPLE_FORMAT, UNSIGNED = 339, 1
 """The TIFF tag that says what the numbers are, and that they are whole and not signed."""
+PHOTOMETRIC, WHITE_IS_ZERO, BITS = 262, 0, 258
+"""The TIFF tags for what black and white are, that white is 0, and for how many bits a number has."""
 PERCEPTUAL = b"\0"
 """The rendering intent in a PNG's sRGB chunk. An embedded profile would carry the time that it was made at."""
 ROUNDING = 0.01
@@ -146,16 +148,25 @@ def _eight_bits(numbers: np.ndarray, picture: Image.Image, name: str) -> Image.I
     """A grey picture of the numbers of ``picture``; of 16 bits the upper half, where Pillow would clip."""
     if not np.isfinite(numbers).all():
         raise InputError(f"{name} holds NaN or infinite numbers; save it again as an 8-bit or 16-bit picture")
-    unsigned = picture.mode == "I" and getattr(picture, "tag_v2", {}).get(SAMPLE_FORMAT, (2,))[0] == UNSIGNED
+    unsigned = picture.mode == "I" and _tag(picture, SAMPLE_FORMAT, 2) == UNSIGNED
     if unsigned:
         # Pillow knows signed ones alone
         numbers = numbers.view(np.uint32)
     white = _white(picture, float(numbers.max()), unsigned, name)
+    if picture.format == "TIFF" and picture.mode != "F" and _tag(picture, PHOTOMETRIC) == WHITE_IS_ZERO:
+        # Pillow turns those of 8 bits alone
+        numbers = white - numbers.clip(0, white).astype(np.int64)
     if white == 65535:
         scaled = numbers.clip(0).astype(np.uint32) >> 8
     else:
         scaled = np.rint(numbers.clip(0, white).astype(np.float64) * (255 / white))
     return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _tag(picture: Image.Image, number: int, otherwise: int = -1) -> int:
+    """The first value of a TIFF's tag."""
+    found = getattr(picture, "tag_v2", {}).get(number, otherwise)
+    return int(found[0] if isinstance(found, tuple) else found)
 
 
 def _white(picture: Image.Image, most: float, unsigned: bool, name: str) -> float:
@@ -168,6 +179,8 @@ def _white(picture: Image.Image, most: float, unsigned: bool, name: str) -> floa
         if 2 < most < 16 or most > 255:
             raise InputError(f"{name} holds numbers up to {most:g}; scale them to 0…1 and save it again")
         return 1.0 if most <= 2 else 255.0
+    if picture.mode != "I" and picture.format == "TIFF":
+        return 2 ** min(_tag(picture, BITS, 16), 16) - 1
     if picture.mode != "I" or picture.format in ("PNG", "PPM"):
         return 65535
     return next(white for white in (255, 65535, 2**32 - 1 if unsigned else 2**31 - 1) if most <= white)

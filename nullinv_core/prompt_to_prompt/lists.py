@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from ..errors import InputError, short
 from ..settings import EDIT, EditSettings, Window
 from .emphasis import check_text
 
+Value = TypeVar("Value")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -20,24 +21,15 @@ def word_list(text: str) -> list[str]:
 
 
 def take_windows(text: str) -> dict[str, Window]:
-    """Replace windows by word from ``word=0.4, other word=0.2-0.8``; raises InputError for anything else."""
-    return dict(map(_window, word_list(text)))
+    """Replace windows by word from ``word=0.4, other word=0.2-0.8``; raises InputError for anything else, and for a
+    word that comes twice."""
+    return _by_word("word_windows", map(_window, word_list(text)))
 
 
 def take_weights(text: str) -> dict[str, float]:
     """Factors by word from ``word=2.0, other word=0.5``; raises InputError for anything else, and for a word that comes
     twice."""
-    weights: dict[str, float] = {}
-    for part in word_list(text):
-        word, _, value = part.rpartition("=")
-        try:
-            factor = float(value)
-        except ValueError as error:
-            raise InputError(f'the weight "{short(part)}" must look like WORD=2.0') from error
-        if word.rstrip() in weights:
-            raise InputError(f'the setting weights names "{short(word.rstrip())}" twice; give each word one')
-        weights[word.rstrip()] = factor
-    return weights
+    return _by_word("weights", map(_weight, word_list(text)))
 
 
 def read_settings(given: Mapping[str, Any]) -> EditSettings:
@@ -46,6 +38,23 @@ def read_settings(given: Mapping[str, Any]) -> EditSettings:
     lists = {one.name: readers[one.kind] for one in EDIT if one.kind in readers}
     read = {name: lists[name](text) for name, text in given.items() if name in lists}
     return EditSettings(**{**given, **read})
+
+
+def _by_word(setting: str, pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for word, value in pairs:
+        if word in found:
+            raise InputError(f'the setting {setting} names "{short(word)}" twice; give each word one')
+        found[word] = value
+    return found
+
+
+def _weight(part: str) -> tuple[str, float]:
+    word, _, value = part.rpartition("=")
+    try:
+        return word.rstrip(), float(value)
+    except ValueError as error:
+        raise InputError(f'the weight "{short(part)}" must look like WORD=2.0') from error
 
 
 def _window(part: str) -> tuple[str, Window]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullinv_core.batch.compute import size_on_disk
-from nullinv_core.batch.jobs import OF_LIST, Defaults, Job, _job, job_of, read_job_file, read_jobs, read_value
+from nullinv_core.batch.jobs import OF_LIST, Defaults, Job, _job, job_of, read_job_file, read_jobs, read_value, unread
 from nullinv_core.batch.plan import plan
 from nullinv_core.batch.run import _content
 from nullinv_core.errors import InputError
@@ -46,6 +46,30 @@ def test_a_folder_is_read_with_the_captions_beside_its_pictures(tmp_path):
         Job("b", "b.png", "a thing", ("another thing",), settings),
         Job("deep/c", "deep/c.webp", "a tree", ("another thing",), settings),
     )
+
+
+def test_what_another_run_has_written_is_no_photo(tmp_path):
+    """Guards results beside the photos: an edit of an edit would count as done."""
+    for name in ("a.png", "old/journal.sqlite", "old/edited/a.png", "old/inversions/a.safetensors", "more/b.jfif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = read_jobs(tmp_path, Defaults("a thing", ("another",))).jobs
+    assert [job.picture for job in found] == ["a.png", "more/b.jfif"]
+
+
+def test_names_on_the_disk_are_taken_as_they_are(tmp_path):
+    """Guards blanks around a picture's name: without them it is another file, or none."""
+    (tmp_path / " a.png").touch()
+    with pytest.raises(InputError, match=r'/ a\.png": .* is no name for files on every system; rename the picture'):
+        read_jobs(tmp_path, Defaults("a thing", ("another",)))
+
+
+def test_captions_of_pictures_that_are_not_read_are_found(tmp_path):
+    """Guards photos of telephones in HEIC: a folder would look done without them."""
+    for name in ("a.png", "a.txt", "a.raw", "b.heic", "b.txt", "deep/c.HEIC", "deep/c.txt", "d.txt", "old/e.heic"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert unread(tmp_path, None) == [tmp_path / "b.heic", tmp_path / "deep" / "c.HEIC"]
 
 
 def test_csv_and_jsonl_say_the_same(tmp_path):

@@ -51,6 +51,15 @@ def photo(tmp_path_factory):
 
 
 @pytest.fixture
+def folder_of_one(model_folder, photo, tmp_path):
+    """A batch of one picture."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(photo.read_bytes())
+    texts = ["--prompt", "a red cat on a wooden table", "--edit", "a green cat on a wooden table"]
+    return ["batch", tmp_path / "photos", *texts, "--model", model_folder, "--out", tmp_path / "made", "--steps", 2]
+
+
+@pytest.fixture
 def inverted(command, model_folder, photo, tmp_path):
     """An inversion file of two quick steps."""
     out = tmp_path / "photo.safetensors"
@@ -560,6 +569,8 @@ def test_the_precision_is_remembered(command, model_folder, photo, tmp_path, mon
         (["--reference", "nowhere.png"], 'there is no image file "nowhere.png"'),
         (["--reference", __file__], "cannot be read as an image"),
         (["--full-size"], "--full-size needs --reference"),
+        (["--keep-pixels"], "--keep-pixels needs --reference"),
+        (["--word-windows", "green=0.9,green=0"], 'names "green" twice'),
         (["--full-size", "--no-keep-pixels"], "full_size needs keep_pixels"),
     ],
 )
@@ -570,6 +581,22 @@ def test_bad_input_to_edit(command, inverted, tmp_path, options, message):
     errors = [line for line in err.splitlines() if not line.startswith("note: the model is")]
     assert status == 2 and len(errors) == 1 and message in errors[0]
     assert not (tmp_path / "e.png").exists()
+
+
+@pytest.mark.parametrize("options", [["--cross-replace", 0, "--self-replace", 0], ["--skipped", 0.5]])
+def test_attention_is_saved_though_no_edit_needs_it(command, model_folder, photo, tmp_path, options):
+    """Guards --save-attention after the presets that read the photo from its path: it failed after the whole edit."""
+    given = ["--model", model_folder, "--image", photo, "--prompt", "a red cat on a wooden table", "--device", "cpu"]
+    path = tmp_path / "photo.safetensors"
+    assert command("invert", *given, "--out", path, "--steps", 2, "--preset", "direct")[0] == 0
+    edit = ["edit", "--inversion", path, "--prompt", "a green cat on a wooden table", "--device", "cpu", *options]
+    status, _, err = command(*edit, "--out", tmp_path / "e.png", "--save-attention", tmp_path / "maps")
+    assert status == 0 and sorted(file.name for file in (tmp_path / "maps").iterdir()) == [
+        "edit-1.png",
+        "source.png",
+    ], err
+    assert command(*edit, "--out", tmp_path / "f.png")[0] == 0
+    assert np.abs(load_image(tmp_path / "e.png", 48) - load_image(tmp_path / "f.png", 48)).max() <= 2 / 255
 
 
 def test_an_inversion_of_another_model_or_a_cut_file(command, inverted, model_folder, tmp_path):
@@ -598,6 +625,25 @@ def test_nan_in_the_network_is_named(command, model_folder, photo, tmp_path, mon
     status, _, err = command("invert", *base(model_folder, photo, tmp_path))
     assert status == 2 and "NaN" in err and "step 1" in err and "float32 or bfloat16" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_that_runs_out_is_one_line(command, inverted, folder_of_one, tmp_path, monkeypatch):
+    """Guards small GPUs: whatever runs out of memory ends in a sentence, not in a traceback; other errors stay."""
+    from nullinv_core.backends.diffusers import DiffusersDenoiser
+
+    def full(self, z, *rest, **more):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    edit = ["edit", "--inversion", inverted, "--prompt", "a green cat on a wooden table", "--out", tmp_path / "e.png"]
+    again = ["reconstruct", "--inversion", inverted, "--out", tmp_path / "r.png"]
+    monkeypatch.setattr(DiffusersDenoiser, "__call__", full)
+    for arguments in (edit, again, folder_of_one):
+        status, _, err = command(*arguments, "--device", "cpu")
+        errors = [line for line in err.splitlines() if not line.startswith("note:")]
+        assert status == 2 and len(errors) == 1 and "there is not enough memory" in errors[0], err
+    monkeypatch.setattr(DiffusersDenoiser, "__call__", lambda self, *given, **more: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command(*edit, "--device", "cpu")
 
 
 def test_debug_shows_the_traceback():

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 
 from nullinv_core.batch.jobs import Defaults, read_jobs
@@ -23,7 +24,8 @@ from nullinv_core.cli import batch, main
 from nullinv_core.cli.console import in_blocks, shows_pictures
 from nullinv_core.errors import InputError
 from nullinv_core.families import FAMILIES
-from nullinv_core.files.exchange import _about, read_exchanged
+from nullinv_core.files import exchange
+from nullinv_core.files.exchange import CONVERT, _about, command_line, read_exchanged
 from nullinv_core.files.job_file import RUN
 from nullinv_core.files.store import load_inversion
 from nullinv_core.photo.images import save_image
@@ -269,6 +271,27 @@ def test_a_cache_of_diffusers_is_converted_by_itself_and_imported(command, inver
     assert torch.allclose(second.trajectory.clean, first.trajectory.clean, atol=1e-5)
     status, _, err = command("import", tmp_path / "it's.safetensors", *given)
     assert status == 2 and "--prompt is empty" in err
+
+
+def test_the_command_for_a_pickle_is_typed_as_the_system_wants_it():
+    """Guards Windows, whose shells know double quotes alone."""
+    arguments = ["python", "-I", "-c", CONVERT.format(name="C:\\my files\\a.pt", new="C:\\my files\\b.safetensors")]
+    typed = command_line(arguments, windows=True)
+    assert typed.count('"') == 2 and typed.startswith('python -I -c "import') and typed.endswith('"')
+    assert shlex.split(command_line(arguments, windows=False)) == arguments
+
+
+def test_a_full_disk_during_an_export_is_one_line(command, inverted, tmp_path, monkeypatch):  # noqa: F811
+    """Guards exports: safetensors has an error of its own for what the system refuses."""
+
+    def refuse(*given, **more):
+        raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
+
+    monkeypatch.setattr(exchange, "save_file", refuse)
+    file = inverted / "inversions" / "2.safetensors"
+    status, _, err = command("export", file, "--out", tmp_path / "x.safetensors")
+    assert status == 2 and err.count("\n") == 1 and "File too large" in err
+    assert list(tmp_path.glob("x*")) == []
 
 
 @pytest.mark.parametrize("length", [0x80, 0x180, 0x480])

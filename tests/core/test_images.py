@@ -169,6 +169,27 @@ def test_an_unsigned_tiff_of_32_bits(tmp_path):
     assert np.abs(load_image(tmp_path / "u.tif", 8)[0].numpy() - RAMP[..., None]).max() <= 1.01 / 255
 
 
+@pytest.mark.parametrize(("bits", "white_is_zero"), [(16, True), (16, False), (12, False)])
+def test_grey_tiffs_of_scanners(tmp_path, bits, white_is_zero):
+    """Guards negatives and twelve bits in sixteen, which Pillow hands on as they are: the file is the test's own."""
+    most = 2**bits - 1
+    values = ((1 - RAMP if white_is_zero else RAMP) * most).round().astype(np.int64).ravel()
+    if bits == 16:
+        data = values.astype("<u2").tobytes()
+    else:
+        # two numbers in three bytes, the high bits first
+        a, b = values[::2], values[1::2]
+        data = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], -1).astype(np.uint8).tobytes()
+    entries = [
+        (256, 3, 8), (257, 3, 8), (258, 3, bits), (259, 3, 1), (262, 3, int(not white_is_zero)), (273, 4, 8),
+        (277, 3, 1), (278, 3, 8), (279, 4, len(data)),
+    ]  # fmt: skip
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    whole = struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data
+    (tmp_path / "s.tif").write_bytes(whole + struct.pack("<H", len(entries)) + table + bytes(4))
+    assert np.abs(load_image(tmp_path / "s.tif", 8)[0].numpy() - RAMP[..., None]).max() <= 1.01 / 255
+
+
 @pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN"), (np.inf, "NaN"), (5.0, "numbers up to 5")])
 def test_numbers_that_are_no_picture(tmp_path, value, message):
     """Guards float pictures that would come out black: NaN, and brightness of no known scale."""

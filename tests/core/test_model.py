@@ -60,6 +60,9 @@ def test_memory_that_runs_out_is_saved_once():
     with pytest.raises(InputError, match=r"not enough memory to optimize this picture; .* or buy some"):
         in_less_memory(never, Checkpointing(), host)
     assert freed == [False, False, True] and not is_out_of_memory(RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError) as on_this_cpu:
+        torch.empty(10**15)
+    assert is_out_of_memory(on_this_cpu.value)
 
     def other():
         raise RuntimeError("shapes differ")
