@@ -13,6 +13,9 @@ from benchmarks.batch_folder import write_folder
 from docs import options
 from nullinv_core.batch.jobs import Defaults, read_jobs
 from nullinv_core.cli.demo import demo
+from nullinv_core.demo.looks import COLOURS, MATERIALS
+from nullinv_core.demo.objects import OBJECTS
+from nullinv_core.demo.places import PLACES
 from nullinv_core.demo.run import demo_case
 from nullinv_core.files.inversion_file import FIELDS
 from nullinv_core.prompt_to_prompt.kinds import KINDS
@@ -326,6 +329,14 @@ def test_pages_give_the_demo_picture_its_own_text():
     for page in ("command-line.md", "python.md"):
         text = (PACK / "docs" / page).read_text(encoding="utf-8")
         assert f'"{photo}"' in text and f'"{edit}"' in text, page
+
+
+def test_the_demo_model_s_words_are_listed():
+    """Guards people's own edits of the demo scene: another word gives rubbish."""
+    listed = dict(rows_of("web/docs/NullInvDemoScene.md", "| | |"))
+    assert listed["toys"].split(", ") == list(OBJECTS) and listed["colours"].split(", ") == list(COLOURS)
+    assert listed["places"].split(", ") == [place.phrases[0] for place in PLACES.values()]
+    assert {*listed["materials"].partition(";")[0].split(", "), "clay"} == set(MATERIALS)
 
 
 def test_a_folder_can_be_tried_as_its_page_says(tmp_path):
