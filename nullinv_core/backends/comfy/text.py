@@ -9,6 +9,7 @@ from itertools import accumulate
 from ... import families
 from ...errors import InputError, short
 from ...families import CLIP_L
+from ...prompt_to_prompt.advice import advice
 from ...prompt_to_prompt.alignment import align_tokens, explain
 from ...prompt_to_prompt.edit import MOST_EDITS, Edit, plan_edits
 from ...prompt_to_prompt.emphasis import check_text, parse, without_marks
@@ -16,6 +17,7 @@ from ...prompt_to_prompt.prompt import Prompt
 from ...settings import EditSettings
 from .. import words
 from ..words import Chunk, read_words
+from .notices import tell
 from .protocols import Chunks, Clip, Conditioning, Token, Tokenizer
 
 EMBEDDING = re.compile(r"(?:^|(?<=[\s(]))embedding:([^\s<\[\],():]+)")
@@ -47,10 +49,12 @@ class EditRequest:
 def plan_request(clip: Clip, source: str, edits: str, settings: EditSettings) -> EditRequest:
     """Encode the source text and every line of ``edits``; weights of words are as in ``emphasis``.
 
-    Raises InputError for an empty text, what ``emphasis.parse`` refuses, more than ``MOST_EDITS`` lines, and words of
-    the settings that no text has.
+    The user is told what ``advice`` says. Raises InputError for an empty text, what ``emphasis.parse`` refuses, more
+    than ``MOST_EDITS`` lines, and words of the settings that no text has.
     """
     photo, prompts, plans = read_texts(clip, source, edits, settings)
+    for said in filter(None, (advice(photo, prompt) for prompt in prompts)):
+        tell(said)
     strong = [replace(p, weights=plan.prompt.weights) for p, plan in zip(prompts, plans, strict=True)]
     return EditRequest(
         source=photo,
