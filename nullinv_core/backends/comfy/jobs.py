@@ -43,7 +43,7 @@ def invert_latent(
     """
     check_model(model)
     here = ComfyModel(model, positive, positive)
-    samples = _plain_samples(latent, here.family)
+    samples = plain_samples(latent, here.family)
     mask = latent.get("noise_mask")
     region = None if mask is None else _latent_mask(mask, samples)
     # before the run, in which LoRAs that hang on the text are in the weights
@@ -194,8 +194,11 @@ def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
     return scaled.expand(len(latents), -1, -1)
 
 
-def _plain_samples(latent: Latent, family: Family) -> Tensor:
+def plain_samples(latent: Latent, family: Family) -> Tensor:
+    """A LATENT's samples (B, C, h, w); raises InputError where another family's VAE made them."""
     samples = latent["samples"]
     if not isinstance(samples, Tensor) or samples.ndim != 4 or samples.shape[1] != family.channels:
-        raise InputError(f"the latent was not made for a {family.name} model; use VAE Encode with the model's VAE")
+        raise InputError(
+            f"the latent was not made for a {family.name} model; encode the photo with the model's own VAE"
+        )
     return samples

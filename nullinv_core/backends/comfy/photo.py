@@ -17,6 +17,7 @@ from ...pipeline import apply, prepare_latents
 from ...settings import EditSettings
 from .checks import check_model
 from .host import progress
+from .jobs import plain_samples
 from .model import ComfyModel
 from .notices import log, tell
 from .protocols import Clip, Latent, Patcher, Vae
@@ -71,13 +72,12 @@ def invert_photo(given: Checkpoint, image: Tensor, size: int, source: str, steps
     check_model(given.model)
     here = ComfyModel(given.model, clip=given.clip, vae=given.vae)
     latent: Latent = {"samples": given.vae.encode(fit(opaque(image), size, GRID))}
+    samples = plain_samples(latent, here.family)
     # a scheduler may make one step more than asked for
     length = here.schedule(steps).steps
     callback = progress(given.model, invert=length, pin=length)
     # of a pinned source no embedding depends on the guidance
-    inversion, _ = prepare_latents(
-        here, here.latents(latent["samples"]), source, steps, PINNED, PAPER.guidance, callback
-    )
+    inversion, _ = prepare_latents(here, here.latents(samples), source, steps, PINNED, PAPER.guidance, callback)
     return inversion, latent
 
 

@@ -237,6 +237,28 @@ class Leave:
         return (model,)
 
 
+class _WideVAE:
+    """A VAE of 16 channels, as other families have it."""
+
+    def encode(self, pictures):
+        return torch.zeros(len(pictures), 16, pictures.shape[1] // 8, pictures.shape[2] // 8)
+
+
+class Parts:
+    """A VAE of another family; and no CLIP and no VAE, as a loader gives them where the checkpoint has none."""
+
+    RETURN_TYPES = ("VAE", "CLIP", "VAE")
+    FUNCTION = "load"
+    CATEGORY = "other"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {}}
+
+    def load(self):
+        return _WideVAE(), None, None
+
+
 class Cache(_OnModel):
     """Leaves out every third prediction: the whole of it, or the middle of the network, as First Block Cache does."""
 
@@ -571,6 +593,7 @@ NODE_CLASS_MAPPINGS = {
     "OtherGuidance": Guidance,
     "OtherRunOut": RunOut,
     "OtherFail": Fail,
+    "OtherParts": Parts,
     "OtherTokens": Tokens,
     "OtherOutputPatch": OutputPatch,
     "OtherCompile": Compile,
