@@ -683,6 +683,10 @@ def other_model(chain, plan, sampler):
     chain.graph[sampler()[0]]["inputs"]["model"] = louder()
 
 
+def no_clip(chain, plan, sampler):
+    chain.graph[plan()[0]]["inputs"]["clip"] = chain.graph.add("OtherParts")(1)
+
+
 def other_layer(chain, plan, sampler):
     fewer = chain.graph.add("CLIPSetLastLayer", clip=chain.load(1), stop_at_clip_layer=-2)
     chain.graph[plan()[0]]["inputs"]["clip"] = fewer()
@@ -700,6 +704,9 @@ def other_layer(chain, plan, sampler):
             in_edit_photo(part=("vae", 0)),
             "not made for a Stable Diffusion 1.x model; encode the photo with the model's",
         ),
+        (in_edit_photo(part=("clip", 1)), "NullInvEditPhoto: this checkpoint has no CLIP"),
+        (in_edit_photo(part=("vae", 2)), "NullInvEditPhoto: this checkpoint has no VAE"),
+        (no_clip, "NullInvP2PEdit: this checkpoint has no CLIP"),
         (in_edit_photo(width=5000), "NullInvEditPhoto: the picture would be 5000×128 pixels"),
         (change(lambda c, p, s: p, edit_text="a (green:1e5) cat"), 'weight of "green" must be a number in ±1000'),
         (change(lambda c, p, s: p, edit_text="a \ud83d cat"), "has bytes that are not text"),

@@ -15,7 +15,7 @@ from ...photo.full_size import check_full_size, larger
 from ...photo.images import GRID, autoencoder_psnr, fitted_size, opaque
 from ...pipeline import apply, prepare_latents
 from ...settings import EditSettings
-from .checks import check_model
+from .checks import check_model, check_part
 from .host import progress
 from .jobs import plain_samples
 from .model import ComfyModel
@@ -63,6 +63,7 @@ def fit(image: Tensor, size: int, grid: int) -> Tensor:
 def check_texts(given: Checkpoint, source: str, wanted: Wanted) -> None:
     """Raise InputError for all that is known to be wrong before a photo is inverted."""
     check_model(given.model)
+    check_part(given.vae, "VAE")
     check_full_size(wanted.full_size, wanted.keep_pixels)
     read_texts(given.clip, source, wanted.edits, wanted.settings)
 
