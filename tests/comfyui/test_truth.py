@@ -80,6 +80,25 @@ def test_embeddings_know_their_guidance(comfy):
         assert [data for data in page if GUIDANCE.encode() in data and node()[0].encode() in data]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "cfg"),
+    [({}, "7.5"), ({"cfg": 0.0}, "7.5"), ({"cfg": 3.0}, "3"), ({"path": "random"}, None), ({"cfg": 1.0}, None),
+     ({"source_cfg": 1.0}, None)],
+)  # fmt: skip
+def test_an_edit_without_null_embeddings_is_told(comfy, inputs, cfg):
+    """Guards a Null-Text Optimize that is muted or bypassed: the edit goes on and the photo drifts; nothing is told
+    where no embeddings are needed."""
+    chain = Chain(**QUICK, optimize=False)
+    plan = chain.graph.add("NullInvP2PEdit", clip=chain.load(1), source_text=chain.scene(1), edit_text=chain.scene(2))
+    sampler = chain.graph.add(
+        "NullInvP2PSampler", model=chain.load(), trajectory=chain.invert(1), edit=plan(), **inputs
+    )
+    chain.graph.add("SaveLatent", samples=sampler(), filename_prefix="no-embeddings")
+    lines = told(comfy, chain.graph)
+    assert len(lines) == (cfg is not None), lines
+    assert all(f"no null embeddings are connected: cfg {cfg} is used" in line for line in lines)
+
+
 def test_a_part_of_the_photo_is_told_of(comfy):
     """Guards detailers and upscalers: a crop that is sampled with a whole photo's null text is told, and goes on."""
     chain = Chain(**QUICK)

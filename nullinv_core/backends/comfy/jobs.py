@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...context import Context, same_text
 from ...denoiser import Denoiser
-from ...editing import check_sampling
+from ...editing import RANDOM, check_sampling
 from ...errors import InputError
 from ...families import Family
 from ...files.fingerprint import difference
@@ -122,6 +122,8 @@ def sample_edit(
     text_of(negative, "negative", batch, network)
     check_same_sizes(positive[0][1], inversion, "source", network)
     check_same_sizes(negative[0][1], inversion, "negative", network)
+    if embeddings is None:
+        _tell_of_drift(sampling, guidance)
     callback = progress(model, sample=sampling.steps or steps)
     own = replace(sampling, guidance=guidance, limit=limit)
     result = sample(here, inversion, guides, [plans] * batch, contexts, own, callback)
@@ -132,6 +134,16 @@ def sample_edit(
     prompts = (plans[0].source, *(plan.prompt for plan in plans))
     maps = WordMaps(None if result.maps is None else result.maps.cpu(), prompts)
     return {"samples": edited}, {"samples": reached}, result.mask.flatten(0, 1).float().cpu(), maps
+
+
+def _tell_of_drift(sampling: Sampling, guidance: float) -> None:
+    """Tell the user that without null embeddings the photo does not come back, where it is sampled with guidance."""
+    of_photo = sampling.source_guidance or guidance
+    if sampling.path != RANDOM and of_photo != 1:
+        tell(
+            f"no null embeddings are connected: cfg {of_photo:g} is used for the photo, which drifts; connect those of "
+            "Null-Text Optimize, which may be muted or bypassed"
+        )
 
 
 def null_of(null: Inversion, inversion: Inversion) -> NullEmbeddings:
