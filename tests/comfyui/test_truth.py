@@ -233,6 +233,26 @@ def test_a_schedule_with_more_steps_than_asked(comfy, steps):
         assert "later than this noise" in error_of(comfy.finish(comfy.queue(wanted)))
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_single_step_is_told(comfy, steps):
+    """Guards ddim_uniform of one step, whose noise is the photo: DDIM Invert and Edit Photo say so; four steps, and
+    noise levels of the user's own, are told nothing."""
+    chain = Chain(steps=steps, optimize=False)
+    g = chain.graph
+    sigmas = g.add("BasicScheduler", model=chain.load(), scheduler="ddim_uniform", steps=steps, denoise=1.0)
+    own = g.add("NullInvDDIMInvert", **g[chain.invert()[0]]["inputs"] | {"sigmas": sigmas()})
+    edited = g.add(
+        "NullInvEditPhoto", model=chain.load(), clip=chain.load(1), vae=chain.load(2), image=chain.scene(0),
+        source_text=chain.scene(1), edit_text=chain.scene(2), strength=0.3, blend_words="", size=128, steps=steps,
+        cfg=3.0, keep_pixels=False,
+    )  # fmt: skip
+    for node in (chain.invert, own):
+        g.add("SaveLatent", samples=node(), filename_prefix="few-steps")
+    g.add("PreviewImage", images=edited())
+    lines = [line for line in told(comfy, g) if "so few steps" in line]
+    assert len(lines) == (2 if steps == 1 else 0), lines
+
+
 def test_other_noise_levels_on_the_way_are_told(comfy):
     """Guards samplers of another scheduler, which begin at the photo's noise and go other ways."""
     chain = Chain(**QUICK)

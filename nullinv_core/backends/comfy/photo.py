@@ -22,6 +22,7 @@ from .model import ComfyModel
 from .notices import log, tell
 from .protocols import Clip, Latent, Patcher, Vae
 from .sampling import embeddings_of
+from .schedule import tell_of_few_steps
 from .text import lines_of, read_texts
 
 GAP = 8
@@ -75,7 +76,9 @@ def invert_photo(given: Checkpoint, image: Tensor, size: int, source: str, steps
     latent: Latent = {"samples": given.vae.encode(fit(opaque(image), size, GRID))}
     samples = plain_samples(latent, here.family)
     # a scheduler may make one step more than asked for
-    length = here.schedule(steps).steps
+    schedule = here.schedule(steps)
+    tell_of_few_steps(schedule)
+    length = schedule.steps
     callback = progress(given.model, invert=length, pin=length)
     # of a pinned source no embedding depends on the guidance
     inversion, _ = prepare_latents(here, here.latents(samples), source, steps, PINNED, PAPER.guidance, callback)
