@@ -45,6 +45,21 @@ class Wrap(_OnModel):
         return (patched,)
 
 
+class Unconditional(_OnModel):
+    """Makes the predictions of unconditional rows a tenth louder, in a wrapper that is not in the MODEL's options."""
+
+    def apply(self, model):
+        patched = model.clone()
+
+        def louder(executor, *args, **kwargs):
+            found, places = executor(*args, **kwargs), args[5]["cond_or_uncond"]
+            rows = zip(found.chunk(len(places)), places, strict=True)
+            return torch.cat([1.1 * part if kind == 1 else part for part, kind in rows])
+
+        patched.add_wrapper(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, louder)
+        return (patched,)
+
+
 class PatchAttention(_OnModel):
     """Makes what a patch of the attention's inputs may make: the values of the text a tenth louder."""
 
@@ -588,6 +603,7 @@ class Look(_OnModel):
 NODE_CLASS_MAPPINGS = {
     "OtherLook": Look,
     "OtherWrap": Wrap,
+    "OtherUnconditional": Unconditional,
     "OtherPatchAttention": PatchAttention,
     "OtherAdapter": Adapter,
     "OtherGuidance": Guidance,
