@@ -25,9 +25,10 @@ class KeepPhoto(io.ComfyNode):
             description="Puts the photo's own pixels back where the edit hardly differs from it. Without this, the VAE "
             "softens the whole picture.",
             inputs=[
+                # first: the page shows it where this node is bypassed
+                io.Image.Input("edited", tooltip="The decoded edit, or several edits of one photo."),
                 io.Image.Input("photo", tooltip="The photo that was encoded. Or the same before it was scaled: then "
                                "the result has its size."),
-                io.Image.Input("edited", tooltip="The decoded edit, or several edits of one photo."),
                 io.Image.Input("reconstructed", tooltip="The photo after VAE Encode and VAE Decode, so that what the "
                                "VAE does does not count as a difference."),
             ],
@@ -38,7 +39,7 @@ class KeepPhoto(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, photo: Tensor, edited: Tensor, reconstructed: Tensor) -> io.NodeOutput:
+    def execute(cls, edited: Tensor, photo: Tensor, reconstructed: Tensor) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.photo.composite import keep_photo
         from ..nullinv_core.photo.images import opaque

@@ -54,22 +54,25 @@ class Inversion:
 
     def of_photo(self, image: int) -> Inversion:
         """One of its photos alone."""
-        rows = slice(image, image + 1)
+        return self.of_photos([image])
+
+    def of_photos(self, images: list[int]) -> Inversion:
+        """Some of its photos, in this order; one may be there several times."""
         trajectory, null = self.trajectory, self.null
         if null is not None:
             pin = null.pin and Pin(
-                null.pin.null[rows], None if null.pin.guidance is None else null.pin.guidance[:, rows]
+                null.pin.null[images], None if null.pin.guidance is None else null.pin.guidance[:, images]
             )
             null = replace(
-                null, embeddings=null.embeddings[:, rows], losses=null.losses[:, rows],
-                iterations=null.iterations[:, rows], pin=pin,
+                null, embeddings=null.embeddings[:, images], losses=null.losses[:, images],
+                iterations=null.iterations[:, images], pin=pin,
             )  # fmt: skip
         return replace(
             self,
-            trajectory=replace(trajectory, latents=trajectory.latents[:, rows], context=trajectory.context[rows]),
+            trajectory=replace(trajectory, latents=trajectory.latents[:, images], context=trajectory.context[images]),
             null=null,
-            prompts=self.prompts[rows],
-            region=None if self.region is None else self.region[rows],
+            prompts=tuple(self.prompts[image] for image in images),
+            region=None if self.region is None else self.region[images],
         )
 
     def __repr__(self) -> str:

@@ -656,8 +656,9 @@ CACHED = patched("EasyCache", reuse_threshold=0.2, start_percent=0.15, end_perce
 VELOCITY = patched("ModelSamplingDiscrete", ["sampler"], sampling="v_prediction", zsnr=False)
 
 
-def in_edit_photo(width=128, **inputs):
-    """Edit Photo alone, in so many steps that the test would run out of time if the photo was inverted first."""
+def in_edit_photo(width=128, part=None, **inputs):
+    """Edit Photo alone, in so many steps that the test would run out of time if the photo was inverted first. ``part``:
+    an input that is another pack's (see its Parts), by that output's number."""
 
     def alter(chain, plan, sampler):
         g = chain.graph
@@ -669,6 +670,9 @@ def in_edit_photo(width=128, **inputs):
             edit_text=scene(2), strength=0.3, size=128, steps=999, cfg=7.5, keep_pixels=False,
             **{"blend_words": "", **inputs},
         )  # fmt: skip
+        if part is not None:
+            (name, slot), parts = part, g.add("OtherParts")
+            g[edited()[0]]["inputs"][name] = parts(slot)
         g.add("PreviewImage", images=edited())
 
     return alter
@@ -677,6 +681,10 @@ def in_edit_photo(width=128, **inputs):
 def other_model(chain, plan, sampler):
     louder = chain.graph.add("ModelMergeSubtract", model1=chain.load(), model2=chain.load(), multiplier=0.5)
     chain.graph[sampler()[0]]["inputs"]["model"] = louder()
+
+
+def no_clip(chain, plan, sampler):
+    chain.graph[plan()[0]]["inputs"]["clip"] = chain.graph.add("OtherParts")(1)
 
 
 def other_layer(chain, plan, sampler):
@@ -692,6 +700,13 @@ def other_layer(chain, plan, sampler):
         (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: exclude word "zebra"'),
         (in_edit_photo(blend_words="zebra"), 'NullInvEditPhoto: blend word "zebra" is in neither prompt'),
         (in_edit_photo(kind="background", blend_words="cat"), "NullInvEditPhoto: blend words keep the background"),
+        (
+            in_edit_photo(part=("vae", 0)),
+            "not made for a Stable Diffusion 1.x model; encode the photo with the model's",
+        ),
+        (in_edit_photo(part=("clip", 1)), "NullInvEditPhoto: this checkpoint has no CLIP"),
+        (in_edit_photo(part=("vae", 2)), "NullInvEditPhoto: this checkpoint has no VAE"),
+        (no_clip, "NullInvP2PEdit: this checkpoint has no CLIP"),
         (in_edit_photo(width=5000), "NullInvEditPhoto: the picture would be 5000×128 pixels"),
         (change(lambda c, p, s: p, edit_text="a (green:1e5) cat"), 'weight of "green" must be a number in ±1000'),
         (change(lambda c, p, s: p, edit_text="a \ud83d cat"), "has bytes that are not text"),

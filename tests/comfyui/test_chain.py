@@ -25,8 +25,11 @@ from nullinv_core.photo.images import psnr
 from nullinv_core.shared_guidance import guidance_of_photo
 
 from .graphs import Chain
-from .outputs import latent, newest, relative
+from .outputs import latent, newest, relative, told
+from .server import error_of
 
+TWO_PHOTOS = 135, 168
+"""Scenes that have one text."""
 CUSTOM = NullTextSettings(inner_steps=3, keep_best=True, relative=True)
 
 
@@ -219,6 +222,62 @@ def test_a_batch_of_photos_equals_single_ones(comfy):
         alone, _ = chain_of(seed)
         for batch, single in zip(together, alone, strict=True):
             assert relative(batch[[row]], single) < 1e-3
+
+
+def two_photos(steps):
+    """A chain of two photos of one text in a batch, and a MODEL with their null text."""
+    chain = Chain(steps=steps, seed=TWO_PHOTOS[0])
+    g = chain.graph
+    other = g.add("NullInvDemoScene", seed=TWO_PHOTOS[1], edit="colour")
+    both = g.add("ImageBatch", image1=chain.scene(0), image2=other(0))
+    g[chain.latent()[0]]["inputs"]["pixels"] = both()
+    g[chain.invert()[0]]["inputs"]["method"] = "fixed-point"
+    return chain, g.add("NullInvApply", model=chain.load(), null_embeddings=chain.optimize())
+
+
+@pytest.mark.parametrize("guider", [False, True])
+def test_null_text_finds_its_photo_in_a_batch(comfy, guider):
+    """Guards photos that are taken out of a batch, changed in their order or multiplied: each row has its own photo's
+    null text, with Apply Null-Text and with the guider, and nothing is told."""
+    chain, applied = two_photos(4)
+    g = chain.graph
+    first, second = (g.add("LatentFromBatch", samples=chain.invert(0), batch_index=i, length=1) for i in (0, 1))
+    wanted = {
+        "one": (second(), [1]),
+        "turned": (g.add("LatentBatch", samples1=second(), samples2=first())(), [1, 0]),
+        "twice": (g.add("RepeatLatentBatch", samples=chain.invert(0), amount=2)(), [0, 1, 0, 1]),
+    }
+    for name, (noise, _) in wanted.items():
+        if guider:
+            sampled = g.guided(chain.load(), chain.source(), chain.optimize(), noise, chain.steps)
+        else:
+            sampled = chain.ksampler(applied(), 7.5, noise)
+        g.add("SaveLatent", samples=sampled(), filename_prefix=f"rows-{name}")
+    g.add("SaveLatent", samples=chain.optimize(1), filename_prefix="rows-all")
+    assert told(comfy, g) == []
+    every = latent(comfy, "rows-all")
+    for name, (_, rows) in wanted.items():
+        assert relative(latent(comfy, f"rows-{name}"), every[rows]) < 1e-3, name
+
+
+def test_edits_of_two_photos_go_on_in_a_ksampler(comfy):
+    """Guards the end step with several edits of each of several photos: every row goes on with its own photo's null
+    text; where it cannot be told, the sampler stops with a sentence."""
+    chain, applied = two_photos(8)
+    g = chain.graph
+    _, sampler = chain.edit("\n".join(sample_edit(TWO_PHOTOS[0], "colour").captions))
+    g[sampler()[0]]["inputs"]["end_step"] = 4
+    rest = chain.ksampler(applied(), 7.5, sampler(0))
+    g[rest()[0]]["inputs"]["start_at_step"] = 4
+    for name, samples in {"edits": rest(), "photos": chain.optimize(1)}.items():
+        g.add("SaveLatent", samples=samples, filename_prefix=f"go-on-{name}")
+    comfy.run(g)
+    edits, photos = latent(comfy, "go-on-edits"), latent(comfy, "go-on-photos")
+    # the first edit of each photo has the photo's own text
+    assert relative(edits[::2], photos) < 1e-3 and relative(edits[1::2], photos) > 1e-2
+    empty = g.add("EmptyLatentImage", width=128, height=128, batch_size=1)
+    g[rest()[0]]["inputs"] |= {"latent_image": empty(), "add_noise": "enable"}
+    assert "null embeddings are of 2 photos" in error_of(comfy.finish(comfy.queue(g)))
 
 
 def test_every_scheduler_works_at_its_default_steps(comfy):

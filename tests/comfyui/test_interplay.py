@@ -49,6 +49,23 @@ def test_what_others_set_on_the_model_takes_part(comfy, kind):
     assert relative(latent(comfy, f"{kind}-guided"), reconstruction) < 1e-3
 
 
+def test_a_wrapper_may_tell_texts_apart(comfy):
+    """Guards wrappers that are among the MODEL's own, not in its options: where one treats unconditional rows in its
+    own way, the prediction of the source text is not taken for theirs, and a KSampler is where the optimization was."""
+    chain = Chain(**QUICK)
+    g = chain.graph
+    other = g.add("OtherUnconditional", model=chain.load())
+    for node in (chain.invert, chain.optimize):
+        g[node()[0]]["inputs"]["model"] = other()
+    g[chain.invert()[0]]["inputs"]["method"] = "fixed-point"
+    g[chain.optimize()[0]]["inputs"]["preset"] = "fast"
+    applied = g.add("NullInvApply", model=other(), null_embeddings=chain.optimize())
+    g.add("SaveLatent", samples=chain.ksampler(applied(), 7.5)(), filename_prefix="apart-ksampler")
+    g.add("SaveLatent", samples=chain.optimize(1), filename_prefix="apart-reconstruction")
+    comfy.run(g)
+    assert relative(latent(comfy, "apart-ksampler"), latent(comfy, "apart-reconstruction")) < 1e-3
+
+
 def test_out_of_memory_is_tried_once_more_with_checkpointing(comfy):
     """Guards small cards: one retry in less memory gives the same; a second failure is a sentence."""
     entries = []

@@ -69,6 +69,26 @@ def test_every_node_says_what_it_does(nodes):
         assert all(info["output_tooltips"]) and len(info["output_tooltips"]) == len(info["output"]), name
 
 
+def bypassed(info):
+    """The input that the page hands on in place of a node's first output where the node is bypassed (Ctrl+B): the one
+    at its place if that is of its type, else the first that is; None where no input is."""
+    inputs = [
+        (name, spec[0]) for part in ("required", "optional") for name, spec in info["input"].get(part, {}).items()
+    ]
+    wanted = info["output"][0]
+    names = [name for name, kind in inputs if kind == wanted]
+    return inputs[0][0] if inputs[0][1] == wanted else next(iter(names), None)
+
+
+def test_a_bypassed_node_hands_on_what_it_works_on(nodes):
+    """Guards Ctrl+B: Keep Photo hands on the edit, not the photo without it."""
+    found = {name: bypassed(info) for name, info in nodes.items() if info["output"][0] in ("IMAGE", "LATENT", "MODEL")}
+    assert {name: handed for name, handed in found.items() if handed} == {
+        "NullInvApply": "model", "NullInvAttentionMaps": "image", "NullInvDDIMInvert": "latent",
+        "NullInvEditPhoto": "image", "NullInvKeepPhoto": "edited",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("node", NODES)
 def test_widgets_are_the_settings(comfy, nodes, node):
     """Guards the one place: names in their order, kinds, ranges, defaults, choices, tooltips; few are left to see where

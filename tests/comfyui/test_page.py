@@ -224,6 +224,32 @@ def test_a_workflow_from_before_a_widget_loads(page):
     assert page.evaluate(read) == now
 
 
+@pytest.mark.parametrize("order", [("edited", "photo", "reconstructed"), ("photo", "edited", "reconstructed")])
+def test_keep_photo_loads_in_any_order_and_shows_the_edit_where_it_is_bypassed(page, order):
+    """Guards workflows from before *edited* was Keep Photo's first input: every link stays; and Ctrl+B on it, which
+    showed the photo without any edit."""
+    document = json.loads((FOLDER / "4-add-a-word-demo.json").read_text(encoding="utf-8"))
+    (keep,) = (node for node in document["nodes"] if node["type"] == "NullInvKeepPhoto")
+    keep["inputs"].sort(key=lambda one: order.index(one["name"]))
+    links = {one["name"]: one["link"] for one in keep["inputs"]}
+    for link in document["links"]:
+        if link[0] in links.values():
+            link[4] = [one["link"] for one in keep["inputs"]].index(link[0])
+    sources = {name: [str(link[1]), link[2]] for name, number in links.items() for link in document["links"]
+               if link[0] == number}  # fmt: skip
+    fed = [(link[3], link[4]) for link in document["links"] if link[1] == keep["id"] and link[2] == 0]
+    (place, slot), *_ = fed
+    (shown,) = (node for node in document["nodes"] if node["id"] == place)
+    read = "async () => (await window.app.graphToPrompt()).output"
+    load(page, document)
+    found = page.evaluate(read)
+    assert found[str(keep["id"])]["inputs"] == sources
+    keep["mode"] = 4
+    load(page, document)
+    found = page.evaluate(read)
+    assert found[str(place)]["inputs"][shown["inputs"][slot]["name"]] == sources["edited"]
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_runs_from_the_page(comfy, page, request, name):
     """Guards the examples: each loads without a missing node, runs, gives pictures; the console stays clean."""

@@ -80,6 +80,25 @@ def test_embeddings_know_their_guidance(comfy):
         assert [data for data in page if GUIDANCE.encode() in data and node()[0].encode() in data]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "cfg"),
+    [({}, "7.5"), ({"cfg": 0.0}, "7.5"), ({"cfg": 3.0}, "3"), ({"path": "random"}, None), ({"cfg": 1.0}, None),
+     ({"source_cfg": 1.0}, None)],
+)  # fmt: skip
+def test_an_edit_without_null_embeddings_is_told(comfy, inputs, cfg):
+    """Guards a Null-Text Optimize that is muted or bypassed: the edit goes on and the photo drifts; nothing is told
+    where no embeddings are needed."""
+    chain = Chain(**QUICK, optimize=False)
+    plan = chain.graph.add("NullInvP2PEdit", clip=chain.load(1), source_text=chain.scene(1), edit_text=chain.scene(2))
+    sampler = chain.graph.add(
+        "NullInvP2PSampler", model=chain.load(), trajectory=chain.invert(1), edit=plan(), **inputs
+    )
+    chain.graph.add("SaveLatent", samples=sampler(), filename_prefix="no-embeddings")
+    lines = told(comfy, chain.graph)
+    assert len(lines) == (cfg is not None), lines
+    assert all(f"no null embeddings are connected: cfg {cfg} is used" in line for line in lines)
+
+
 def test_a_part_of_the_photo_is_told_of(comfy):
     """Guards detailers and upscalers: a crop that is sampled with a whole photo's null text is told, and goes on."""
     chain = Chain(**QUICK)
@@ -212,6 +231,26 @@ def test_a_schedule_with_more_steps_than_asked(comfy, steps):
         wanted = {k: v for k, v in g.items() if v["class_type"] != "SaveLatent"}
         wanted["last"] = {"class_type": "SaveLatent", "inputs": {"samples": late(), "filename_prefix": "late"}}
         assert "later than this noise" in error_of(comfy.finish(comfy.queue(wanted)))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_single_step_is_told(comfy, steps):
+    """Guards ddim_uniform of one step, whose noise is the photo: DDIM Invert and Edit Photo say so; four steps, and
+    noise levels of the user's own, are told nothing."""
+    chain = Chain(steps=steps, optimize=False)
+    g = chain.graph
+    sigmas = g.add("BasicScheduler", model=chain.load(), scheduler="ddim_uniform", steps=steps, denoise=1.0)
+    own = g.add("NullInvDDIMInvert", **g[chain.invert()[0]]["inputs"] | {"sigmas": sigmas()})
+    edited = g.add(
+        "NullInvEditPhoto", model=chain.load(), clip=chain.load(1), vae=chain.load(2), image=chain.scene(0),
+        source_text=chain.scene(1), edit_text=chain.scene(2), strength=0.3, blend_words="", size=128, steps=steps,
+        cfg=3.0, keep_pixels=False,
+    )  # fmt: skip
+    for node in (chain.invert, own):
+        g.add("SaveLatent", samples=node(), filename_prefix="few-steps")
+    g.add("PreviewImage", images=edited())
+    lines = [line for line in told(comfy, g) if "so few steps" in line]
+    assert len(lines) == (2 if steps == 1 else 0), lines
 
 
 def test_other_noise_levels_on_the_way_are_told(comfy):

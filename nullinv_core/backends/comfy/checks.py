@@ -53,6 +53,12 @@ def check_hooks(model: Patcher) -> None:
         )
 
 
+def check_part(part: object, name: str) -> None:
+    """Raise InputError where there is no such part, as in a checkpoint of a network alone."""
+    if part is None:
+        raise InputError(f"this checkpoint has no {name}; load one and connect it")
+
+
 def check_model(model: Patcher) -> None:
     """Raise InputError for a MODEL that null-text inversion does not apply to."""
     sampling, network = model.get_model_object("model_sampling"), model.model.diffusion_model

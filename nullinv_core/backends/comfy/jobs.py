@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...context import Context, same_text
 from ...denoiser import Denoiser
-from ...editing import check_sampling
+from ...editing import RANDOM, check_sampling
 from ...errors import InputError
 from ...families import Family
 from ...files.fingerprint import difference
@@ -43,7 +43,7 @@ def invert_latent(
     """
     check_model(model)
     here = ComfyModel(model, positive, positive)
-    samples = _plain_samples(latent, here.family)
+    samples = plain_samples(latent, here.family)
     mask = latent.get("noise_mask")
     region = None if mask is None else _latent_mask(mask, samples)
     # before the run, in which LoRAs that hang on the text are in the weights
@@ -122,6 +122,8 @@ def sample_edit(
     text_of(negative, "negative", batch, network)
     check_same_sizes(positive[0][1], inversion, "source", network)
     check_same_sizes(negative[0][1], inversion, "negative", network)
+    if embeddings is None:
+        _tell_of_drift(sampling, guidance)
     callback = progress(model, sample=sampling.steps or steps)
     own = replace(sampling, guidance=guidance, limit=limit)
     result = sample(here, inversion, guides, [plans] * batch, contexts, own, callback)
@@ -132,6 +134,16 @@ def sample_edit(
     prompts = (plans[0].source, *(plan.prompt for plan in plans))
     maps = WordMaps(None if result.maps is None else result.maps.cpu(), prompts)
     return {"samples": edited}, {"samples": reached}, result.mask.flatten(0, 1).float().cpu(), maps
+
+
+def _tell_of_drift(sampling: Sampling, guidance: float) -> None:
+    """Tell the user that without null embeddings the photo does not come back, where it is sampled with guidance."""
+    of_photo = sampling.source_guidance or guidance
+    if sampling.path != RANDOM and of_photo != 1:
+        tell(
+            f"no null embeddings are connected: cfg {of_photo:g} is used for the photo, which drifts; connect those of "
+            "Null-Text Optimize, which may be muted or bypassed"
+        )
 
 
 def null_of(null: Inversion, inversion: Inversion) -> NullEmbeddings:
@@ -194,8 +206,11 @@ def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
     return scaled.expand(len(latents), -1, -1)
 
 
-def _plain_samples(latent: Latent, family: Family) -> Tensor:
+def plain_samples(latent: Latent, family: Family) -> Tensor:
+    """A LATENT's samples (B, C, h, w); raises InputError where another family's VAE made them."""
     samples = latent["samples"]
     if not isinstance(samples, Tensor) or samples.ndim != 4 or samples.shape[1] != family.channels:
-        raise InputError(f"the latent was not made for a {family.name} model; use VAE Encode with the model's VAE")
+        raise InputError(
+            f"the latent was not made for a {family.name} model; encode the photo with the model's own VAE"
+        )
     return samples

@@ -73,7 +73,7 @@ class ComfyModel:
         patch of the MODEL may."""
         both = (self.positive, self.negative)
         plain = all(set(extras) <= {"pooled_output"} for entry in both for _, extras in entry)
-        return plain and not holds(self.patcher.model_options)
+        return plain and not holds([self.patcher.model_options, self.patcher.wrappers])
 
     def schedule(self, steps: int) -> Schedule:
         """The schedule of the scheduler whose steps are the authors'."""

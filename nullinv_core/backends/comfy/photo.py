@@ -15,12 +15,14 @@ from ...photo.full_size import check_full_size, larger
 from ...photo.images import GRID, autoencoder_psnr, fitted_size, opaque
 from ...pipeline import apply, prepare_latents
 from ...settings import EditSettings
-from .checks import check_model
+from .checks import check_model, check_part
 from .host import progress
+from .jobs import plain_samples
 from .model import ComfyModel
 from .notices import log, tell
 from .protocols import Clip, Latent, Patcher, Vae
 from .sampling import embeddings_of
+from .schedule import tell_of_few_steps
 from .text import lines_of, read_texts
 
 GAP = 8
@@ -62,6 +64,7 @@ def fit(image: Tensor, size: int, grid: int) -> Tensor:
 def check_texts(given: Checkpoint, source: str, wanted: Wanted) -> None:
     """Raise InputError for all that is known to be wrong before a photo is inverted."""
     check_model(given.model)
+    check_part(given.vae, "VAE")
     check_full_size(wanted.full_size, wanted.keep_pixels)
     read_texts(given.clip, source, wanted.edits, wanted.settings)
 
@@ -71,13 +74,14 @@ def invert_photo(given: Checkpoint, image: Tensor, size: int, source: str, steps
     check_model(given.model)
     here = ComfyModel(given.model, clip=given.clip, vae=given.vae)
     latent: Latent = {"samples": given.vae.encode(fit(opaque(image), size, GRID))}
+    samples = plain_samples(latent, here.family)
     # a scheduler may make one step more than asked for
-    length = here.schedule(steps).steps
+    schedule = here.schedule(steps)
+    tell_of_few_steps(schedule)
+    length = schedule.steps
     callback = progress(given.model, invert=length, pin=length)
     # of a pinned source no embedding depends on the guidance
-    inversion, _ = prepare_latents(
-        here, here.latents(latent["samples"]), source, steps, PINNED, PAPER.guidance, callback
-    )
+    inversion, _ = prepare_latents(here, here.latents(samples), source, steps, PINNED, PAPER.guidance, callback)
     return inversion, latent
 
 

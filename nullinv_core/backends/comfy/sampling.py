@@ -19,6 +19,7 @@ from ...errors import InputError
 from ...files.store import Inversion
 from ...photo.images import GRID
 from ...photo.parts import is_part
+from ...photo.rows import photos_of
 from ...types import NullEmbeddings
 from .checks import BOTH_BRANCHES, CACHE, GUIDANCE_HOOKS, check_model
 from .conditioning import check_same_sizes, with_context, with_sizes
@@ -78,11 +79,12 @@ def null_text_guider(
 @dataclass(eq=False)
 class _Run:
     """One run of a sampler. ``model``: the MODEL that it runs, with what nodes behind Apply Null-Text put on it.
-    ``negative``: whether an entry is of the negative conditioning, by ComfyUI's id of it. ``served``: calls that got
-    null text. ``checked``: whether the model was, against the trajectory. ``watch``: over what the network runs for.
-    ``left_out``: whether it did not run for all."""
+    ``inversion``: of the photos that its rows are of. ``negative``: whether an entry is of the negative conditioning,
+    by ComfyUI's id of it. ``served``: calls that got null text. ``checked``: whether the model was, against the
+    trajectory. ``watch``: over what the network runs for. ``left_out``: whether it did not run for all."""
 
     model: Patcher
+    inversion: Inversion
     negative: dict[object, bool]
     served: int = 0
     checked: bool = False
@@ -108,8 +110,8 @@ def apply_null_text(model: Patcher, inversion: Inversion) -> Patcher:
 
     The user is told where a sampler does not give the photo back with it: another guidance or other noise levels than
     the inversion's, a model that predicts something else, nodes behind this one that change the guidance or leave the
-    null text out. Raises InputError, when it is sampled, for a sampler that begins at another step than its latent
-    and for noise levels of another kind of model.
+    null text out. Raises InputError, when it is sampled, for a sampler that begins at another step than its latent,
+    for noise levels of another kind of model, and where it is not known of which of several photos a row is.
 
     It stands in the MODEL's options, not among the patcher's wrappers: nodes that make a patcher of their own (as
     AnimateDiff's to unload it) copy those alone.
@@ -121,9 +123,10 @@ def apply_null_text(model: Patcher, inversion: Inversion) -> Patcher:
     ) -> Tensor:
         guider = executor.class_obj
         check_model(guider.model_patcher)
-        _tell_before(guider, patched, inversion, noise, latent, sigmas)
+        ours = of_rows(inversion, patched, noise, latent, sigmas)
+        _tell_before(guider, patched, ours, noise, latent, sigmas)
         entries = [(key, entry) for key, each in guider.conds.items() for entry in each if "uuid" in entry]
-        run = _Run(guider.model_patcher, {entry["uuid"]: key == "negative" for key, entry in entries})
+        run = _Run(guider.model_patcher, ours, {entry["uuid"]: key == "negative" for key, entry in entries})
         guider.model_options[OWN_WRAPPER] = run
         with watched(guider.model_patcher.model.diffusion_model, guider.model_options) as watch:
             # on several GPUs the network here runs for a part of the rows
@@ -135,10 +138,12 @@ def apply_null_text(model: Patcher, inversion: Inversion) -> Patcher:
     def wrapper(
         executor: CalcCondBatch, network: Network, conds: Conds, x: Tensor, timestep: Tensor, options: Options
     ) -> list[Tensor]:
-        sigma = float(timestep.max())
-        null, run = embedding_at(inversion, sigma).to(x.device), options.get(OWN_WRAPPER, _Run(patched, {}))
-        _check_texts(conds, x, inversion, network)
+        run = options.get(OWN_WRAPPER, _Run(patched, inversion, {}))
+        sigma, ours = float(timestep.max()), run.inversion
+        null = embedding_at(ours, sigma).to(x.device)
+        _check_texts(conds, x, ours, network)
         negative = [run.is_negative(entries, place) for place, entries in enumerate(conds)]
+        _check_rows(null, len(x), any(negative))
         given = [
             [with_context(entry, null) for entry in entries] if entries and yes else entries
             for yes, entries in zip(negative, conds, strict=True)
@@ -150,17 +155,40 @@ def apply_null_text(model: Patcher, inversion: Inversion) -> Patcher:
         texts = [(place, entries[0]) for place, entries in enumerate(conds) if entries and not negative[place]]
         if texts and not run.checked:
             run.checked = True
-            if x.shape == inversion.trajectory.clean.shape and CACHE not in options.get("transformer_options", {}):
+            if x.shape == ours.trajectory.clean.shape and CACHE not in options.get("transformer_options", {}):
                 (place, text), *_ = texts
-                check_model_predicts(
-                    run.model, inversion, ComfyDenoiser(network, text, text, options), x, sigma, found[place]
-                )
+                denoiser = ComfyDenoiser(network, text, text, options)
+                check_model_predicts(run.model, ours, denoiser, x, sigma, found[place])
         return found
 
     wrappers = patched.model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
     for kind, function in ((kinds.OUTER_SAMPLE, outer), (kinds.CALC_COND_BATCH, wrapper)):
         wrappers.setdefault(kind, {})[OWN_WRAPPER] = [function]
     return patched
+
+
+def of_rows(inversion: Inversion, model: Patcher, noise: Tensor, latent: Tensor, sigmas: Tensor) -> Inversion:
+    """The inversion of the photos that a sampler's rows are of: those that it begins at or, where it adds noise, those
+    without noise. As it is where all are there in their order, and where rows cannot be told apart."""
+    batch = embeddings_of(inversion).embeddings.shape[1]
+    if batch == 1:
+        return inversion
+    step = 0 if bool(noise.any()) else nearest(_levels(inversion), float(sigmas[0]))
+    own = model.model.process_latent_out(_latents_at(inversion, step))
+    rows = photos_of(latent.float().cpu(), own.float())
+    # as many edits as photos are in the photos' order, whatever they look like
+    if rows is None or (len(rows) == batch and not _same(latent, own[rows])):
+        return inversion
+    return inversion.of_photos(rows)
+
+
+def _check_rows(null: Context, rows: int, used: bool) -> None:
+    """Raise InputError where it is not known which null text belongs to which row of a call that is to use them."""
+    if used and len(null) not in (1, rows) and not null.equals(null[:1].expand(len(null))):
+        raise InputError(
+            f"these null embeddings are of {len(null)} photos, and which of them are in the sampler's latent of {rows} "
+            "cannot be told; sample all photos in their order, or invert and optimize each by itself"
+        )
 
 
 def _check_texts(conds: Conds, x: Tensor, inversion: Inversion, network: Network) -> None:
@@ -176,7 +204,7 @@ def _tell_before(
     guider: Guider, patched: Patcher, inversion: Inversion, noise: Tensor, latent: Tensor, sigmas: Tensor
 ) -> None:
     """Tell the user what keeps a sampler from giving the photo back; raise InputError for a late start."""
-    own = patched.model.process_latent_out(_noisiest(inversion))
+    own = patched.model.process_latent_out(_latents_at(inversion, inversion.trajectory.schedule.steps))
     same = latent.shape == own.shape and _same(latent, own)
     if same and not bool(noise.any()):
         check_levels(inversion, sigmas)
@@ -264,9 +292,10 @@ def _levels(inversion: Inversion) -> list[float]:
     return [sigma_of(alpha) for alpha in inversion.trajectory.schedule.alphas_cumprod[1:]]
 
 
-def _noisiest(inversion: Inversion) -> Tensor:
-    """z*_T in ComfyUI's sampler space."""
-    return inversion.trajectory.noisiest * (1 + _levels(inversion)[-1] ** 2) ** 0.5
+def _latents_at(inversion: Inversion, step: int) -> Tensor:
+    """z*_t of step t in 0 … T, in ComfyUI's sampler space."""
+    trajectory = inversion.trajectory
+    return trajectory.latents[step] * (1 + sigma_of(trajectory.schedule.alphas_cumprod[step]) ** 2) ** 0.5
 
 
 def _pixels(latent: Tensor) -> str:

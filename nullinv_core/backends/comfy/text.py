@@ -17,6 +17,7 @@ from ...prompt_to_prompt.prompt import Prompt
 from ...settings import EditSettings
 from .. import words
 from ..words import Chunk, read_words
+from .checks import check_part
 from .notices import tell
 from .protocols import Chunks, Clip, Conditioning, Token, Tokenizer
 
@@ -112,10 +113,11 @@ def prompt_of(clip: Clip, text: str) -> Prompt:
     """Tokens and words of a text with their weights, in as many chunks of 77 as it takes.
 
     A word ends with the token that ends in ``</w>``; a textual-inversion embedding is one word, ``embedding:name``.
-    Raises InputError for a CLIP of another family, for an embedding that ComfyUI does not find, and for what
+    Raises InputError for no CLIP or one of another family, for an embedding that ComfyUI does not find, and for what
     ``emphasis.parse`` refuses.
     """
     parse(text)
+    check_part(clip, "CLIP")
     chunks_by_encoder = clip.tokenize(text, return_word_ids=True)
     family = families.of_encoders(chunks_by_encoder)
     # a family's encoders split a text alike

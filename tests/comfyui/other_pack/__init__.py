@@ -45,6 +45,21 @@ class Wrap(_OnModel):
         return (patched,)
 
 
+class Unconditional(_OnModel):
+    """Makes the predictions of unconditional rows a tenth louder, in a wrapper that is not in the MODEL's options."""
+
+    def apply(self, model):
+        patched = model.clone()
+
+        def louder(executor, *args, **kwargs):
+            found, places = executor(*args, **kwargs), args[5]["cond_or_uncond"]
+            rows = zip(found.chunk(len(places)), places, strict=True)
+            return torch.cat([1.1 * part if kind == 1 else part for part, kind in rows])
+
+        patched.add_wrapper(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, louder)
+        return (patched,)
+
+
 class PatchAttention(_OnModel):
     """Makes what a patch of the attention's inputs may make: the values of the text a tenth louder."""
 
@@ -235,6 +250,28 @@ class Leave:
         levels = torch.linspace(14.0, 0.0, 5)
         model.model_options["sigmas"] = levels
         return (model,)
+
+
+class _WideVAE:
+    """A VAE of 16 channels, as other families have it."""
+
+    def encode(self, pictures):
+        return torch.zeros(len(pictures), 16, pictures.shape[1] // 8, pictures.shape[2] // 8)
+
+
+class Parts:
+    """A VAE of another family; and no CLIP and no VAE, as a loader gives them where the checkpoint has none."""
+
+    RETURN_TYPES = ("VAE", "CLIP", "VAE")
+    FUNCTION = "load"
+    CATEGORY = "other"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {}}
+
+    def load(self):
+        return _WideVAE(), None, None
 
 
 class Cache(_OnModel):
@@ -566,11 +603,13 @@ class Look(_OnModel):
 NODE_CLASS_MAPPINGS = {
     "OtherLook": Look,
     "OtherWrap": Wrap,
+    "OtherUnconditional": Unconditional,
     "OtherPatchAttention": PatchAttention,
     "OtherAdapter": Adapter,
     "OtherGuidance": Guidance,
     "OtherRunOut": RunOut,
     "OtherFail": Fail,
+    "OtherParts": Parts,
     "OtherTokens": Tokens,
     "OtherOutputPatch": OutputPatch,
     "OtherCompile": Compile,
