@@ -33,14 +33,12 @@ class Photo:
     """B encoded pictures with the contexts of their prompts; ``empty``: of the empty text, once. ``edited``: for
     Prompt-to-Prompt, which gives words their weights by attention; ``asked``: the same with these weights in it.
 
-    ``reconstructed``: (B, H, W, 3), decoded as they are. ``denoiser`` counts what runs through the network. ``made``:
-    what several methods need, made once (see ``once``).
+    ``denoiser`` counts what runs through the network. ``made``: what several methods need, made once (see ``once``).
     """
 
     model: DiffusersModel
     tasks: tuple[EditTask, ...]
     latents: Tensor
-    reconstructed: Tensor
     source: Context
     edited: Context
     asked: Context
@@ -126,7 +124,7 @@ def photo_of(model: DiffusersModel, tasks: Sequence[EditTask]) -> Photo:
     plain = [replace(plan.settings, cross_replace=0.0, word_windows={}) for plan in plans]
     asked = [plan_edit(a, b, STEPS, own).prompt for a, b, own in zip(before, after, plain, strict=True)]
     return Photo(
-        model, tuple(tasks), latents, model.decode(latents), source, edited, model.encode_prompts(asked), empty,
+        model, tuple(tasks), latents, source, edited, model.encode_prompts(asked), empty,
         model.schedule(STEPS), plans, Counted(model.denoiser),
     )  # fmt: skip
 

@@ -127,13 +127,17 @@ def by_method(rows: Sequence[Row]) -> str:
     lines, best = [], front(rows)
     for name, own in grouped(rows, named).items():
         cells = [(mean_of(own, score), form) for score, form in columns.values()]
-        forwards, backwards = (np.mean([getattr(row, way) for row in own]) for way in ("forwards", "backwards"))
-        samples = f"{forwards:.0f}" + f" + {backwards:.0f} back" * bool(backwards)
         lines.append(
             [own[0].method, f"{own[0].guidance:g}", *("" if m is None else form.format(*m) for m, form in cells),
-             *(["yes" if name in best else ""] if best else []), samples, str(len(own))]
+             *(["yes" if name in best else ""] if best else []), samples_of(own, "+"), str(len(own))]
         )  # fmt: skip
     return markdown_table(["method", "guidance", *columns, *["on the front"][: len(best)], "samples", "edits"], lines)
+
+
+def samples_of(rows: Sequence[Row], joined: str) -> str:
+    """Samples through the network of an edit: forwards, and backwards where there are some."""
+    forwards, backwards = (np.mean([getattr(row, way) for row in rows]) for way in ("forwards", "backwards"))
+    return f"{forwards:.0f}" + f" {joined} {backwards:.0f} back" * bool(backwards)
 
 
 TITLES = {
@@ -158,10 +162,8 @@ def overview(rows: Sequence[Row], usual: float, best: Mapping[str, float]) -> st
 
     lines = []
     for method, own in grouped([row for row in rows if row.guidance == usual], lambda row: row.method).items():
-        forwards, backwards = (np.mean([getattr(row, way) for row in own]) for way in ("forwards", "backwards"))
-        samples = f"{forwards:.0f}" + f" and {backwards:.0f} back" * bool(backwards)
         at_best = [cell(method, best[method]), f"{best[method]:g}"] if method in best else ["", ""]
-        lines.append([TITLES.get(method, method), cell(method, usual), samples, *at_best])
+        lines.append([TITLES.get(method, method), cell(method, usual), samples_of(own, "and"), *at_best])
     count = len({row.task for row in rows})
     return markdown_table(
         [f"right of {count}, kept, gain in dB", f"at {usual:g}", "samples", "at its best", "guidance"], lines

@@ -9,10 +9,9 @@ machine without a GPU as well.
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -23,13 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nullinv_core import keep_photo
 from nullinv_core.backends.diffusers import DiffusersModel, load_model
 from nullinv_core.context import Context
 from nullinv_core.denoiser import AttentionControl, Counted, Denoiser
+from nullinv_core.files.atomic_write import whole_file
+from nullinv_core.files.store import write_tensors
 from nullinv_core.photo.images import save_image
 from nullinv_core.schedule import NoiseLevel
 from nullinv_core.scores.networks import clip_measures, lpips_measure, structure_measure
@@ -186,10 +186,14 @@ def prepared(make: MakeTask) -> EditTask:
 
 def edit_ahead(work: Work, tasks: Sequence[EditTask]) -> None:
     """Keep the latents that are not there yet of all methods."""
-    there = kept_latents(work.latents)
-    missing = [cell for cell, names in work.left(tasks).items() if any((cell, name) not in there for name in names)]
-    for made in edits(work, tasks, missing):
+    left, there = work.left(tasks), kept_latents(work.latents, tasks)
+    for made in edits(work, tasks, _lacking(left, there)):
         keep_latents(work.latents, made)
+
+
+def _lacking(left: Mapping[Cell, Sequence[str]], there: Container[tuple[Cell, str]]) -> list[Cell]:
+    """Methods and guidances of which some task has no latents."""
+    return [cell for cell, names in left.items() if any((cell, name) not in there for name in names)]
 
 
 def edit_and_score(work: Work, makers: Sequence[MakeTask]) -> None:
@@ -219,11 +223,11 @@ def edits(work: Work, tasks: Sequence[EditTask], cells: Sequence[Cell]) -> Itera
 
 def edited(work: Work, tasks: Sequence[EditTask]) -> Iterator[Edited]:
     """Pictures of the tasks by all methods whose rows are not there, until it is time to stop."""
-    left, there = work.left(tasks), kept_latents(work.latents)
-    missing = [cell for cell, names in left.items() if any((cell, name) not in there for name in names)]
-    new = edits(work, tasks, missing)
+    left, there = work.left(tasks), kept_latents(work.latents, tasks)
     if not left:
         return
+    missing = _lacking(left, there)
+    new = edits(work, tasks, missing)
     model = _model(work.model, work.device)
     photos = torch.stack([torch.from_numpy(task.source) for task in tasks])
     reconstructed = model.decode(model.encode_image(photos)).numpy()
@@ -243,18 +247,19 @@ def keep_latents(folder: Path, made: Made) -> None:
     method, guidance = made.cell
     about = {"method": method, "guidance": guidance, "cost": asdict(made.cost), "commit": made.commit}
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{re.sub('[^a-zA-Z0-9]+', '-', method)}-{guidance:g}-{next(iter(made.latents))}.safetensors"
-    save_file(made.latents, f"{path}.new", {"about": json.dumps(about)})
-    os.replace(f"{path}.new", path)
+    name = f"{re.sub('[^a-zA-Z0-9]+', '-', method)}-{guidance:g}-{next(iter(made.latents))}"
+    with whole_file(folder / f"{name}.safetensors") as place:
+        write_tensors(place, made.latents, {"about": json.dumps(about)})
 
 
-def kept_latents(folder: Path) -> dict[tuple[Cell, str], Made]:
-    """What ``keep_latents`` has written, by method, guidance and task."""
+def kept_latents(folder: Path, tasks: Sequence[EditTask]) -> dict[tuple[Cell, str], Made]:
+    """What ``keep_latents`` has written of some tasks, by method, guidance and task."""
     found = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["about"])
-            latents = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            own = set(file.keys())
+            latents = {task.name: file.get_tensor(task.name) for task in tasks if task.name in own}
         made = Made((about["method"], about["guidance"]), latents, Cost(**about["cost"]), about["commit"])
         found.update({(made.cell, name): made for name in latents})
     return found

@@ -28,7 +28,7 @@ from .null_text.settings import PAPER
 from .photo.composite import keep_photo
 from .photo.full_size import centre
 from .photo.images import autoencoder_psnr
-from .prompt_to_prompt.advice import advice
+from .prompt_to_prompt.advice import advise
 from .prompt_to_prompt.control import batch_edits
 from .prompt_to_prompt.edit import Edit, plan_edits
 from .prompt_to_prompt.emphasis import literal
@@ -207,8 +207,7 @@ def apply_each(
         key = source, tuple(texts), repr(chosen)
         if key not in made:
             of_photo = [prompts[text] for text in texts]
-            for said in filter(None, (advice(source, prompt) for prompt in of_photo)):
-                model.tell(said)
+            advise(source, of_photo, model.tell)
             plans = plan_edits(source, of_photo, inversion.trajectory.schedule.steps, chosen)
             # a plan's own prompt may be repeated, and its encoding with it
             strong = [replace(p, weights=plan.prompt.weights) for p, plan in zip(of_photo, plans, strict=True)]

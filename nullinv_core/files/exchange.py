@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..context import Context
@@ -29,7 +27,7 @@ from ..types import NullEmbeddings, Trajectory
 from .atomic_write import whole_file
 from .inversion_file import AXES, FLOATS, LARGEST_HEADER, noted, read_tensors
 from .ordinary import open_ordinary
-from .store import Inversion
+from .store import Inversion, write_tensors
 
 FORMATS = ("notebook", "diffusers")
 """What ``--to`` takes."""
@@ -70,13 +68,8 @@ def export(path: Path, inversion: Inversion, to: str) -> None:
         tensors[NOISIEST] = latents[-1].clone()
     about = {"prompt": inversion.prompts[0], "guidance": inversion.null.guidance}
     with whole_file(path) as place:
-        try:
-            save_file(
-                {k: v.contiguous() for k, v in tensors.items()}, place, {HEADER: json.dumps(about, sort_keys=True)}
-            )
-        except SafetensorError as error:
-            # a full disk, say
-            raise OSError(str(error)) from error
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_tensors(place, contiguous, {HEADER: json.dumps(about, sort_keys=True)})
 
 
 def command_line(arguments: Sequence[str], windows: bool) -> str:

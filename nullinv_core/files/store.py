@@ -90,7 +90,11 @@ def save_inversion(path: Path | str, inversion: Inversion) -> None:
 
 def write_inversion(path: Path, inversion: Inversion) -> None:
     """Write an inversion to a place of ``atomic_write``. Raises OSError where the disk does not take it."""
-    tensors, header = _content(inversion)
+    write_tensors(path, *_content(inversion))
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write safetensors to a place of ``atomic_write``. Raises OSError where the disk does not take it."""
     try:
         save_file(tensors, path, header)
     except SafetensorError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from ..errors import short
 from .alignment import says_little
 from .prompt import Prompt, is_sign
@@ -13,6 +15,13 @@ ORDERS = (
 """Words that an order begins with, and a description hardly."""
 ENOUGH = 3
 """From so many words of meaning on, a photo's text can be compared; one of so many must stay."""
+
+
+def advise(source: Prompt, edits: Iterable[Prompt], tell: Callable[[str], None]) -> None:
+    """Tell the user what ``advice`` says of each edit."""
+    for edit in edits:
+        if said := advice(source, edit):
+            tell(said)
 
 
 def advice(source: Prompt, edit: Prompt) -> str:

@@ -24,7 +24,6 @@ from nullinv_core.cli import batch, main
 from nullinv_core.cli.console import in_blocks, shows_pictures
 from nullinv_core.errors import InputError
 from nullinv_core.families import FAMILIES
-from nullinv_core.files import exchange
 from nullinv_core.files.exchange import CONVERT, _about, command_line, read_exchanged
 from nullinv_core.files.job_file import RUN
 from nullinv_core.files.store import load_inversion
@@ -287,7 +286,7 @@ def test_a_full_disk_during_an_export_is_one_line(command, inverted, tmp_path, m
     def refuse(*given, **more):
         raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
 
-    monkeypatch.setattr(exchange, "save_file", refuse)
+    monkeypatch.setattr("nullinv_core.files.store.save_file", refuse)
     file = inverted / "inversions" / "2.safetensors"
     status, _, err = command("export", file, "--out", tmp_path / "x.safetensors")
     assert status == 2 and err.count("\n") == 1 and "File too large" in err

@@ -9,7 +9,7 @@ from itertools import accumulate
 from ... import families
 from ...errors import InputError, short
 from ...families import CLIP_L
-from ...prompt_to_prompt.advice import advice
+from ...prompt_to_prompt.advice import advise
 from ...prompt_to_prompt.alignment import align_tokens, explain
 from ...prompt_to_prompt.edit import MOST_EDITS, Edit, plan_edits
 from ...prompt_to_prompt.emphasis import check_text, parse, without_marks
@@ -54,8 +54,7 @@ def plan_request(clip: Clip, source: str, edits: str, settings: EditSettings) ->
     than ``MOST_EDITS`` lines, and words of the settings that no text has.
     """
     photo, prompts, plans = read_texts(clip, source, edits, settings)
-    for said in filter(None, (advice(photo, prompt) for prompt in prompts)):
-        tell(said)
+    advise(photo, prompts, tell)
     strong = [replace(p, weights=plan.prompt.weights) for p, plan in zip(prompts, plans, strict=True)]
     return EditRequest(
         source=photo,
