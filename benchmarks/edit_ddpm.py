@@ -26,16 +26,17 @@ LEDITS_SKIPPED, MASKED, BY_WORDS = 0.15, 0.75, 800
 to its words decides alone."""
 
 
-def noise_maps(photo: Photo, contexts: Context) -> tuple[Tensor, Tensor]:
-    """Edit-friendly z_1 … z_T and the noise n_1 … n_T that leads down them (Huberman-Spiegelglas et al. 2023, arXiv
-    2304.06140, eq. 5 and 6), (T, B, C, h, w) each, step 1 first.
+def noise_maps(photo: Photo, contexts: Context, skipped: float) -> tuple[Tensor, Tensor]:
+    """Edit-friendly z_1 … z_S and the noise n_1 … n_S that leads down them (Huberman-Spiegelglas et al. 2023, arXiv
+    2304.06140, eq. 5 and 6), (S, B, C, h, w) each, step 1 first, up to the last step that is not ``skipped``.
 
     Every z_t has its own noise, so that neighbours are far apart and their n_t hold the photo.
     """
     schedule, clean = photo.schedule, photo.latents
+    last = schedule.steps - steps_of(skipped, schedule.steps)
     noisy = [
         sqrt(alpha) * clean + sqrt(1 - alpha) * photo.noise(step)
-        for step, alpha in enumerate(schedule.alphas_cumprod[1:], 1)
+        for step, alpha in enumerate(schedule.alphas_cumprod[1 : last + 1], 1)
     ]
     maps: list[Tensor] = []
     following = clean
@@ -53,12 +54,11 @@ Guided = Callable[[Tensor, int], Tensor]
 """ε of latents at a step."""
 
 
-def along_noise(photo: Photo, noisy: Tensor, maps: Tensor, skipped: float, guided: Guided) -> Tensor:
-    """Clean latents that the noise maps lead to, from the last step that is not skipped."""
-    first = photo.schedule.steps - steps_of(skipped, photo.schedule.steps)
+def along_noise(photo: Photo, noisy: Tensor, maps: Tensor, guided: Guided) -> Tensor:
+    """Clean latents that the noise maps lead to."""
     with no_gradients():
-        latents = noisy[first - 1]
-        for step in range(first, 0, -1):
+        latents = noisy[-1]
+        for step in range(len(maps), 0, -1):
             mean, deviation = mean_and_deviation(latents, guided(latents, step), photo.schedule, step)
             latents = mean + deviation * maps[step - 1]
         return latents
@@ -66,12 +66,14 @@ def along_noise(photo: Photo, noisy: Tensor, maps: Tensor, skipped: float, guide
 
 def edit_friendly(photo: Photo, guidance: float) -> Tensor:
     """Edit-friendly DDPM inversion under the source prompt, then the other prompt along the same noise maps."""
-    noisy, maps = photo.once("edit-friendly", lambda: noise_maps(photo, photo.source))
-    return along_noise(photo, noisy, maps, SKIPPED, lambda latents, step: _guided(photo, latents, step, guidance))
+    noisy, maps = photo.once("edit-friendly", lambda: noise_maps(photo, photo.source, SKIPPED))
+    return along_noise(photo, noisy, maps, lambda latents, step: _guided(photo, latents, step, guidance))
 
 
 def _guided(photo: Photo, latents: Tensor, step: int, guidance: float) -> Tensor:
     level = photo.schedule.level(step)
+    if guidance == 1:
+        return check_finite(photo.denoiser(latents, level, photo.asked), level, step)
     contexts = cat([photo.empty.expand(len(photo.asked)), photo.asked])
     predicted = check_finite(photo.denoiser(latents.repeat(2, 1, 1, 1), level, contexts), level, step)
     null, text = predicted.chunk(2)
@@ -88,7 +90,7 @@ def ledits(photo: Photo, guidance: float) -> Tensor:
     DDIM scheduler.
     """
     empty = photo.empty.expand(len(photo.source))
-    noisy, maps = photo.once("LEDITS++", lambda: noise_maps(photo, empty))
+    noisy, maps = photo.once("LEDITS++", lambda: noise_maps(photo, empty, LEDITS_SKIPPED))
     added, removed = own_tokens(photo)
     adds = added.any(1)
     concepts = photo.asked.where(adds, photo.source)
@@ -104,7 +106,7 @@ def ledits(photo: Photo, guidance: float) -> Tensor:
         inside = implicit_mask(concept - null, looked_at, tokens, size, level.timestep > BY_WORDS)
         return null + sign * guidance * inside * (concept - null)
 
-    return along_noise(photo, noisy, maps, LEDITS_SKIPPED, guided)
+    return along_noise(photo, noisy, maps, guided)
 
 
 def own_tokens(photo: Photo) -> tuple[Tensor, Tensor]:
@@ -156,14 +158,16 @@ def virtual_inversion(photo: Photo, guidance: float) -> Tensor:
     difference is between blurred ones at first and sharpens as the noise falls.
     """
     schedule, clean, difference = photo.schedule, photo.latents, torch.zeros_like(photo.latents)
-    contexts = cat([photo.source, photo.empty.expand(len(photo.asked)), photo.asked])
+    # at a guidance of 1 the empty prompt takes no part
+    guides = [photo.asked] if guidance == 1 else [photo.empty.expand(len(photo.asked)), photo.asked]
+    contexts = cat([photo.source, *guides])
     with no_gradients():
         for step in range(schedule.steps, 0, -1):
             level = schedule.level(step)
             noisy = sqrt(level.alpha) * clean + sqrt(1 - level.alpha) * photo.noise(step)
             edited = noisy + sqrt(level.alpha) * difference
-            predicted = photo.denoiser(torch.cat([noisy, edited, edited]), level, contexts)
-            source, null, text = check_finite(predicted, level, step).chunk(3)
-            target = predicted_clean(edited, guide(null, text, guidance), level.alpha)
+            predicted = photo.denoiser(torch.cat([noisy, *[edited] * len(guides)]), level, contexts)
+            source, *guiding = check_finite(predicted, level, step).chunk(1 + len(guides))
+            target = predicted_clean(edited, guide(guiding[0], guiding[-1], guidance), level.alpha)
             difference = target - predicted_clean(noisy, source, level.alpha)
         return clean + difference

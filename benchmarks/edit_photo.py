@@ -14,7 +14,7 @@ from nullinv_core import NullEmbeddings, Schedule, Trajectory, invert, plan_edit
 from nullinv_core.backends.diffusers import DiffusersModel
 from nullinv_core.context import Context
 from nullinv_core.denoiser import Counted
-from nullinv_core.null_text.embedding import embed
+from nullinv_core.null_text.embedding import embed, of_source
 from nullinv_core.null_text.presets import PRESETS
 from nullinv_core.prompt_to_prompt.control import EditBatch, batch_edits
 from nullinv_core.prompt_to_prompt.edit import Edit
@@ -85,9 +85,14 @@ class Photo:
         )
 
     def null(self, preset: str, guidance: float) -> NullEmbeddings:
-        """Their null embeddings for a guidance, made once; a pinned source holds for any."""
+        """Their null embeddings for a guidance, made once; a pinned source holds for any.
+
+        Where nothing is optimized, as at a guidance of 1, the network is not asked.
+        """
         recipe = PRESETS[preset]
         trajectory = self.trajectory(recipe.inversion)
+        if not (recipe.pinned or recipe.optimizes(guidance)):
+            return of_source(trajectory, guidance)
         key = (preset, 0.0 if recipe.pinned else guidance)
         return self.once(key, lambda: embed(self.denoiser, trajectory, self.empty[0], recipe, guidance)[0])
 

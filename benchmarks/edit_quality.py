@@ -7,13 +7,14 @@ pixels where it hardly differs. Rows are kept in ``edit_quality.jsonl`` as they 
 command goes on where it stopped. Tables, plots and picture sheet are written at the end, or by ``--report``.
 
 Every method is run at guidance 7.5 and at its best, which ``--tune DIR`` finds beforehand on scenes that are never
-reported: ``--guidance 1,2.5,4,7.5 --scenes 24 --first-seed 30000 --out DIR``. With ``--pie-bench FOLDER --model
+reported: ``--guidance 1,2.5,4,7.5 --scenes 12 --first-seed 30000 --out DIR``. With ``--pie-bench FOLDER --model
 FOLDER`` the pictures are those of PIE-Bench (Ju et al. 2023), whose true edits nobody knows.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -167,7 +168,7 @@ def _options() -> argparse.Namespace:
         "--report", action="store_true", help="only tables, plots and sheet, of the rows that are there"
     )
     parser.add_argument("--all-pictures", action="store_true", help="keep those that are on no sheet as well")
-    parser.add_argument("--commit", help="of the code, where git cannot tell")
+    parser.add_argument("--commit", type=_commit, help="of the code, all 40 digits, where git cannot tell")
     parser.add_argument("--clip", type=Path, help="folder of a CLIP model: CLIP similarity")
     parser.add_argument("--dino", type=Path, help="folder of DINO's ViT: structure distance")
     parser.add_argument("--lpips", action="store_true", help="LPIPS, with torchvision's own weights")
@@ -183,6 +184,13 @@ def _options() -> argparse.Namespace:
     if options.tune and not (options.tune / "edit_quality.jsonl").is_file():
         parser.error(f"there are no rows in {options.tune}; run at several guidances with --out {options.tune} first")
     return options
+
+
+def _commit(text: str) -> str:
+    """A commit's name as rows keep it."""
+    if not re.fullmatch("[0-9a-f]{40}", text):
+        raise argparse.ArgumentTypeError(f"a commit has 40 digits, 0-9 and a-f, not {text!r}")
+    return text
 
 
 def _work(

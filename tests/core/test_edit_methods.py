@@ -323,7 +323,7 @@ def test_random_steps_are_those_of_diffusers(photo):
 
 def test_noise_maps_are_of_independent_levels(photo):
     """Guards edit-friendly inversion: each level's noise is its own, unit noise, so a map holds more than noise."""
-    noisy, maps = noise_maps(photo, photo.source)
+    noisy, maps = noise_maps(photo, photo.source, 0.0)
     schedule = photo.schedule
     noises = [
         (noisy[i] - alpha**0.5 * photo.latents) / (1 - alpha) ** 0.5
@@ -376,3 +376,23 @@ def test_a_method_costs_the_same_whatever_was_made_before(photo, worked_on, name
     first, second = (one.cost_of(lambda one=one: METHODS[name](one, 2.5)) for one in (alone, worked_on))
     assert first[1] == second[1] and (first[1][0] > 0) == (name != "unchanged")
     assert torch.equal(first[0], second[0])
+
+
+def price(photo, name, guidance):
+    """Samples of an edit by itself, for each picture and step; gradients must be none."""
+    one = fresh(photo)
+    (forwards, backwards) = one.cost_of(lambda: METHODS[name](one, guidance))[1]
+    assert not backwards
+    return forwards / (len(photo.tasks) * STEPS)
+
+
+def test_a_method_costs_what_its_pictures_need(photo):
+    """Guards the prices that are compared: no prediction that is thrown away counts."""
+    kept = 4 / STEPS  # edit-friendly inversion skips the noisiest of five steps
+    for name, at_one, guided in (
+        ("DDIM + prompt", 2, 3), ("virtual inversion", 2, 3), ("edit-friendly", 2 * kept, 3 * kept),
+    ):  # fmt: skip
+        assert price(photo, name, 1.0) == pytest.approx(at_one) and price(photo, name, 7.5) == pytest.approx(guided)
+    assert price(photo, "null-text + prompt", 1.0) == 2
+    assert price(photo, "negative-prompt", 7.5) == price(photo, "DDIM + P2P", 7.5)
+    assert price(photo, "negative-prompt", 1.0) == price(photo, "paper", 1.0) == price(photo, "DDIM + P2P", 1.0)
