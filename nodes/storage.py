@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
+from .sources import DEMO
 from .wires import FileName, NullEmbeddings, Trajectory, schema
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class SaveInversion(io.ComfyNode):
                                 "are filled in, as in Save Image."),
                 NullEmbeddings.Input("null_embeddings", optional=True, tooltip="From Null-Text Optimize."),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[FileName.Output(display_name="file", tooltip="Name of the file, for Load Inversion.")],
         )  # fmt: skip
 
@@ -41,9 +44,11 @@ class SaveInversion(io.ComfyNode):
         cls, trajectory: Inversion, prompt: str, filename_prefix: str, null_embeddings: Inversion | None = None
     ) -> io.NodeOutput:
         """See the schema."""
+        from ..nullinv_core.backends.comfy.batch_job import model_behind
         from ..nullinv_core.backends.comfy.files import save
 
-        return io.NodeOutput(save(trajectory, null_embeddings, prompt, filename_prefix))
+        model = trajectory.model or model_behind(cls.hidden.prompt or {}, str(cls.hidden.unique_id), DEMO)
+        return io.NodeOutput(save(replace(trajectory, model=model), null_embeddings, prompt, filename_prefix))
 
 
 class LoadInversion(io.ComfyNode):

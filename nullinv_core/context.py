@@ -112,9 +112,12 @@ def distance(one: Context, other: Context) -> Tensor:
 
 
 def same_text(one: Context, other: Context, within: float = SAME_TEXT) -> bool:
-    """Whether both may be of one text."""
-    same = one.shape == other.shape and one.fits(other)
-    return same and bool(distance(one, other) <= within * norm(other))
+    """Whether both may be of one text. Each token counts alike: some encoders' first is far larger than the others."""
+    if one.shape != other.shape or not one.fits(other):
+        return False
+    pairs = zip(one.tensors, other.tensors, strict=True)
+    shares = [(a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(torch.finfo(b.dtype).tiny) for a, b in pairs]
+    return bool(torch.cat([share.flatten() for share in shares]).square().mean().sqrt() <= within)
 
 
 def norm(context: Context) -> Tensor:

@@ -33,7 +33,7 @@ from .prompt_to_prompt.control import batch_edits
 from .prompt_to_prompt.edit import Edit, plan_edits
 from .prompt_to_prompt.emphasis import literal
 from .prompt_to_prompt.prompt import Prompt
-from .schedule import check_guidance
+from .schedule import check_guidance, doubts
 from .settings import STEPS, EditSettings
 from .types import Callback, NullEmbeddings, Trajectory, ignore
 
@@ -100,6 +100,8 @@ def prepare_latents(
 ) -> tuple[Inversion, Tensor]:
     """``prepare`` for photos that are encoded; and the latents z_0 (B, C, h, w) that guided sampling now reaches."""
     recipe, schedule = _recipe(preset), model.schedule(steps)
+    if said := doubts(schedule):
+        model.tell(said)
     texts = _for_each(prompt, len(latents))
     prompts, empty = {text: model.prompt(text) for text in texts}, model.prompt("")
     *contexts, null_context = model.contexts([*prompts.values(), empty])
@@ -207,8 +209,8 @@ def apply_each(
         key = source, tuple(texts), repr(chosen)
         if key not in made:
             of_photo = [prompts[text] for text in texts]
-            advise(source, of_photo, model.tell)
             plans = plan_edits(source, of_photo, inversion.trajectory.schedule.steps, chosen)
+            advise(plans, model.tell)
             # a plan's own prompt may be repeated, and its encoding with it
             strong = [replace(p, weights=plan.prompt.weights) for p, plan in zip(of_photo, plans, strict=True)]
             made[key] = plans, of_edits(ready.contexts(strong), plans)
@@ -245,7 +247,8 @@ def sample(
                 "the mask of the inversion and that of the edit have no place in common, so nothing may change; leave "
                 "one of them out"
             )
-    sampling = replace(sampling, limit=sampling.limit if limit is None else limit, check=model.truth(inversion))
+    sampling = replace(sampling, limit=sampling.limit if limit is None else limit)
+    sampling = replace(sampling, check=sampling.check or model.truth(inversion))
 
     def job(denoiser: Denoiser, clean: Tensor) -> EditResult:
         here = clean.device

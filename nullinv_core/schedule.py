@@ -23,6 +23,10 @@ ROUNDING = 1e-6
 """Far more than floats are off by, far less than a share that anybody writes."""
 CLEAN = 0.98
 """Least ᾱ of a clean end: pictures hold no noise. Stable Diffusion's own first level has 0.999."""
+NOISY = 0.03
+"""Most ᾱ of a noisiest level that is noise: all numbers of steps from 8 to 200 end below it."""
+FEW = 8
+"""From so many steps on, edits follow the photo."""
 SAME_LEVEL = 1e-3
 """Relative distance of ᾱ at which two noise levels count as one."""
 
@@ -100,6 +104,21 @@ def leading_schedule(alphas_cumprod: Sequence[float], steps: int) -> Schedule:
         tuple(float(t) for t in timesteps),
         (float(alphas_cumprod[0]), *(float(alphas_cumprod[t]) for t in timesteps)),
     )
+
+
+def doubts(schedule: Schedule) -> str:
+    """A sentence where edits on a schedule's steps come out badly; else nothing."""
+    if schedule.steps < FEW:
+        return (
+            f"{schedule.steps} steps are too few to change a photo and keep it; take 20 or more, with Turbo, Lightning "
+            "and LCM models too"
+        )
+    if schedule.alphas_cumprod[-1] > NOISY:
+        return (
+            f"with {schedule.steps} steps a part of the photo is left in the noise, so edits change it less; take a "
+            "number from 20 to 100"
+        )
+    return ""
 
 
 def check_levels(schedule: Schedule, trained: Sequence[float]) -> None:

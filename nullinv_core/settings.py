@@ -236,7 +236,7 @@ class EditSettings:
     )  # fmt: skip
     blend_threshold: float = _field(
         "float", 0.3, "How strongly a place must belong to a blend word to count as its region. Less: larger regions.",
-        advanced=True, in_node=False,
+        most=0.99, advanced=True, in_node=False,
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -130,8 +130,6 @@ class Worker:
     """A loaded model that computes groups, one after the other."""
 
     def __init__(self, options: Options) -> None:
-        # what a GPU rounds to ten bits leads inversions astray, and its quickest sums are not the same twice
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
         device = pick_device(options.device)
         if device == "cpu":
             torch.set_num_threads(options.threads)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from ..errors import short
 from .alignment import says_little
+from .edit import Edit
 from .prompt import Prompt, is_sign
 
 ORDERS = (
@@ -13,15 +14,23 @@ ORDERS = (
     "transform", "turn",
 )  # fmt: skip
 """Words that an order begins with, and a description hardly."""
+SAME = "the edit text is the photo's own, so it asks for no change; change a word in it, or a word's weight"
 ENOUGH = 3
 """From so many words of meaning on, a photo's text can be compared; one of so many must stay."""
 
 
-def advise(source: Prompt, edits: Iterable[Prompt], tell: Callable[[str], None]) -> None:
-    """Tell the user what ``advice`` says of each edit."""
+def advise(edits: Iterable[Edit], tell: Callable[[str], None]) -> None:
+    """Tell the user what ``advice`` says of each edit, and of one that asks for nothing."""
     for edit in edits:
-        if said := advice(source, edit):
+        said = SAME if asks_nothing(edit) else advice(edit.source, edit.prompt)
+        if said:
             tell(said)
+
+
+def asks_nothing(edit: Edit) -> bool:
+    """Whether an edit has the photo's own words, each as strong, and no noise of its own."""
+    alike = (edit.source.words, edit.source.weights) == (edit.prompt.words, edit.prompt.weights)
+    return alike and bool((edit.equalizer == 1).all()) and not edit.settings.fresh_noise
 
 
 def advice(source: Prompt, edit: Prompt) -> str:

@@ -45,7 +45,8 @@ def suited(
 
     ``strength``: how freely ``replace`` may change layout and shapes, in 0 (keep everything) … 1; the other kinds have
     windows of their own. ``blend_words``: what changes, comes or goes. ``exclude_words``: what must stay. Raises
-    InputError for a kind that there is not, a strength out of range, and blend words where the background changes.
+    InputError for a kind that there is not, a strength out of range, blend words where the background changes, and a
+    kind without the words that keep it from drawing the whole photo anew.
     """
     KIND.check(kind)
     STRENGTH.check(strength)
@@ -54,6 +55,10 @@ def suited(
             "blend words keep the background as it is; to change it, leave them empty and name what stays in the "
             "exclude words"
         )
+    if kind == ADD and not blend_words:
+        raise InputError("name the new thing in the blend words; without them add draws the whole photo again")
+    if kind == BACKGROUND and not exclude_words:
+        raise InputError("name what stays in the exclude words; without them background draws the whole photo again")
     wanted = KINDS[kind]
     settings = replace(wanted.settings, blend_words=blend_words, exclude_words=exclude_words)
     if kind == REPLACE:

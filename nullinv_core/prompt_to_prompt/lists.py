@@ -11,13 +11,17 @@ from ..settings import EDIT, EditSettings, Window
 from .emphasis import check_text
 
 Value = TypeVar("Value")
+COMMA = re.compile("[,，、،]")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def word_list(text: str) -> list[str]:
-    """Words or phrases of a text, which commas separate. Raises InputError for what ``emphasis.check_text`` refuses."""
+    """Words or phrases of a text, which commas of any script separate.
+
+    Raises InputError for what ``emphasis.check_text`` refuses.
+    """
     check_text(text)
-    return [word.strip() for word in text.split(",") if word.strip()]
+    return [word.strip() for word in COMMA.split(text) if word.strip()]
 
 
 def take_windows(text: str) -> dict[str, Window]:

@@ -687,6 +687,12 @@ def no_clip(chain, plan, sampler):
     chain.graph[plan()[0]]["inputs"]["clip"] = chain.graph.add("OtherParts")(1)
 
 
+def joined(chain, plan, sampler):
+    whole = chain.graph.add("ConditioningConcat", conditioning_to=chain.source(), conditioning_from=chain.empty())
+    for node in (chain.invert, chain.optimize):
+        chain.graph[node()[0]]["inputs"]["source"] = whole()
+
+
 def other_layer(chain, plan, sampler):
     fewer = chain.graph.add("CLIPSetLastLayer", clip=chain.load(1), stop_at_clip_layer=-2)
     chain.graph[plan()[0]]["inputs"]["clip"] = fewer()
@@ -695,11 +701,14 @@ def other_layer(chain, plan, sampler):
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
+        (joined, "no node that joins or mixes conditionings"),
         (other_layer, "encoded differently than for the inversion"),
         (change(lambda c, p, s: p, blend_words="zebra"), 'NullInvP2PEdit: blend word "zebra" is in neither prompt'),
         (change(lambda c, p, s: p, exclude_words="zebra"), 'NullInvP2PEdit: exclude word "zebra"'),
         (in_edit_photo(blend_words="zebra"), 'NullInvEditPhoto: blend word "zebra" is in neither prompt'),
         (in_edit_photo(kind="background", blend_words="cat"), "NullInvEditPhoto: blend words keep the background"),
+        (in_edit_photo(kind="background"), "NullInvEditPhoto: name what stays in the exclude words"),
+        (in_edit_photo(kind="add"), "NullInvEditPhoto: name the new thing in the blend words"),
         (
             in_edit_photo(part=("vae", 0)),
             "not made for a Stable Diffusion 1.x model; encode the photo with the model's",
@@ -784,16 +793,17 @@ def test_cancel_is_answered_at_once(comfy):
 
 def test_an_inversion_is_saved_and_loaded(comfy):
     """Guards Save and Load Inversion: a later graph gives the same edit without inverting, and may optimize again; what
-    was loaded keeps its text."""
+    was loaded keeps its text and its model's name; a file without a text is told of."""
     chain = Chain(**QUICK)
     chain.graph.add(
         "NullInvSave", trajectory=chain.invert(1), prompt=chain.scene(1), filename_prefix="saved/again",
         null_embeddings=chain.optimize(),
     )  # fmt: skip
     chain.graph.add("NullInvSave", trajectory=chain.invert(1), prompt="x", filename_prefix="saved/bare")
+    chain.graph.add("NullInvSave", trajectory=chain.invert(1), prompt=" ", filename_prefix="saved/untold")
     chain.graph.add("SaveLatent", samples=chain.edit()[1](), filename_prefix="direct")
     chain.graph.add("SaveLatent", samples=chain.optimize(1), filename_prefix="direct-reconstruction")
-    comfy.run(chain.graph)
+    assert sum("no prompt is saved" in line for line in told(comfy, chain.graph)) == 1
     files = comfy.get("/object_info/NullInvLoad")["NullInvLoad"]["input"]["required"]["file"][1]["options"]
     later = Chain(optimize=False)
     g = later.graph
@@ -810,7 +820,8 @@ def test_an_inversion_is_saved_and_loaded(comfy):
     g.add("SaveLatent", samples=again(1), filename_prefix="loaded-reconstruction")
     g.add("NullInvSave", trajectory=load(0), prompt="", filename_prefix="saved/kept")
     entry = comfy.run(g)
-    assert load_inversion(newest(comfy, "saved/kept")).prompts == (sample_edit(0, "colour").captions[0],)
+    kept = load_inversion(newest(comfy, "saved/kept"))
+    assert (kept.prompts, kept.model) == ((sample_edit(0, "colour").captions[0],), "demo")
     assert sample_edit(0, "colour").captions[0] in json.dumps(entry["outputs"][text()[0]])
     assert torch.equal(latent(comfy, "loaded"), latent(comfy, "direct"))
     assert torch.equal(latent(comfy, "loaded-reconstruction"), latent(comfy, "direct-reconstruction"))

@@ -150,7 +150,8 @@ def test_a_controlnet_takes_part(comfy, checkpoint):
         latent_image=inverted(0),
     )  # fmt: skip
     photo.save(sampled(), "control-ksampler")
-    comfy.run(g)
+    photo.save(photo.edit(inverted, optimized, source=both(0))(1), "control-half")
+    assert sum("has a ControlNet and negative is open" in line for line in told(comfy, g)) == 1
     reconstruction = latent(comfy, "control-reconstruction")
     for name in ("with", "guided", "ksampler"):
         assert relative(latent(comfy, f"control-{name}"), reconstruction) < 1e-3, name

@@ -289,6 +289,27 @@ def test_a_workflow_runs_from_the_page(comfy, page, request, name):
     assert not problems, problems
 
 
+NOTES = """() => window.app.graph._nodes.find(n => n.type === "NullInvEditPhoto").widgets
+    .filter(w => w.name === "$$node-text-preview").map(w => w.value)"""
+
+
+def test_a_node_shows_all_that_it_was_told_and_forgets_it_in_the_next_run(comfy, page):
+    """Guards the notes below a node: the page shows the last one alone, keeps it for ever, and some pages take what it
+    quotes of a stranger's workflow for HTML."""
+    load(page, json.loads((FOLDER / "1-edit-photo-demo.json").read_text(encoding="utf-8")))
+    set_widgets(page, {"steps": 2, "size": 64, "edit_text": "make the cat <img src=x onerror='document.title=1'> blue"})
+    assert queue(page, comfy)["status"]["status_str"] == "success"
+    page.wait_for_timeout(500)
+    ((first, second),) = (text.splitlines() for text in page.evaluate(NOTES))
+    assert "steps are too few" in first and "reads like an order" in second and "‹img" in second
+    assert not any("<" in line for line in (first, second)) and not page.locator("img[src='x']").count()
+    shoot(page, "notes")
+    set_widgets(page, {"steps": 10, "edit_text": "a photo of a blue wooden cat on a brick floor"})
+    assert queue(page, comfy)["status"]["status_str"] == "success"
+    page.wait_for_timeout(500)
+    assert page.evaluate(NOTES) == []
+
+
 def test_few_widgets_of_p2p_edit_are_left_to_see(comfy, page):
     """Guards the first look in the modern design, which folds advanced widgets away until they are asked for."""
     if "0.3.6" in comfy.get("/system_stats")["system"]["comfyui_version"]:

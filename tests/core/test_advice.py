@@ -1,9 +1,12 @@
 """What people are told of an edit's text."""
 
+from dataclasses import replace
+
 import pytest
 
+from nullinv_core import EditSettings, plan_edit
 from nullinv_core.demo.edits import KINDS, sample_edit
-from nullinv_core.prompt_to_prompt.advice import advice
+from nullinv_core.prompt_to_prompt.advice import SAME, advice, advise, asks_nothing
 
 from .helpers import word_prompt as prompt_of
 
@@ -40,3 +43,26 @@ def test_edits_as_the_guide_has_them_are_no_news(kind):
     """Guards against notes that nobody needs."""
     for seed in range(20):
         assert not advice(*map(word_prompt, sample_edit(seed, kind).captions))
+
+
+@pytest.mark.parametrize(
+    ("edit", "settings", "told"),
+    [
+        (PHOTO, {}, True), (f" {PHOTO} ", {}, True), (PHOTO, {"fresh_noise": 0.5}, False),
+        (PHOTO, {"weights": {"pink": 2.0}}, False), (PHOTO.replace("pink", "blue"), {}, False),
+    ],
+)  # fmt: skip
+def test_an_edit_that_asks_for_nothing_is_told(edit, settings, told):
+    """Guards people who change the upper text instead of the lower one; noise and weights of one's own ask for
+    something."""
+    plan, said = plan_edit(word_prompt(PHOTO), word_prompt(edit), 4, EditSettings(**settings)), []
+    advise([plan], said.append)
+    assert said == ([SAME] if told else [])
+
+
+def test_a_weight_in_the_text_asks_for_something():
+    """Guards an edit by (word:2.0) alone."""
+    source = word_prompt(PHOTO)
+    strong = replace(source, weights=(1.0, 2.0, *source.weights[2:]))
+    assert not asks_nothing(plan_edit(source, strong, 4, EditSettings()))
+    assert asks_nothing(plan_edit(strong, strong, 4, EditSettings()))

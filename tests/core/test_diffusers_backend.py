@@ -493,3 +493,26 @@ def test_the_smallest_size_that_passes_can_be_predicted(tmp_path, channels, leas
     latents = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert model.denoiser(latents, model.schedule(2).level(2), context).isfinite().all()
+
+
+def test_convolutions_are_exact_while_the_network_runs(model):
+    """Guards GPUs, where PyTorch rounds convolutions to ten bits by default: for as long as the network, encoder or
+    decoder runs they are exact, and afterwards as they were."""
+    backend, seen = torch.backends.cudnn, []
+
+    def flags(*_):
+        seen.append((backend.allow_tf32, backend.deterministic, backend.enabled))
+
+    before = backend.allow_tf32, backend.deterministic, backend.enabled
+    hooks = [part.register_forward_hook(flags) for part in (model.denoiser.unet, model.vae.encoder, model.vae.decoder)]
+    try:
+        latents = model.encode_image(torch.rand(1, 32, 32, 3))
+        model.decode(latents)
+        text = model.contexts([model.prompt("a cat")])[0]
+        schedule = model.schedule(4)
+        model.run(lambda denoiser, here: denoiser(here, schedule.level(1), text), latents, schedule)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen == [(False, True, before[2])] * 3 and before[0]
+    assert (backend.allow_tf32, backend.deterministic, backend.enabled) == before

@@ -36,6 +36,10 @@ def test_mistakes_are_one_sentence():
         suited("move")
     with pytest.raises(InputError, match="strength must lie in 0…1, not 2"):
         suited("add", 2.0)
+    for kind, words in ("add", "blend"), ("background", "exclude"):
+        # new noise would be everywhere
+        with pytest.raises(InputError, match=f"in the {words} words; without them {kind} draws the whole photo again"):
+            suited(kind)
     with pytest.raises(InputError, match="to change it, leave them empty"):
         suited("background", blend_words=["cat"])
     assert [one for one in EDIT_PHOTO if one.name == "kind"] == [KIND]

@@ -185,3 +185,8 @@ def test_maps_of_many_words_are_refused_before_they_are_drawn():
     attention = WordMaps(torch.zeros(1, 2, 4, 4, many.length), (many, many))
     with pytest.raises(InputError, match="maps of 1000 words would take 47 GB; name some of the words"):
         heat_maps(attention, 0, [], torch.zeros(1, 1, 1, 3).expand(1, 2048, 2048, 3))
+
+
+def test_commas_of_any_script_separate_words():
+    """Guards lists that people write with the keyboard of their language."""
+    assert word_list("猫，狗、a red mug, كلب، 鳥,") == ["猫", "狗", "a red mug", "كلب", "鳥"]

@@ -9,6 +9,7 @@ from nullinv_core import (
     PRESETS,
     EditSettings,
     InputError,
+    Sampling,
     batch_edits,
     edit,
     embed,
@@ -20,6 +21,7 @@ from nullinv_core import (
 )
 from nullinv_core.backends.diffusers import load_model
 from nullinv_core.denoiser import Counted
+from nullinv_core.drift import Check
 
 SOURCE, TARGET, STEPS = "a red cat on a table", "a red dog on a table", 4
 SETTINGS = EditSettings(cross_replace=0.5)
@@ -172,5 +174,32 @@ def test_what_does_not_belong_together_is_refused(model, inversion):
 def test_a_poor_autoencoder_is_told_of(model):
     """Guards the word to the user: this one's weights are random."""
     told = []
-    pipeline.prepare(replace(model, warn=told.append), photos(), SOURCE, 1, "direct")
+    pipeline.prepare(replace(model, warn=told.append), photos(), SOURCE, 10, "direct")
     assert len(told) == 1 and "the model's autoencoder alone gives this photo back at" in told[0]
+
+
+@pytest.mark.parametrize(("steps", "said"), [(1, "too few"), (10, ""), (50, ""), (501, "left in the noise")])
+def test_steps_that_do_not_reach_the_noise_are_told(model, steps, said):
+    """Guards numbers of steps at which an edit hardly changes the photo, or cannot keep it."""
+    told, latents = [], model.encode_image(photos())
+    speaking = replace(model, warn=told.append)
+    with pytest.raises(ReachedError):
+        pipeline.prepare_latents(replace(speaking, counter=Counted(stop)), latents, SOURCE, steps, "direct")
+    assert len(told) == bool(said) and all(said in text for text in told)
+
+
+class ReachedError(Exception):
+    """The network was asked."""
+
+
+def stop(*_, **__):
+    raise ReachedError
+
+
+def test_a_check_of_ones_own_is_asked(model, inversion):
+    """Guards Python's edge: who wants to be told of drift by a function of their own is told by that one."""
+    told = []
+    other = replace(inversion, trajectory=replace(inversion.trajectory, latents=inversion.trajectory.latents * 1.5))
+    sampling = Sampling(3.0, check=Check(told.append))
+    pipeline.apply(model, other, TARGET, SETTINGS, sampling)
+    assert len(told) == 1 and "no longer predicts" in told[0]

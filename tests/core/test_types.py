@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nullinv_core import Context, EditSettings, InputError, NullEmbeddings, Pin, Trajectory, batch_edits, plan_edit
+from nullinv_core.context import ANY_PRECISION, SAME_TEXT, same_text
 
 from .helpers import tiny_schedule, word_prompt
 
@@ -88,3 +89,14 @@ def test_shapes_that_do_not_agree_are_named(make, said):
 def test_a_context_may_be_of_all_pictures_of_one_or_of_each(shape):
     """Guards the other side of the check."""
     trajectory().check_context(Context(torch.rand(shape)), "text")
+
+
+@pytest.mark.parametrize("within", [SAME_TEXT, ANY_PRECISION])
+def test_another_word_is_seen_beside_a_token_that_is_far_larger(within):
+    """Guards SDXL's encoders, whose first token may drown out the others: another word is another text."""
+    text = torch.randn(1, 77, 64)
+    text[:, 0] *= 150
+    other = text.clone()
+    other[:, 3] = torch.randn(64)
+    assert same_text(Context(text), Context(text * (1 + 0.5 * within)), within)
+    assert not same_text(Context(other), Context(text), within) and not same_text(Context(text[:, 1:]), Context(text))

@@ -18,6 +18,8 @@ from .text import EditRequest
 
 LOADERS = {"ckpt_name": "checkpoints"}
 """Inputs that name a model, and the folder that it is in."""
+NAMES = (*LOADERS, "unet_name")
+"""Inputs that name a model for people."""
 
 
 def save_job(
@@ -42,6 +44,25 @@ def save_job(
         place.write_text(text, encoding="utf-8")
 
     return write_numbered(trajectory, prefix, ".json", write)
+
+
+def model_behind(graph: Mapping[str, Any], node: str, demo: str) -> str:
+    """How the user named the model that a node's inputs come from, or nothing where they come from none or several.
+
+    ``graph``: the prompt that runs. ``demo``: how it calls the demo model.
+    """
+    found, seen, waiting = set(), set(), [node]
+    while waiting:
+        place = waiting.pop()
+        inputs = graph.get(place, {}).get("inputs", {})
+        seen.add(place)
+        links = [str(value[0]) for value in inputs.values() if isinstance(value, list) and value]
+        waiting += [link for link in links if link not in seen]
+        named = [inputs.get(name) for name in NAMES]
+        if graph.get(place, {}).get("class_type") == "NullInvLoadDiffusers":
+            named.append("demo" if inputs.get("model") == demo else inputs.get("model"))
+        found |= {name for name in named if isinstance(name, str)}
+    return found.pop() if len(found) == 1 else ""
 
 
 def preset_of(null: NullEmbeddings) -> str:

@@ -79,10 +79,13 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
     """
     # ComfyUI imports this file when it starts, and the rest when a node first runs
     from .jobs import null_of
+    from .notices import tell
 
     embeddings = None if null is None else null_of(null, trajectory)
     # what was loaded knows the text of each photo
     own = trajectory.prompts if prompt in ("", trajectory.prompts[0]) else (prompt,) * trajectory.trajectory.batch
+    if not all(text.strip() for text in own):
+        tell("no prompt is saved with this inversion, and an edit needs it; connect the photo's source text")
     whole = replace(trajectory, null=embeddings, prompts=own)
     return write_numbered(trajectory, prefix, SUFFIX, lambda place: write_inversion(place, whole))
 

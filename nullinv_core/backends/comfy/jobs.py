@@ -17,6 +17,7 @@ from ...files.store import Inversion
 from ...inversion.invert import invert
 from ...null_text.recipe import Recipe
 from ...null_text.settings import PAPER
+from ...photo.images import GRID
 from ...pipeline import Sampling, embedded, of_edits, sample
 from ...prompt_to_prompt.maps import WordMaps
 from ...schedule import Schedule
@@ -30,6 +31,8 @@ from .protocols import Conditioning, Latent, Patcher
 from .sigmas import sigma_of
 from .text import EditRequest
 
+SMALL = 0.5
+"""Share of the pixels that a model was trained at, below which its pictures suffer."""
 OTHER_SHAPE = 1.1
 """By how much a mask may be wider than its picture, or narrower: an autoencoder crops pictures by some pixels."""
 
@@ -106,6 +109,7 @@ def sample_edit(
     if embeddings is not None:
         check_sampling(embeddings, sampling)
     guidance = sampling.guidance or (PAPER if embeddings is None else embeddings).guidance
+    half_controlled = negative is None and positive is not None and "control" in positive[0][1]
     positive = positive or with_sizes(request.source_conditioning, inversion.sizes)
     negative = negative or with_sizes(request.empty, inversion.sizes)
     here = ComfyModel(model, positive, negative)
@@ -124,6 +128,11 @@ def sample_edit(
     check_same_sizes(negative[0][1], inversion, "negative", network)
     if embeddings is None:
         _tell_of_drift(sampling, guidance)
+    if half_controlled and guidance != 1:
+        tell(
+            "the source has a ControlNet and negative is open, so only the source text is guided by it; connect the "
+            "negative of the same ControlNet node"
+        )
     callback = progress(model, sample=sampling.steps or steps)
     own = replace(sampling, guidance=guidance, limit=limit)
     result = sample(here, inversion, guides, [plans] * batch, contexts, own, callback)
@@ -175,7 +184,7 @@ def check_same_text(context: Context, other: Context) -> None:
         )
     raise InputError(
         "the source text is not the one that the picture was inverted with; feed one text to CLIP Text Encode and "
-        "to P2P Edit"
+        "to P2P Edit, with no node that joins or mixes conditionings between them"
     )
 
 
@@ -207,10 +216,18 @@ def _latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
 
 
 def plain_samples(latent: Latent, family: Family) -> Tensor:
-    """A LATENT's samples (B, C, h, w); raises InputError where another family's VAE made them."""
+    """A LATENT's samples (B, C, h, w); raises InputError where another family's VAE made them. The user is told of a
+    picture that is small for a family of one size."""
     samples = latent["samples"]
     if not isinstance(samples, Tensor) or samples.ndim != 4 or samples.shape[1] != family.channels:
         raise InputError(
             f"the latent was not made for a {family.name} model; encode the photo with the model's own VAE"
+        )
+    height, width = (GRID * side for side in samples.shape[-2:])
+    if family.sizes and height * width < SMALL * (GRID * family.side) ** 2:
+        whole = GRID * family.side
+        tell(
+            f"{width}×{height} pixels are few for {family.name}, which was trained at {whole}×{whole}; the edit may "
+            f"look poor, so take a size of {whole} where memory allows it"
         )
     return samples

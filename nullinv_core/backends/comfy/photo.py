@@ -22,7 +22,6 @@ from .model import ComfyModel
 from .notices import log, tell
 from .protocols import Clip, Latent, Patcher, Vae
 from .sampling import embeddings_of
-from .schedule import tell_of_few_steps
 from .text import lines_of, read_texts
 
 GAP = 8
@@ -77,7 +76,6 @@ def invert_photo(given: Checkpoint, image: Tensor, size: int, source: str, steps
     samples = plain_samples(latent, here.family)
     # a scheduler may make one step more than asked for
     schedule = here.schedule(steps)
-    tell_of_few_steps(schedule)
     length = schedule.steps
     callback = progress(given.model, invert=length, pin=length)
     # of a pinned source no embedding depends on the guidance

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...schedule import Schedule
+from ...schedule import Schedule, doubts
 from .checks import check_model
 from .notices import tell
 from .protocols import Patcher
@@ -15,8 +15,6 @@ from .sigmas import alphas_of, check_sigmas, sigma_of
 
 MOST_STEPS = 1000
 """One more than DDIM Invert takes."""
-NOISY = 0.5
-"""Most ᾱ of a noisiest level at which more is noise than photo."""
 
 
 def schedule_of_sigmas(model: Patcher, sigmas: Tensor) -> Schedule:
@@ -45,8 +43,8 @@ def schedule_of(model: Patcher, scheduler: str, steps: int) -> Schedule:
 
 
 def schedule_of_node(model: Patcher, scheduler: str, steps: int) -> Schedule:
-    """The schedule of DDIM Invert. The user is told where ComfyUI's nodes do not agree on it, and of too
-    few steps."""
+    """The schedule of DDIM Invert. The user is told where ComfyUI's nodes do not agree on it, and of what
+    ``doubts`` says."""
     sampling = model.get_model_object("model_sampling")
     schedule = schedule_of(model, scheduler, steps)
 
@@ -60,11 +58,6 @@ def schedule_of_node(model: Patcher, scheduler: str, steps: int) -> Schedule:
             "first out, so give samplers that take SIGMAS those of this node; all agree at "
             f"{' or '.join(map(str, filter(None, close)))} steps"
         )
-    tell_of_few_steps(schedule)
+    if said := doubts(schedule):
+        tell(said)
     return schedule
-
-
-def tell_of_few_steps(schedule: Schedule) -> None:
-    """Tell the user of a scheduler that ends before the noise, as ddim_uniform does with a single step."""
-    if schedule.alphas_cumprod[-1] > NOISY:
-        tell("so few steps leave the photo nearly as it is, and edits hardly change it; take 20 or more")

@@ -54,7 +54,7 @@ def plan_request(clip: Clip, source: str, edits: str, settings: EditSettings) ->
     than ``MOST_EDITS`` lines, and words of the settings that no text has.
     """
     photo, prompts, plans = read_texts(clip, source, edits, settings)
-    advise(photo, prompts, tell)
+    advise(plans, tell)
     strong = [replace(p, weights=plan.prompt.weights) for p, plan in zip(prompts, plans, strict=True)]
     return EditRequest(
         source=photo,

@@ -201,6 +201,10 @@ class DiffusersModel:
         branches: int = 1,
     ) -> Result:
         """See ``Model``."""
+        with exact_convolutions():
+            return self._run(job, latents, gradients)
+
+    def _run(self, job: Callable[[Denoiser, Tensor], Result], latents: Tensor, gradients: bool) -> Result:
         from .memory import checkpoint, checkpoint_if_needed, release
 
         here, denoiser = latents.to(self.device), self.counter or self.denoiser
@@ -233,7 +237,7 @@ class DiffusersModel:
         Raises InputError for any other pictures, NonFiniteError where the autoencoder makes NaN of them.
         """
         check_pixels(images, "pictures to encode")
-        with no_gradients():
+        with no_gradients(), exact_convolutions():
             pixels = images.to(self.device, self.vae.dtype).permute(0, 3, 1, 2) * 2 - 1
             encoded = self.vae.encode(pixels)
             latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
@@ -244,7 +248,7 @@ class DiffusersModel:
 
         Raises NonFiniteError where the autoencoder makes NaN of them.
         """
-        with no_gradients():
+        with no_gradients(), exact_convolutions():
             pixels = self.vae.decode(latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor).sample
             pixels = self._finite(pixels.float(), "autoencoder", "vae")
             return (pixels.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).cpu()
@@ -282,6 +286,12 @@ class DiffusersModel:
             return values
         self.check_weights(part)
         raise NonFiniteError(f"the {what} produced NaN or infinity; in float16 try bfloat16 or float32")
+
+
+def exact_convolutions() -> AbstractContextManager[None]:
+    """Convolutions as exact as their type, and the same twice: on a GPU, ten bits lead inversions astray."""
+    now = torch.backends.cudnn
+    return now.flags(now.enabled, now.benchmark, now.benchmark_limit, deterministic=True, allow_tf32=False)
 
 
 def load_model(
