@@ -13,7 +13,7 @@ from PIL import Image
 
 from nullinv_core.figures import side_by_side
 from nullinv_core.photo.images import save_pil
-from nullinv_core.scores.statistics import interval, share_interval
+from nullinv_core.scores.statistics import interval, share_interval, sign_p
 from nullinv_core.scores.tables import markdown_table
 
 from .edit_cases import SINGLE
@@ -117,9 +117,9 @@ def by_method(rows: Sequence[Row]) -> str:
     columns = {
         "as asked": ("asked", "{:.0%}"), "edits right": ("right", "{:.0%} ({:.0%}-{:.0%})"),
         "kept, dB": ("kept.psnr", "{:.1f} ({:.1f}-{:.1f})"),
-        "kept, SSIM": ("kept.ssim", "{:.3f}"), "kept, MS-SSIM": ("kept.ms_ssim", "{:.3f}"),
+        "kept, SSIM": ("kept.ssim", "{:.3f}"),
         "changed, dB": ("changed.psnr", "{:.1f} ({:.1f}-{:.1f})"), "gain, dB": ("gain", "{:+.1f}"),
-        "changed, SSIM": ("changed.ssim", "{:.3f}"), "changed, MS-SSIM": ("changed.ms_ssim", "{:.3f}"),
+        "changed, SSIM": ("changed.ssim", "{:.3f}"),
     }  # fmt: skip
     extra = dict.fromkeys(name for row in rows for name in row.scores.extra)
     columns |= {name: (f"extra.{name}", "{:.2f}") for name in extra}
@@ -153,21 +153,23 @@ TITLES = {
 def overview(rows: Sequence[Row], usual: float, best: Mapping[str, float]) -> str:
     """The table of docs/results.md, the photo's pixels kept: at the ``usual`` guidance, and at each method's best."""
     rows = [row for row in rows if row.photo_kept and row.method not in UNGUIDED]
-
-    def cell(method: str, guidance: float) -> str:
-        own = [row for row in rows if (row.method, row.guidance) == (method, guidance)]
-        kept, gain = mean_of(own, "kept.psnr"), mean_of(own, "gain")
-        figures = [f"{sum(bool(row.scores.right) for row in own)}", f"{kept[0]:.1f}" if kept else ""]
-        return ", ".join([*figures, f"{gain[0]:+.1f}" if gain else ""])
-
     lines = []
     for method, own in grouped([row for row in rows if row.guidance == usual], lambda row: row.method).items():
-        at_best = [cell(method, best[method]), f"{best[method]:g}"] if method in best else ["", ""]
-        lines.append([TITLES.get(method, method), cell(method, usual), samples_of(own, "and"), *at_best])
+        there = [row for row in rows if row.method == method and row.guidance == best.get(method)]
+        at_best = [_in_short(there), f"{best[method]:g}", samples_of(there, "and")] if there else [""] * 3
+        lines.append([TITLES.get(method, method), _in_short(own), samples_of(own, "and"), *at_best])
     count = len({row.task for row in rows})
     return markdown_table(
-        [f"right of {count}, kept, gain in dB", f"at {usual:g}", "samples", "at its best", "guidance"], lines
+        [f"right of {count}, kept, gain in dB", f"at {usual:g}", "samples", "at its best", "guidance", "samples there"],
+        lines,
     )
+
+
+def _in_short(rows: Sequence[Row]) -> str:
+    """How many edits are right, what is kept, what is gained."""
+    kept, gain = mean_of(rows, "kept.psnr"), mean_of(rows, "gain")
+    right = sum(bool(row.scores.right) for row in rows)
+    return ", ".join([f"{right}", f"{kept[0]:.1f}" if kept else "", *([f"{gain[0]:+.1f}"] if gain else [])])
 
 
 def by_kind(rows: Sequence[Row]) -> str:
@@ -185,7 +187,8 @@ def by_kind(rows: Sequence[Row]) -> str:
 
 
 def by_pairs(rows: Sequence[Row], default: str) -> str:
-    """Each method against the default on the same tasks: whose edits alone are right, and mean differences."""
+    """Each method against the default on the same tasks: whose edits alone are right, how likely chance alone makes
+    these counts so uneven (``sign_p``), and mean differences."""
     groups = grouped(rows, lambda row: row.method)
     ours = {row.task: row.scores for row in groups.pop(default, [])}
     lines = []
@@ -195,9 +198,13 @@ def by_pairs(rows: Sequence[Row], default: str) -> str:
         kept = [a.kept.psnr - b.kept.psnr for a, b in both if a.kept and b.kept]
         gained = [a.gain - b.gain for a, b in both if a.gain is not None and b.gain is not None]
         cells = ["{:+.1f} ({:+.1f} to {:+.1f})".format(*interval(found)) if found else "" for found in (kept, gained)]
-        lines.append([method, str(judged.count((False, True))), str(judged.count((True, False))), *cells])
-    head = ["method", f"only {default} right", "only it right", "kept, dB more", "gain, dB more"]
-    return markdown_table([f"against {default}", *head[1:]], lines)
+        alone = judged.count((False, True)), judged.count((True, False))
+        p = sign_p(*alone)
+        lines.append([method, *map(str, alone), f"{p:.3f}" if p >= 0.001 else "< 0.001", *cells])
+    return markdown_table(
+        [f"against {default}", f"only {default} right", "only it right", "p of a sign test", "kept, dB more",
+         "gain, dB more"], lines
+    )  # fmt: skip
 
 
 def grouped(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
@@ -214,22 +221,25 @@ PLOTTED = {
 }  # fmt: skip
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
+def plot(rows: Sequence[Row], path: Path, title: str) -> None:
     """What is kept against how good the edit is, a point a method: as decoded above, with the photo's pixels below.
 
-    Nothing is written where no score says how good an edit is.
+    ``title``: of the whole. A method that edits nothing has no point: it keeps all, and the others would lie in a
+    corner. Nothing is written where no score says how good an edit is.
     """
     from matplotlib.figure import Figure
 
+    rows = [row for row in rows if row.method not in UNGUIDED]
     shown = [name for name in PLOTTED if mean_of(rows, name)][:2]
     if not shown:
         return
     figure = Figure((5 * len(shown) + 2, 8), layout="constrained")
+    figure.suptitle(title)
     both = ((False, "as decoded"), (True, "with the photo's own pixels"))
-    for line, (photo_kept, title) in zip(figure.subplots(2, len(shown), squeeze=False), both, strict=True):
+    for line, (photo_kept, which) in zip(figure.subplots(2, len(shown), squeeze=False), both, strict=True):
         for axes, name in zip(line, shown, strict=True):
             _points(axes, [row for row in rows if row.photo_kept == photo_kept], name)
-            axes.set(xlabel="where nothing should change, against the photo, dB", ylabel=PLOTTED[name], title=title)
+            axes.set(xlabel="where nothing should change, against the photo, dB", ylabel=PLOTTED[name], title=which)
             axes.grid(alpha=0.3)
     figure.legend(*line[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=100)
@@ -239,14 +249,15 @@ def _points(axes: Any, rows: Sequence[Row], name: str) -> None:
     from matplotlib import colormaps
 
     strong, pale = (colormaps["tab20"].colors[first::2] for first in (0, 1))  # type: ignore[attr-defined]
-    groups = grouped(rows, lambda row: row.method)
+    groups, guidances = grouped(rows, lambda row: row.method), {row.guidance for row in rows}
     for own, marker, colour in zip(groups.values(), cycle(MARKERS), cycle((*strong, *pale))):
         x, y = mean_of(own, "kept.psnr"), mean_of(own, name)
+        label = own[0].method if len(guidances) == 1 else f"{own[0].method} at {own[0].guidance:g}"
         if x is None or y is None:
             continue
         axes.errorbar(
             x[0], y[0], xerr=[[x[0] - x[1]], [x[2] - x[0]]], yerr=[[y[0] - y[1]], [y[2] - y[0]]],
-            fmt=marker, color=colour, markersize=8, capsize=2, linewidth=0.6, label=own[0].method,
+            fmt=marker, color=colour, markersize=8, capsize=2, linewidth=0.6, label=label,
         )  # fmt: skip
 
 

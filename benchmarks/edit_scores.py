@@ -56,6 +56,13 @@ def scores(edited: np.ndarray, task: EditTask, measures: Mapping[str, Measure] |
 
 
 def scores_from(record: dict[str, Any]) -> Scores:
-    """Scores that were kept as JSON."""
-    kept, changed = (None if record[key] is None else Likeness(**record[key]) for key in ("kept", "changed"))
+    """Scores that were kept as JSON.
+
+    Older rows have an MS-SSIM, too. It is left out: it was a mean over the whole picture, in which what lies outside of
+    the region counted as equal.
+    """
+    kept, changed = (
+        None if found is None else Likeness(found["psnr"], found["ssim"])
+        for found in (record["kept"], record["changed"])
+    )
     return Scores(**{**record, "kept": kept, "changed": changed})

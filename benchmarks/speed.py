@@ -220,12 +220,47 @@ def measure_edit(
     )
 
 
+def compared(rows: Sequence[Row], reference: str) -> list[tuple[str, list[Row]]]:
+    """(name, rows) of each method, those on all of the reference's scenes first; then those on fewer, and before them
+    the reference once more on their scenes: medians over different scenes say nothing of methods."""
+    methods = dict.fromkeys(row.method for row in rows)
+    own = {method: [row for row in rows if row.method == method] for method in methods}
+    seeds = {method: frozenset(row.seed for row in found) for method, found in own.items()}
+    sets = dict.fromkeys([seeds[reference], *seeds.values()])
+    found = []
+    for some in sets:
+        if some != seeds[reference]:
+            found.append((f"{reference}, the same scenes", [row for row in own[reference] if row.seed in some]))
+        found += [(method, own[method]) for method in methods if seeds[method] == some]
+    return found
+
+
+def marks(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """Median (cost, reconstruction) of each method over the scenes that all of them have; over its own where there are
+    none."""
+    points = {method: points_of(rows, method) for method in dict.fromkeys(row.method for row in rows)}
+    shared = set.intersection(*map(set, points.values())) or set.union(*map(set, points.values()))
+    found = {}
+    for method, own in points.items():
+        cost, quality = np.median(np.array([own[seed] for seed in own if seed in shared]), axis=0)
+        found[method] = float(cost), float(quality)
+    return found
+
+
+def points_of(rows: Sequence[Row], method: str) -> dict[int, tuple[int, float]]:
+    """(cost, reconstruction) of a method on each scene where it was measured, by seed."""
+    own = [row for row in rows if row.method == method]
+    return {row.seed: (row.cost, row.reconstruction_psnr) for row in own if row.reconstruction_psnr is not None}
+
+
 def table_of(rows: list[Row], reference: str) -> str:
-    """Medians by method; seconds also as a share of the reference's, scene by scene."""
+    """Medians by method; seconds also as a share of the reference's, scene by scene.
+
+    Methods that were run on fewer scenes than the reference stand below it on the same scenes.
+    """
     base, unstopped = ({r.seed: r.seconds for r in rows if r.method == name} for name in (reference, UNSTOPPED))
     lines = []
-    for method in dict.fromkeys(row.method for row in rows):
-        own = [row for row in rows if row.method == method]
+    for method, own in compared(rows, reference):
 
         def median(form: str, values: Sequence[float]) -> str:
             return f"{float(np.median(values)):{form}}" if values else ""
@@ -260,23 +295,32 @@ def table_of(rows: list[Row], reference: str) -> str:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Reconstruction against cost: a point a scene, a large one for the median of a method."""
+    """Reconstruction against cost: a point a scene, a large one for the median of a method (see ``marks``)."""
     from matplotlib.figure import Figure
 
     figure = Figure((7, 4), layout="constrained")
     axes = figure.subplots()
-    for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
-        points = [(r.cost, r.reconstruction_psnr) for r in rows if r.method == method and r.reconstruction_psnr]
-        costs, quality = zip(*points, strict=True)
+    for number, (method, (cost, quality)) in enumerate(marks(rows).items()):
+        points = points_of(rows, method).values()
+        costs, all_quality = zip(*points, strict=True)
         colour = f"C{number}"
-        axes.scatter(costs, quality, 12, colour, alpha=0.35, linewidths=0)
-        axes.scatter(np.median(costs), np.median(quality), 70, colour, edgecolors="black", label=method)
+        axes.scatter(costs, all_quality, 12, colour, alpha=0.35, linewidths=0)
+        # equal methods lie on one another: the later ones are smaller
+        size = 240 * 0.6**number
+        axes.scatter(cost, quality, size, colour, edgecolors="black", label=f"{method} ({len(points)} scenes)")
     axes.set(
-        xscale="log", xlabel="samples through the network (a backward pass counts two)", ylabel="reconstruction, dB"
-    )
+        xscale="log", xlabel="samples through the network (a backward pass counts two)", ylabel="reconstruction, dB",
+        title="small: a scene each; large: the median of the scenes that all have",
+    )  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def default_out(arch: str, device: str) -> Path:
+    """Where figures go by default: a file for each model and device."""
+    parts = ["speed", *([] if arch == "demo" else [arch]), *([] if device == "cpu" else [device.replace(":", "")])]
+    return RESULTS / ("_".join(parts) + ".json")
 
 
 def _row(record: dict[str, Any]) -> Row:
@@ -302,7 +346,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64, help="of the latents of --arch sd15")
     parser.add_argument("--edits-alone", action="store_true", help="of --arch sd15: no optimization (for a CPU)")
     options = parser.parse_args()
-    out = options.out or RESULTS / ("speed.json" if options.arch == "demo" else "speed_sd15.json")
+    out = options.out or default_out(options.arch, options.device)
     if options.arch == "sd15":
         dtype = torch.float32 if options.device == "cpu" else torch.float16
         presets: list[str] = [] if options.edits_alone else ["paper", "fast"]
@@ -341,7 +385,7 @@ def main() -> None:
     table = table_of(rows, "paper")
     write_json(out, {**begun, **settings, "rows": [asdict(row) for row in rows]})
     out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
-    plot([row for row in rows if row.reconstruction_psnr], out.with_suffix(".png"))
+    plot([row for row in rows if row.reconstruction_psnr is not None], out.with_suffix(".png"))
     print(table)
 
 

@@ -29,7 +29,8 @@ def embed(
 
     ``null_context``: of the empty prompt, once or for each of B images. Whatever the recipe, the embeddings lead any
     sampler back towards the photo; without optimization less exactly. ``only_text_differs``: see
-    ``optimize_null_text``.
+    ``optimize_null_text``. Then the source prompt as ∅ predicts what the text predicts: any guidance reaches the same
+    latents, and they are sampled without.
     """
     trajectory.check_context(null_context, "null context")
     if recipe.optimization is not None:
@@ -38,7 +39,8 @@ def embed(
     else:
         null, reached = of_source(trajectory, guidance), trajectory.clean
         if not recipe.pinned:
-            reached = reconstruct(denoiser, trajectory, null, guidance, callback=callback)
+            sampled = 1.0 if only_text_differs else guidance
+            reached = reconstruct(denoiser, trajectory, null, sampled, callback=callback)
     if recipe.pinned:
         empty = null_context.map(torch.detach).to(null.embeddings.text.dtype)
         of_photo = guidance_of_photo(denoiser, trajectory, empty, callback) if recipe.unshared else None

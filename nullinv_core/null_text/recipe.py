@@ -50,7 +50,8 @@ class Recipe:
 @dataclass(frozen=True)
 class Preset:
     """A recipe that people choose by name. ``help``: what it does, in a sentence without its full stop. ``samples``:
-    network samples that an image costs a step at most, inversion included and a gradient counted as one more."""
+    network samples that an image costs a step at most, inversion included and a gradient counted as one more; where
+    more than the text tells the branches apart, a step may cost one more."""
 
     name: str
     recipe: Recipe

@@ -7,16 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from ..photo.images import psnr, ssim
 from .rules import NEAR, Rule
-
-BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Weights of MS-SSIM's scales (Wang et al. 2003); pictures too small for all of them use the first ones."""
-KERNEL = 11
-"""Side of MS-SSIM's window."""
 
 
 class Asked(Protocol):
@@ -39,35 +32,18 @@ Measure = Callable[[np.ndarray, Asked], float | None]
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like a reference a picture is over a region: PSNR in dB up to ``NEAR``, SSIM and MS-SSIM up to 1."""
+    """How like a reference a picture is over a region: PSNR in dB up to ``NEAR``, SSIM up to 1."""
 
     psnr: float
     ssim: float
-    ms_ssim: float
 
 
 def likeness(picture: np.ndarray, reference: np.ndarray, region: np.ndarray) -> Likeness | None:
     """How like its reference a picture is over a region, bool (H, W); None where that is empty."""
     if not region.any():
         return None
-    a, b = (torch.from_numpy(np.array(x, np.float32)).movedim(-1, 0)[None] for x in (picture, reference))
-    # MS-SSIM has no map: outside of the region the reference stands in for both
-    inside = torch.where(torch.from_numpy(region), a, b)
-    scales = BETAS[: most_scales(min(region.shape))]
-    betas = tuple(weight / sum(scales) for weight in scales)
-    multiscale = multiscale_structural_similarity_index_measure(
-        inside, b, data_range=1.0, kernel_size=KERNEL, betas=betas
-    )
     near = float(np.minimum(psnr(picture, reference, region), NEAR))
-    return Likeness(near, ssim(picture, reference, region), float(multiscale))
-
-
-def most_scales(side: int) -> int:
-    """How many halvings of a picture still hold SSIM's window."""
-    scales = 1
-    while scales < len(BETAS) and side // 2**scales > KERNEL:
-        scales += 1
-    return scales
+    return Likeness(near, ssim(picture, reference, region))
 
 
 def nearest_truth(picture: np.ndarray, asked: Asked) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import comb, sqrt
 
 import numpy as np
 
@@ -55,6 +55,16 @@ def paired_p(differences: Sequence[float], seed: int = 0) -> float:
         signs = 1 - 2 * rng.integers(2, size=(1000, len(sample)), dtype=np.int8)
         beyond += int((np.abs(signs @ sample) >= least).sum())
     return (1 + beyond) / (1 + DRAWS)
+
+
+def sign_p(first: int, second: int) -> float:
+    """How likely so uneven a count is where two methods are alike: the exact two-sided sign test, in 0…1.
+
+    ``first``, ``second``: pictures on which one of them alone is right. If the methods are alike, either is as likely.
+    """
+    count = first + second
+    tail = sum(comb(count, few) for few in range(min(first, second) + 1))
+    return min(1.0, 2 * tail / 2**count)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -28,7 +28,7 @@ from nullinv_core.scores.pie_bench import MOST_LETTERS, decode_mask, pie_edits
 from nullinv_core.scores.pixels import gain, kept_measures, truth_measures
 from nullinv_core.scores.rules import DEFAULT, PNP, RULES, SIDE
 from nullinv_core.scores.score import COLUMNS, Scored, named_folders
-from nullinv_core.scores.statistics import DRAWS, EXACT, holm, interval, paired_p
+from nullinv_core.scores.statistics import DRAWS, EXACT, holm, interval, paired_p, sign_p
 from nullinv_core.scores.tables import as_csv, as_jsonl, as_latex, differences, tables
 
 from ..published import PACK
@@ -371,6 +371,13 @@ def test_the_random_sign_flips_agree_with_all_of_them():
     normal = 1 - torch.special.erf(torch.tensor(z / 2**0.5)).item()
     assert paired_p(values) == pytest.approx(normal, abs=0.02) and paired_p(values) == paired_p(values)
     assert paired_p(np.ones(100)) == 1 / (1 + DRAWS) and paired_p([]) == paired_p([inf, 1]) == 1
+
+
+@given(st.integers(0, 7), st.integers(0, 7))
+def test_the_sign_test_is_the_sign_flip_test_of_ones(first, second):
+    """Guards the exact p-value of counts against all assignments of signs."""
+    assert sign_p(first, second) == pytest.approx(paired_p([1.0] * first + [-1.0] * second))
+    assert sign_p(3, 2) == 1 and sign_p(4, 2) == 0.6875 and sign_p(30, 0) == 2**-29
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))

@@ -229,7 +229,7 @@ def test_a_preset_gives_what_edits_need(name, images):
     assert (null.guidance, null.pinned, null.embeddings.text.dtype) == (3.5, recipe.pinned, exact)
     if recipe.optimization is None:
         assert null.embeddings.equals(trajectory.context.expand(STEPS, BATCH)) and not null.losses.any()
-        wanted = trajectory.clean if recipe.pinned else reconstruct(network, trajectory, null, 3.5)
+        wanted = trajectory.clean if recipe.pinned else reconstruct(network, trajectory, null, 1.0)
         assert torch.equal(reached, wanted)
     if recipe.pinned:
         rows = empty_context(torch.float32)
@@ -250,6 +250,22 @@ def test_a_preset_looks_for_free_where_it_may():
         embed(asked, trajectory_of(), empty_context(), recipe, 3.5, **only_text_differs)
         calls.append(len(asked.calls))
     assert calls == [2 * STEPS, 2 * STEPS, 3 * STEPS]
+
+
+def test_the_source_text_as_null_text_is_sampled_without_guidance_where_it_may():
+    """Guards the price of ``negative-prompt``: both predictions of a step are one. Where the branches differ by more
+    than their text both are made, and the latents are those of the guidance that was asked for."""
+    trajectory, reached, rows = trajectory_of(), [], []
+    for only_text_differs in (True, False):
+        asked = Recorder()
+        null, latents = embed(
+            asked, trajectory, empty_context(), PRESETS["negative-prompt"], 3.5, only_text_differs=only_text_differs
+        )
+        rows.append(sum(len(call[0]) for call in asked.calls))
+        reached.append(latents)
+        assert null.guidance == 3.5
+    assert rows == [STEPS * BATCH, 2 * STEPS * BATCH]
+    assert torch.allclose(*reached) and torch.equal(reached[1], reconstruct(network, trajectory, null, 3.5))
 
 
 def test_the_sources_rows_in_half_precision_are_stored_in_float32():

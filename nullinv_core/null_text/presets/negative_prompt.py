@@ -5,5 +5,5 @@ from __future__ import annotations
 from ..recipe import Preset, Recipe
 
 PRESET = Preset(
-    "negative-prompt", Recipe("ddim", None, pinned=False), "the source text in place of optimized embeddings", samples=3
+    "negative-prompt", Recipe("ddim", None, pinned=False), "the source text in place of optimized embeddings", samples=2
 )
