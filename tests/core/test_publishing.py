@@ -81,16 +81,34 @@ def test_icon_and_banner_are_pictures_of_ours(project, address):
     assert width == height <= 400 and wide * 9 == high * 21
 
 
-def test_the_owners_name_stands_in_one_place(project, address):
-    """Guards CONTRIBUTING's instruction: who publishes is named in pyproject.toml alone."""
-    owner = address.split("/")[0]
-    assert project["tool"]["comfy"]["PublisherId"] == owner or owner != "OWNER"
-    # as long as nobody owns it, nor has it an address
-    readme = (PACK / "README.md").read_text(encoding="utf-8")
-    assert (owner == "OWNER") == ("URL-OF-THIS-REPOSITORY" in readme)
-    for path in published_files():
-        if path.endswith((".py", ".md", ".toml")) and path != "pyproject.toml":
-            assert f"github.com/{address}" not in (PACK / path).read_text(encoding="utf-8"), path
+PLACEHOLDERS = {
+    "pyproject.toml": ("OWNER", "somebody"),
+    "README.md": ("URL-OF-THIS-REPOSITORY", "https://github.com/somebody/null-text-inversion"),
+    "CONTRIBUTING.md": ("URL-OF-THIS-REPOSITORY", "https://github.com/somebody/null-text-inversion"),
+    "SECURITY.md": ("SECURITY-CONTACT", "security@example.com"),
+}
+"""What CONTRIBUTING tells the owner to write once in each file, and what another may write."""
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_the_owners_name_stands_where_contributing_says(tmp_path, owned):
+    """Guards CONTRIBUTING's steps for the owner, before they are done and after: who publishes is named in
+    pyproject.toml alone, and where the repository lies in what is told to be typed besides."""
+    texts = {path: (PACK / path).read_text(encoding="utf-8") for path in {*published_files(), *PLACEHOLDERS}
+             if path.endswith((".py", ".md", ".toml"))}  # fmt: skip
+    if owned:
+        texts |= {path: texts[path].replace(*words) for path, words in PLACEHOLDERS.items()}
+    project = tomllib.loads(texts["pyproject.toml"])
+    home, publisher = project["project"]["urls"]["Repository"], project["tool"]["comfy"]["PublisherId"]
+    nobody = home.startswith("https://github.com/OWNER/")
+    assert not (owned and nobody)
+    assert ("OWNER" in texts["pyproject.toml"].replace("# OWNER", "")) == (publisher == "OWNER") == nobody
+    assert (PLACEHOLDERS["SECURITY.md"][0] in texts["SECURITY.md"]) == nobody
+    for path in ("README.md", "CONTRIBUTING.md"):
+        typed = re.findall(r"git clone (?:--depth 1 )?(\S+)", texts.pop(path))
+        assert typed == ["URL-OF-THIS-REPOSITORY" if nobody else home], path
+    del texts["pyproject.toml"]
+    assert not [path for path, text in texts.items() if home.removeprefix("https://") in text]
 
 
 def imports(path, known):
