@@ -128,7 +128,7 @@ def test_the_archive_holds_what_the_nodes_need_and_no_more():
     files = set(published_files())
     assert {path.split("/")[0] for path in files} == {
         "__init__.py", "nodes", "nullinv_core", "web", "workflows", "docs", "LICENSE", "README.md", "pyproject.toml",
-        "requirements.txt",
+        "requirements.txt", "requirements-cli.txt",
     }  # fmt: skip
     assert not [path for path in files if re.search(r"train|muon|evaluate|test|benchmark", path)]
     # of the site, nothing but its first pages, which the README leads to
