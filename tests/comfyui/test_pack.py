@@ -129,8 +129,8 @@ def saved_in_order(info):
 
 
 def test_saved_workflows_find_their_widgets(nodes):
-    """Guards saved workflows, which know a widget by its place alone: what was saved stays first, in its order. The list
-    is written by hand and must never be made from the code: it would agree with every mistake."""
+    """Guards saved workflows, which know a widget by its place alone: what was saved stays first, in its order. The
+    list is written by hand and must never be made from the code: it would agree with every mistake."""
     assert SAVED_WIDGETS.keys() <= nodes.keys()
     for name, saved in SAVED_WIDGETS.items():
         assert list(saved_in_order(nodes[name]))[: len(saved)] == saved, name

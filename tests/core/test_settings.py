@@ -142,9 +142,9 @@ def test_few_settings_are_left_to_see():
 
 @pytest.mark.parametrize("node", NODES)
 def test_saved_workflows_find_their_widgets(node):
-    """Guards saved workflows, which know a widget by its place alone: what was saved stays first, in its order. The list
-    is written by hand and must never be made from the code: it would agree with every mistake. ``test_pack.py`` has the
-    nodes' other widgets too."""
+    """Guards saved workflows, which know a widget by its place alone: what was saved stays first, in its order. The
+    list is written by hand and must never be made from the code: it would agree with every mistake. ``test_pack.py``
+    has the nodes' other widgets too."""
     saved = [name for name in SAVED_WIDGETS[node] if name not in ("source_text", "edit_text", AFTER_A_RUN)]
     assert [one.widget for one in NODES[node] if one.in_node][: len(saved)] == saved
 
