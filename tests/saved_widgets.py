@@ -2,8 +2,8 @@
 
 A workflow file holds a node's values as a list without names, and the page gives them back by their place: a widget
 that is put between others, moved or taken away gives every value behind it to another widget. So this list is the
-promise of CHANGELOG.md that saved workflows load. It is written by hand, and grows at the ends of its lists alone. Never
-make it from the code, which would agree with every mistake. A new widget comes here when it is published.
+promise of CHANGELOG.md that saved workflows load. It is written by hand, and grows at the ends of its lists alone.
+Never make it from the code, which would agree with every mistake. A new widget comes here when it is published.
 """
 
 AFTER_A_RUN = "control_after_generate"
