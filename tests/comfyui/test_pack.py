@@ -1,5 +1,6 @@
 """The pack as ComfyUI lists it."""
 
+import json
 import os
 import re
 import shutil
@@ -27,10 +28,13 @@ def nodes(comfy):
     return {name: info for name, info in found.items() if name not in parts}
 
 
-def test_the_pack_loads_in_under_a_second(comfy):
-    """Guards start-up: heavy imports happen on first use."""
+def test_the_pack_loads_nothing_heavy(comfy):
+    """Guards start-up: what ComfyUI has not loaded itself waits for its first use, all but two small packages that
+    it loads too. The time that it tells is loose: other work on this computer makes it longer."""
+    loaded = json.loads(comfy.script("loaded.py", comfy.base / "custom_nodes" / "null-text-inversion").splitlines()[-1])
+    assert {"the_pack"} <= set(loaded) <= {"the_pack", "PIL", "safetensors"}
     found = re.search(r"([\d.]+) seconds: \S*null-text-inversion", comfy.text())
-    assert found and float(found[1]) < 1.0
+    assert found and float(found[1]) < 10
 
 
 def choices(comfy, node, name):
