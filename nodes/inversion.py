@@ -130,9 +130,11 @@ class NullTextOptimize(io.ComfyNode):
         """See the schema."""
         import torch
 
-        from ..nullinv_core import PRESETS, NullTextSettings, Recipe
         from ..nullinv_core.backends.comfy.jobs import optimize
         from ..nullinv_core.figures import loss_plot
+        from ..nullinv_core.null_text.presets import PRESETS
+        from ..nullinv_core.null_text.recipe import Recipe
+        from ..nullinv_core.null_text.settings import NullTextSettings
         from ..nullinv_core.photo.images import from_pil
         from ..nullinv_core.pipeline import null_of
 

@@ -6,6 +6,8 @@ import signal
 import sys
 from types import FrameType
 
+from .version import INSTALL
+
 
 class Stopped(SystemExit):
     """Ctrl-C, or SIGTERM. No ``except Exception`` or library on the way takes it for an error of its own."""
@@ -30,7 +32,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        sys.stderr.write("error: the command line needs typer and rich; python -m pip install typer rich\n")
+        sys.stderr.write(f"error: the command line needs typer, rich and diffusers; {INSTALL}\n")
         sys.exit(2)
 
 

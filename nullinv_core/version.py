@@ -1,6 +1,9 @@
-"""The check of the torch that this package runs on. The package's own version stands in ``pyproject.toml`` alone."""
+"""What this package runs on: the check of torch, and how the rest is installed. The package's own version stands in
+``pyproject.toml`` alone."""
 
 OLDEST_TORCH = (2, 1)
+INSTALL = "python -m pip install -r requirements.txt -r requirements-cli.txt"
+"""What the command line and the diffusers backend need; both files at once, so that their packages fit each other."""
 
 
 def check_torch(version: str) -> None:

@@ -1,5 +1,6 @@
 """The pack as ComfyUI lists it."""
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from nullinv_core.settings import LISTS, NODES
+
+from ..saved_widgets import AFTER_A_RUN, SAVED_WIDGETS
 
 PACK = Path(__file__).parents[2]
 HELP_PAGES = {page.stem for page in (PACK / "web" / "docs").glob("NullInv*.md")}
@@ -25,10 +28,13 @@ def nodes(comfy):
     return {name: info for name, info in found.items() if name not in parts}
 
 
-def test_the_pack_loads_in_under_a_second(comfy):
-    """Guards start-up: heavy imports happen on first use."""
+def test_the_pack_loads_nothing_heavy(comfy):
+    """Guards start-up: what ComfyUI has not loaded itself waits for its first use, all but two small packages that
+    it loads too. The time that it tells is loose: other work on this computer makes it longer."""
+    loaded = json.loads(comfy.script("loaded.py", comfy.base / "custom_nodes" / "null-text-inversion").splitlines()[-1])
+    assert {"the_pack"} <= set(loaded) <= {"the_pack", "PIL", "safetensors"}
     found = re.search(r"([\d.]+) seconds: \S*null-text-inversion", comfy.text())
-    assert found and float(found[1]) < 1.0
+    assert found and float(found[1]) < 10
 
 
 def choices(comfy, node, name):
@@ -110,6 +116,28 @@ def test_widgets_are_the_settings(comfy, nodes, node):
                         "windows": "STRING"}.get(one.kind, "FLOAT")  # fmt: skip
         assert bool(has.get("advanced")) is (folds and one.advanced)
         assert bool(has.get("control_after_generate")) is (one.kind == "seed")
+
+
+def saved_in_order(info):
+    """Names of a node's widgets, as the page lists their values in a workflow: required inputs first, and behind a seed
+    a widget of the page's own. Sockets have no place in that list."""
+    for name, (kind, *more) in (
+        one for part in ("required", "optional") for one in info["input"].get(part, {}).items()
+    ):
+        has = more[0] if more else {}
+        widget = isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+        if widget and not has.get("forceInput"):
+            yield name
+            if has.get("control_after_generate") or name in ("seed", "noise_seed"):
+                yield AFTER_A_RUN
+
+
+def test_saved_workflows_find_their_widgets(nodes):
+    """Guards saved workflows, which know a widget by its place alone: what was saved stays first, in its order. The
+    list is written by hand and must never be made from the code: it would agree with every mistake."""
+    assert SAVED_WIDGETS.keys() <= nodes.keys()
+    for name, saved in SAVED_WIDGETS.items():
+        assert list(saved_in_order(nodes[name]))[: len(saved)] == saved, name
 
 
 def test_texts_take_dynamic_prompts(nodes):

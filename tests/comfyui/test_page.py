@@ -11,6 +11,7 @@ from PIL import Image
 
 from nullinv_core.settings import EDIT
 
+from ..saved_widgets import SAVED_WIDGETS
 from .outputs import newest
 from .server import PACK, error_of
 
@@ -202,8 +203,9 @@ def test_an_edit_photo_from_before_its_kinds_loads(page):
     load(page, document)
     now = page.evaluate(read)
     assert (now["cfg"], now["kind"], now["exclude_words"], now["variant"]) == (3, "replace", "", 0)
-    # kind, exclude_words, variant, and what happens to that after a run
-    node["widgets_values"] = node["widgets_values"][:-4]
+    first = node["widgets_values"].index(now["kind"])
+    assert SAVED_WIDGETS["NullInvEditPhoto"].index("kind") == first == 8
+    del node["widgets_values"][first:]
     load(page, document)
     assert page.evaluate(read) == now
 

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nullinv_core.batch.compute import size_on_disk
@@ -239,17 +239,48 @@ def test_what_is_given_and_would_not_count_is_refused(tmp_path):
         read_jobs(tmp_path)
 
 
-@settings(max_examples=50)
-@given(st.text(max_size=60), st.sampled_from([".csv", ".jsonl"]))
-def test_no_list_does_more_than_be_refused(tmp_path_factory, text, ending):
-    """Guards against lists of strangers: jobs that stay in the folder, or one sentence."""
-    path = tmp_path_factory.getbasetemp() / f"any{ending}"
-    path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    try:
-        found = read_jobs(path, Defaults("a", ("b",)))
-    except InputError:
-        return
-    assert all(found.path(job).resolve().is_relative_to(path.parent.resolve()) for job in found.jobs)
+PARTS = st.sampled_from(["a.png", "b.png", "inside", "link", "..", ".", "", "~", "~root", "\\", "C:"])
+NAMES = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
+GOOD = {"prompt": "a cat", "edit": "a dog"}
+ODD = st.fixed_dictionaries({}, optional={"name": NAMES, "prompt": st.text(max_size=9), "edit": st.text(max_size=9)})
+ROWS = st.lists(st.tuples(NAMES, ODD).map(lambda row: {"picture": row[0], **row[1]}), min_size=1, max_size=2)
+
+
+def test_no_list_does_more_than_be_refused(tmp_path):
+    """Guards against lists of strangers: one sentence, or jobs whose pictures and results stay in the folder, or lie
+    where its owner's own link leads and no higher."""
+    folder, linked = tmp_path / "home" / "folder", tmp_path / "elsewhere" / "linked"
+    for one in (folder / "inside", linked):
+        one.mkdir(parents=True)
+    (folder / "link").symlink_to(linked)
+    absolute = NAMES.map(lambda name: [{"picture": f"{tmp_path}/{name}"}])
+    read = []
+
+    @settings(max_examples=300)
+    @given(st.text(max_size=60) | ROWS | absolute, st.sampled_from([".csv", ".jsonl"]))
+    @example([{"picture": "link/a.png"}], ".csv")
+    @example([{"picture": "link/../a.png"}], ".jsonl")
+    def look(rows, ending):
+        path = folder / f"any{ending}"
+        # a name of its own, or else one made of a bad picture's would be refused in its place
+        jobs = [{"name": str(number), **GOOD, **row} for number, row in enumerate(rows) if isinstance(row, dict)]
+        if isinstance(rows, str):
+            path.write_text(rows, encoding="utf-8", errors="surrogatepass")
+        elif ending == ".csv":
+            table(path, list(jobs[0]), *(job.values() for job in jobs))
+        else:
+            lines(path, *jobs)
+        try:
+            found = read_jobs(path, Defaults("a", ("b",)))
+        except InputError:
+            return
+        for job in found.jobs:
+            picture, result = found.path(job).resolve(), (folder / job.name).resolve()
+            read.append("folder" if picture.is_relative_to(folder) else "link")
+            assert all(any(one.is_relative_to(place) for place in (folder, linked)) for one in (picture, result))
+
+    look()
+    assert read.count("folder") > 10 and "link" in read
 
 
 @given(st.text("./\\\0a ~", max_size=8))

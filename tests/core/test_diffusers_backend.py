@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import socket
 from dataclasses import replace
 
+import huggingface_hub
 import pytest
 import torch
 from diffusers import (
@@ -347,12 +349,34 @@ def test_a_single_file_gives_the_same_model_as_its_folder(model_folder, tmp_path
 
 @pytest.fixture
 def no_network(monkeypatch):
-    import socket
+    """Nothing can be reached, and whoever tries fails the test, even where the error goes no further."""
+    asked = []
 
-    def connect(*args, **kwargs):
-        raise AssertionError("the network was asked")
+    def refuse(*args, **kwargs):
+        asked.append(args)
+        raise OSError("the network was asked")
 
-    monkeypatch.setattr(socket.socket, "connect", connect)
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    # without a network the look-up of a name fails before anything connects
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    # the library's own switch, which may be set where tests run, would hide the rest
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    yield asked
+    assert not asked
+
+
+def test_who_asks_the_network_is_noticed(no_network):
+    """Guards the fixture: a name that is looked up counts, and so does a connection, by whomever."""
+    for ask in (lambda: huggingface_hub.hf_hub_download("nobody/nothing", "a.json"),
+                lambda: socket.create_connection(("127.0.0.1", 9), timeout=1)):  # fmt: skip
+        with pytest.raises(OSError):  # noqa: PT011 (which one is the library's own matter)
+            ask()
+        assert no_network
+        no_network.clear()
+    with socket.socket() as plain, pytest.raises(OSError, match="the network was asked"):
+        plain.connect(("127.0.0.1", 9))
+    assert no_network.pop()
 
 
 def test_files_that_hold_no_whole_model_are_refused(tmp_path, no_network):

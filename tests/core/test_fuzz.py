@@ -67,6 +67,19 @@ def test_a_fuzzer_that_finds_something_says_so(monkeypatch, case, limit, message
         run(fuzzer_of(case), "one", 2)
 
 
+@pytest.mark.skipif(not runner.PEAK.exists(), reason="this system keeps a process's peak of memory for its whole life")
+def test_a_fuzzer_s_memory_is_its_own():
+    """Guards the bound on memory in a process that took more before: a test of full size, or another fuzzer."""
+    bytearray(b"x") * 2**29
+
+    def grows(_):
+        bytearray(b"x") * 2**28
+
+    with pytest.raises(AssertionError, match=r"case 0 of seed 0 or one before takes 2\d\d MB"):
+        run(fuzzer_of(grows), "one", 1)
+    assert run(fuzzer_of(lambda _: None), "one", 1).megabytes < 100
+
+
 def test_a_case_is_the_same_each_time():
     """Guards the numbers in a failure: they are enough to run that case alone."""
     drawn = []

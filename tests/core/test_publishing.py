@@ -81,16 +81,34 @@ def test_icon_and_banner_are_pictures_of_ours(project, address):
     assert width == height <= 400 and wide * 9 == high * 21
 
 
-def test_the_owners_name_stands_in_one_place(project, address):
-    """Guards CONTRIBUTING's instruction: who publishes is named in pyproject.toml alone."""
-    owner = address.split("/")[0]
-    assert project["tool"]["comfy"]["PublisherId"] == owner or owner != "OWNER"
-    # as long as nobody owns it, nor has it an address
-    readme = (PACK / "README.md").read_text(encoding="utf-8")
-    assert (owner == "OWNER") == ("URL-OF-THIS-REPOSITORY" in readme)
-    for path in published_files():
-        if path.endswith((".py", ".md", ".toml")) and path != "pyproject.toml":
-            assert f"github.com/{address}" not in (PACK / path).read_text(encoding="utf-8"), path
+PLACEHOLDERS = {
+    "pyproject.toml": ("OWNER", "somebody"),
+    "README.md": ("URL-OF-THIS-REPOSITORY", "https://github.com/somebody/null-text-inversion"),
+    "CONTRIBUTING.md": ("URL-OF-THIS-REPOSITORY", "https://github.com/somebody/null-text-inversion"),
+    "SECURITY.md": ("SECURITY-CONTACT", "security@example.com"),
+}
+"""What CONTRIBUTING tells the owner to write once in each file, and what another may write."""
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_the_owners_name_stands_where_contributing_says(tmp_path, owned):
+    """Guards CONTRIBUTING's steps for the owner, before they are done and after: who publishes is named in
+    pyproject.toml alone, and where the repository lies in what is told to be typed besides."""
+    texts = {path: (PACK / path).read_text(encoding="utf-8") for path in {*published_files(), *PLACEHOLDERS}
+             if path.endswith((".py", ".md", ".toml"))}  # fmt: skip
+    if owned:
+        texts |= {path: texts[path].replace(*words) for path, words in PLACEHOLDERS.items()}
+    project = tomllib.loads(texts["pyproject.toml"])
+    home, publisher = project["project"]["urls"]["Repository"], project["tool"]["comfy"]["PublisherId"]
+    nobody = home.startswith("https://github.com/OWNER/")
+    assert not (owned and nobody)
+    assert ("OWNER" in texts["pyproject.toml"].replace("# OWNER", "")) == (publisher == "OWNER") == nobody
+    assert (PLACEHOLDERS["SECURITY.md"][0] in texts["SECURITY.md"]) == nobody
+    for path in ("README.md", "CONTRIBUTING.md"):
+        typed = re.findall(r"git clone (?:--depth 1 )?(\S+)", texts.pop(path))
+        assert typed == ["URL-OF-THIS-REPOSITORY" if nobody else home], path
+    del texts["pyproject.toml"]
+    assert not [path for path, text in texts.items() if home.removeprefix("https://") in text]
 
 
 def imports(path, known):
@@ -110,7 +128,7 @@ def test_the_archive_holds_what_the_nodes_need_and_no_more():
     files = set(published_files())
     assert {path.split("/")[0] for path in files} == {
         "__init__.py", "nodes", "nullinv_core", "web", "workflows", "docs", "LICENSE", "README.md", "pyproject.toml",
-        "requirements.txt",
+        "requirements.txt", "requirements-cli.txt",
     }  # fmt: skip
     assert not [path for path in files if re.search(r"train|muon|evaluate|test|benchmark", path)]
     # of the site, nothing but its first pages, which the README leads to
@@ -172,56 +190,73 @@ def test_the_workflows_publish_only_what_was_tested():
     assert publish["needs"] == "test" and read["publish"]["jobs"]["test"]["uses"] == "./.github/workflows/test.yml"
     assert "secrets.REGISTRY_ACCESS_TOKEN" in json.dumps(publish)
     # yaml reads the key "on" as true
-    assert read["publish"][True]["push"]["paths"] == ["pyproject.toml"]
+    assert read["publish"][True]["push"] == {"branches": ["main"]}
+    may_write = [name for name, job in read["publish"]["jobs"].items() if "permissions" in job]
+    assert may_write == ["tag"] and read["publish"]["permissions"] == {"contents": "read"}
+    assert "publish" in read["publish"]["jobs"]["tag"]["needs"] and read["publish"]["concurrency"]
     site = read["docs"]["jobs"]
     assert "make docs" in json.dumps(site["build"]) and site["publish"]["needs"] == "build"
     assert "refs/heads/main" in site["publish"]["if"]
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="the step is of a Linux runner")
-@pytest.mark.parametrize(
-    ("change", "before", "new"),
-    [
-        ("", "0" * 40, True),
-        ("", "", True),
-        ('version = "0.2.0"', "HEAD~1", True),
-        ('Repository = "https://github.com/me/pack"', "HEAD~1", True),
-        ('name = "other"', "HEAD~1", False),
-    ],
-)
-def test_what_is_published_is_new(tmp_path, change, before, new):
-    """Guards the first version, which no commit comes before, and one that waited for its OWNER: both are published."""
+def git(folder, *arguments):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    return subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def runner(tmp_path):
+    """Pushes a commit with such lines in its pyproject.toml, then runs what the workflow does about it in a fresh
+    checkout: whether the version is new, and with ``published`` the tag. Gives that step's end and its outputs."""
     workflow = yaml.safe_load((PACK / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))
-    step = next(one for one in workflow["jobs"]["version"]["steps"] if one.get("id") == "compare")
-    lines = {"name": '"pack"', "version": '"0.1.0"', "Repository": '"https://github.com/OWNER/pack"'}
+    home, work = tmp_path / "home", tmp_path / "work"
+    git(tmp_path, "init", "-q", "--bare", "-b", "main", home)
+    git(tmp_path, "clone", "-q", home, work)
+    lines = {"name": "pack", "version": "0.1.0", "Repository": "https://github.com/me/pack", "PublisherId": "me"}
 
-    def git(*arguments):
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        done = subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
-        return done.stdout
+    def step(job, **environment):
+        checkout = tmp_path / "checkout"
+        shutil.rmtree(checkout, ignore_errors=True)
+        git(tmp_path, "clone", "-q", "--depth", "1", "--no-tags", home.as_uri(), checkout)
+        (told := tmp_path / "output").write_text("")
+        (run,) = (one["run"] for one in workflow["jobs"][job]["steps"] if "run" in one)
+        done = subprocess.run(["bash", "-e", "-c", run], cwd=checkout, capture_output=True, text=True, check=False,
+                              env={**os.environ, "GITHUB_OUTPUT": str(told), **environment})  # fmt: skip
+        return done, dict(line.split("=") for line in told.read_text().splitlines())
 
-    def commit():
-        text = "".join(f"{name} = {value}\n" for name, value in lines.items())
-        (tmp_path / "pyproject.toml").write_text(text)
-        git("add", "-A")
-        git("commit", "-qm", "x", "--allow-empty")
+    def push(*, published=True, **changed):
+        lines.update(changed)
+        (work / "pyproject.toml").write_text("".join(f'{name} = "{value}"\n' for name, value in lines.items()))
+        git(work, "add", "-A")
+        git(work, "commit", "-qm", "x", "--allow-empty")
+        git(work, "push", "-q", "origin", "HEAD:main")
+        done, outputs = step("version", HERE="https://github.com/me/pack")
+        if published and "new" in outputs:
+            written, _ = step("tag", TAG=outputs["tag"])
+            assert written.returncode == 0, written.stderr
+        return done, outputs
 
-    git("init", "-q")
-    commit()
-    if change:
-        name, _, value = change.partition(" = ")
-        lines[name] = value
-        commit()
-    known = git("rev-parse", before).strip() if before.startswith("HEAD") else before
-    output = tmp_path / "output"
-    output.touch()
-    here = lines["Repository"].strip('"')
-    done = subprocess.run(
-        ["bash", "-e", "-c", step["run"]], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={**os.environ, "HERE": here, "BEFORE": known, "GITHUB_OUTPUT": str(output)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (output.read_text() == "new=true\n") == new
+    return push
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the steps are of a Linux runner")
+def test_what_is_published_is_new(runner):
+    """Guards the first version, which no tag comes before; one whose tests failed, which the next push publishes
+    though nothing in pyproject.toml changes; and that no version is published twice."""
+    first, second = {"new": "true", "tag": "v0.1.0"}, {"new": "true", "tag": "v0.1.1"}
+    assert [runner(published=False)[1], runner()[1], runner()[1], runner(name="other")[1]] == [first, first, {}, {}]
+    assert [runner(version="0.1.1", published=False)[1], runner(name="pack")[1], runner()[1]] == [second, second, {}]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the steps are of a Linux runner")
+def test_nothing_is_published_for_nobody_or_from_elsewhere(runner):
+    """Guards a tree without an owner, whose pushes are no errors, and a copy that names the repository it comes from;
+    the push that names its own is the first to be published."""
+    nobody, outputs = runner(PublisherId="OWNER", Repository="https://github.com/OWNER/pack")
+    assert nobody.returncode == 0 and outputs == {} and "::notice" in nobody.stdout
+    other, outputs = runner(PublisherId="me", Repository="https://github.com/other/pack")
+    assert other.returncode == 1 and outputs == {} and "names another repository" in other.stdout
+    assert runner(Repository="https://github.com/me/pack")[1] == {"new": "true", "tag": "v0.1.0"}
 
 
 def test_what_mutants_leave_out_is_there(project):

@@ -38,6 +38,7 @@ from nullinv_core.settings import (
 )
 
 from ..published import PACK
+from ..saved_widgets import AFTER_A_RUN, SAVED_WIDGETS
 
 EVERY = {f"{node}.{one.name}": one for node, settings in NODES.items() for one in settings}
 COMMANDS = {"edit": edit.edit, "invert": invert.invert}
@@ -137,6 +138,15 @@ def test_few_settings_are_left_to_see():
     assert shown["NullInvP2PEdit"] == ["cross_replace", "self_replace", "blend_words"]
     assert len(shown.pop("NullInvEditPhoto")) == 8
     assert all(len(names) <= 5 for names in shown.values())
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_saved_workflows_find_their_widgets(node):
+    """Guards saved workflows, which know a widget by its place alone: what was saved stays first, in its order. The
+    list is written by hand and must never be made from the code: it would agree with every mistake. ``test_pack.py``
+    has the nodes' other widgets too."""
+    saved = [name for name in SAVED_WIDGETS[node] if name not in ("source_text", "edit_text", AFTER_A_RUN)]
+    assert [one.widget for one in NODES[node] if one.in_node][: len(saved)] == saved
 
 
 def test_the_same_setting_is_the_same_in_every_node():

@@ -1,6 +1,7 @@
 """How fuzzers are run: every case by its own seed, every end a result or one sentence, time and memory bounded."""
 
 import random
+import re
 import resource
 import signal
 import sys
@@ -18,6 +19,8 @@ SECONDS = 5
 """Processor time that a case may take."""
 LETTERS = 900
 """Most letters of a sentence."""
+PEAK = Path("/proc/self/clear_refs")
+"""Where Linux is told to measure a process's peak of memory anew."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,17 @@ class TooSlow(BaseException):
     """A case took longer than it may. No ``except Exception`` on the way takes it for an error of its own."""
 
 
+def forget_peak():
+    """Have ``megabytes`` say the most memory from now on, where the system can do so."""
+    if PEAK.exists():
+        PEAK.write_text("5")
+
+
 def megabytes():
-    """Most memory that this process ever had."""
+    """Most memory that this process had since ``forget_peak``, or ever where that can do nothing."""
+    if PEAK.exists():
+        (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+        return int(peak) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
@@ -105,6 +117,7 @@ def run(fuzzer, name, cases, seed=0, first=0):
     otherwise than in a result or a sentence, took too long, or too much memory."""
     found = Figures()
     with tempfile.TemporaryDirectory() as folder, fuzzer.prepare(Path(folder)) as case:
+        forget_peak()
         before = megabytes()
         for number in range(first, first + cases):
             label = f"{name}: case {number} of seed {seed}"

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from torch import Tensor
 from ... import families
 from ...errors import InputError, short
 from ...families import FAMILIES, Family
+from ...version import INSTALL
 from ..clip_tokenizer import load_tokenizer, read_vocabulary
 from ..clip_vocabulary import write_vocabulary
 from ..model_folder import ModelFolder, read_folder, read_settings, tokenizers_of, variant_of, weight_files
@@ -42,9 +44,11 @@ def load_pipeline(path: Path, config: Path | None = None) -> tuple[Any, Family]:
     """The parts of a folder or ``.safetensors`` checkpoint by diffusers' names (``unet``, ``vae``, ``scheduler``,
     ``text_encoder``, ``tokenizer`` …), and its family; ``config`` as in ``load_model``.
 
-    Raises InputError for a missing, broken or incomplete model and for kinds that null-text inversion does not apply
-    to.
+    Raises InputError for a missing, broken or incomplete model, for kinds that null-text inversion does not apply to,
+    and where diffusers is not installed: a pack that serves ComfyUI alone does without it.
     """
+    if find_spec("diffusers") is None:
+        raise InputError(f"loading a model needs diffusers; {INSTALL}")
     with quiet():
         return _load_folder(path) if path.is_dir() else _load_single_file(path, config)
 
