@@ -31,7 +31,8 @@ def test_random_inputs_end_in_words(comfy):
 
 
 def test_memory_stays_flat(comfy):
-    """Guards against leaks of a model, a graph, a picture or a latent a run: 20 latents are 0.08 MB of tensors."""
+    """Guards against leaks of a model, a graph, a picture or a latent a run: 20 pictures are 3.75 MB of tensors, 20
+    latents 0.08 MB. Of other things the system may have room in memory that it keeps; without a leak 1 MB is added."""
     found = robustness.leaks(comfy, 20)
-    assert found["growth"] < 0.05
+    assert found["megabytes_last"] - found["megabytes_first"] < 3, found
     assert found["more_megabytes_of_tensors"] < 0.05, found

@@ -176,7 +176,7 @@ def test_backends_alone_know_a_framework():
     found = []
     for path in FILES:
         name, known = name_of(path), packages(path) & frameworks
-        if name.startswith("nullinv_core/backends/comfy") or name.startswith("nodes/"):
+        if name.startswith(("nullinv_core/backends/comfy", "nodes/")):
             found += [(name, one) for one in known & {"diffusers", "transformers"}]
         elif name.startswith("nullinv_core/backends/"):
             found += [(name, one) for one in known - {"diffusers", "transformers"}]

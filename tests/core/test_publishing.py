@@ -45,7 +45,7 @@ def test_the_registry_finds_what_it_asks_for(project):
     """Guards publishing: name, version and versions are of the form that the registry takes; without comfy-cli too."""
     about, comfy = project["project"], project["tool"]["comfy"]
     assert re.fullmatch(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*", about["name"]) and "comfyui" not in about["name"]
-    assert about["description"] and about["license"] == {"text": "Apache-2.0"}
+    assert about["description"] and about["license"] == "Apache-2.0"
     assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
     assert comfy["PublisherId"] and comfy["DisplayName"] == "Null-Text Inversion"
     wanted = {"Operating System :: OS Independent", *(f"Environment :: GPU :: {gpu}" for gpu in GPUS)}
