@@ -35,6 +35,7 @@ class Toy:
     pooled = 0
     only_text_differs = True
     told: list = field(default_factory=list)
+    said: list = field(default_factory=list)
     runs: list = field(default_factory=list)
 
     def schedule(self, steps):
@@ -67,7 +68,7 @@ class Toy:
         return Check(self.tell)
 
     def tell(self, text):
-        self.told.append(text)
+        self.said.append(text)
 
     def run(self, job, latents, schedule, gradients=False, branches=1):
         self.runs.append((gradients, branches))

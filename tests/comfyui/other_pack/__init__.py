@@ -22,11 +22,19 @@ from server import PromptServer
 async def _tensors(_):
     """Bytes of all tensors that somebody in this process holds."""
     gc.collect()
-    # a plain isinstance would wake what stands in for objects that are not there yet
-    stored = [
-        one.untyped_storage() for one in gc.get_objects() if issubclass(type(one), torch.Tensor) and not one.is_meta
-    ]
-    return web.json_response(sum({one.data_ptr(): one.nbytes() for one in stored}.values()))
+    return web.json_response(sum(dict(filter(None, map(_stored, gc.get_objects()))).values()))
+
+
+def _stored(thing):
+    """Where a tensor's numbers are and how many bytes; nothing for what has none, as a compiler's tensors."""
+    # by its type: isinstance would wake what stands in for objects that are not there yet
+    if not issubclass(type(thing), torch.Tensor):
+        return None
+    try:
+        storage = thing.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def _count(executor, *args, **kwargs):
