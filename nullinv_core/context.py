@@ -13,8 +13,9 @@ from torch import Tensor
 from .errors import InputError
 
 SAME_TEXT, ANY_PRECISION = 0.01, 0.05
-"""How far apart two encodings of one text may be, in units of either: by one encoder, and by one in any precision
-(bfloat16: 0.008 with the demo model). Another word is 0.25 and more, a full stop 0.12; a weight of 1.3 passes."""
+"""How far apart two encodings of one text may be, as ``same_text`` measures it: by one encoder, and by one in any
+precision. With the demo model bfloat16 is 0.008, a weight of 1.3 on a word 0.04, another word 0.1 and more, a full stop
+0.13."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,10 @@ def distance(one: Context, other: Context) -> Tensor:
 
 
 def same_text(one: Context, other: Context, within: float = SAME_TEXT) -> bool:
-    """Whether both may be of one text. Each token counts alike: some encoders' first is far larger than the others."""
+    """Whether both may be of one text: the root mean square over tokens of ‖a - b‖ / ‖b‖ is not above ``within``.
+
+    Each token counts alike, as some encoders' first is far larger than the others.
+    """
     if one.shape != other.shape or not one.fits(other):
         return False
     pairs = zip(one.tensors, other.tensors, strict=True)

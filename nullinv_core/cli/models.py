@@ -77,8 +77,8 @@ def stored(inversion: Path, model: str) -> tuple[Inversion, str]:
         raise InputError(f'"{inversion}" does not say which model made it; name it with --model')
     if stored.model != "demo" and not is_local(stored.model):
         raise InputError(
-            f'"{inversion}" names the model "{short(stored.model)}", which is not a folder or .safetensors file on '
-            "this computer; say with --model which one to use"
+            f'"{inversion}" was made with the model "{short(stored.model)}", which is not the full path of a folder or '
+            ".safetensors file on this computer; say with --model where it is"
         )
     return stored, stored.model
 

@@ -46,8 +46,26 @@ def suited(
     ``strength``: how freely ``replace`` may change layout and shapes, in 0 (keep everything) … 1; the other kinds have
     windows of their own. ``blend_words``: what changes, comes or goes. ``exclude_words``: what must stay. Raises
     InputError for a kind that there is not, a strength out of range, blend words where the background changes, and a
-    kind without the words that keep it from drawing the whole photo anew.
+    kind without the words that keep it from drawing the whole photo again.
     """
+    return _with_words(kind, _of_kind(kind, strength, blend_words, exclude_words))
+
+
+def _with_words(kind: str, settings: EditSettings) -> EditSettings:
+    """The settings; raises InputError where nothing keeps their new noise from a part of the photo."""
+    if settings.fresh_noise and kind == ADD and not settings.blend_words:
+        raise InputError("name the new thing in the blend words; without them add draws the whole photo again")
+    if settings.fresh_noise and kind == BACKGROUND and not (settings.exclude_words or settings.steady_words):
+        raise InputError("name what stays in the exclude words; without them background draws the whole photo again")
+    return settings
+
+
+def _of_kind(
+    kind: str = KIND.default,
+    strength: float = STRENGTH.default,
+    blend_words: Sequence[str] = (),
+    exclude_words: Sequence[str] = (),
+) -> EditSettings:
     KIND.check(kind)
     STRENGTH.check(strength)
     if kind == BACKGROUND and blend_words:
@@ -55,10 +73,6 @@ def suited(
             "blend words keep the background as it is; to change it, leave them empty and name what stays in the "
             "exclude words"
         )
-    if kind == ADD and not blend_words:
-        raise InputError("name the new thing in the blend words; without them add draws the whole photo again")
-    if kind == BACKGROUND and not exclude_words:
-        raise InputError("name what stays in the exclude words; without them background draws the whole photo again")
     wanted = KINDS[kind]
     settings = replace(wanted.settings, blend_words=blend_words, exclude_words=exclude_words)
     if kind == REPLACE:
@@ -81,7 +95,7 @@ def chosen(given: Mapping[str, Any]) -> EditSettings:
             f'strength is for the kind {REPLACE} alone, and the kind is "{asked[KIND.name]}"; leave out one of them'
         )
     words = {name: own[name] for name in ("blend_words", "exclude_words") if name in own}
-    return replace(suited(**asked, **words), **own)
+    return _with_words(asked.get(KIND.name, REPLACE), replace(_of_kind(**asked, **words), **own))
 
 
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:

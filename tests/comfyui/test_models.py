@@ -150,7 +150,9 @@ def test_a_controlnet_takes_part(comfy, checkpoint):
         latent_image=inverted(0),
     )  # fmt: skip
     photo.save(sampled(), "control-ksampler")
-    photo.save(photo.edit(inverted, optimized, source=both(0))(1), "control-half")
+    older = g.add("ControlNetApply", conditioning=photo.source(), control_net=loaded(), image=photo.image(), strength=1)
+    for source, name in (both, "half"), (older, "older"):
+        photo.save(photo.edit(inverted, optimized, source=source(0))(1), f"control-{name}")
     assert sum("has a ControlNet and negative is open" in line for line in told(comfy, g)) == 1
     reconstruction = latent(comfy, "control-reconstruction")
     for name in ("with", "guided", "ksampler"):
@@ -162,14 +164,14 @@ def test_a_controlnet_takes_part(comfy, checkpoint):
 @pytest.mark.parametrize("checkpoint", ["sd15"], indirect=True)
 def test_fp8_weights_go_through_every_node(comfy, checkpoint):
     """Guards Load Diffusion Model with weights in eight bits, computed in more: another trajectory, finite embeddings
-    that move; a KSampler and the edit's source branch retrace the reconstruction."""
-    path = comfy.base / "models" / "diffusion_models" / checkpoint
+    that move; a KSampler and the edit's source branch retrace the reconstruction; a file names the model."""
+    path = comfy.base / "models" / "diffusion_models" / f"unet-{checkpoint}"
     path.parent.mkdir(exist_ok=True)
     path.hardlink_to(comfy.base / "models" / "checkpoints" / checkpoint)
     for dtype in ("default", "fp8_e4m3fn"):
         photo = Photo(checkpoint)
         g, whole = photo.graph, photo.load
-        eight = g.add("UNETLoader", unet_name=checkpoint, weight_dtype=dtype)
+        eight = g.add("UNETLoader", unet_name=path.name, weight_dtype=dtype)
         photo.load = lambda slot=0, whole=whole, eight=eight: whole(slot) if slot else eight()
         inverted = photo.invert()
         photo.save(inverted(0), f"{dtype}-noise")
@@ -188,7 +190,10 @@ def test_fp8_weights_go_through_every_node(comfy, checkpoint):
     assert told(comfy, g, 900) == []
     for name in ("ksampler", "source"):
         assert relative(latent(comfy, f"eight-{name}"), latent(comfy, "eight-reconstruction")) < 1e-3, name
-    null = load_inversion(newest(comfy, "eight")).null
+    saved = load_inversion(newest(comfy, "eight"))
+    # not the checkpoint, whose VAE encoded the photo
+    assert saved.model == path.name
+    null = saved.null
     assert null.losses.isfinite().all() and not null.embeddings[0].equals(null.embeddings[1])
     assert 1e-3 < relative(latent(comfy, "default-noise"), latent(comfy, "fp8_e4m3fn-noise")) < 0.5
     path.unlink()

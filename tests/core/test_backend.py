@@ -88,6 +88,7 @@ def test_a_made_up_backend_does_all_that_there_is(preset):
     assert [prompt.text for prompt in edited.prompts] == ["red cat", "blue cat", "red dog"]
     assert model.told[0] == ("red cat", "", ()) and model.runs[0] == (optimizes, 1)
     assert model.runs[-1] == (False, 3)
+    assert [text for text in model.said if "4 steps are too few" in text] == model.said[:1]
     model.fingerprint = Fingerprint(digest="another")
     with pytest.raises(InputError, match="another world"):
         pipeline.reconstruct(model, inversion)

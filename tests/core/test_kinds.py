@@ -8,7 +8,7 @@ from nullinv_core.demo.edits import KINDS as TRUE_KINDS
 from nullinv_core.demo.edits import sample_edit
 from nullinv_core.demo.run import edit_settings
 from nullinv_core.errors import InputError
-from nullinv_core.prompt_to_prompt.kinds import KINDS, suited
+from nullinv_core.prompt_to_prompt.kinds import KINDS, chosen, suited
 from nullinv_core.settings import EDIT_PHOTO, KIND, EditSettings
 
 
@@ -42,6 +42,10 @@ def test_mistakes_are_one_sentence():
             suited(kind)
     with pytest.raises(InputError, match="to change it, leave them empty"):
         suited("background", blend_words=["cat"])
+    # without new noise nothing is drawn again
+    assert not chosen({"kind": "background", "fresh_noise": 0.0}).fresh_noise
+    with pytest.raises(InputError, match="in the blend words; without them add"):
+        chosen({"kind": "add", "self_replace": 0.1})
     assert [one for one in EDIT_PHOTO if one.name == "kind"] == [KIND]
 
 

@@ -18,8 +18,10 @@ from .text import EditRequest
 
 LOADERS = {"ckpt_name": "checkpoints"}
 """Inputs that name a model, and the folder that it is in."""
-NAMES = (*LOADERS, "unet_name")
-"""Inputs that name a model for people."""
+NAMES = (*LOADERS, "unet_name", "model")
+"""Inputs in which a loader's model is named."""
+LEADING = ("trajectory", "model")
+"""How inputs begin that lead from a saved trajectory to its model's loader."""
 
 
 def save_job(
@@ -47,21 +49,20 @@ def save_job(
 
 
 def model_behind(graph: Mapping[str, Any], node: str, demo: str) -> str:
-    """How the user named the model that a node's inputs come from, or nothing where they come from none or several.
+    """How the user named the model that made the trajectory of a node, or nothing where there are none or several.
 
     ``graph``: the prompt that runs. ``demo``: how it calls the demo model.
     """
     found, seen, waiting = set(), set(), [node]
     while waiting:
         place = waiting.pop()
-        inputs = graph.get(place, {}).get("inputs", {})
         seen.add(place)
-        links = [str(value[0]) for value in inputs.values() if isinstance(value, list) and value]
-        waiting += [link for link in links if link not in seen]
-        named = [inputs.get(name) for name in NAMES]
-        if graph.get(place, {}).get("class_type") == "NullInvLoadDiffusers":
-            named.append("demo" if inputs.get("model") == demo else inputs.get("model"))
-        found |= {name for name in named if isinstance(name, str)}
+        inputs = graph.get(place, {}).get("inputs", {})
+        for name, value in inputs.items():
+            if isinstance(value, list) and value and name.startswith(LEADING) and str(value[0]) not in seen:
+                waiting.append(str(value[0]))
+            elif isinstance(value, str) and name in NAMES:
+                found.add("demo" if value == demo else value)
     return found.pop() if len(found) == 1 else ""
 
 

@@ -85,7 +85,10 @@ def save(trajectory: Inversion, null: Inversion | None, prompt: str, prefix: str
     # what was loaded knows the text of each photo
     own = trajectory.prompts if prompt in ("", trajectory.prompts[0]) else (prompt,) * trajectory.trajectory.batch
     if not all(text.strip() for text in own):
-        tell("no prompt is saved with this inversion, and an edit needs it; connect the photo's source text")
+        tell(
+            "no prompt is saved with this inversion: the command line cannot edit it, and in ComfyUI the text must be "
+            "typed again; connect the photo's source text"
+        )
     whole = replace(trajectory, null=embeddings, prompts=own)
     return write_numbered(trajectory, prefix, SUFFIX, lambda place: write_inversion(place, whole))
 

@@ -109,7 +109,9 @@ def sample_edit(
     if embeddings is not None:
         check_sampling(embeddings, sampling)
     guidance = sampling.guidance or (PAPER if embeddings is None else embeddings).guidance
-    half_controlled = negative is None and positive is not None and "control" in positive[0][1]
+    extras = positive[0][1] if positive else {}
+    # ComfyUI's older node gives its control to the negative by itself
+    half_controlled = negative is None and "control" in extras and not extras.get("control_apply_to_uncond")
     positive = positive or with_sizes(request.source_conditioning, inversion.sizes)
     negative = negative or with_sizes(request.empty, inversion.sizes)
     here = ComfyModel(model, positive, negative)
