@@ -500,7 +500,7 @@ def test_a_model_that_a_file_names_is_an_ordinary_one_of_this_computer(
         real = getattr(os.path, test)
         monkeypatch.setattr(os.path, test, lambda path, real=real: looked_for.append(str(path)) or real(path))
     status, _, err = command("reconstruct", "--inversion", inverted, "--out", tmp_path / "e.png")
-    assert status == 2 and err.count("\n") == 1 and "say with --model which one to use" in err
+    assert status == 2 and err.count("\n") == 1 and "say with --model where it is" in err
     if name[0] in "/\\" and name[1] in "/\\":
         assert name not in looked_for
     with pytest.raises(AssertionError, match="a model was loaded"):
