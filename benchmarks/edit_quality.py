@@ -94,7 +94,7 @@ def write_report(
             by_pairs(kept, DEFAULT),
         ]  # fmt: skip
         ending = "" if number == 0 else f"_{number + 1}"
-        plot(some, out / f"edit_quality{ending}.png", f"Guidance {title}")
+        plot(some, out / f"edit_quality{ending}.png", f"Guidance: {title}")
         methods = list(dict.fromkeys(map(named, kept)))
         sheet(out, pictured, methods, out / f"edit_quality_pictures{ending}.png")
     if not tables:

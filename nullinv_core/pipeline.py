@@ -247,8 +247,8 @@ def sample(
                 "the mask of the inversion and that of the edit have no place in common, so nothing may change; leave "
                 "one of them out"
             )
-    sampling = replace(sampling, limit=sampling.limit if limit is None else limit)
-    sampling = replace(sampling, check=sampling.check or model.truth(inversion))
+    check = sampling.check or model.truth(inversion)
+    sampling = replace(sampling, limit=sampling.limit if limit is None else limit, check=check)
 
     def job(denoiser: Denoiser, clean: Tensor) -> EditResult:
         here = clean.device

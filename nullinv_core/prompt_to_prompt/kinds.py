@@ -40,32 +40,16 @@ def suited(
     strength: float = STRENGTH.default,
     blend_words: Sequence[str] = (),
     exclude_words: Sequence[str] = (),
+    **own: Any,
 ) -> EditSettings:
     """Settings that suit a kind of edit.
 
     ``strength``: how freely ``replace`` may change layout and shapes, in 0 (keep everything) … 1; the other kinds have
-    windows of their own. ``blend_words``: what changes, comes or goes. ``exclude_words``: what must stay. Raises
-    InputError for a kind that there is not, a strength out of range, blend words where the background changes, and a
-    kind without the words that keep it from drawing the whole photo again.
+    windows of their own. ``blend_words``: what changes, comes or goes. ``exclude_words``: what must stay. ``own``: other
+    settings by name, which count more than the kind's. Raises InputError for a kind that there is not, a strength out
+    of range, blend words where the background changes, and a kind without the words that keep it from drawing the whole
+    photo again.
     """
-    return _with_words(kind, _of_kind(kind, strength, blend_words, exclude_words))
-
-
-def _with_words(kind: str, settings: EditSettings) -> EditSettings:
-    """The settings; raises InputError where nothing keeps their new noise from a part of the photo."""
-    if settings.fresh_noise and kind == ADD and not settings.blend_words:
-        raise InputError("name the new thing in the blend words; without them add draws the whole photo again")
-    if settings.fresh_noise and kind == BACKGROUND and not (settings.exclude_words or settings.steady_words):
-        raise InputError("name what stays in the exclude words; without them background draws the whole photo again")
-    return settings
-
-
-def _of_kind(
-    kind: str = KIND.default,
-    strength: float = STRENGTH.default,
-    blend_words: Sequence[str] = (),
-    exclude_words: Sequence[str] = (),
-) -> EditSettings:
     KIND.check(kind)
     STRENGTH.check(strength)
     if kind == BACKGROUND and blend_words:
@@ -77,7 +61,13 @@ def _of_kind(
     settings = replace(wanted.settings, blend_words=blend_words, exclude_words=exclude_words)
     if kind == REPLACE:
         settings = replace(settings, cross_replace=1.0 - 0.6 * strength, self_replace=0.8 - 0.8 * strength)
-    return replace(settings, steady_words=exclude_words if wanted.steady else ())
+    settings = replace(settings, steady_words=exclude_words if wanted.steady else ())
+    settings = replace(settings, **own)
+    if settings.fresh_noise and kind == ADD and not settings.blend_words:
+        raise InputError("name the new thing in the blend words; without them add draws the whole photo again")
+    if settings.fresh_noise and kind == BACKGROUND and not (settings.exclude_words or settings.steady_words):
+        raise InputError("name what stays in the exclude words; without them background draws the whole photo again")
+    return settings
 
 
 def chosen(given: Mapping[str, Any]) -> EditSettings:
@@ -94,8 +84,7 @@ def chosen(given: Mapping[str, Any]) -> EditSettings:
         raise InputError(
             f'strength is for the kind {REPLACE} alone, and the kind is "{asked[KIND.name]}"; leave out one of them'
         )
-    words = {name: own[name] for name in ("blend_words", "exclude_words") if name in own}
-    return _with_words(asked.get(KIND.name, REPLACE), replace(_of_kind(**asked, **words), **own))
+    return suited(**asked, **own)
 
 
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
