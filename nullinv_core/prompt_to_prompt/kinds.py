@@ -45,10 +45,10 @@ def suited(
     """Settings that suit a kind of edit.
 
     ``strength``: how freely ``replace`` may change layout and shapes, in 0 (keep everything) … 1; the other kinds have
-    windows of their own. ``blend_words``: what changes, comes or goes. ``exclude_words``: what must stay. ``own``: other
-    settings by name, which count more than the kind's. Raises InputError for a kind that there is not, a strength out
-    of range, blend words where the background changes, and a kind without the words that keep it from drawing the whole
-    photo again.
+    windows of their own. ``blend_words``: what changes, comes or goes. ``exclude_words``: what must stay. ``own``:
+    other settings by name, which count more than the kind's. Raises InputError for a kind that there is not, a strength
+    out of range, blend words where the background changes, and a kind without the words that keep it from drawing the
+    whole photo again.
     """
     KIND.check(kind)
     STRENGTH.check(strength)
