@@ -88,6 +88,9 @@ class LoadInversion(io.ComfyNode):
     def execute(cls, file: str) -> io.NodeOutput:
         """See the schema."""
         from ..nullinv_core.backends.comfy.files import load
+        from ..nullinv_core.backends.comfy.notices import show
+        from ..nullinv_core.files.summary import in_words
 
         inversion = load(file)
+        show(in_words(inversion))
         return io.NodeOutput(inversion, inversion, inversion.prompts[0])

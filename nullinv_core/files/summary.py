@@ -59,6 +59,19 @@ def summary(path: Path, inversion: Inversion) -> Summary:
     )  # fmt: skip
 
 
+def in_words(inversion: Inversion) -> str:
+    """An inversion in one line: how many photos, their size, the steps, the guidance, the model."""
+    trajectory, null = inversion.trajectory, inversion.null
+    height, width = (GRID * side for side in trajectory.clean.shape[-2:])
+    photos = "1 photo" if trajectory.batch == 1 else f"{trajectory.batch} photos"
+    embeddings = "no null embeddings" if null is None else f"null embeddings for guidance {null.guidance:g}"
+    model = f' with "{inversion.model}"' if inversion.model else ""
+    return (
+        f"{photos} of {width}×{height} pixels, {trajectory.schedule.steps} steps, {embeddings}, "
+        f"made{model} in {inversion.precision}"
+    )
+
+
 def curve(inversion: Inversion, columns: int = 60) -> str:
     """The largest loss of each step, the noisiest first, as a line of blocks on a logarithmic scale with its ends.
 

@@ -277,6 +277,10 @@ def test_a_workflow_runs_from_the_page(comfy, page, request, name):
     assert entry["status"]["status_str"] == "success", error_of(entry)
     shown = {str(n["id"]): n["type"] for n in document["nodes"] if n["type"] in ("SaveImage", "PreviewImage")}
     assert shown and set(shown) <= set(entry["outputs"])
+    if "edit-a-saved" in name:
+        page.wait_for_timeout(500)
+        (held,) = page.evaluate(NOTES, "NullInvLoad")
+        assert "1 photo of " in held and f"{QUICK['steps']} steps, null embeddings for guidance " in held
     saved = []
     for key, kind in shown.items():
         for image in entry["outputs"][key]["images"]:
@@ -291,7 +295,7 @@ def test_a_workflow_runs_from_the_page(comfy, page, request, name):
     assert not problems, problems
 
 
-NOTES = """() => window.app.graph._nodes.find(n => n.type === "NullInvEditPhoto").widgets
+NOTES = """kind => window.app.graph._nodes.find(n => n.type === kind).widgets
     .filter(w => w.name === "$$node-text-preview").map(w => w.value)"""
 
 
@@ -302,14 +306,14 @@ def test_a_node_shows_all_that_it_was_told_and_forgets_it_in_the_next_run(comfy,
     set_widgets(page, {"steps": 2, "size": 64, "edit_text": "make the cat <img src=x onerror='document.title=1'> blue"})
     assert queue(page, comfy)["status"]["status_str"] == "success"
     page.wait_for_timeout(500)
-    ((first, second),) = (text.splitlines() for text in page.evaluate(NOTES))
+    ((first, second),) = (text.splitlines() for text in page.evaluate(NOTES, "NullInvEditPhoto"))
     assert "steps are too few" in first and "reads like an order" in second and "‹img" in second
     assert not any("<" in line for line in (first, second)) and not page.locator("img[src='x']").count()
     shoot(page, "notes")
     set_widgets(page, {"steps": 10, "edit_text": "a photo of a blue wooden cat on a brick floor"})
     assert queue(page, comfy)["status"]["status_str"] == "success"
     page.wait_for_timeout(500)
-    assert page.evaluate(NOTES) == []
+    assert page.evaluate(NOTES, "NullInvEditPhoto") == []
 
 
 def test_few_widgets_of_p2p_edit_are_left_to_see(comfy, page):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from nullinv_core import Context, InputError, Inversion, NullEmbeddings, Trajectory, load_inversion, save_inversion
 from nullinv_core.files.fingerprint import Fingerprint
 from nullinv_core.files.inversion_file import AXES, FIELDS, LARGEST_HEADER, check_tensors
-from nullinv_core.files.summary import index
+from nullinv_core.files.summary import in_words, index
 from nullinv_core.schedule import Schedule
 from nullinv_core.types import Pin
 
@@ -69,6 +69,16 @@ def test_a_round_trip_changes_no_bit(tmp_path_factory, batch, steps, dtype, with
         assert after.null.embeddings.equals(before.null.embeddings)
         for name in ("losses", "iterations"):
             assert torch.equal(getattr(after.null, name), getattr(before.null, name))
+
+
+def test_an_inversion_in_one_line():
+    """Guards what Load Inversion shows: photos, size, steps, guidance and model, and what is missing."""
+    found = in_words(some_inversion(batch=2, steps=3))
+    assert found == (
+        '2 photos of 56×40 pixels, 3 steps, null embeddings for guidance 6.5, made with "demo" in bfloat16'
+    )
+    bare = replace(some_inversion(batch=1, with_null=False), model="")
+    assert in_words(bare) == "1 photo of 56×40 pixels, 3 steps, no null embeddings, made in bfloat16"
 
 
 def test_sizes_are_kept_where_there_are_any(tmp_path):

@@ -26,8 +26,13 @@ def log(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Write a sentence to ComfyUI's log and, in the page, under the node that runs, below what it was told before."""
+    """Write a sentence to ComfyUI's log and, as ``show``, in the page."""
     log(text)
+    show(text)
+
+
+def show(text: str) -> None:
+    """Write a sentence in the page, under the node that runs, below what it was told before."""
     running = get_executing_context()
     if running is not None:
         from server import PromptServer
