@@ -117,6 +117,17 @@ def test_files_are_handed_out_once_and_by_their_variations(tmp_path):
     assert model.wait(1) == late
 
 
+def test_a_training_without_pictures_says_what_draws_them(tmp_path, monkeypatch, capsys):
+    """Guards a part that is trained by itself, which waited for ever and said nothing."""
+    (tmp_path / "pictures").mkdir()
+    there = pictures_path(tmp_path, 0, 0)
+    monkeypatch.setattr(time, "sleep", lambda seconds: there.touch())
+    assert Files(tmp_path).wait(1) == [there]
+    (said,) = capsys.readouterr().out.splitlines()
+    assert f"python -m {dataset.__name__} --work {tmp_path}" in said
+    assert Files(tmp_path).wait(1) == [there] and not capsys.readouterr().out
+
+
 def test_a_shard_is_named_by_its_shapes(monkeypatch, tmp_path):
     """Guards training folders that were begun before a toy changed: its old geometry is not taken for the new."""
 

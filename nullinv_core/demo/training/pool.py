@@ -40,11 +40,14 @@ class Files:
         return variation in self.variations and path == pictures_path(self.work, index, variation)
 
     def wait(self, least: int) -> list[Path]:
-        """The files that there are, at least so many."""
-        found: list[Path] = []
+        """The files that there are, at least so many; says what makes them where they are still to come."""
+        found = self.fresh()
+        if len(found) < least:
+            draws = f"python -m {pictures_path.__module__} --work {self.work}"
+            print(f"waiting for pictures; a part alone draws none: {draws}, and --help for how many", flush=True)
         while len(found) < least:
-            found += self.fresh()
             time.sleep(0.2)
+            found += self.fresh()
         return found
 
 
