@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,6 +25,13 @@ from nullinv_core.context import Context
 from . import reference
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def check_installed(*names: str) -> None:
+    """Raise SystemExit where a library that figures or plots need is missing: before hours of work, not after."""
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise SystemExit(f"this needs {' and '.join(missing)}; python -m pip install {' '.join(missing)}")
 
 
 def environment() -> dict[str, Any]:

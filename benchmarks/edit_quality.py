@@ -28,7 +28,7 @@ from nullinv_core.backends.diffusers import load_model
 from nullinv_core.photo.composite import REACH, SEEN, UNSEEN
 
 from . import edit_photo
-from .common import environment, known_records, read_records, write_json
+from .common import check_installed, environment, known_records, read_records, write_json
 from .edit_cases import EditTask, scene_task
 from .edit_methods import DEFAULT, METHODS, UNGUIDED
 from .edit_report import (
@@ -114,6 +114,8 @@ def shown(tasks: Sequence[str]) -> list[str]:
 def main() -> None:
     """Command line of the benchmark."""
     started, options = time.time(), _options()
+    if not options.unscored:
+        check_installed("torchmetrics", "matplotlib")
     wanted = options.methods
     guidances = [float(one) for one in (options.guidance or f"{USUAL_GUIDANCE}").split(",")]
     tuned = _tuned(options.tune) if options.tune else None

@@ -29,7 +29,7 @@ from nullinv_core.scores.score import COLUMNS, Scored, score
 from nullinv_core.scores.tables import ALL, header, markdown_table, means
 
 from . import edit_photo
-from .common import known_records
+from .common import check_installed, known_records
 from .edit_cases import EditTask
 
 CROSS, SELF, STRENGTH = 0.4, 0.6, 2.0
@@ -176,6 +176,7 @@ def main() -> None:
     parser.add_argument("--lpips", help='"torchvision", or squeezenet1_1 as .safetensors: LPIPS')
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
+    check_installed("torchmetrics")
     edits = list(islice(pie_edits(options.pie_bench), options.first))
     rows, out = list(dict.fromkeys(options.rows)), options.out / options.base
     measures = kept_measures(PNP)

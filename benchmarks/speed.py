@@ -38,7 +38,7 @@ from nullinv_core.prompt_to_prompt.edit import Edit, plan_edit
 from nullinv_core.scores.tables import markdown_table
 
 from . import full_size
-from .common import RESULTS, add_records, dense_edit, environment, known_records, now, write_json
+from .common import RESULTS, add_records, check_installed, dense_edit, environment, known_records, now, write_json
 
 PEER_GUIDANCE = 7.5
 """Written into the peer's functions."""
@@ -353,6 +353,7 @@ def main() -> None:
         figures = full_size.run(options.device, dtype, options.steps, options.side, presets)
         write_json(out, {**environment(), "steps": options.steps, "side": options.side, **figures})
         return
+    check_installed("matplotlib")
     model = load_model(options.model, options.device)
     methods: dict[str, Method] = {
         "paper": ours(PRESETS["paper"]),

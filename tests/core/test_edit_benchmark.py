@@ -19,7 +19,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from transformers import CLIPModel, CLIPProcessor, ViTConfig, ViTModel
 
-from benchmarks import edit_photo, edit_quality, edit_run
+from benchmarks import common, edit_photo, edit_quality, edit_run
 from benchmarks.common import add_records, known_records
 from benchmarks.edit_cases import KINDS, REWEIGHT, REWEIGHTED, new_material, scene_task
 from benchmarks.edit_methods import METHODS
@@ -485,6 +485,14 @@ def test_pie_bench_runs_in_one_command(monkeypatch, tmp_path, model_folder, clip
     assert Image.open(out / "edit_quality.png").width > 500 and (out / "edit_quality_pictures.png").exists()
     benchmark(monkeypatch, *options)
     assert (out / "edit_quality.jsonl").read_text().splitlines() == lines
+
+
+def test_a_missing_library_is_told_before_the_work(monkeypatch, tmp_path):
+    """Guards an environment of `make demo`: the scores and the plot stopped a run after its first edits."""
+    monkeypatch.setattr(common, "find_spec", lambda name: None if name == "matplotlib" else True)
+    with pytest.raises(SystemExit, match=r"^this needs matplotlib; python -m pip install matplotlib$"):
+        benchmark(monkeypatch, "--out", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def rows_of(folder):
