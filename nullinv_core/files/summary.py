@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..families import with_pooled
-from ..photo.images import GRID
+from ..photo.images import pixels_of
 from ..photo.preview import preview
 from .fingerprint import sha256_of
 from .store import Inversion, load_inversion
@@ -49,7 +49,7 @@ class Summary:
 def summary(path: Path, inversion: Inversion) -> Summary:
     """The summary of a file that was read."""
     trajectory, null = inversion.trajectory, inversion.null
-    height, width = (GRID * side for side in trajectory.clean.shape[-2:])
+    width, height = pixels_of(trajectory.clean)
     edits = "" if null is None else "from its path" if null.pinned else "by null embeddings"
     return Summary(
         str(path), os.path.getsize(path), inversion.prompts, trajectory.schedule.steps,
@@ -62,7 +62,7 @@ def summary(path: Path, inversion: Inversion) -> Summary:
 def in_words(inversion: Inversion) -> str:
     """An inversion in one line: how many photos, their size, the steps, the guidance, the model."""
     trajectory, null = inversion.trajectory, inversion.null
-    height, width = (GRID * side for side in trajectory.clean.shape[-2:])
+    width, height = pixels_of(trajectory.clean)
     photos = "1 photo" if trajectory.batch == 1 else f"{trajectory.batch} photos"
     embeddings = "no null embeddings" if null is None else f"null embeddings for guidance {null.guidance:g}"
     model = f' with "{inversion.model}"' if inversion.model else ""

@@ -45,6 +45,12 @@ MOST_PROFILE = 2**24
 """Most bytes of a colour profile; those of printers take two million."""
 
 
+def pixels_of(latents: Tensor) -> tuple[int, int]:
+    """Width and height in pixels of the pictures of some latents (…, h, w)."""
+    high, wide = latents.shape[-2:]
+    return GRID * wide, GRID * high
+
+
 def check_side(side: int, grid: int = GRID, least: int = GRID) -> int:
     """Return a picture's shorter side in pixels; raise InputError where no model could work on it."""
     if not least <= side <= LARGEST_SIDE or side % grid:

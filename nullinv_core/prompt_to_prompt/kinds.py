@@ -58,11 +58,10 @@ def suited(
             "exclude words"
         )
     wanted = KINDS[kind]
-    settings = replace(wanted.settings, blend_words=blend_words, exclude_words=exclude_words)
-    if kind == REPLACE:
-        settings = replace(settings, cross_replace=1.0 - 0.6 * strength, self_replace=0.8 - 0.8 * strength)
-    settings = replace(settings, steady_words=exclude_words if wanted.steady else ())
-    settings = replace(settings, **own)
+    words = {"blend_words": blend_words, "exclude_words": exclude_words}
+    words["steady_words"] = exclude_words if wanted.steady else ()
+    windows = {"cross_replace": 1.0 - 0.6 * strength, "self_replace": 0.8 - 0.8 * strength} if kind == REPLACE else {}
+    settings = replace(wanted.settings, **{**words, **windows, **own})
     if settings.fresh_noise and kind == ADD and not settings.blend_words:
         raise InputError("name the new thing in the blend words; without them add draws the whole photo again")
     if settings.fresh_noise and kind == BACKGROUND and not (settings.exclude_words or settings.steady_words):

@@ -11,7 +11,7 @@ import folder_paths
 from ...files.job_file import job_file
 from ...files.store import Inversion
 from ...null_text.presets import PRESETS
-from ...photo.images import GRID
+from ...photo.images import pixels_of
 from ...types import NullEmbeddings
 from .files import model_folder, write_numbered
 from .text import EditRequest
@@ -34,7 +34,7 @@ def save_job(
     calls the demo model. Raises InputError as ``files.save``.
     """
     run: dict[str, Any] = {"steps": trajectory.trajectory.schedule.steps}
-    run["size"] = GRID * min(trajectory.trajectory.clean.shape[-2:])
+    run["size"] = min(pixels_of(trajectory.trajectory.clean))
     if null is not None and null.null is not None:
         run |= {"guidance": null.null.guidance, "preset": preset_of(null.null)}
     models = models_of(graph or {}, demo)

@@ -15,7 +15,7 @@ import folder_paths
 from ...errors import InputError, short
 from ...files.atomic_write import numbered_file
 from ...files.store import Inversion, load_inversion, write_inversion
-from ...photo.images import GRID
+from ...photo.images import pixels_of
 from ..model_folder import DEMO_MODEL, INDEX
 
 SUFFIX = ".safetensors"
@@ -99,8 +99,7 @@ def write_numbered(of: Inversion, prefix: str, suffix: str, write: Callable[[Pat
     ``prefix`` as in ``save``.
     """
     root = Path(os.path.abspath(folder_paths.get_output_directory()))
-    height, width = (GRID * side for side in of.trajectory.clean.shape[-2:])
-    stem = _inside(root, _filled(root, prefix, width, height))
+    stem = _inside(root, _filled(root, prefix, *pixels_of(of.trajectory.clean)))
     if stem == root or not stem.name:
         raise InputError("the file name prefix is empty; give the file a name")
     try:

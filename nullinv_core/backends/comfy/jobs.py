@@ -17,7 +17,7 @@ from ...files.store import Inversion
 from ...inversion.invert import invert
 from ...null_text.recipe import Recipe
 from ...null_text.settings import PAPER
-from ...photo.images import GRID
+from ...photo.images import GRID, pixels_of
 from ...pipeline import Sampling, embedded, of_edits, sample
 from ...prompt_to_prompt.maps import WordMaps
 from ...schedule import Schedule
@@ -225,7 +225,7 @@ def plain_samples(latent: Latent, family: Family) -> Tensor:
         raise InputError(
             f"the latent was not made for a {family.name} model; encode the photo with the model's own VAE"
         )
-    height, width = (GRID * side for side in samples.shape[-2:])
+    width, height = pixels_of(samples)
     if family.sizes and height * width < SMALL * (GRID * family.side) ** 2:
         whole = GRID * family.side
         tell(

@@ -17,7 +17,7 @@ from ...drift import CLOSE, from_prediction
 from ...editing import other_guidance
 from ...errors import InputError
 from ...files.store import Inversion
-from ...photo.images import GRID
+from ...photo.images import pixels_of
 from ...photo.parts import is_part
 from ...photo.rows import photos_of
 from ...types import NullEmbeddings
@@ -300,7 +300,8 @@ def _latents_at(inversion: Inversion, step: int) -> Tensor:
 
 def _pixels(latent: Tensor) -> str:
     """Size of a latent's picture, for people."""
-    return f"{GRID * latent.shape[-1]}×{GRID * latent.shape[-2]} pixels"
+    width, height = pixels_of(latent)
+    return f"{width}×{height} pixels"
 
 
 def _is_part(latent: Tensor, model: Patcher, inversion: Inversion) -> bool:

@@ -44,7 +44,7 @@ class Files:
         found = self.fresh()
         if len(found) < least:
             draws = f"python -m {pictures_path.__module__} --work {self.work}"
-            print(f"waiting for pictures; a part alone draws none: {draws}, and --help for how many", flush=True)
+            print(f"waiting for pictures. A part alone draws none; this does: {draws} (how many: --help)", flush=True)
         while len(found) < least:
             time.sleep(0.2)
             found += self.fresh()
