@@ -60,15 +60,15 @@ def summary(path: Path, inversion: Inversion) -> Summary:
 
 
 def in_words(inversion: Inversion) -> str:
-    """An inversion in one line: how many photos, their size, the steps, the guidance, the model."""
+    """An inversion in one line: the model, how many photos, their size, the steps, the guidance."""
     trajectory, null = inversion.trajectory, inversion.null
     width, height = pixels_of(trajectory.clean)
     photos = "1 photo" if trajectory.batch == 1 else f"{trajectory.batch} photos"
     embeddings = "no null embeddings" if null is None else f"null embeddings for guidance {null.guidance:g}"
     model = f' with "{inversion.model}"' if inversion.model else ""
     return (
-        f"{photos} of {width}×{height} pixels, {trajectory.schedule.steps} steps, {embeddings}, "
-        f"made{model} in {inversion.precision}"
+        f"made{model} in {inversion.precision}: {photos} of {width}×{height} pixels, {trajectory.schedule.steps} steps, "
+        f"{embeddings}"
     )
 
 

@@ -75,10 +75,10 @@ def test_an_inversion_in_one_line():
     """Guards what Load Inversion shows: photos, size, steps, guidance and model, and what is missing."""
     found = in_words(some_inversion(batch=2, steps=3))
     assert found == (
-        '2 photos of 56×40 pixels, 3 steps, null embeddings for guidance 6.5, made with "demo" in bfloat16'
+        'made with "demo" in bfloat16: 2 photos of 56×40 pixels, 3 steps, null embeddings for guidance 6.5'
     )
     bare = replace(some_inversion(batch=1, with_null=False), model="")
-    assert in_words(bare) == "1 photo of 56×40 pixels, 3 steps, no null embeddings, made in bfloat16"
+    assert in_words(bare) == "made in bfloat16: 1 photo of 56×40 pixels, 3 steps, no null embeddings"
 
 
 def test_sizes_are_kept_where_there_are_any(tmp_path):
