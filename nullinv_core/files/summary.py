@@ -67,8 +67,8 @@ def in_words(inversion: Inversion) -> str:
     embeddings = "no null embeddings" if null is None else f"null embeddings for guidance {null.guidance:g}"
     model = f' with "{inversion.model}"' if inversion.model else ""
     return (
-        f"made{model} in {inversion.precision}: {photos} of {width}×{height} pixels, {trajectory.schedule.steps} steps, "
-        f"{embeddings}"
+        f"made{model} in {inversion.precision}: {photos} of {width}×{height} pixels, "
+        f"{trajectory.schedule.steps} steps, {embeddings}"
     )
 
 
